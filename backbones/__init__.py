@@ -1,0 +1,1 @@
+"""Floor 2: how one model family is spoken to. Knows ComfyUI and the techniques."""

@@ -1,0 +1,69 @@
+"""One clock for a take: seconds, pixel frames, latent frames and audio steps convert here and nowhere else.
+
+All conversions are exact (integers and fractions); a causal video VAE is assumed, whose first latent is one pixel
+frame and whose every further latent is `temporal_ratio` of them.
+"""
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Timeline:
+    fps: Fraction
+    temporal_ratio: int = 4
+
+    def frames_for_samples(self, samples: int, sample_rate: int) -> int:
+        """Pixel frames that cover `samples` audio samples: the last frame may end after the speech, never before."""
+        return math.ceil(Fraction(samples) * self.fps / sample_rate)
+
+    def frames_for_seconds(self, seconds: Fraction | float) -> int:
+        return math.ceil(Fraction(seconds) * self.fps)
+
+    def frame_at(self, seconds: Fraction | float) -> int:
+        """The frame on screen at `seconds`."""
+        return math.floor(Fraction(seconds) * self.fps)
+
+    def seconds_at(self, frame: int) -> Fraction:
+        return Fraction(frame) / self.fps
+
+    def latents_for_frames(self, frames: int) -> int:
+        """The fewest latents that decode to at least `frames` pixel frames (0 for 0)."""
+        return 0 if frames <= 0 else math.ceil((frames - 1) / self.temporal_ratio) + 1
+
+    def latents_within_frames(self, frames: int) -> int:
+        """The most latents that decode to at most `frames` pixel frames: 81 -> 21, 80 -> 20, 13 -> 4, 0 -> 0."""
+        return 0 if frames <= 0 else (frames - 1) // self.temporal_ratio + 1
+
+    def frames_for_latents(self, latents: int) -> int:
+        return 0 if latents <= 0 else (latents - 1) * self.temporal_ratio + 1
+
+    def first_frame(self, latent: int) -> int:
+        """First pixel frame that latent number `latent` of the take decodes to."""
+        return 0 if latent <= 0 else (latent - 1) * self.temporal_ratio + 1
+
+    def last_frame(self, latent: int) -> int:
+        return latent * self.temporal_ratio
+
+    def distance_in_latents(self, frames: int) -> int:
+        """A lookahead distance D in pixel frames as d = floor(D / r) latent frames (paper 000, section 3.3)."""
+        return frames // self.temporal_ratio
+
+    def feature_rows(self, features: Tensor, rate_hz: float, first_frame: int, frames: int) -> Tensor:
+        """Audio features (L, S, C) at `rate_hz` -> (L, frames, C), one row per pixel frame from `first_frame` on.
+
+        Row f is read at f / fps seconds by linear interpolation between its two neighbours. Frames before the start
+        repeat the first step; frames after the end of the speech are zeros, which is what the models were trained on.
+        """
+        steps = features.shape[1]
+        seconds = torch.arange(first_frame, first_frame + frames, dtype=torch.float64) / float(self.fps)
+        position = seconds * rate_hz
+        inside = (position <= steps - 1 + 1e-9).to(features)[None, :, None]
+        left = position.clamp(0, steps - 1).floor().long()
+        right = (left + 1).clamp(max=steps - 1)
+        weight = (position.clamp(0, steps - 1) - left).to(features)[None, :, None]
+        rows = features[:, left] * (1 - weight) + features[:, right] * weight
+        return rows * inside
