@@ -1,22 +1,35 @@
-"""Puts a real ComfyUI on the path, on CPU, before anything of it is imported."""
+"""Puts a real ComfyUI on the path, on CPU and with a base folder of its own, before anything of it is imported."""
+import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-CACHE = Path(os.environ.get("LODESTAR_CACHE", Path.home() / ".cache" / "lodestar"))
+
+def load_fixtures():
+    spec = importlib.util.spec_from_file_location("lodestar_test_server", Path(__file__).with_name("server.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def comfyui_folder() -> Path | None:
-    named = os.environ.get("COMFYUI_PATH")
-    found = [Path(named)] if named else sorted(CACHE.glob("ComfyUI-*"), reverse=True)
-    return next((folder for folder in found if (folder / "main.py").is_file()), None)
+fixtures = load_fixtures()
+start_server, server, tiny_models = fixtures.start_server, fixtures.server, fixtures.tiny_models
+
+
+def comfyui_folder() -> Path:
+    environment = fixtures.environment
+    own = environment.own_comfyui()
+    cached = environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
+    if own is None and environment.comfyui_version(cached) is None:
+        pytest.exit("no ComfyUI found: set COMFYUI_PATH, or run python scripts/test.py, which brings one", returncode=3)
+    return own or cached
 
 
 COMFYUI = comfyui_folder()
-if COMFYUI is None:
-    pytest.exit("no ComfyUI found: set COMFYUI_PATH, or run python scripts/test.py, which brings one", returncode=3)
 sys.path.insert(0, str(COMFYUI))
 
 import comfy.options  # noqa: E402
@@ -24,4 +37,23 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing(False)
 import comfy.cli_args  # noqa: E402
 
+BASE = tempfile.TemporaryDirectory(prefix="lodestar-comfy-", ignore_cleanup_errors=True)
 comfy.cli_args.args.cpu = True
+comfy.cli_args.args.base_directory = BASE.name
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The folder of the ComfyUI under test."""
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def comfyui_version() -> str:
+    return fixtures.environment.comfyui_version(COMFYUI)
+
+
+@pytest.fixture(scope="session")
+def base(tiny_models) -> Path:
+    """The base folder of the ComfyUI in this process, with the tiny models in it: base / "output", base / "models"."""
+    return fixtures.comfy_server.prepare_base(Path(os.path.realpath(BASE.name)), tiny_models)
