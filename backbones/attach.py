@@ -1,0 +1,93 @@
+"""The only file that touches a ModelPatcher: it clones, and installs one keyed wrapper that carries every technique.
+
+The wrapper is a fresh object for each set of techniques and each chunk, and holds nothing that changes; attention
+overrides are installed inside it, so that they chain whatever other packs put there, in any node order.
+"""
+import copy
+from typing import TypeVar
+
+import comfy.sampler_helpers
+from comfy.patcher_extension import WrappersMP
+
+from ..techniques.lookahead_anchor import LookaheadAnchor
+from ..techniques.technique import Moment, Technique
+from . import find
+
+KEY = "lodestar"
+FORWARDS = ("forward", "_forward", "forward_orig")
+T = TypeVar("T", bound=Technique)
+
+
+class Patch:
+    """A DIFFUSION_MODEL wrapper: the techniques on one clone of one model, at one moment of the take."""
+
+    def __init__(self, model, techniques: tuple[Technique, ...], moment: Moment):
+        self.backbone = find(model)
+        self.process_in = model.model.process_latent_in
+        self.techniques = tuple(sorted(techniques, key=lambda technique: technique.sort_key()))
+        self.moment = moment
+
+    def __call__(self, executor, *args, **kwargs):
+        return self.backbone.run(executor, args, kwargs, self.techniques, self.moment, self.process_in)
+
+
+def refuse_replaced_forward(executor, *args, **kwargs):
+    """An APPLY_MODEL wrapper: a node that swapped the model's forward would render without our patches, unseen."""
+    module = getattr(executor.class_obj.diffusion_model, "_orig_mod", executor.class_obj.diffusion_model)
+    for name in FORWARDS:
+        swapped = vars(module).get(name)
+        if swapped is not None and getattr(swapped, "__func__", None) is not getattr(type(module), name, None):
+            raise RuntimeError(f"another node replaced this model's {name} (TeaCache style, {swapped!r}), which "
+                               f"switches Lodestar's anchors and skips off. Remove that node; core's EasyCache works")
+    return executor(*args, **kwargs)
+
+
+def patch_of(model) -> Patch | None:
+    patches = model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY)
+    return patches[0] if patches else None
+
+
+def techniques_of(model) -> tuple[Technique, ...]:
+    patch = patch_of(model)
+    return patch.techniques if patch else ()
+
+
+def technique_of(model, kind: type[T]) -> T | None:
+    return next((technique for technique in techniques_of(model) if isinstance(technique, kind)), None)
+
+
+def with_technique(model, technique: Technique):
+    """A clone with one more technique; only anchors may stand several on one model, others replace their like."""
+    kept = tuple(other for other in techniques_of(model)
+                 if isinstance(other, LookaheadAnchor) or type(other) is not type(technique))
+    return patched(model, (*kept, technique), Moment())
+
+
+def patched(model, techniques: tuple[Technique, ...], moment: Moment):
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, Patch(model, techniques, moment))
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, refuse_replaced_forward)
+    return clone
+
+
+def guider_at(guider, techniques: tuple[Technique, ...], moment: Moment, conditions: dict, silent: dict,
+              prompt: list | None = None):
+    """A copy of any core GUIDER for one chunk: the model at `moment`, and values set in its conditions.
+
+    `conditions` go into every condition, `silent` over them where the guider's name for it says negative. `prompt` is
+    CONDITIONING that replaces the text of the positive one.
+    """
+    chunk_guider = copy.copy(guider)
+    chunk_guider.model_patcher = patched(guider.model_patcher, techniques, moment)
+    chunk_guider.model_options = chunk_guider.model_patcher.model_options
+    chunk_guider.original_conds = {}
+    for name, entries in guider.original_conds.items():
+        if prompt is not None and name == "positive":
+            own = {key: value for key, value in entries[0].items() if key not in ("cross_attn", "uuid")}
+            entries = [{**own, **entry} for entry in comfy.sampler_helpers.convert_cond(prompt)]
+        values = {**conditions, **silent} if "negative" in name else conditions
+        chunk_guider.original_conds[name] = [
+            {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
+    return chunk_guider

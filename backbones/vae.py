@@ -1,0 +1,202 @@
+"""A video VAE spoken to as a stream: latents go in chunk by chunk, frames come out, memory stays flat, no seam.
+
+The Wan VAEs are causal and keep a feature cache, so carrying that cache from push to push gives, bit for bit, what
+decoding the whole take at once would give; ComfyUI drops it after every call. Other VAEs are decoded with an overlap.
+"""
+import logging
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Protocol
+
+import comfy.ldm.wan.vae
+import comfy.ldm.wan.vae2_2
+import torch
+from comfy import model_management
+from comfy.ldm.wan.vae import CausalConv3d
+from torch import Tensor, nn
+
+logger = logging.getLogger("lodestar")
+
+GROUP_LATENTS = 2    # ComfyUI 0.33 keeps only what it was just fed: with fewer than 2 latents its cache forgets one
+OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again, so that its seam settles
+
+
+class FrameStream(Protocol):
+    """Latents (1, C, t, h, w) in the VAE's raw LATENT space -> frames (T, H, W, 3) float32 on the CPU, 0..1."""
+
+    warmup_latents: int
+    """The most latents that `restore` needs."""
+
+    def push(self, latents: Tensor) -> Iterator[Tensor]:
+        """Frames of a few latents at a time. Lazy: a group is decoded when it is asked for, so exhaust the iterator."""
+
+    def flush(self) -> Iterator[Tensor]:
+        """The last frames, if some are held back. Nothing may be pushed afterwards."""
+
+    def peek(self) -> Tensor | None:
+        """The frames that `flush` would give now, with the stream left as it is; None when nothing is held back."""
+
+    def restore(self, latents: Tensor, pushed: int) -> None:
+        """Make a fresh stream equal to one that was pushed `pushed` latents, given the last `warmup_latents` of them."""
+
+    def park(self) -> None:
+        """Leave the device memory to the sampler until the next push."""
+
+
+class WanStream:
+    """Wan 2.1 and Wan 2.2 VAE: the first latent alone, then pairs, an odd one held back for its pair or the flush."""
+
+    def __init__(self, vae):
+        self._vae = vae
+        self._decoder = vae.first_stage_model.decoder
+        self._cache = [None] * sum(isinstance(module, CausalConv3d) for module in self._decoder.modules())
+        self._held: Tensor | None = None
+        self._decoded = 0
+        self._flushed = False
+        # one more than the decoder sees: `restore` may drop one; and one more: a first latent decodes to a single frame
+        self.warmup_latents = visible_latents(self._decoder) + 2
+
+    def push(self, latents: Tensor) -> Iterator[Tensor]:
+        if self._flushed:
+            raise ValueError("this stream was flushed: its last frame is out. Open a new stream for a new take.")
+        check_latents(latents, self._vae)
+        self._load(latents)
+        while latents.shape[2]:
+            wanted = (GROUP_LATENTS if self._decoded else 1) - (0 if self._held is None else 1)
+            group, latents = latents[:, :, :wanted], latents[:, :, wanted:]
+            group = group if self._held is None else torch.cat([self._held, group], dim=2)
+            if self._decoded and group.shape[2] < GROUP_LATENTS:
+                self._held = group.clone()
+                return
+            self._held = None
+            yield self._decode(group, self._cache)
+            self._decoded += group.shape[2]
+
+    def flush(self) -> Iterator[Tensor]:
+        frames, self._held, self._flushed = self.peek(), None, True
+        if frames is not None:
+            yield frames
+
+    def peek(self) -> Tensor | None:
+        if self._held is None:
+            return None
+        self._load(self._held)
+        return self._decode(self._held, list(self._cache))
+
+    def restore(self, latents: Tensor, pushed: int) -> None:
+        first = pushed - latents.shape[2]
+        first += first % 2  # pairs end on even latents of the take: start on one, so that the pairs are the same
+        for _ in self.push(latents[:, :, latents.shape[2] - (pushed - first):]):
+            pass
+
+    def park(self) -> None:
+        self._move_cache(model_management.vae_offload_device())
+
+    def _load(self, latents: Tensor) -> None:
+        # ComfyUI's estimate for a long video covers the cache; it grows with length only up to there
+        shape = (*latents.shape[:2], self._decoded + latents.shape[2], *latents.shape[3:])
+        load(self._vae, shape)
+        self._move_cache(self._vae.device)
+
+    def _move_cache(self, device: torch.device) -> None:
+        self._cache = [entry.to(device) if isinstance(entry, Tensor) else entry for entry in self._cache]
+
+    @torch.inference_mode()
+    def _decode(self, group: Tensor, cache: list) -> Tensor:
+        """Decode a group; `cache` (one entry per causal convolution) is brought up to date in place."""
+        model = self._vae.first_stage_model
+        latents = model.conv2(group.to(device=self._vae.device, dtype=self._vae.vae_dtype))
+        if isinstance(model, comfy.ldm.wan.vae2_2.WanVAE):
+            frames = self._decoder(latents, feat_cache=cache, feat_idx=[0], first_chunk=self._decoded == 0)
+            frames = comfy.ldm.wan.vae2_2.unpatchify(frames, patch_size=2)
+        else:
+            frames = self._decoder(latents, feat_cache=cache, feat_idx=[0])
+            frames = torch.cat(frames, dim=2) if isinstance(frames, list) else frames  # a list since ComfyUI 0.33
+        return pictures(self._vae.process_output(frames.float())[0].movedim(0, -1))
+
+
+class OverlapStream:
+    """Any other video VAE: each push is decoded by itself, behind the latents it needs to see again."""
+
+    warmup_latents = OVERLAP_LATENTS
+
+    def __init__(self, vae):
+        self._vae = vae
+        self._seen: Tensor | None = None
+        self._pushed = 0
+        logger.info("%s keeps no cache that Lodestar knows how to carry: every chunk is decoded behind %d latents of the "
+                    "chunk before it.", type(vae.first_stage_model).__name__, OVERLAP_LATENTS)
+
+    def push(self, latents: Tensor) -> Iterator[Tensor]:
+        check_latents(latents, self._vae)
+        frames_for = self._vae.upscale_ratio[0]
+        total = self._pushed + latents.shape[2]
+        new_frames = frames_for(total) - frames_for(self._pushed)
+        window = latents if self._seen is None else torch.cat([self._seen, latents], dim=2)
+        self._seen, self._pushed = window[:, :, -OVERLAP_LATENTS:].clone(), total
+        frames = self._vae.decode(window)[0]
+        yield pictures(frames[frames.shape[0] - new_frames:])
+
+    def flush(self) -> Iterator[Tensor]:
+        return iter(())
+
+    def peek(self) -> Tensor | None:
+        return None
+
+    def restore(self, latents: Tensor, pushed: int) -> None:
+        self._seen, self._pushed = latents[:, :, -OVERLAP_LATENTS:].clone(), pushed
+
+    def park(self) -> None:
+        pass
+
+
+def open_stream(vae) -> FrameStream:
+    """A stream over ComfyUI's VAE object. ValueError when it is not a video VAE."""
+    vae.throw_exception_if_invalid()
+    if isinstance(vae.first_stage_model, (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE)):
+        return WanStream(vae)
+    if not isinstance(vae.upscale_ratio, tuple) or vae.latent_dim != 3:
+        raise ValueError(f"vae: {type(vae.first_stage_model).__name__} decodes pictures, not video. "
+                         "Load the video VAE that belongs to the model, for Wan the Wan 2.1 or Wan 2.2 VAE.")
+    return OverlapStream(vae)
+
+
+def encode_frames(vae, frames: Tensor) -> Tensor:
+    """Frames (T, H, W, 3) in 0..1 -> raw latents (1, C, t, h, w). ValueError unless T is a whole number of latents."""
+    latents = vae.downscale_ratio[0](frames.shape[0])
+    if vae.upscale_ratio[0](latents) != frames.shape[0]:
+        raise ValueError(f"frames: got {frames.shape[0]}, of which the VAE would drop some without a word. "
+                         f"Give {vae.upscale_ratio[0](latents)} or {vae.upscale_ratio[0](latents + 1)}.")
+    return vae.encode(frames[..., :3])
+
+
+def visible_latents(decoder: nn.Module) -> int:
+    """How many latents before a latent still change its frames: the reach of all causal convolutions in a row, each at
+    its own frame rate (every `time_conv` doubles it)."""
+    reach, rate = Fraction(0), 1
+    for name, module in decoder.named_modules():
+        if isinstance(module, CausalConv3d):
+            reach += Fraction(module.kernel_size[0] - 1, rate)
+            rate *= 2 if name.endswith("time_conv") else 1
+    return math.ceil(reach)
+
+
+def load(vae, shape: tuple[int, ...]) -> None:
+    """Have ComfyUI bring the VAE to its device and make room for decoding latents of `shape`."""
+    memory = vae.memory_used_decode(shape, vae.vae_dtype)
+    model_management.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=vae.disable_offload)
+
+
+def check_latents(latents: Tensor, vae) -> None:
+    wanted = vae.latent_channels
+    if latents.ndim != 5 or latents.shape[0] != 1 or latents.shape[1] != wanted:
+        raise ValueError(f"latents: got shape {tuple(latents.shape)}, the VAE decodes (1, {wanted}, t, h, w). "
+                         "Use the VAE that belongs to the model.")
+
+
+def pictures(frames: Tensor) -> Tensor:
+    """What a VAE decoded (T, H, W, C) as RGB on the CPU; an alpha channel is dropped."""
+    if frames.shape[-1] not in (3, 4):
+        raise ValueError(f"vae: it decodes to {frames.shape[-1]} channels, pictures have 3. Use the VAE of the model.")
+    return frames[..., :3].float().cpu().contiguous()

@@ -1,0 +1,125 @@
+"""One call of a ComfyUI Wan model's `_forward`, as seen from a DIFFUSION_MODEL wrapper, and the seams used there.
+
+Positions are handed in by standing in for the module's `rope_encode` for the length of the call: it belongs to one
+device's module and is put back in `finally`, so nothing stays on the model.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..techniques.layout import Span
+from ..techniques.rope import rope_rows
+from ..techniques.visibility import attend_by_groups, query_groups
+
+NAMES = ("x", "timestep", "context", "clip_fea", "time_dim_concat", "transformer_options")
+
+
+@dataclass(frozen=True, eq=False)
+class WanCall:
+    """`x`: (B, C, T, h, w) in model space. `timestep`: (B,) or (B, T). `extra`: the model's other conditions."""
+    executor: Any
+    x: Tensor
+    timestep: Tensor
+    context: Tensor
+    clip_fea: Tensor | None
+    time_dim_concat: Tensor | None
+    transformer_options: dict
+    extra: dict[str, Any]
+
+    @classmethod
+    def bind(cls, executor, args: Sequence, kwargs: dict) -> "WanCall":
+        named = dict(zip(NAMES, args, strict=False))
+        extra = {key: value for key, value in kwargs.items() if key not in NAMES}
+        named.update({key: value for key, value in kwargs.items() if key in NAMES})
+        return cls(executor, extra=extra, **{name: named.get(name) for name in NAMES})  # type: ignore[arg-type]
+
+    def proceed(self) -> Tensor:
+        """Call the model, or the next pack's wrapper, with these arguments."""
+        return self.executor(*(getattr(self, name) for name in NAMES), **self.extra)
+
+    def change(self, **fields) -> "WanCall":
+        return replace(self, **fields)
+
+    @property
+    def module(self):
+        return self.executor.class_obj
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens per latent frame as (height, width)."""
+        _, rows, columns = self.module.patch_size
+        return -(-self.x.shape[-2] // rows), -(-self.x.shape[-1] // columns)
+
+    def rows(self, times: Sequence[float]) -> Tensor:
+        """RoPE rows for latent frames at `times`, with ScaleROPE's options acting on them as on the model's own."""
+        options = self.transformer_options.get("rope_options") or {}
+        embedder = self.module.rope_embedder
+        axes = ("t", "y", "x")
+        return rope_rows(times, *self.grid, embedder.axes_dim, theta=embedder.theta, device=self.x.device,
+                         scale=tuple(options.get(f"scale_{axis}", 1.0) for axis in axes),
+                         shift=tuple(options.get(f"shift_{axis}", 0.0) for axis in axes))
+
+    def latents(self, span: Span, process_in: Callable[[Tensor], Tensor]) -> Tensor:
+        """The span's latents in model space, in this call's size, batch, device and dtype. Refuses a foreign space."""
+        assert span.latents is not None
+        came, channels = span.latents.shape, self.module.out_dim
+        if came[1] != channels:
+            raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they "
+                             f"come from another model's VAE. Encode the picture with the VAE that belongs to it")
+        if came[-2:] != self.x.shape[-2:]:
+            raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {self.x.shape[-1]}x"
+                             f"{self.x.shape[-2]}. Encode the picture at the take's width and height")
+        return process_in(span.latents.float()).to(self.x).expand(self.x.shape[0], -1, -1, -1, -1)
+
+
+@contextmanager
+def standing_in(module: torch.nn.Module, name: str, function: Callable) -> Iterator[None]:
+    """`function` in place of the module's method `name`, for the length of the block."""
+    before = vars(module).get(name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, before)
+
+
+def with_visibility(call: WanCall, factors: dict[tuple[int, int], float], frames: int,
+                    total_tokens: Callable[[], int]) -> WanCall:
+    """The call with an attention override that splits the queries, chained onto any override already there.
+
+    `frames`: latent frames at the head of the sequence. `total_tokens` is asked while the model runs, since a model
+    may add tokens of its own. Cross-attention passes through untouched.
+    """
+    if not factors:
+        return call
+    groups = query_groups(factors, frames)
+    tokens_per_frame = call.grid[0] * call.grid[1]
+    earlier = call.transformer_options.get("optimized_attention_override")
+    text_lengths = {tensor.shape[1] for tensor in (call.context, call.clip_fea) if tensor is not None}
+    last_block: list[int | None] = [None]
+
+    def override(function, q, k, v, *args, **kwargs):
+        def attend(q, k, v):
+            if earlier is not None:
+                return earlier(function, q, k, v, *args, **kwargs)
+            return function(q, k, v, *args, **kwargs)
+
+        dim, total = (2 if kwargs.get("skip_reshape") else 1), total_tokens()
+        if q.shape[dim] != total or k.shape[dim] != total:
+            return attend(q, k, v)
+        if total in text_lengths:   # as many text as video tokens: a block's self-attention is the one that comes first
+            block = options.get("block_index")
+            if block == last_block[0]:
+                return attend(q, k, v)
+            last_block[0] = block
+        return attend_by_groups(attend, q, k, v, tokens_per_frame, groups, dim)
+
+    options = {**call.transformer_options, "optimized_attention_override": override}
+    return call.change(transformer_options=options)

@@ -1,0 +1,110 @@
+"""Wan 2.2 S2V (speech to video) on ComfyUI's WanModel_S2V.
+
+Its own reference already stands in the future at max(30, n+9) with timestep 0: the anchor techniques move it, and
+further anchors join it as reference frames. Its context is outside the window (19 motion latents). We cut the speech
+features per context window, where ComfyUI repeats the first window's.
+"""
+from dataclasses import dataclass
+from typing import ClassVar
+
+import comfy.latent_formats
+import comfy.ldm.wan.model
+import comfy.model_base
+import torch
+from torch import Tensor
+
+from ..techniques.layout import Layout, Span
+from .backbone import Backbone, ChunkInputs, ChunkRequest, announce, factors_of, laid_out
+from .wan_call import WanCall, standing_in, with_visibility
+
+MOTION_LATENTS = 19
+FRAMES_PER_LATENT = 4   # speech rows per latent
+
+
+@dataclass(frozen=True)
+class WanS2V(Backbone):
+    supported: ClassVar[str] = "Wan 2.2 S2V"
+    name: str = "wan_s2v"
+    fps: int = 16
+    chunk_frames: int = 77
+    overlap_frames: int = 0
+    grid: int = 16
+    audio_shape: tuple[int, int] | None = (25, 1024)
+
+    @classmethod
+    def of(cls, base) -> "WanS2V | None":
+        found = type(base) is comfy.model_base.WAN22_S2V
+        return cls() if found and type(base.diffusion_model) is comfy.ldm.wan.model.WanModel_S2V else None
+
+    def context_latents(self, overlap: int) -> int:
+        return MOTION_LATENTS
+
+    def run(self, executor, args, kwargs, techniques, moment, process_in) -> Tensor:
+        call = with_window_audio(WanCall.bind(executor, args, kwargs))
+        own = self.own_layout(call)
+        layout = laid_out(own, techniques, moment)
+        announce(techniques, layout, call.transformer_options)
+        factors = factors_of(layout, techniques)
+        if layout is own and not factors:
+            return call.proceed()
+        call = with_references(call, layout, process_in)
+        times = tuple(time for span in layout.references for time in span.times)
+        tokens = [0]
+        own_rope = call.module.rope_encode
+
+        def rope(frames, height, width, t_start=0, dtype=None, **options):
+            """ComfyUI asks for the chunk (from 0), the reference (far ahead) and the motion frames (before 0)."""
+            if t_start < 0:
+                rows = own_rope(frames, height, width, t_start=t_start, dtype=torch.float32, **options)
+            else:
+                rows = call.rows(times if t_start > 0 else layout["chunk"].times)
+            tokens[0] += rows.shape[1]
+            return rows
+
+        call = with_visibility(call, factors, call.x.shape[2] + len(times), lambda: tokens[0])
+        with standing_in(call.module, "rope_encode", rope):
+            return call.proceed()
+
+    @staticmethod
+    def own_layout(call: WanCall) -> Layout:
+        layout, reference = Layout.of_chunk(call.x.shape[2]), call.extra.get("reference_latent")
+        if reference is None:
+            return layout
+        first = max(30, call.x.shape[2] + 9)
+        return layout.append(Span("reference", tuple(range(first, first + reference.shape[2]))))
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        channels, height, width = request.latent_shape
+        samples = torch.zeros(1, channels, request.latents, height, width)
+        conditions: dict = {"control_video": comfy.latent_formats.Wan21().process_out(torch.zeros_like(samples))}
+        silent = {}
+        if request.reference is not None:
+            conditions["reference_latents"] = [request.reference]
+        if request.context is not None:
+            conditions["reference_motion"] = request.context
+        if request.audio is not None:
+            conditions["audio_embed"] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
+            silent["audio_embed"] = torch.zeros_like(conditions["audio_embed"])
+        return ChunkInputs(samples, conditions=conditions, silent=silent)
+
+
+def with_references(call: WanCall, layout: Layout, process_in) -> WanCall:
+    """The layout's reference and anchors as the model's reference frames, in the layout's order."""
+    parts = []
+    for span in layout.references:
+        parts.append(call.extra["reference_latent"] if span.latents is None else call.latents(span, process_in))
+    return call.change(extra={**call.extra, "reference_latent": torch.cat(parts, dim=2)}) if parts else call
+
+
+def with_window_audio(call: WanCall) -> WanCall:
+    """The call with the speech of its own context window, where the take is sampled in context windows."""
+    window, audio = call.transformer_options.get("context_window"), call.extra.get("audio_embed")
+    if window is None or audio is None:
+        return call
+    first = getattr(window, "causal_anchor_index", None)
+    frames = ([first] if first is not None and first >= 0 else []) + list(window.index_list)
+    rows = [frame * FRAMES_PER_LATENT + i for frame in frames for i in range(FRAMES_PER_LATENT)]
+    if len(frames) != call.x.shape[2] or rows[-1] >= audio.shape[-1]:
+        raise ValueError(f"audio: the context window has {call.x.shape[2]} latents at {frames[0]}..{frames[-1]}, the "
+                         f"speech features cover {audio.shape[-1] // FRAMES_PER_LATENT}. Encode the whole speech")
+    return call.change(extra={**call.extra, "audio_embed": audio[..., rows]})

@@ -1,0 +1,110 @@
+"""Long speech in windows of bounded size: which steps each window encodes, which it keeps, and how they are joined.
+
+No paper: a speech encoder attends over its whole input, so its memory grows with the clip. Overlapping windows, whose
+margins are thrown away, bound it; statistics that belong to the whole clip are gathered over windows without rounding.
+"""
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """Steps [first, end) are encoded, steps [keep_first, keep_end) of them are kept."""
+    first: int
+    end: int
+    keep_first: int
+    keep_end: int
+
+
+def plan_windows(steps: int, window: int, overlap: int) -> tuple[Window, ...]:
+    """The fewest windows of `window` steps that share at least `overlap` with their neighbours and cover `steps`.
+
+    They are spread evenly, all of full length, and each overlap is cut in its middle. One window where it suffices.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap_seconds: got {overlap} steps of overlap for windows of {window}; "
+                         f"choose an overlap shorter than window_seconds")
+    if steps <= window:
+        return (Window(0, steps, 0, steps),)
+    gaps = -(-(steps - window) // (window - overlap))
+    starts = [index * (steps - window) // gaps for index in range(gaps + 1)]
+    cuts = [0, *((start + previous + window) // 2 for previous, start in zip(starts, starts[1:], strict=False)), steps]
+    return tuple(Window(start, start + window, *cut) for start, cut in
+                 zip(starts, zip(cuts, cuts[1:], strict=False), strict=True))
+
+
+def stitch(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """Join what each window encoded: per window L tensors (1, end - first, C) -> L tensors (1, steps, C), CPU float32.
+
+    `encoded` is consumed one window at a time, so only one window's layers are alive beside the result.
+    """
+    joined: list[Tensor] = []
+    for window, layers in zip(windows, encoded, strict=True):
+        joined = joined or [torch.empty(1, windows[-1].end, layer.shape[2]) for layer in layers]
+        for whole, layer in zip(joined, layers, strict=True):
+            whole[:, window.keep_first:window.keep_end] = \
+                layer[:, window.keep_first - window.first:window.keep_end - window.first]
+    return joined
+
+
+def moments(pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over the last axis of (..., T_i) pieces, as if they were one tensor; float64."""
+    count, mean, spread = 0, torch.zeros(()), torch.zeros(())
+    for piece in pieces:
+        variance, center = (value.double() for value in torch.var_mean(piece, -1, correction=0))
+        total, step = count + piece.shape[-1], center - mean
+        mean = mean + step * (piece.shape[-1] / total)
+        spread = spread + variance * piece.shape[-1] + step ** 2 * (count * piece.shape[-1] / total)
+        count = total
+    return mean, spread / count
+
+
+def select_layers(text: str, count: int | None = None) -> tuple[int, ...]:
+    """"all", "last", "0,5,-1", "0-24" -> layer numbers, ascending and once each, of an encoder that has `count`.
+
+    Negative numbers count from the end, as in Python. Without `count` only the spelling is checked.
+    """
+    spelled = [re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?", part)
+               for part in {"all": "0--1", "last": "-1"}.get(text.strip().lower(), text).split(",")]
+    if not all(spelled):
+        raise ValueError(f"layers: got {text!r}, wanted all, last, or numbers and ranges such as 0,5,-1 or 0-24")
+    if count is None:
+        return ()
+    chosen: set[int] = set()
+    for match in spelled:
+        first, last = (int(number) for number in (match[1], match[2] or match[1]))
+        first, last = (number + count if number < 0 else number for number in (first, last))
+        if not 0 <= first <= last < count:
+            raise ValueError(f"layers: got {match[0].strip()!r}, but this encoder has layers 0 to {count - 1} "
+                             f"(0 is the input of the first block, {count - 1} the final output)")
+        chosen.update(range(first, last + 1))
+    return tuple(sorted(chosen))
+
+
+def checked_audio(audio: dict) -> tuple[Tensor, int]:
+    """A ComfyUI AUDIO {"waveform": (1, channels, N), "sample_rate"} -> mono waveform (1, N) float32 and its rate.
+
+    Channels are averaged. Silence is fine; ValueError for anything that is not one finite clip of sound.
+    """
+    waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    if waveform.ndim != 3 or waveform.shape[0] != 1:
+        raise ValueError(f"audio: got a waveform of shape {tuple(waveform.shape)}, wanted one clip (1, channels, "
+                         f"samples); pass one clip at a time")
+    if not waveform.numel():
+        raise ValueError("audio: got 0 samples, wanted sound; check the trim or the file before this node")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(f"audio: got a sample rate of {rate} Hz, wanted {LOWEST_RATE} to {HIGHEST_RATE}; resample it")
+    if waveform.shape[1] > 2:
+        logging.getLogger("lodestar").info("audio: %d channels are averaged to mono", waveform.shape[1])
+    mono = waveform.float().mean(1)
+    if not mono.isfinite().all():
+        raise ValueError("audio: got NaN or infinite samples, wanted finite ones; the file or the node that made it is "
+                         "broken, export it again")
+    return mono, rate

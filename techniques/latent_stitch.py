@@ -1,0 +1,49 @@
+"""Cross-chunk latent stitching (paper 001 section 3.4, paper 003 section 4.1): a chunk's last latents open the next.
+
+The hand-over makes no VAE round trip, so nothing is lost to decoding and encoding again. `re-encode` decodes the tail
+and encodes it afresh, for models trained that way (LongCat-Video-Avatar 1.5); its first latent is a one-frame latent.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from .layout import Layout, Span
+from .technique import Moment, Technique
+
+MODES = ("stitch", "re-encode")
+
+
+class Tail(Protocol):
+    """The end of the take so far."""
+
+    def latents(self, count: int) -> Tensor:
+        """The last `count` latents (1, C, count, h, w), fewer when the take is younger."""
+
+    def frames(self, count: int) -> Tensor:
+        """The last `count` pixel frames (count, H, W, 3) in 0..1, fewer when the take is younger."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentStitch(Technique):
+    rank: ClassVar[int] = 0
+    mode: str = "stitch"
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"mode: got {self.mode!r}, wanted one of {', '.join(MODES)}")
+
+    def handover(self, tail: Tail, count: int, encode: Callable[[Tensor], Tensor], temporal_ratio: int = 4) -> Tensor:
+        """The clean context of the next chunk: `count` latents. `encode` is (T, H, W, 3) -> (1, C, t, h, w)."""
+        if self.mode == "stitch":
+            return tail.latents(count)
+        return encode(tail.frames((count - 1) * temporal_ratio + 1))
+
+    def layout(self, layout: Layout, moment: Moment) -> Layout:
+        if moment.context is None:
+            return layout
+        opened = moment.context.shape[2]
+        later = tuple(time + opened for time in layout["chunk"].times)
+        return layout.change("chunk", times=later).append(
+            Span("context", tuple(range(opened)), latents=moment.context))

@@ -1,0 +1,68 @@
+"""Everything that is in one model call and *when*: ordered spans of latent frames, each with its RoPE time.
+
+A span's frames are clean (timestep 0) or noisy (the sampler's timestep); a span without latents of its own is one
+that the model brings itself, such as the chunk being denoised or Wan S2V's reference.
+"""
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """`times`: RoPE time of each latent frame. `latents`: (1, C, len(times), h, w) in LATENT space, or None."""
+    name: str
+    times: tuple[float, ...]
+    clean: bool = True
+    latents: Tensor | None = None
+
+    def __post_init__(self):
+        if self.latents is not None and self.latents.shape[2] != len(self.times):
+            raise ValueError(f"{self.name}: {self.latents.shape[2]} latent frames came with {len(self.times)} times")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def of_chunk(cls, latents: int) -> "Layout":
+        """What an unpatched model sees: one noisy chunk at times 0, 1, ..."""
+        return cls((Span("chunk", tuple(range(latents)), clean=False),))
+
+    def __getitem__(self, name: str) -> Span:
+        found = self.find(name)
+        if found is None:
+            raise KeyError(f"no span {name!r} in this layout, which has {[span.name for span in self.spans]}")
+        return found
+
+    def find(self, name: str) -> Span | None:
+        return next((span for span in self.spans if span.name == name), None)
+
+    @property
+    def last_time(self) -> float:
+        """RoPE time of the window's last frame: the n-1 of the papers."""
+        return self["chunk"].times[-1]
+
+    @property
+    def references(self) -> tuple[Span, ...]:
+        """The spans that say who the person is."""
+        return tuple(span for span in self.spans if span.name in ("reference", "anchor"))
+
+    def append(self, span: Span) -> "Layout":
+        return Layout((*self.spans, span))
+
+    def change(self, name: str, **fields) -> "Layout":
+        """The same layout with the first span called `name` changed."""
+        changed = replace(self[name], **fields)
+        index = self.spans.index(self[name])
+        return Layout((*self.spans[:index], changed, *self.spans[index + 1:]))
+
+    def frame_indices(self, span: Span) -> range:
+        """Where `span` stands in the sequence, counted in latent frames."""
+        start = 0
+        for other in self.spans:
+            if other is span:
+                return range(start, start + len(span.times))
+            start += len(other.times)
+        raise KeyError(f"span {span.name!r} is not part of this layout")

@@ -1,0 +1,56 @@
+"""Lookahead Anchoring (Seo et al., paper 000): the reference picture stands ahead of the chunk instead of inside it.
+
+The anchor is a clean latent at RoPE time n-1+d in every chunk: always visible, never reached, not part of the output.
+The paper's comparison placements (its Table 4) are the other values of `placement`; unlike the paper we need no
+separate projection for the anchor, since the backbones here take a timestep of 0 for it.
+"""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .layout import Layout, Span
+from .technique import Moment, Technique
+
+DEFAULT_DISTANCE_FRAMES = 12   # pixel frames; the paper's lip-sync optimum lies here
+PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end")
+
+
+def anchor_time(layout: Layout, placement: str, distance: float, index: float = 0) -> float:
+    """RoPE time of the anchor. `distance` and `index` in latent frames.
+
+    lookahead: n-1+d. past: -d, that is d before the window's first frame. in chunk: `index`. chunk end: n-1.
+    """
+    if placement not in PLACEMENTS:
+        raise ValueError(f"placement: got {placement!r}, wanted one of {', '.join(PLACEMENTS)}")
+    if placement in ("lookahead", "past") and distance < 1:
+        raise ValueError(f"distance: got {distance:g} latent frames, wanted at least 1: at 0 the anchor would lie "
+                         f"inside the chunk. Raise it (4 pixel frames are 1 latent frame) or place it 'chunk end'")
+    if placement == "in chunk" and not 0 <= index <= layout.last_time:
+        raise ValueError(f"index: got {index:g}, wanted 0 to {layout.last_time:g}, the chunk's latent frames")
+    return {"lookahead": layout.last_time + distance, "past": -distance, "in chunk": index,
+            "chunk end": layout.last_time}[placement]
+
+
+@dataclass(frozen=True, eq=False)
+class LookaheadAnchor(Technique):
+    """`distance`, `index` in latent frames; `latents` (1, C, k, h, w), or None for the take's own picture."""
+    rank: ClassVar[int] = 1
+    distance: float = DEFAULT_DISTANCE_FRAMES // 4
+    placement: str = "lookahead"
+    index: float = 0
+    latents: Tensor | None = None
+
+    def sort_key(self) -> tuple:
+        return (self.rank, self.latents is not None, PLACEMENTS.index(self.placement), self.distance, self.index)
+
+    def layout(self, layout: Layout, moment: Moment) -> Layout:
+        time = anchor_time(layout, self.placement, self.distance, self.index)
+        own = layout.find("reference")
+        if self.latents is None and own is not None:
+            return layout.change("reference", times=tuple(time + i for i in range(len(own.times))))
+        latents = self.latents if self.latents is not None else moment.reference
+        if latents is None:
+            raise ValueError("anchor: this model has no reference picture of its own, and none came. Connect a LATENT "
+                             "to the anchor input (Reference Picture makes one) or a reference to Long Take")
+        return layout.append(Span("anchor", tuple(time + i for i in range(latents.shape[2])), latents=latents))

@@ -1,0 +1,50 @@
+"""Reference Skip Attention (LongCat-Video-Avatar, paper 001, eq. 8-10 and fig. 6): frames near the reference's own
+time do not look at it, so that it says who the person is without being copied.
+
+`hard` removes the reference from the keys of frames m-radius..m+radius; `soft` removes it for m alone and multiplies
+its weight for the neighbours by `factor`. The band is clipped to the chunk, where upstream drops it altogether.
+"""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .layout import Layout
+from .technique import Technique
+
+MODES = ("hard", "soft")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceSkip(Technique):
+    """`radius` in latent frames; `factor` in 0..1 is the neighbours' share of attention in soft mode."""
+    rank: ClassVar[int] = 3
+    mode: str = "hard"
+    radius: int = 1
+    factor: float = 0.5
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"mode: got {self.mode!r}, wanted one of {', '.join(MODES)}")
+        if self.radius < 0 or not 0 <= self.factor <= 1:
+            raise ValueError(f"got radius {self.radius} and factor {self.factor:g}, wanted a radius of 0 or more "
+                             f"latent frames and a factor from 0 to 1")
+
+    def visibility(self, layout: Layout) -> Mapping[tuple[int, int], float]:
+        chunk = layout["chunk"]
+        factors = {}
+        for span in layout.references:
+            for key, time in zip(layout.frame_indices(span), span.times, strict=True):
+                for query, own_time in zip(layout.frame_indices(chunk), chunk.times, strict=True):
+                    away = abs(own_time - time)
+                    if away <= max(self.radius, 0.5 if self.mode == "soft" else 0):
+                        factors[query, key] = 0.0 if self.mode == "hard" or away <= 0.5 else self.factor
+        return factors
+
+    def notice(self, layout: Layout) -> str | None:
+        if not layout.references:
+            return "reference skip is inactive: there is no reference or anchor in this chunk"
+        if self.visibility(layout):
+            return None
+        times = ", ".join(f"{time:g}" for span in layout.references for time in span.times)
+        return (f"reference skip is inactive: the reference stands at {times}, and no frame of the chunk "
+                f"(0 to {layout.last_time:g}) is within {self.radius} of it. Place it 'in chunk' to use the skip")

@@ -1,0 +1,38 @@
+"""Rotary position rows for any set of times, heights and widths (Su et al., RoFormer; axis split as in Wan 2.1).
+
+Stateless: rows are computed from the positions asked for and nothing is kept, since a table cached by length alone is
+the bug that breaks lookahead anchors. Positions are float64 on the way in, the rows float32 whatever the model dtype.
+"""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rotation(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
+    """(N,) positions -> (N, dim / 2, 2, 2) rotation matrices of one axis, float32."""
+    frequency = theta ** -torch.linspace(0, (dim - 2) / dim, dim // 2, dtype=torch.float64, device=positions.device)
+    angle = positions.double()[:, None] * frequency
+    rows = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1)
+    return rows.unflatten(-1, (2, 2)).float()
+
+
+def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequence[int], *, theta: float = 10000.0,
+              scale: tuple[float, float, float] = (1.0, 1.0, 1.0), shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+              device: torch.device | None = None) -> Tensor:
+    """Rows for latent frames at `times`, each with `height` x `width` tokens -> (1, T*H*W, 1, sum(axes_dim)/2, 2, 2).
+
+    `axes_dim` is how the head dimension is split between time, height and width; `scale` and `shift` act on those
+    three axes alike (position * scale + shift).
+    """
+    axes = (torch.as_tensor(times, dtype=torch.float64, device=device),
+            torch.arange(height, dtype=torch.float64, device=device),
+            torch.arange(width, dtype=torch.float64, device=device))
+    shape = (len(times), height, width)
+    parts = []
+    for axis, positions in enumerate(axes):
+        part = rotation(positions * scale[axis] + shift[axis], axes_dim[axis], theta)
+        view = [1, 1, 1]
+        view[axis] = shape[axis]
+        parts.append(part.reshape(*view, *part.shape[1:]).expand(*shape, *part.shape[1:]))
+    return torch.cat(parts, dim=3).reshape(1, len(times) * height * width, 1, -1, 2, 2)

@@ -1,0 +1,45 @@
+"""What every technique answers, and the moment of the take at which it is asked.
+
+A technique is a frozen dataclass. It answers the questions that concern it and leaves the rest to these defaults;
+`rank` fixes the order in which they are asked, so that the order of the nodes on the canvas does not matter.
+"""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from torch import Tensor
+
+from .layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where in the take one chunk stands. Outside *Long Take* it is the first chunk, with nothing handed over.
+
+    `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
+    `context`: (1, C, k, h, w) clean latents that open the window, for models that take them as tokens.
+    """
+    start_seconds: Fraction = Fraction(0)
+    reference: Tensor | None = None
+    context: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Technique:
+    rank: ClassVar[int]
+
+    def sort_key(self) -> tuple:
+        return (self.rank,)
+
+    def layout(self, layout: Layout, moment: Moment) -> Layout:
+        """What enters the sequence, and at what time?"""
+        return layout
+
+    def visibility(self, layout: Layout) -> Mapping[tuple[int, int], float]:
+        """{(query frame, key frame): factor} for pairs that do not see each other in full (0 hides, 1 is normal)."""
+        return {}
+
+    def notice(self, layout: Layout) -> str | None:
+        """A sentence for the log when the technique changes nothing in this layout."""
+        return None

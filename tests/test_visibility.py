@@ -1,0 +1,95 @@
+"""Split-query attention against a dense additive mask written the naive way."""
+import math
+
+import pytest
+import torch
+from lodestar.techniques.visibility import attend_by_groups, query_groups, token_ranges, without_tokens
+
+HEADS = 3
+
+
+def attend(q, k, v):
+    def split(x):
+        return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+
+    out = torch.nn.functional.scaled_dot_product_attention(split(q), split(k), split(v))
+    return out.transpose(1, 2).flatten(2)
+
+
+def masked_oracle(q, k, v, factors, tokens_per_frame):
+    def split(x):
+        return x.unflatten(2, (HEADS, -1)).transpose(1, 2).double()
+
+    bias = torch.zeros(q.shape[1], k.shape[1], dtype=torch.float64)
+    for (query, key), factor in factors.items():
+        rows = slice(query * tokens_per_frame, (query + 1) * tokens_per_frame)
+        columns = slice(key * tokens_per_frame, (key + 1) * tokens_per_frame)
+        bias[rows, columns] = math.log(factor) if factor > 0 else -math.inf
+    logits = split(q) @ split(k).transpose(-1, -2) / math.sqrt(q.shape[2] / HEADS) + bias
+    return (logits.softmax(-1) @ split(v)).transpose(1, 2).flatten(2).float()
+
+
+def tensors(frames, tokens, tail=0):
+    generator = torch.Generator().manual_seed(frames * 100 + tokens)
+    return [torch.randn(2, frames * tokens + tail, HEADS * 8, generator=generator) for _ in range(3)]
+
+
+CASES = {
+    "hard band, reference last": {(2, 7): 0.0, (3, 7): 0.0, (4, 7): 0.0},
+    "hard band, reference first": {(5, 0): 0.0, (6, 0): 0.0},
+    "reference in the middle": {(0, 3): 0.0, (7, 3): 0.0},
+    "soft": {(2, 7): 0.25, (3, 7): 0.0, (4, 7): 0.25},
+    "two references": {(2, 6): 0.0, (2, 7): 0.5, (3, 7): 0.0, (4, 6): 0.9},
+    "every query": {(query, 7): 0.0 for query in range(8)},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("tail", [0, 5])
+@pytest.mark.parametrize("name", CASES)
+def test_groups_equal_a_dense_mask(name, tail):
+    q, k, v = tensors(8, 6, tail)
+    result = attend_by_groups(attend, q, k, v, 6, query_groups(CASES[name], 8))
+    assert (result - masked_oracle(q, k, v, CASES[name], 6)).abs().max() < 1e-5
+
+
+def test_soft_meets_hard_and_nothing_at_its_ends():
+    q, k, v = tensors(6, 4)
+    pairs = [(2, 5), (3, 5)]
+
+    def run(factor):
+        return attend_by_groups(attend, q, k, v, 4, query_groups(dict.fromkeys(pairs, factor), 6))
+
+    assert torch.allclose(run(1e-12), run(0.0), atol=1e-5)
+    assert torch.equal(run(1.0), attend(q, k, v))
+
+
+def test_heads_first_tensors_are_split_along_their_tokens():
+    q, k, v = tensors(5, 4)
+    factors = {(1, 4): 0.0, (2, 4): 0.5}
+
+    def heads_first(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    split = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (q, k, v)]
+    result = attend_by_groups(heads_first, *split, 4, query_groups(factors, 5), dim=2)
+    assert (result - masked_oracle(q, k, v, factors, 4)).abs().max() < 1e-5
+
+
+def test_a_hard_band_costs_two_calls_and_no_copy_of_the_keys():
+    q, k, v = tensors(8, 6)
+    calls = []
+
+    def counted(q, k, v):
+        calls.append((q.shape[1], k.shape[1], k.data_ptr()))
+        return attend(q, k, v)
+
+    attend_by_groups(counted, q, k, v, 6, query_groups(CASES["hard band, reference last"], 8))
+    assert sorted(calls)[0][:2] == (18, 42) and sorted(calls)[1][:2] == (30, 48) and len(calls) == 2
+    assert {call[2] for call in calls} == {k.data_ptr()}
+
+
+def test_ranges():
+    assert token_ranges([4, 0, 1], 10) == [(0, 20), (40, 50)]
+    assert without_tokens([(0, 20), (40, 50)], 60) == [(20, 40), (50, 60)]
+    assert without_tokens([], 7) == [(0, 7)]
