@@ -57,3 +57,12 @@ def comfyui_version() -> str:
 def base(tiny_models) -> Path:
     """The base folder of the ComfyUI in this process, with the tiny models in it: base / "output", base / "models"."""
     return fixtures.comfy_server.prepare_base(Path(os.path.realpath(BASE.name)), tiny_models)
+
+
+@pytest.fixture(scope="session")
+def wan():
+    """wan_models.py beside this file: tiny Wan models and one call of them."""
+    spec = importlib.util.spec_from_file_location("lodestar_test_wan", Path(__file__).with_name("wan_models.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
