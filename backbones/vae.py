@@ -5,7 +5,7 @@ decoding the whole take at once would give; ComfyUI drops it after every call. O
 """
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Protocol
 
@@ -38,7 +38,7 @@ class FrameStream(Protocol):
         """The frames that `flush` would give now, with the stream left as it is; None when nothing is held back."""
 
     def restore(self, latents: Tensor, pushed: int) -> None:
-        """Make a fresh stream equal to one that was pushed `pushed` latents, given the last `warmup_latents` of them."""
+        """Make a fresh stream what it was after `pushed` latents, given the last `warmup_latents` of those."""
 
     def park(self) -> None:
         """Leave the device memory to the sampler until the next push."""
@@ -69,9 +69,9 @@ class WanStream:
             if self._decoded and group.shape[2] < GROUP_LATENTS:
                 self._held = group.clone()
                 return
-            self._held = None
-            yield self._decode(group, self._cache)
-            self._decoded += group.shape[2]
+            frames = self._decode(group, self._cache)
+            self._held, self._decoded = None, self._decoded + group.shape[2]
+            yield frames
 
     def flush(self) -> Iterator[Tensor]:
         frames, self._held, self._flushed = self.peek(), None, True
@@ -125,8 +125,8 @@ class OverlapStream:
         self._vae = vae
         self._seen: Tensor | None = None
         self._pushed = 0
-        logger.info("%s keeps no cache that Lodestar knows how to carry: every chunk is decoded behind %d latents of the "
-                    "chunk before it.", type(vae.first_stage_model).__name__, OVERLAP_LATENTS)
+        logger.info("%s has no feature cache that Lodestar can carry: every chunk is decoded behind %d latents of the "
+                    "one before.", type(vae.first_stage_model).__name__, OVERLAP_LATENTS)
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
         check_latents(latents, self._vae)
@@ -156,9 +156,9 @@ def open_stream(vae) -> FrameStream:
     vae.throw_exception_if_invalid()
     if isinstance(vae.first_stage_model, (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE)):
         return WanStream(vae)
-    if not isinstance(vae.upscale_ratio, tuple) or vae.latent_dim != 3:
-        raise ValueError(f"vae: {type(vae.first_stage_model).__name__} decodes pictures, not video. "
-                         "Load the video VAE that belongs to the model, for Wan the Wan 2.1 or Wan 2.2 VAE.")
+    if vae.latent_dim != 3 or not is_causal(vae.upscale_ratio[0]):
+        raise ValueError(f"vae: {type(vae.first_stage_model).__name__} is no causal video VAE (one frame for the first "
+                         "latent, equally many for every other). Load the VAE of the model: for Wan, Wan 2.1 or 2.2.")
     return OverlapStream(vae)
 
 
@@ -180,6 +180,11 @@ def visible_latents(decoder: nn.Module) -> int:
             reach += Fraction(module.kernel_size[0] - 1, rate)
             rate *= 2 if name.endswith("time_conv") else 1
     return math.ceil(reach)
+
+
+def is_causal(frames_for: Callable[[int], int]) -> bool:
+    """Whether `frames_for(latents)` is one frame for the first latent and equally many for every other."""
+    return all(frames_for(latents) == 1 + (latents - 1) * (frames_for(2) - 1) for latents in (1, 2, 9))
 
 
 def load(vae, shape: tuple[int, ...]) -> None:
