@@ -5,7 +5,6 @@ Plain HTTP from the standard library; websocket-client (in the scripts' environm
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -244,10 +243,3 @@ def started(comfyui: Path, base: Path, *, python: str | Path = sys.executable, g
         yield server
     finally:
         server.stop()
-
-
-def stop_on_signals() -> None:
-    """Let a polite kill end the process the way Ctrl-C does, so that what it started is stopped on the way out."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -170,6 +171,8 @@ def run_pip(command: list[str], log: Path) -> None:
                           errors="replace") as process, open(log, "w", encoding="utf-8") as kept:
         for line in process.stdout:
             kept.write(line)
+            if not line.lstrip().startswith(("Collecting", "Downloading", "Building", "Installing")):
+                continue
             now = time.monotonic()
             if sys.stdout.isatty():
                 width = shutil.get_terminal_size().columns - 1
@@ -183,6 +186,13 @@ def run_pip(command: list[str], log: Path) -> None:
         tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
         sys.exit(f"pip failed; the whole output is in {log}:\n{tail}")
     print(f"  installed in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def stop_on_signals() -> None:
+    """Let a polite kill end the process the way Ctrl-C does, so that what it started is stopped on the way out."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
 
 
 def enter(python: Path) -> None:

@@ -1,0 +1,213 @@
+"""A picture and a speech recording become a talking video: `python scripts/demo.py`.
+
+Makes an environment and a ComfyUI the first time, starts a server on this machine (or uses --server URL), queues the
+workflow and shows how far the take and its chunk are. The bundled models are tiny and random: they show that everything
+runs, not what a trained model looks like.
+"""
+import environment  # isort: skip - first, because it refuses a Python that is too old
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import comfy_server
+
+PACK = environment.PACK
+WORKFLOW = PACK / "workflows" / "api" / "first_take.json"
+PICTURE, SPEECH = PACK / "assets" / "portrait.png", PACK / "assets" / "speech.flac"
+
+
+def set_file(prompt: dict, class_type: str, key: str, bundled: Path, chosen: Path | None, client) -> None:
+    """Send `chosen`, else the bundled file, and write its name on the server into the node that loads it.
+
+    A workflow's own files are left alone: without `chosen`, only nodes that name the bundled file are touched.
+    """
+    loaders = [node for node in prompt.values() if node["class_type"] == class_type]
+    targets = [node for node in loaders if node["inputs"].get(key) == bundled.name]
+    if chosen and not targets:
+        if len(loaders) != 1:
+            raise ValueError(f"--{key} sets the one {class_type} node, and this workflow has {len(loaders)}: name "
+                             f"{bundled.name} in the node that is meant")
+        targets = loaders
+    if targets:
+        name = client.upload(chosen or bundled)
+        for node in targets:
+            node["inputs"][key] = name
+
+
+def set_seconds(prompt: dict, seconds: float) -> None:
+    plans = [node for node in prompt.values() if node["class_type"] == "LodestarPlanTake"]
+    if not plans:
+        raise ValueError("--seconds sets max_seconds of the LodestarPlanTake node, and this workflow has none")
+    for node in plans:
+        node["inputs"]["max_seconds"] = seconds
+
+
+def bar(done: float, width: int = 16) -> str:
+    filled = round(min(max(done, 0.0), 1.0) * width)
+    return "[" + "#" * filled + "." * (width - filled) + "]"
+
+
+class Progress:
+    """Turns the server's messages into two bars on one line; where that is no terminal, one line per chunk."""
+
+    def __init__(self, prompt: dict):
+        self.prompt, self.chunk, self.step, self.steps, self.told = prompt, {}, 0, 1, ""
+
+    def __call__(self, kind: str, data: dict) -> None:
+        if kind == "executing" and data.get("node"):
+            node = self.prompt.get(data["node"], {})
+            self.tell(f"{node.get('class_type', 'node')} (node {data['node']})")
+        elif kind == "lodestar.chunk":
+            self.chunk, self.step = data, 0
+            self.tell(self.bars())
+        elif kind == "progress" and self.chunk and data.get("node") == self.chunk["node"]:
+            self.steps = max(1, data["max"] // self.chunk["chunks"])
+            self.step = data["value"] - self.chunk["chunk"] * self.steps
+            if sys.stdout.isatty():
+                self.tell(self.bars())
+
+    def bars(self) -> str:
+        chunk, chunks = self.chunk["chunk"], self.chunk["chunks"]
+        if chunk >= chunks:
+            return f"take {bar(1)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
+        inside = min(max(self.step / self.steps, 0), 1)
+        pace = self.chunk.get("seconds_per_chunk")
+        return (f"take {bar((chunk + inside) / chunks)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
+                f"  chunk {chunk + 1}/{chunks} {bar(inside, 8)}" + (f" {pace:.1f} s each" if pace else ""))
+
+    def tell(self, line: str) -> None:
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print("\r" + line[:width].ljust(width), end="", flush=True)
+        elif line != self.told:
+            print(line, flush=True)
+        self.told = line
+
+
+def finished_video(entry: dict) -> dict:
+    """The last video that a history entry names: {"filename", "subfolder", "type"}; a saved one before a preview."""
+    found = [file for outputs in entry["outputs"].values() for files in outputs.values() if isinstance(files, list)
+             for file in files if isinstance(file, dict) and str(file.get("filename", "")).endswith(".mp4")]
+    if not found:
+        raise ValueError("the prompt ended well and made no .mp4: is there a LodestarLongTake node in the workflow?")
+    saved = [file for file in found if file.get("type") == "output"] or found
+    return {key: saved[-1].get(key, "") for key in ("filename", "subfolder", "type")}
+
+
+def local_path(client: comfy_server.Client, file: dict) -> Path:
+    """Where the video is on this machine; what another server made is brought into out/."""
+    if isinstance(client, comfy_server.Server):
+        return client.base / file["type"] / file["subfolder"] / file["filename"]
+    target = PACK / "out" / file["filename"]
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(client.download(file))
+    return target
+
+
+def describe(path: Path) -> str:
+    """What the file really contains, read by decoding it."""
+    import av
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(video))
+        rate, size, codec = Fraction(video.average_rate), f"{video.width}x{video.height}", video.codec_context.name
+    text = f"{float(frames / rate):.2f} s, {frames} frames at {float(rate):g} fps, {size}, {codec}"
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return text + ", no sound"
+        sound = container.streams.audio[0]
+        samples = sum(frame.samples for frame in container.decode(sound))
+        return (f"{text}; sound {samples / sound.rate:.2f} s, {sound.codec_context.name}, {sound.rate} Hz, "
+                f"{sound.channels} channel{'s' if sound.channels > 1 else ''}")
+
+
+def take(client: comfy_server.Client, options: argparse.Namespace) -> Path:
+    """Fill the workflow in, run it on `client` and return the finished video."""
+    prompt = json.loads(options.workflow.read_text(encoding="utf-8"))
+    set_file(prompt, "LoadImage", "image", PICTURE, options.image, client)
+    set_file(prompt, "LoadAudio", "audio", SPEECH, options.audio, client)
+    if options.seconds:
+        set_seconds(prompt, options.seconds)
+    try:
+        entry = client.run(prompt, Progress(prompt))
+    finally:
+        if sys.stdout.isatty():
+            print()
+    return local_path(client, finished_video(entry))
+
+
+@contextlib.contextmanager
+def server_of(options: argparse.Namespace, comfyui: Path | None):
+    """The running server of --server, or one of our own on a base directory that stays in the cache."""
+    if options.server:
+        yield comfy_server.Client(options.server)
+        return
+    base = environment.cache_folder() / "demo"
+    with environment.only_one(base.with_suffix(".lock")):
+        comfy_server.prepare_base(base, environment.tiny_models(Path(sys.executable)))
+        started = time.monotonic()
+        with comfy_server.started(comfyui, base, gpu=options.gpu) as server:
+            print(f"ComfyUI {environment.comfyui_version(comfyui)} at {server.url}, "
+                  f"started in {time.monotonic() - started:.0f} s")
+            yield server
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no file")
+    return path
+
+
+def positive_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no length: give a number of seconds above 0")
+    return seconds
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", type=existing_file, help="the portrait; default: the bundled one")
+    parser.add_argument("--audio", type=existing_file, help="the speech; default: the bundled one")
+    parser.add_argument("--seconds", type=positive_seconds, help="use only the first seconds of the speech")
+    parser.add_argument("--workflow", type=existing_file, default=WORKFLOW, help="an API-format workflow (.json)")
+    parser.add_argument("--server", metavar="URL", help="a running ComfyUI that has the pack and the models")
+    parser.add_argument("--gpu", action="store_true", help="let the server use the GPU; default: CPU only")
+    parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: found, else cloned")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse_options()
+    environment.stop_on_signals()
+    own = None if options.server else environment.own_comfyui(options.comfyui)
+    comfyui = None if options.server else own or environment.find_comfyui(environment.NEWEST)
+    if not options.server and comfyui is None:
+        sys.exit("The demo needs a ComfyUI: name one with --comfyui PATH, or a running one with --server URL.")
+    wanted = environment.CLIENT if options.server else environment.requirements(comfyui)
+    environment.enter(environment.make_environment(list(wanted)))
+    started = time.monotonic()
+    try:
+        with server_of(options, comfyui) as client:
+            path = take(client, options)
+    except comfy_server.PromptRefused as error:
+        sys.exit(f"ComfyUI refused the workflow before it ran:\n{error}")
+    except comfy_server.PromptFailed as error:
+        sys.exit(f"ComfyUI stopped the workflow:\n{error}")
+    except (comfy_server.PromptCancelled, comfy_server.ServerGone, TimeoutError, ValueError) as error:
+        sys.exit(str(error))
+    print(f"{path}\n{describe(path)}\nmade in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")
