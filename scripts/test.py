@@ -86,7 +86,7 @@ class Runner:
     def lint(self) -> Outcome:
         """ruff over everything, mypy over the four floors under the name `lodestar`, whatever the folder is called."""
         started = time.monotonic()
-        codes = [self.run("lint", ["ruff", "check", "--no-cache", "."])]
+        codes = [self.run("lint", ["ruff", "check", "--no-cache", "--output-format=concise", "."])]
         with tempfile.TemporaryDirectory() as temporary:
             stage = Path(temporary) / "lodestar"
             for part in ("__init__.py", *FLOORS):

@@ -1,13 +1,14 @@
 """Loads the pack as `lodestar` from the folder it lies in, whatever that folder is called.
 
-The pack has a package named `nodes`, and so has ComfyUI: the repo root must never be on sys.path.
+The pack has a package named `nodes`, and so has ComfyUI: the repo root must never be on sys.path. The scripts come last
+on it, so that tests can `import environment`, `import comfy_server`, `import make_tiny_models`.
 """
 import importlib.util
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT / "scripts")]
 
 
 def load_pack():

@@ -5,23 +5,24 @@ import sys
 import tempfile
 from pathlib import Path
 
+import comfy_server
+import environment
 import pytest
 
 
-def load_fixtures():
-    spec = importlib.util.spec_from_file_location("lodestar_test_server", Path(__file__).with_name("server.py"))
+def load_beside(name: str):
+    """The module <name>.py of this folder, which is not on sys.path: ComfyUI has a `server` of its own."""
+    spec = importlib.util.spec_from_file_location(f"lodestar_tests_{name}", Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-fixtures = load_fixtures()
+fixtures = load_beside("server")
 start_server, server, tiny_models = fixtures.start_server, fixtures.server, fixtures.tiny_models
 
 
 def comfyui_folder() -> Path:
-    environment = fixtures.environment
     own = environment.own_comfyui()
     cached = environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
     if own is None and environment.comfyui_version(cached) is None:
@@ -50,19 +51,16 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def comfyui_version() -> str:
-    return fixtures.environment.comfyui_version(COMFYUI)
+    return environment.comfyui_version(COMFYUI)
 
 
 @pytest.fixture(scope="session")
 def base(tiny_models) -> Path:
     """The base folder of the ComfyUI in this process, with the tiny models in it: base / "output", base / "models"."""
-    return fixtures.comfy_server.prepare_base(Path(os.path.realpath(BASE.name)), tiny_models)
+    return comfy_server.prepare_base(Path(os.path.realpath(BASE.name)), tiny_models)
 
 
 @pytest.fixture(scope="session")
 def wan():
     """wan_models.py beside this file: tiny Wan models and one call of them."""
-    spec = importlib.util.spec_from_file_location("lodestar_test_wan", Path(__file__).with_name("wan_models.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_beside("wan_models")

@@ -1,28 +1,11 @@
-"""The scripts' own server helper as fixtures: one server per test session, one more for a test that must kill it.
-
-Loaded by conftest.py under a name of its own, because ComfyUI has a module called `server`.
-"""
+"""The scripts' own server helper as fixtures: one server per test session, one more for a test that must kill it."""
 import contextlib
-import importlib.util
 import sys
 from pathlib import Path
 
+import comfy_server
+import environment
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def load_script(name: str):
-    """scripts/<name>.py as the module `name`. The folder never enters sys.path: it holds a test.py."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-environment = load_script("environment")
-comfy_server = load_script("comfy_server")
 
 
 @pytest.fixture(scope="session")
