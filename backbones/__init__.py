@@ -1,4 +1,6 @@
 """Floor 2: how one model family is spoken to. `find` gives a model its backbone, or refuses it by name."""
+from torch import Tensor
+
 from .backbone import Backbone
 
 
@@ -14,3 +16,16 @@ def find(model) -> Backbone:
     supported = "; ".join(family.supported for family in families)
     raise ValueError(f"model: got {type(model.model).__name__} ({type(model.model.diffusion_model).__name__}), which "
                      f"Lodestar does not support. Supported: {supported}")
+
+
+def anchor_latents(model, latent: dict | None, name: str) -> Tensor | None:
+    """A LATENT input's samples (1, C, k, h, w), refused by its input's `name` where they are not this model's kind."""
+    if latent is None:
+        return None
+    samples, channels = latent["samples"], model.model.latent_format.latent_channels
+    if samples.ndim == 4:    # a still picture's latent from a two-dimensional VAE
+        samples = samples.unsqueeze(2)
+    if samples.ndim != 5 or samples.shape[1] != channels:
+        raise ValueError(f"{name}: got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, frames, "
+                         f"height, width): they come from another model's VAE. Encode with the one that belongs to it")
+    return samples[:1]

@@ -5,6 +5,7 @@ A backbone turns a Layout plus conditions into latents on one family; it keeps n
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -63,6 +64,18 @@ class Backbone:
     def spatial_ratio(self) -> int:
         """Pixels per latent; a token is two latents wide."""
         return self.grid // 2
+
+    def overlap(self, asked_frames: int) -> int:
+        """The overlap inside the window for what a user asked: -1 is the family's own."""
+        if asked_frames > 0 and self.overlap_frames == 0:
+            raise ValueError(f"overlap_frames: got {asked_frames}, but {self.name} keeps its context outside the chunk "
+                             f"(its motion frames). Set it to -1 or 0")
+        return self.overlap_frames if asked_frames < 0 else asked_frames
+
+    def fps_note(self, fps: Fraction) -> str:
+        """A line for the plan's summary where the take runs at another rate than the family was trained at."""
+        return "" if fps == self.fps else (f"\n{self.name} was trained at {self.fps} fps; at {float(fps):g} fps lips and "
+                                           f"motion may run at the wrong speed")
 
     def context_latents(self, overlap: int) -> int:
         """How many latents of the take so far the next chunk wants handed over."""

@@ -1,1 +1,24 @@
 """Floor 3: what a user drags. Each node unpacks its inputs, makes one call, and packs the answer."""
+from comfy_api.latest import ComfyExtension
+
+from .audio_features import LodestarAudioFeatures
+from .blank_prompt import LodestarBlankPrompt
+from .latent_stitch import LodestarLatentStitch
+from .load_audio_encoder import LodestarLoadAudioEncoder
+from .long_take import LodestarLongTake
+from .lookahead_anchor import LodestarLookaheadAnchor
+from .narrative_keyframes import LodestarNarrativeKeyframe
+from .plan_take import LodestarPlanTake
+from .reference_picture import LodestarReferencePicture
+from .reference_skip import LodestarReferenceSkip
+
+
+class Lodestar(ComfyExtension):
+    async def get_node_list(self):
+        return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
+                LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarAudioFeatures,
+                LodestarReferencePicture, LodestarBlankPrompt]
+
+
+async def comfy_entrypoint() -> Lodestar:
+    return Lodestar()

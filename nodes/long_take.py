@@ -1,0 +1,328 @@
+"""Long Take: the plan, chunk by chunk, through ComfyUI's own sampler, to one video on disk.
+
+`TakeSession` gives pipelines/take.py the functions it asks for: ComfyUI's sampler, its VAE, its server.
+"""
+import copy
+import json
+import logging
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, io, ui
+from server import PromptServer
+from torch import Tensor
+
+from .. import backbones
+from ..backbones import attach
+from ..backbones.backbone import ChunkRequest
+from ..backbones.pictures import encode_picture, fit_picture
+from ..backbones.vae import encode_frames, open_stream
+from ..pipelines.chunk_plan import Chunk
+from ..pipelines.contract import fingerprint, graph_contract
+from ..pipelines.journal import Journal
+from ..pipelines.take import ChunkDone, Tail, make_take
+from ..pipelines.video_writer import VideoWriter
+from ..techniques.latent_stitch import LatentStitch
+from ..techniques.technique import Moment
+from .sockets import PLAN, Take
+
+logger = logging.getLogger("lodestar")
+GRAPH_INPUTS = ("noise", "guider", "sampler", "sigmas", "vae", "reference", "clip")
+SEEDS = 2 ** 64
+
+
+@dataclass(frozen=True)
+class Made:
+    path: Path
+    subfolder: str     # below the output folder
+    tail: Tensor       # the last chunk's latents (1, C, t, h, w)
+
+
+@dataclass(frozen=True, eq=False)
+class TakeSession:
+    noise: Any
+    guider: Any
+    sampler: Any
+    sigmas: Tensor
+    vae: Any
+    take: Take
+    features: dict | None
+    picture: Tensor | None
+    clip: Any
+    hidden: Any        # the node's unique_id, prompt and extra_pnginfo
+
+    @cached_property
+    def backbone(self):
+        return backbones.find(self.guider.model_patcher)
+
+    @property
+    def plan(self):
+        return self.take.plan
+
+    @property
+    def model(self):
+        return self.guider.model_patcher.model
+
+    @cached_property
+    def stitch(self) -> LatentStitch:
+        return attach.technique_of(self.guider.model_patcher, LatentStitch) or LatentStitch()
+
+    @cached_property
+    def techniques(self):
+        others = (other for other in attach.techniques_of(self.guider.model_patcher) if other is not self.stitch)
+        return (self.stitch, *others)
+
+    @cached_property
+    def fitted_picture(self) -> Tensor | None:
+        return None if self.picture is None else fit_picture(self.picture, self.plan.width, self.plan.height)
+
+    @cached_property
+    def reference(self) -> Tensor | None:
+        return None if self.fitted_picture is None else encode_picture(self.vae, self.fitted_picture)
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        ratio = self.backbone.spatial_ratio
+        return self.model.latent_format.latent_channels, self.plan.height // ratio, self.plan.width // ratio
+
+    def make(self, prefix: str, keep_chunks: bool) -> Made:
+        """Make or resume the take and write the video. Raises ValueError for inputs that do not fit together."""
+        self.check()
+        writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
+        common = self.common_contract(writer)
+        with Journal.open(self.journal_folder(prefix, common), self.contracts(common)) as journal:
+            logger.info("%s (%s)", journal.note, journal.folder)
+            result = make_take(self.plan, self.sample_chunk, lambda: open_stream(self.vae), journal, writer,
+                               context_of=self.context_of, tail_frames=self.tail_frames, on_chunk=self.on_chunk,
+                               check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
+            self.tell(len(self.plan.chunks), journal.finished_frames)
+            tail = journal.latents(journal.finished_latents - self.plan.chunks[-1].new_latents, journal.finished_latents)
+            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+                prefix, folder_paths.get_output_directory(), self.plan.width, self.plan.height)
+            path = writer.finish(result.segments, self.take.audio, self.metadata(),
+                                 Path(folder) / f"{name}_{counter:05}_.mp4")
+            if not keep_chunks:
+                journal.discard()
+        return Made(path, subfolder, tail)
+
+    def check(self) -> None:
+        """Refuse what does not fit together before any sampling."""
+        channels = self.vae.latent_channels
+        if channels != self.latent_shape[0]:
+            raise ValueError(f"vae: it makes latents of {channels} channels, {self.backbone.name} wants "
+                             f"{self.latent_shape[0]}. Load the VAE that belongs to the model")
+        if self.sigmas.shape[-1] < 2:
+            raise ValueError(f"sigmas: got {self.sigmas.shape[-1]} values, wanted at least 2 (one step)")
+        if any(chunk.prompt for chunk in self.plan.chunks) and self.clip is None:
+            raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
+                             "empty the script of Plan Take")
+        if self.features is not None and self.backbone.audio_shape is None:
+            logger.warning("audio_features: %s does not listen to speech; they are not used", self.backbone.name)
+        if self.backbone.audio_shape is not None:
+            self.check_features()
+        _ = self.prompts
+
+    def check_features(self) -> None:
+        layers, width = self.backbone.audio_shape
+        if self.features is None:
+            raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
+        found = self.features["encoded_audio_all_layers"]
+        if len(found) not in (1, layers) or found[0].shape[-1] != width:
+            raise ValueError(f"audio_features: got {len(found)} layers of width {found[0].shape[-1]}, {self.backbone.name} "
+                             f"wants {layers} of {width} (wav2vec2-large), or one of that width for all. Load that encoder")
+        covered, needed = found[0].shape[1] / self.rate_hz, float(self.plan.seconds)
+        if covered < needed - 0.5:
+            raise ValueError(f"audio_features: they cover {covered:.2f} s of a take of {needed:.2f} s. Encode the same "
+                             f"audio that Plan Take has; core's Whisper node stops at 30 s, Lodestar's does not")
+
+    @property
+    def rate_hz(self) -> float:
+        """Feature steps per second; core's own encoders run at 50."""
+        return float((self.features or {}).get("rate_hz", 50.0))
+
+    @cached_property
+    def prompts(self) -> dict[str, list]:
+        """CONDITIONING of each distinct prompt of the script, encoded once, before the first chunk."""
+        texts = dict.fromkeys(chunk.prompt for chunk in self.plan.chunks if chunk.prompt)
+        return {text: self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts}
+
+    def audio_of(self, chunk: Chunk) -> Tensor | None:
+        """The speech of a chunk's window (layers, frames, width), one row per pixel frame, 4 per latent."""
+        if self.features is None or self.backbone.audio_shape is None:
+            return None
+        ratio = self.plan.timeline.temporal_ratio
+        return torch.cat([self.plan.timeline.feature_rows(layer, self.rate_hz, chunk.first_latent * ratio,
+                                                          chunk.latents * ratio)
+                          for layer in self.features["encoded_audio_all_layers"]])
+
+    @cached_property
+    def canvases(self) -> tuple[Tensor | None, Tensor | None]:
+        """The backbone's canvas for the first chunk and for the others."""
+        longest = max(chunk.latents for chunk in self.plan.chunks)
+        return tuple(self.backbone.canvas(lambda frames: encode_frames(self.vae, frames), picture, longest,
+                                          self.plan.height, self.plan.width) for picture in (self.fitted_picture, None))
+
+    def context_of(self, tail: Tail) -> Tensor:
+        return self.stitch.handover(tail, self.handed_latents, lambda frames: encode_frames(self.vae, frames),
+                                    self.plan.timeline.temporal_ratio)
+
+    @property
+    def handed_latents(self) -> int:
+        return self.backbone.context_latents(self.plan.chunks[-1].context_latents)
+
+    @property
+    def tail_frames(self) -> int:
+        """How many decoded frames the hand-over needs."""
+        return self.plan.timeline.frames_for_latents(self.handed_latents) if self.stitch.mode == "re-encode" else 0
+
+    def sample_chunk(self, chunk: Chunk, context: Tensor | None) -> Tensor:
+        """The chunk's whole window (1, C, n, h, w) through the guider, sampler and callbacks that core would use."""
+        self.tell(chunk.index, self.plan.frames_of(chunk)[0])
+        inputs = self.backbone.chunk_inputs(ChunkRequest(
+            chunk.latents, chunk.context_latents, self.latent_shape, context, self.reference, self.audio_of(chunk),
+            self.canvases[min(chunk.index, 1)]))
+        moment = Moment(self.plan.seconds_of(chunk)[0], self.reference, inputs.context)
+        guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
+                                  self.prompts.get(chunk.prompt))
+        noise = copy.copy(self.noise)
+        noise.seed = (self.noise.seed + chunk.seed_offset) % SEEDS
+        sampled = guider.sample(noise.generate_noise({"samples": inputs.samples}), inputs.samples, self.sampler,
+                                self.sigmas, denoise_mask=inputs.noise_mask, callback=self.progress(chunk),
+                                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=noise.seed)
+        return inputs.window(sampled.float().cpu(), context if chunk.context_latents else None)
+
+    def progress(self, chunk: Chunk):
+        """A sampler callback that counts the steps of the whole take and shows ComfyUI's own previews."""
+        steps = self.sigmas.shape[-1] - 1
+        bar = comfy.utils.ProgressBar(steps * len(self.plan.chunks), node_id=self.hidden.unique_id)
+        previewer = latent_preview.get_previewer(self.guider.model_patcher.load_device, self.model.latent_format)
+
+        def callback(step, denoised, latents, total_steps):
+            preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
+            bar.update_absolute(chunk.index * steps + step + 1, preview=preview)
+
+        return callback
+
+    def on_chunk(self, done: ChunkDone) -> None:
+        logger.info("chunk %d of %d is safe on disk", done.chunk.index + 1, len(self.plan.chunks))
+
+    def tell(self, finished_chunks: int, finished_frames: int) -> None:
+        """An event for whoever watches: the front end, scripts/demo.py, an API client."""
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            server.send_sync("lodestar.chunk", {
+                "node": self.hidden.unique_id, "chunk": finished_chunks, "chunks": len(self.plan.chunks),
+                "frames_done": finished_frames, "frames_total": self.plan.total_frames, "time": time.time()},
+                server.client_id)
+
+    def metadata(self) -> dict[str, str]:
+        """The queued prompt and the workflow, so that the video opens as a graph when dragged into ComfyUI."""
+        if args.disable_metadata:
+            return {}
+        found = {**(self.hidden.extra_pnginfo or {})}
+        if self.hidden.prompt is not None:
+            found["prompt"] = self.hidden.prompt
+        return {name: json.dumps(value) for name, value in found.items()}
+
+    def common_contract(self, writer: VideoWriter) -> dict[str, str]:
+        """What determines every chunk alike, by name."""
+        graph = graph_contract(self.hidden.prompt or {}, str(self.hidden.unique_id), GRAPH_INPUTS, locate)
+        conditions = {name: [{key: value for key, value in entry.items() if key != "uuid"} for entry in entries]
+                      for name, entries in self.guider.original_conds.items()}
+        return {**{f"what feeds {name}": value for name, value in graph.items()},
+                "seed": str(self.noise.seed), "sigmas": fingerprint(self.sigmas), "writer": writer.contract,
+                "conditioning": fingerprint(conditions), "reference": fingerprint(self.fitted_picture),
+                "model": f"{type(self.model).__name__}, {self.techniques_text()}"}
+
+    def techniques_text(self) -> str:
+        return ", ".join(f"{type(technique).__name__} {fingerprint(vars(technique))}" for technique in self.techniques)
+
+    def contracts(self, common: dict[str, str]) -> list[dict[str, str]]:
+        return [{**common, **self.plan.contract_of(chunk), "speech": fingerprint(self.audio_of(chunk))}
+                for chunk in self.plan.chunks]
+
+    def journal_folder(self, prefix: str, common: dict[str, str]) -> Path:
+        """One folder per graph and name: the plan, the script and the speech may change and keep finished chunks."""
+        return Path(folder_paths.get_output_directory()) / "lodestar_takes" / fingerprint([prefix, common])[:16]
+
+
+def prefix_problem(prefix: str | None) -> str | None:
+    """Why `prefix` cannot name a file below the output folder; None where it can."""
+    output = Path(folder_paths.get_output_directory()).resolve()
+    if prefix is None:
+        return None
+    if not prefix.strip() or Path(prefix).name in ("", ".", "..") or prefix.endswith(("/", "\\")):
+        return f"filename_prefix is {prefix!r}; it must name a file, such as lodestar/take"
+    if not (output / prefix.replace("\\", "/")).resolve().is_relative_to(output):
+        return f"filename_prefix is {prefix!r}, which leaves ComfyUI's output folder; use a name such as lodestar/take"
+    return None
+
+
+def locate(name: str) -> Path | None:
+    """The model or input file that a text of the prompt names, if it names one."""
+    for category in folder_paths.folder_names_and_paths:
+        found = folder_paths.get_full_path(category, name) if "\n" not in name and len(name) < 1024 else None
+        if found is not None:
+            return Path(found)
+    if folder_paths.exists_annotated_filepath(name):
+        return Path(folder_paths.get_annotated_filepath(name))
+    return None
+
+
+class LodestarLongTake(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarLongTake",
+            display_name="Long Take",
+            category="Lodestar",
+            description="Makes the whole video: samples each chunk of the plan, hands its latents to the next, decodes and "
+                        "writes as it goes, in constant memory. Queue again after a crash or a cancel and it resumes.",
+            inputs=[
+                io.Noise.Input("noise", tooltip="Seed of the take; each chunk adds the plan's seed step."),
+                io.Guider.Input("guider", tooltip="Model with Lodestar's techniques, and its conditioning: Basic Guider, "
+                                                  "CFG Guider or any other."),
+                io.Sampler.Input("sampler", tooltip="Any sampler, as for SamplerCustomAdvanced."),
+                io.Sigmas.Input("sigmas", tooltip="The schedule, used for every chunk."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
+                PLAN.Input("plan", tooltip="From Plan Take."),
+                io.AudioEncoderOutput.Input("audio_features", optional=True,
+                                            tooltip="The speech as the model hears it, from Audio Features. Needed by S2V."),
+                io.Image.Input("reference", optional=True,
+                               tooltip="The person's picture: S2V's reference, the first frame for image-to-video, and "
+                                       "what an anchor without a picture of its own shows. Cropped to the take's size."),
+                io.Clip.Input("clip", optional=True,
+                              tooltip="The text encoder, only needed when the plan has a script of prompts."),
+                io.String.Input("filename_prefix", default="lodestar/take",
+                                tooltip="Name of the video below ComfyUI's output folder."),
+                io.Boolean.Input("keep_chunks", default=False,
+                                 tooltip="Keep the chunks' latents and video segments after the video is finished, so "
+                                         "that a later change makes only what it affects."),
+            ],
+            outputs=[io.Video.Output(tooltip="The finished file, for Save Video, preview or further nodes."),
+                     io.String.Output(display_name="path", tooltip="Where the video is."),
+                     io.Latent.Output(display_name="tail", tooltip="The last chunk's latents, as they were sampled.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, noise, guider, sampler, sigmas, vae, plan, audio_features=None, reference=None, clip=None,
+                filename_prefix="lodestar/take", keep_chunks=False) -> io.NodeOutput:
+        session = TakeSession(noise, guider, sampler, sigmas, vae, plan, audio_features, reference, clip, cls.hidden)
+        made = session.make(filename_prefix, keep_chunks)
+        preview = ui.PreviewVideo([ui.SavedResult(made.path.name, made.subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(made.path)), str(made.path), {"samples": made.tail}, ui=preview)
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix):
+        return prefix_problem(filename_prefix) or True

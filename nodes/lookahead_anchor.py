@@ -1,0 +1,51 @@
+"""Lookahead Anchor (paper 000): the node that lets the picture stand ahead of every chunk."""
+from comfy_api.latest import io
+
+from .. import backbones
+from ..backbones import attach
+from ..techniques.lookahead_anchor import DEFAULT_DISTANCE_FRAMES, PLACEMENTS, LookaheadAnchor
+from ..techniques.timeline import Timeline
+
+
+class LodestarLookaheadAnchor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarLookaheadAnchor",
+            display_name="Lookahead Anchor",
+            category="Lodestar/techniques",
+            description="Keeps the person the same: a clean picture stands a fixed distance ahead of every chunk, always "
+                        "visible and never reached (Lookahead Anchoring). Several anchors may follow one another.",
+            inputs=[
+                io.Model.Input("model", tooltip="A Wan 2.1, 2.2 or S2V model, with or without LoRAs."),
+                io.Float.Input("distance", default=float(DEFAULT_DISTANCE_FRAMES), min=0.0, max=1024.0, step=1.0,
+                               tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the face "
+                                       "harder, large leaves more room to move; lips are best near 12 pixel frames."),
+                io.Combo.Input("unit", options=["pixel frames", "latent frames"], default="pixel frames",
+                               tooltip="What distance counts. Pixel frames are divided by 4 and rounded down; latent "
+                                       "frames are taken as they are, fractions too."),
+                io.Combo.Input("placement", options=list(PLACEMENTS), default="lookahead",
+                               tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
+                                       "the chunk, in chunk at index, chunk end on the last frame."),
+                io.Float.Input("index", default=0.0, min=0.0, max=1024.0, step=1.0,
+                               tooltip="Only for placement 'in chunk': the latent frame of the chunk at which it stands."),
+                io.Latent.Input("anchor", optional=True,
+                                tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave it "
+                                        "open to use the model's own reference (S2V) or Long Take's picture."),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the anchor attached.")],
+        )
+
+    @classmethod
+    def execute(cls, model, distance, unit, placement, index, anchor=None) -> io.NodeOutput:
+        clock = Timeline(backbones.find(model).fps, backbones.find(model).temporal_ratio)
+        latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
+        technique = LookaheadAnchor(latents, placement, index, backbones.anchor_latents(model, anchor, "anchor"))
+        return io.NodeOutput(attach.with_technique(model, technique))
+
+    @classmethod
+    def validate_inputs(cls, distance, unit, placement):
+        if placement in ("lookahead", "past") and distance is not None and unit is not None:
+            if distance < (4 if unit == "pixel frames" else 1):
+                return f"distance is {distance:g} {unit}; it must be at least 1 latent frame, which is 4 pixel frames"
+        return True

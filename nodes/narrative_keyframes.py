@@ -1,0 +1,34 @@
+"""Narrative Keyframe (paper 000, section 4.4): a picture that the take walks towards until its time is passed."""
+from fractions import Fraction
+
+from comfy_api.latest import io
+
+from .. import backbones
+from ..backbones import attach
+from ..techniques.narrative_keyframes import NarrativeKeyframes
+
+
+class LodestarNarrativeKeyframe(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarNarrativeKeyframe",
+            display_name="Narrative Keyframe",
+            category="Lodestar/techniques",
+            description="Sets a picture (an expression, a pose) at a time of the story. Every chunk before that time "
+                        "has the next keyframe as its lookahead anchor. Chain one node per keyframe, in any order.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, usually after Lookahead Anchor, which sets the distance."),
+                io.Latent.Input("keyframe", tooltip="The picture, from Reference Picture or VAE Encode, at the take's size."),
+                io.Float.Input("at_seconds", default=5.0, min=0.0, max=86400.0, step=0.1,
+                               tooltip="When it should be reached, in seconds of the whole take. It is passed once a "
+                                       "chunk starts at or after this time; then the next keyframe takes over."),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with one more keyframe.")],
+        )
+
+    @classmethod
+    def execute(cls, model, keyframe, at_seconds) -> io.NodeOutput:
+        story = attach.technique_of(model, NarrativeKeyframes) or NarrativeKeyframes()
+        latents = backbones.anchor_latents(model, keyframe, "keyframe")
+        return io.NodeOutput(attach.with_technique(model, story.plus(Fraction(str(at_seconds)), latents)))

@@ -1,0 +1,32 @@
+"""Reference Skip Attention (paper 001): frames near the reference's own time do not look at it."""
+from comfy_api.latest import io
+
+from ..backbones import attach
+from ..techniques.reference_skip import MODES, ReferenceSkip
+
+
+class LodestarReferenceSkip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarReferenceSkip",
+            display_name="Reference Skip",
+            category="Lodestar/techniques",
+            description="Stops the copy-paste look of a reference that stands inside the chunk: the frames next to it do "
+                        "not attend to it (Reference Skip Attention). Says in the log when it has nothing to do.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with a Lookahead Anchor placed 'in chunk' or near its end."),
+                io.Combo.Input("mode", options=list(MODES), default="hard",
+                               tooltip="hard: the whole band does not see the reference. soft: only its own frame does "
+                                       "not, the neighbours see it less."),
+                io.Int.Input("radius", default=1, min=0, max=64,
+                             tooltip="How many latent frames on either side belong to the band (the paper: 1)."),
+                io.Float.Input("factor", default=0.5, min=0.0, max=1.0, step=0.05,
+                               tooltip="Only for soft: the neighbours' share of attention to the reference, 0 to 1."),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the skip attached.")],
+        )
+
+    @classmethod
+    def execute(cls, model, mode, radius, factor) -> io.NodeOutput:
+        return io.NodeOutput(attach.with_technique(model, ReferenceSkip(mode, radius, factor)))
