@@ -6,6 +6,7 @@ them out of the output; each gets its own RoPE time and timestep 0.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import comfy.latent_formats
 import comfy.ldm.wan.model
 import comfy.model_base
 import torch
@@ -105,6 +106,7 @@ class Wan(Backbone):
         samples = torch.zeros(1, channels, request.latents, height, width)
         if known is None:
             return ChunkInputs(samples)
+        samples = comfy.latent_formats.Wan22().process_out(samples)   # zeros in model space beside the known frames
         samples[:, :, :known.shape[2]] = known
         mask = torch.ones(1, 1, request.latents, height, width)
         mask[:, :, :known.shape[2]] = 0

@@ -19,6 +19,7 @@ from .wan_call import WanCall, standing_in, with_visibility
 
 MOTION_LATENTS = 19
 FRAMES_PER_LATENT = 4   # speech rows per latent
+SPEECH_LAYERS, SPEECH_WIDTH = 25, 1024   # wav2vec2-large
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class WanS2V(Backbone):
     chunk_frames: int = 77
     overlap_frames: int = 0
     grid: int = 16
-    audio_shape: tuple[int, int] | None = (25, 1024)
+    audio_shape: tuple[int, int] | None = (SPEECH_LAYERS, SPEECH_WIDTH)
 
     @classmethod
     def of(cls, base) -> "WanS2V | None":
@@ -101,6 +102,9 @@ def with_window_audio(call: WanCall) -> WanCall:
     window, audio = call.transformer_options.get("context_window"), call.extra.get("audio_embed")
     if window is None or audio is None:
         return call
+    if audio.shape[1] not in (1, SPEECH_LAYERS):
+        raise ValueError(f"audio: ComfyUI cut the speech features' {SPEECH_LAYERS} layers as if they were time, which "
+                         f"happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer or shorter")
     first = getattr(window, "causal_anchor_index", None)
     frames = ([first] if first is not None and first >= 0 else []) + list(window.index_list)
     rows = [frame * FRAMES_PER_LATENT + i for frame in frames for i in range(FRAMES_PER_LATENT)]
