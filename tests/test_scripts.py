@@ -1,0 +1,352 @@
+"""The scripts without ComfyUI: finding one, making an environment, counting results, filling a workflow in, bars."""
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import comfy_server
+import demo
+import environment
+import pytest
+
+SCRIPTS = Path(environment.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def run_tests():
+    """scripts/test.py, whose own name belongs to Python."""
+    spec = importlib.util.spec_from_file_location("lodestar_run_tests", SCRIPTS / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LODESTAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return environment.cache_folder()
+
+
+def comfyui(folder: Path, version: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "main.py").touch()
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    (folder / "requirements.txt").write_text("torch\ntorchvision>=0.1\n# a comment\nav>=16 # decoding\n")
+    return folder.resolve()
+
+
+# ---------------------------------------------------------------- ComfyUI
+
+def test_the_users_comfyui_is_found_in_order(tmp_path, monkeypatch):
+    named, variable, home = (comfyui(tmp_path / name, "0.40.0") for name in ("named", "variable", "home"))
+    pack = home / "custom_nodes" / "ComfyUI-Lodestar"
+    assert environment.own_comfyui(pack=tmp_path / "elsewhere" / "pack") is None
+    assert environment.own_comfyui(pack=pack) == home
+    monkeypatch.setenv("COMFYUI_PATH", str(variable))
+    assert environment.own_comfyui(pack=pack) == variable
+    assert environment.own_comfyui(named, pack=pack) == named
+
+
+def test_a_named_folder_without_comfyui_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"--comfyui is .*nowhere, which holds no ComfyUI"):
+        environment.own_comfyui(tmp_path / "nowhere")
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"\$COMFYUI_PATH is "):
+        environment.own_comfyui()
+
+
+@pytest.mark.parametrize(("own", "serves"), [
+    (environment.NEWEST, {environment.NEWEST}), (environment.FLOOR, {environment.FLOOR}),
+    ("0.40.0", {environment.NEWEST}), ("0.9.0", {environment.NEWEST})])
+def test_the_users_comfyui_serves_for_its_version(own, serves, tmp_path, cache):
+    versions = (environment.NEWEST, environment.FLOOR)
+    cached = {version: comfyui(cache / f"ComfyUI-{version}", version) for version in versions}
+    theirs = comfyui(tmp_path / "theirs", own)
+    for version in versions:
+        assert environment.find_comfyui(version, theirs) == (theirs if version in serves else cached[version])
+
+
+def test_comfyui_is_cloned_from_its_tag(tmp_path, cache, monkeypatch):
+    source = comfyui(tmp_path / "source", "9.9.9")
+    git = ["git", "-C", str(source), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["tag", "v9.9.9"]):
+        subprocess.run(git + arguments, check=True)
+    monkeypatch.setattr(environment, "COMFYUI_URL", source.as_uri())
+    (cache / "ComfyUI-9.9.9").mkdir()  # what an interrupted run of long ago may have left
+    assert environment.find_comfyui("9.9.9") == cache / "ComfyUI-9.9.9"
+    assert environment.comfyui_version(cache / "ComfyUI-9.9.9") == "9.9.9"
+
+
+def test_a_clone_that_fails_says_so_in_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "COMFYUI_URL", (tmp_path / "nothing").as_uri())
+    assert environment.find_comfyui("9.9.9") is None
+    assert "cannot be had" in capsys.readouterr().out.splitlines()[-1]
+    assert [path.name for path in cache.iterdir()] == ["ComfyUI-9.9.9.lock"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.find_comfyui("9.9.9") is None
+    assert "git is not installed" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- environment
+
+def test_torch_is_named_once_and_everything_else_is_kept(tmp_path):
+    wanted = environment.requirements(comfyui(tmp_path / "comfyui", "0.40.0"))
+    assert [line for line in wanted if line.startswith("torch")] == list(environment.TORCH)
+    assert "av>=16" in wanted and "pytest" in wanted
+    assert set(environment.requirement_lines(environment.PACK / "requirements.txt")) <= set(wanted)
+    assert set(environment.WITHOUT_COMFYUI) <= set(environment.requirements(None))
+
+
+def test_an_environment_is_made_once_and_redone_when_half_made(cache, capsys):
+    python = environment.make_environment([])
+    folder = python.parent.parent
+    found = subprocess.run([str(python), "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
+    assert Path(found.stdout.strip()).resolve() == folder.resolve()
+    (folder / "mark").touch()
+    assert environment.make_environment([]) == python and (folder / "mark").exists()
+    (folder / "ready").unlink()
+    assert environment.make_environment([]) == python and not (folder / "mark").exists()
+    assert capsys.readouterr().out.count("making the environment") == 2
+
+
+def test_a_failed_installation_shows_why_and_is_not_taken_for_made(tmp_path, cache):
+    wanted = [str(tmp_path / "missing-1.0-py3-none-any.whl")]
+    with pytest.raises(SystemExit, match="missing-1.0"):
+        environment.make_environment(wanted)
+    assert not list(cache.glob("env-*/ready"))
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = (f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import environment, pathlib, time\n"
+            f"with environment.only_one(pathlib.Path({str(tmp_path / 'lock')!r})):\n"
+            "    print('in', flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "in\n"
+        waiter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        assert waiter.poll() is None
+        holder.kill()  # the system lets go of a lock whose holder died
+    assert waiter.stdout.readline() == "in\n"
+    waiter.kill()
+    waiter.communicate()
+
+
+def test_links_follow_and_are_replaced(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("1")
+    for target in (tmp_path / "b", tmp_path / "deep" / "c"):
+        for _ in range(2):
+            environment.link_or_copy(tmp_path / "a", target)
+        assert (target / "file").read_text() == "1"
+    assert (tmp_path / "a" / "file").exists()
+
+
+# ---------------------------------------------------------------- test.py
+
+def test_results_are_counted_and_a_tier_that_cannot_start_is_a_failure(run_tests, tmp_path, capsys):
+    tests = tmp_path / "test_it.py"
+    tests.write_text("import pytest\ndef test_a(): pass\ndef test_b(): pass\ndef test_c(): assert 0\n"
+                     "@pytest.mark.skip\ndef test_d(): pass\n@pytest.fixture\ndef broken(): 1 / 0\n"
+                     "def test_e(broken): pass\n")
+    runner = run_tests.Runner(Path(sys.executable), None, False)
+    outcome = runner.pytest("mine", [str(tests)])
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (2, 2, 1) and "FAILED" in outcome.row()
+    assert "[mine] " in capsys.readouterr().out
+    outcome = runner.pytest("mine", [str(tmp_path / "nothing_here")])
+    assert (outcome.passed, outcome.failed) == (0, 1) and "exit code 4" in outcome.row()
+    runner.keyword = "test_a"
+    assert runner.pytest("mine", [str(tests)]).passed == 1
+    runner.keyword = "nothing_like_this"
+    assert runner.pytest("mine", [str(tests)]).failed == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups are looked at with POSIX means")
+def test_a_tier_that_hangs_is_ended_with_what_it_started(run_tests, tmp_path, monkeypatch):
+    tests = tmp_path / "test_it.py"
+    tests.write_text(f"import pathlib, subprocess, sys\ndef test_a():\n"
+                     f"    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+                     f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n    child.wait()\n")
+    monkeypatch.setattr(run_tests, "TIER_LIMIT_SECONDS", 4)
+    outcome = run_tests.Runner(Path(sys.executable), None, False).pytest("mine", [str(tests)])
+    assert outcome.failed == 1 and 4 <= outcome.seconds < 30
+    child = (tmp_path / "pid").read_text()
+    state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True).stdout.strip()
+    assert state in ("", "Z")
+
+
+@pytest.mark.parametrize("require_all", [False, True])
+def test_a_missing_tier_is_one_line_and_a_failure_only_when_all_are_required(run_tests, require_all, capsys):
+    runner = run_tests.Runner(Path(sys.executable), None, require_all)
+    outcome = run_tests.web_tier(runner, None)
+    assert outcome.failed == int(require_all) and "a ComfyUI" in outcome.row()
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_browser_is_found(run_tests, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_tests, "BROWSER_PLACES", (str(tmp_path / "Chrome"),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM_PATH", raising=False)
+    assert run_tests.find_chromium() is None
+    (tmp_path / "Chrome").touch()
+    assert run_tests.find_chromium() == str(tmp_path / "Chrome")
+    on_path = tmp_path / ("google-chrome.exe" if os.name == "nt" else "google-chrome")
+    on_path.touch()
+    on_path.chmod(0o755)
+    assert Path(run_tests.find_chromium()) == on_path
+    monkeypatch.setenv("CHROMIUM_PATH", str(tmp_path / "named"))
+    assert run_tests.find_chromium() is None
+    (tmp_path / "named").touch()
+    assert run_tests.find_chromium() == str(tmp_path / "named")
+
+
+# ---------------------------------------------------------------- demo.py
+
+class Uploads:
+    """Stands where the client stands and remembers what was sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def upload(self, path):
+        self.sent.append(path)
+        return f"{path.stem} (1){path.suffix}"
+
+
+def loader(picture):
+    return {"class_type": "LoadImage", "inputs": {"image": picture}}
+
+
+def set_picture(prompt, chosen=None):
+    client = Uploads()
+    demo.set_file(prompt, "LoadImage", "image", demo.PICTURE, chosen, client)
+    return client.sent, [node["inputs"]["image"] for node in prompt.values()]
+
+
+def test_the_bundled_file_goes_where_it_is_named():
+    assert set_picture({"1": loader("portrait.png"), "2": loader("mine.png")}) == (
+        [demo.PICTURE], ["portrait (1).png", "mine.png"])
+    assert set_picture({"1": loader("mine.png")}) == ([], ["mine.png"])
+
+
+def test_a_chosen_file_replaces_the_bundled_or_the_only_one():
+    chosen = Path("a face.jpg")
+    assert set_picture({"1": loader("portrait.png"), "2": loader("x.png")}, chosen)[1] == ["a face (1).jpg", "x.png"]
+    assert set_picture({"1": loader("x.png")}, chosen)[1] == ["a face (1).jpg"]
+    for prompt in ({}, {"1": loader("x.png"), "2": loader("y.png")}):
+        with pytest.raises(ValueError, match=f"--image .* has {len(prompt)}"):
+            set_picture(prompt, chosen)
+
+
+def test_seconds_need_a_plan():
+    prompt = {"1": {"class_type": "LodestarPlanTake", "inputs": {"max_seconds": 0.0}}}
+    demo.set_seconds(prompt, 2.5)
+    assert prompt["1"]["inputs"]["max_seconds"] == 2.5
+    with pytest.raises(ValueError, match="LodestarPlanTake"):
+        demo.set_seconds({}, 2.5)
+
+
+@pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--seconds", "nan"], ["--image", "nowhere.png"],
+                                       ["--seconds", "x"], ["--workflow", "nowhere.json"]])
+def test_bad_options_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        demo.parse_options(arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def chunk(number, **more):
+    return "lodestar.chunk", {"node": "7", "chunk": number, "chunks": 4, "frames_done": 20 * number,
+                              "frames_total": 80, "seconds_per_chunk": None, **more}
+
+
+def test_bars_follow_take_and_chunk(capsys):
+    progress = demo.Progress({"7": {"class_type": "LodestarLongTake"}})
+    progress("executing", {"node": "7"})
+    progress("progress", {"node": "7", "value": 1, "max": 8})  # before the first chunk: nothing to show it on
+    progress(*chunk(1, seconds_per_chunk=2.5))
+    progress("progress", {"node": "3", "value": 1, "max": 1})  # another node's
+    assert "take [####............] 20/80 frames  chunk 2/4 [........] 2.5 s each" == progress.bars()
+    progress("progress", {"node": "7", "value": 3, "max": 8})  # 4 chunks of 2 steps: half of the second
+    assert "take [######..........] 20/80 frames  chunk 2/4 [####....]" in progress.bars()
+    progress(*chunk(4))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "LodestarLongTake" in lines[0] and lines[-1] == f"take {demo.bar(1)} 80/80 frames"
+
+
+def test_the_saved_video_is_chosen():
+    temp, saved = ({"filename": f"{kind}.mp4", "subfolder": "", "type": kind} for kind in ("temp", "output"))
+    entry = {"outputs": {"1": {"images": [saved], "animated": [True]}, "2": {"images": [temp], "text": ["x.mp4"]}}}
+    assert demo.finished_video(entry) == saved
+    with pytest.raises(ValueError, match="no .mp4"):
+        demo.finished_video({"outputs": {"1": {"images": [{"filename": "a.png"}]}}})
+
+
+def test_a_video_is_described_by_what_is_in_it(tmp_path):
+    import av
+    import numpy as np
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=Fraction(16))
+        video.width = video.height = 64
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        for _ in range(8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        samples.sample_rate = 16000
+        container.mux(sound.encode(samples))
+        container.mux([*video.encode(), *sound.encode()])
+    picture, sound = demo.describe(tmp_path / "a.mp4").split("; ")
+    assert picture == "0.50 s, 8 frames at 16 fps, 64x64, h264"
+    assert sound.startswith("sound 0.5") and sound.endswith("aac, 16000 Hz, 1 channel")
+
+
+# ---------------------------------------------------------------- comfy_server.py
+
+def test_a_refusal_names_node_and_input():
+    error = {"type": "value_smaller_than_min", "message": "Value 0 smaller than min of 1", "details": "fps"}
+    body = {"error": {"message": "Prompt outputs failed validation", "details": ""},
+            "node_errors": {"4": {"class_type": "LodestarPlanTake", "errors": [error], "dependent_outputs": ["7"]}}}
+    assert str(comfy_server.PromptRefused(body)) == "LodestarPlanTake (node 4): Value 0 smaller than min of 1: fps"
+    assert str(comfy_server.PromptRefused({"error": body["error"]})) == "Prompt outputs failed validation"
+    assert str(comfy_server.PromptRefused({"error": "No prompt"})) == "No prompt"
+    assert json.loads(str(comfy_server.PromptRefused({"else": 1}))) == {"else": 1}
+
+
+def test_a_server_that_is_not_there_is_named():
+    port = comfy_server.free_port()
+    for call in (lambda client: client.get("/system_stats"), lambda client: client.run({})):
+        with pytest.raises(comfy_server.ServerGone, match=f"no ComfyUI answers at http://127.0.0.1:{port}"):
+            call(comfy_server.Client(f"127.0.0.1:{port}/"))
+
+
+def test_a_server_that_dies_at_start_shows_its_last_words(tmp_path):
+    (tmp_path / "main.py").write_text("import sys; sys.exit('no such option')")
+    with pytest.raises(comfy_server.ServerGone, match="exit code 1;[^$]*no such option"):
+        with comfy_server.started(tmp_path, comfy_server.prepare_base(tmp_path / "base")):
+            pass
+
+
+def test_a_server_is_stopped_however_the_block_ends(tmp_path):
+    (tmp_path / "main.py").write_text(
+        "import http.server, sys\nclass H(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), H).serve_forever()\n")
+    with pytest.raises(KeyboardInterrupt):
+        with comfy_server.started(tmp_path, comfy_server.prepare_base(tmp_path / "base")) as server:
+            assert server.process.poll() is None
+            raise KeyboardInterrupt
+    assert server.process.poll() is not None
+
+
+def test_the_demo_without_a_comfyui_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "parse_options", lambda: argparse.Namespace(server=None, comfyui=None))
+    monkeypatch.setattr(environment, "COMFYUI_URL", (tmp_path / "nothing").as_uri())
+    monkeypatch.setattr(environment, "own_comfyui", lambda named: None)
+    monkeypatch.setattr(environment, "stop_on_signals", lambda: None)
+    with pytest.raises(SystemExit, match="--comfyui PATH.*--server URL"):
+        demo.main()
