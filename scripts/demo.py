@@ -58,6 +58,7 @@ class Progress:
 
     def __init__(self, prompt: dict):
         self.prompt, self.chunk, self.step, self.steps, self.told = prompt, {}, 0, 1, ""
+        self.begun: tuple[int, float] | None = None  # first chunk seen (a resumed take starts late), when
 
     def __call__(self, kind: str, data: dict) -> None:
         if kind == "executing" and data.get("node"):
@@ -65,6 +66,7 @@ class Progress:
             self.tell(f"{node.get('class_type', 'node')} (node {data['node']})")
         elif kind == "lodestar.chunk":
             self.chunk, self.step = data, 0
+            self.begun = self.begun or (data["chunk"], time.monotonic())
             self.tell(self.bars())
         elif kind == "progress" and self.chunk and data.get("node") == self.chunk["node"]:
             self.steps = max(1, data["max"] // self.chunk["chunks"])
@@ -77,9 +79,10 @@ class Progress:
         if chunk >= chunks:
             return f"take {bar(1)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
         inside = min(max(self.step / self.steps, 0), 1)
-        pace = self.chunk.get("seconds_per_chunk")
+        finished = chunk - self.begun[0]
+        pace = f" {(time.monotonic() - self.begun[1]) / finished:.1f} s each" if finished else ""
         return (f"take {bar((chunk + inside) / chunks)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
-                f"  chunk {chunk + 1}/{chunks} {bar(inside, 8)}" + (f" {pace:.1f} s each" if pace else ""))
+                f"  chunk {chunk + 1}/{chunks} {bar(inside, 8)}{pace}")
 
     def tell(self, line: str) -> None:
         if sys.stdout.isatty():

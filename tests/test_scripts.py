@@ -260,23 +260,26 @@ def test_bad_options_are_refused(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
-def chunk(number, **more):
+def chunk(number):
     return "lodestar.chunk", {"node": "7", "chunk": number, "chunks": 4, "frames_done": 20 * number,
-                              "frames_total": 80, "seconds_per_chunk": None, **more}
+                              "frames_total": 80}
 
 
-def test_bars_follow_take_and_chunk(capsys):
+def test_bars_follow_take_and_chunk(capsys, monkeypatch):
+    clock = iter((100.0, 103.0, 103.0))
+    monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
     progress = demo.Progress({"7": {"class_type": "LodestarLongTake"}})
     progress("executing", {"node": "7"})
     progress("progress", {"node": "7", "value": 1, "max": 8})  # before the first chunk: nothing to show it on
-    progress(*chunk(1, seconds_per_chunk=2.5))
+    progress(*chunk(1))  # a take that resumes
+    assert progress.bars() == "take [####............] 20/80 frames  chunk 2/4 [........]"
     progress("progress", {"node": "3", "value": 1, "max": 1})  # another node's
-    assert "take [####............] 20/80 frames  chunk 2/4 [........] 2.5 s each" == progress.bars()
-    progress("progress", {"node": "7", "value": 3, "max": 8})  # 4 chunks of 2 steps: half of the second
-    assert "take [######..........] 20/80 frames  chunk 2/4 [####....]" in progress.bars()
+    progress(*chunk(2))
+    progress("progress", {"node": "7", "value": 5, "max": 8})  # 4 chunks of 2 steps: half of the third
+    assert progress.bars() == "take [##########......] 40/80 frames  chunk 3/4 [####....] 3.0 s each"
     progress(*chunk(4))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and "LodestarLongTake" in lines[0] and lines[-1] == f"take {demo.bar(1)} 80/80 frames"
+    assert len(lines) == 4 and "LodestarLongTake" in lines[0] and lines[-1] == f"take {demo.bar(1)} 80/80 frames"
 
 
 def test_the_saved_video_is_chosen():

@@ -1,0 +1,93 @@
+"""scripts/demo.py on a real server: picture and speech in, a video as long as the speech out, or one clear error."""
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import comfy_server
+import demo
+import environment
+import pytest
+
+
+@pytest.fixture
+def run_demo(monkeypatch):
+    """demo.main() with these arguments, in this process and this environment."""
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
+        monkeypatch.setattr(environment, "make_environment", lambda wanted: Path(sys.executable))
+        monkeypatch.setattr(environment, "enter", lambda python: None)
+        monkeypatch.setattr(environment, "stop_on_signals", lambda: None)
+        demo.main()
+    return run
+
+
+def changed(tmp_path, class_type, **inputs):
+    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+    for node in prompt.values():
+        if node["class_type"] == class_type:
+            node["inputs"].update(inputs)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(prompt), encoding="utf-8")
+    return path
+
+
+def test_the_first_take(server, run_demo, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "PACK", tmp_path)  # what another server made is brought into out/
+    run_demo("--server", server.url, "--seconds", 2)
+    *progress, path, contents, _ = capsys.readouterr().out.splitlines()
+    assert Path(path).parent == tmp_path / "out" and contents == demo.describe(Path(path))
+    assert contents.startswith("2.00 s, 32 frames at 16 fps") and "; sound 2.0" in contents
+    assert any("LodestarLongTake" in line for line in progress) and "32/32 frames" in progress[-1]
+
+
+def test_own_picture_and_speech(server, tmp_path):
+    import av
+    import numpy as np
+    with av.open(str(tmp_path / "mine.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        noise = np.random.default_rng(0).integers(-3000, 3000, (1, 9000), dtype=np.int16)
+        frame = av.AudioFrame.from_ndarray(noise, "s16", "mono")
+        frame.sample_rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode()])
+    from PIL import Image
+    Image.new("RGB", (90, 70), (200, 120, 90)).save(tmp_path / "mine.png")
+    path = demo.take(server, demo.parse_options(["--image", str(tmp_path / "mine.png"),
+                                                 "--audio", str(tmp_path / "mine.wav")]))
+    assert path.is_relative_to(server.base / "output") and "18 frames at 16 fps" in demo.describe(path)  # 1.125 s
+
+
+def test_a_refused_workflow_is_one_clear_message(server, run_demo, tmp_path):
+    with pytest.raises(SystemExit, match="refused the workflow before it ran:\nLodestarPlanTake .*width"):
+        run_demo("--server", server.url, "--workflow", changed(tmp_path, "LodestarPlanTake", width=100))
+
+
+def test_a_failed_workflow_is_one_clear_message(server, run_demo, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match=r"^(ComfyUI stopped|ComfyUI refused)[^\n]*\nLoadImage"):
+        run_demo("--server", server.url, "--image", broken)
+
+
+def test_no_server_is_one_clear_message(run_demo):
+    with pytest.raises(SystemExit, match="no ComfyUI answers at http://127.0.0.1:9"):
+        run_demo("--server", "127.0.0.1:9", "--seconds", 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C cannot be sent to one process there")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_is_stopped_when_the_demo_is(how, comfyui, tmp_path):
+    base = comfy_server.prepare_base(tmp_path / "base")
+    code = ("import comfy_server, environment, pathlib, time\nenvironment.stop_on_signals()\n"
+            f"with comfy_server.started(pathlib.Path({str(comfyui)!r}), pathlib.Path({str(base)!r})) as server:\n"
+            "    print(server.process.pid, flush=True)\n    time.sleep(300)\n")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(environment.__file__).parent)}) as demo_process:
+        server = int(demo_process.stdout.readline())
+        os.kill(server, 0)
+        demo_process.send_signal(how)
+        demo_process.wait(30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
