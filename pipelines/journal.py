@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -37,8 +37,14 @@ def writing(path: Path) -> Iterator[None]:
     except NotWritten:
         raise
     except OSError as error:
-        raise NotWritten(f"{path} could not be written: {error.strerror or error}; free some disk space and queue "
-                         "again") from error
+        raise NotWritten(f"{path} could not be written ({error}); see to the disk's free space and permissions, then "
+                         "queue again") from error
+
+
+def sync(path: Path) -> None:
+    """Wait until the file's bytes are on the disk itself."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def digest(*parts: str | bytes | Tensor) -> str:
@@ -82,12 +88,11 @@ class Journal:
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(folder)
-        try:
-            return cls(folder, contracts, lock)
-        except BaseException:
-            lock.close()
-            raise
+        with ExitStack() as unless_opened:
+            lock = unless_opened.enter_context(closing(_take_lock(folder)))
+            journal = cls(folder, contracts, lock)
+            unless_opened.pop_all()
+        return journal
 
     def __enter__(self) -> "Journal":
         return self
@@ -231,8 +236,6 @@ def _size_and_sum(path: Path) -> list:
 
 def _replace(path: Path, data: bytes) -> None:
     draft = path.with_name(path.name + ".part")
-    with open(draft, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    draft.write_bytes(data)
+    sync(draft)
     os.replace(draft, path)

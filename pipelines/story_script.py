@@ -32,7 +32,7 @@ def parse_story(text: str) -> tuple[StoryLine, ...]:
     for number, raw in enumerate(text.lstrip("\ufeff").splitlines(), start=1):
         if not raw.strip() or raw.startswith("#"):
             continue
-        if raw[0].isspace() and blocks:
+        if raw[0].isspace() and blocks and not _LINE.fullmatch(raw.strip()):
             blocks[-1][1].append(raw.strip())
         else:
             blocks.append((number, [raw.strip()]))
@@ -57,18 +57,18 @@ def prompts_for_chunks(story: Sequence[StoryLine], starts_seconds: Sequence[Frac
     taken: dict[int, StoryLine] = {}
     notes = []
     for entry in story:
-        time = clock(entry.seconds)
         if entry.seconds >= end_seconds:
-            notes.append(f"{time} is not used: the take ends at {clock(end_seconds)}")
+            notes.append(f"{clock(entry.seconds)} is not used: the take ends at {clock(end_seconds)}")
             continue
         chunk = _nearest(starts_seconds, entry.seconds)
         if chunk in taken:
-            notes.append(f"{clock(taken[chunk].seconds)} is dropped: {time} starts with the same chunk {chunk + 1}")
+            notes.append(f"{clock(taken[chunk].seconds)} is dropped: {clock(entry.seconds)} starts with the same "
+                         f"chunk {chunk + 1}")
         taken[chunk] = entry
-        if entry.seconds > 0:
-            notes.append(f"{time} starts with chunk {chunk + 1} at {clock(starts_seconds[chunk])}")
+    notes += [f"{clock(entry.seconds)} starts with chunk {chunk + 1} at {clock(starts_seconds[chunk])}"
+              for chunk, entry in taken.items() if entry.seconds > 0]
     if taken and min(taken) > 0:
-        notes.append(f"before that the prompt of the graph is used (chunks 1 to {min(taken)})")
+        notes.append(f"the prompt of the graph is used until chunk {min(taken) + 1}")
     prompts, prompt = [], ""
     for chunk in range(len(starts_seconds)):
         prompt = taken[chunk].prompt if chunk in taken else prompt

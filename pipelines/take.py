@@ -6,6 +6,7 @@ last few decoded frames are kept, and only if the hand-over asks for them.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +92,7 @@ def make_take(plan: ChunkPlan, sample_chunk: Callable[[Chunk, Any], Tensor], ope
     stream = open_stream()
     tail = Tail(journal, stream, tail_frames)
     if 0 < first < len(plan.chunks):
-        _warm_up(stream, tail, journal, plan.timeline.latents_for_frames(tail_frames))
+        _warm_up(plan, stream, tail, journal, tail_frames)
     for chunk in plan.chunks[first:]:
         check_cancelled()
         context = context_of(tail) if context_of and chunk.index else None
@@ -128,16 +129,20 @@ def _decode(stream: FrameStream, latents: Tensor, is_last: bool) -> Iterator[Ten
         yield from stream.flush()
 
 
-def _warm_up(stream: FrameStream, tail: Tail, journal: Journal, tail_latents: int) -> None:
+def _warm_up(plan: ChunkPlan, stream: FrameStream, tail: Tail, journal: Journal, tail_frames: int) -> None:
     """Bring a new stream, and the frames kept for the hand-over, to where the finished chunks left them.
 
     The first latent must have an even number: a new stream decodes it alone, as it does latent 0, and the pairs after
-    it are then the pairs of the whole take.
+    it are then the pairs of the whole take. Latents are pushed in the portions in which they were pushed before.
     """
     end = journal.finished_latents
-    start = max(end - stream.warmup_latents - tail_latents, 0) // 2 * 2
-    for frames in stream.push(journal.latents(start, end)):
-        tail.keep(frames)
+    starts = [chunk.first_new_latent for chunk in plan.chunks if chunk.first_new_latent < end]
+    kept = max(end - plan.timeline.latents_for_frames(tail_frames), 0)
+    first = max(max(start for start in starts if start <= kept) - stream.warmup_latents, 0) // 2 * 2
+    cuts = [first, *(start for start in starts if start > first), end]
+    for low, high in pairwise(cuts):
+        for frames in stream.push(journal.latents(low, high)):
+            tail.keep(frames)
 
 
 def _checked(latents: Tensor, chunk: Chunk) -> Tensor:

@@ -6,6 +6,7 @@ have the same frames. No B-frames: packets are then in time order and segments j
 import heapq
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,28 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .journal import NotWritten, writing
+from ..techniques.audio_windows import checked_audio
+from .journal import NotWritten, sync, writing
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 THREADS = 4  # fixed: x264's decisions depend on it
 BT709 = 1    # the number of BT.709 in FFmpeg's matrix, primaries and transfer lists alike
 LIMITED_RANGE = 1
-
-
-def check_speech(speech: Mapping[str, Any]) -> tuple[Tensor, int]:
-    """A recording {"waveform": (1, channels, samples), "sample_rate": Hz} -> ((channels, samples) float32, Hz).
-
-    Raises ValueError, naming the audio, for no samples, no channels, a batch, a rate below 1, NaN or infinity.
-    """
-    waveform, rate = speech["waveform"], int(speech["sample_rate"])
-    if waveform.ndim != 3 or waveform.shape[0] != 1 or 0 in waveform.shape:
-        raise ValueError(f"audio has the shape {tuple(waveform.shape)}; wanted is one recording (1, channels, samples) "
-                         "with at least one channel and one sample")
-    if rate < 1:
-        raise ValueError(f"audio has a sample rate of {rate} Hz; it must be 1 or more")
-    if not torch.isfinite(waveform).all():
-        raise ValueError("audio holds NaN or infinite samples; export it again as ordinary PCM or float audio")
-    return waveform[0].float().cpu(), rate
 
 
 @dataclass(frozen=True)
@@ -61,9 +47,10 @@ class VideoWriter:
                path: Path) -> Path:
         """Join `segments` into one MP4 at `path`, with the speech as AAC and `metadata` as container tags.
 
-        Speech of more than two channels is mixed to mono; a rate AAC does not know is resampled to 48 kHz. The file
-        gets its name only when it is complete. Raises NotWritten if the disk refuses (the segments stay as they are),
-        ValueError for unusable speech or for segments that were not written alike.
+        `speech`: {"waveform": (1, channels, samples), "sample_rate": Hz}; more than two channels are mixed to mono, a
+        rate that AAC does not know is resampled to 48 kHz. The file gets its name only when it is complete. Raises
+        NotWritten if the disk refuses (the segments stay as they are), ValueError for unusable speech or for segments
+        that were not written alike.
         """
         path = Path(path)
         draft = path.with_name(path.name + ".part")
@@ -85,7 +72,6 @@ class Segment:
     def __init__(self, writer: VideoWriter, path: Path):
         self.frames = 0
         self._writer, self._path = writer, path
-        self._file: Any = None
         self._container: Any = None
         self._stream: Any = None
 
@@ -103,18 +89,23 @@ class Segment:
                 self._encode(frame.mul(255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if self._file is None:
+        """Close the file; one that could not be finished is removed."""
+        if self._container is None:
+            return
+        if kind is not None:
+            with suppress(OSError):  # what went wrong before says more than that this went wrong too
+                self._container.close()
+            self._path.unlink(missing_ok=True)
             return
         try:
             with writing(self._path):
-                self._close(complete=kind is None)
-        finally:
-            self._file.close()
-            if kind is not None:
-                self._path.unlink(missing_ok=True)
+                self._finish()
+        except NotWritten:
+            self._path.unlink(missing_ok=True)
+            raise
 
     def _encode(self, picture: np.ndarray) -> None:
-        if self._file is None:
+        if self._container is None:
             self._open()
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
@@ -123,8 +114,7 @@ class Segment:
         self.frames += 1
 
     def _open(self) -> None:
-        self._file = open(self._path, "wb")  # through Python, so that a full disk is an OSError at the write
-        self._container = av.open(self._file, "w", format="mp4", options={
+        self._container = av.open(str(self._path), "w", format="mp4", options={
             "movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"})
         self._stream = self._container.add_stream("libx264", rate=self._writer.fps, options={
             "crf": str(self._writer.crf), "bf": "0"})
@@ -134,32 +124,30 @@ class Segment:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
 
-    def _close(self, complete: bool) -> None:
+    def _finish(self) -> None:
         try:
-            if complete:
-                self._container.mux(self._stream.encode(None))
+            self._container.mux(self._stream.encode(None))
         finally:
             self._container.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._path)
 
 
 def _join(segments: Sequence[Path], speech: Mapping[str, Any] | None, metadata: Mapping[str, str], fps: Fraction,
           draft: Path) -> int:
     """Write the whole file to `draft`; returns its video frames."""
-    with av.open(str(draft), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as container:
+    options = {"movflags": "use_metadata_tags+faststart", "video_track_timescale": str(fps.numerator * 100)}
+    with av.open(str(draft), "w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
         with av.open(str(segments[0])) as first:
-            video = container.add_stream_from_template(first.streams.video[0])
+            video = container.add_stream_from_template(first.streams.video[0], opaque=True)
         packets = [_video_packets(segments, video, fps)]
         if speech is not None:
-            waveform, rate = check_speech(speech)
-            packets.append(_speech_packets(waveform, rate, container))
+            packets.append(_speech_packets(speech, container))
+        frames = 0
         for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
+            frames += packet.stream is video
             container.mux(packet)
-        frames = video.frames
-    with open(draft, "rb+") as file:
-        os.fsync(file.fileno())
+    sync(draft)
     return frames
 
 
@@ -182,18 +170,18 @@ def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fractio
                 yield packet
 
 
-def _speech_packets(waveform: Tensor, rate: int, container: av.container.OutputContainer) -> Iterator[av.Packet]:
-    """The speech (channels, samples) as AAC packets, encoded second by second."""
-    if waveform.shape[0] > 2:
-        waveform = waveform.mean(dim=0, keepdim=True)
+def _speech_packets(speech: Mapping[str, Any], container: av.container.OutputContainer) -> Iterator[av.Packet]:
+    mono, rate = checked_audio(speech)
+    waveform = mono if speech["waveform"].shape[1] > 2 else speech["waveform"][0].float()
     layout = "mono" if waveform.shape[0] == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
     return _encode_speech(waveform, rate, layout, stream)
 
 
 def _encode_speech(waveform: Tensor, rate: int, layout: str, stream: av.AudioStream) -> Iterator[av.Packet]:
+    """The waveform (channels, samples) as AAC packets, encoded second by second."""
     for start in range(0, waveform.shape[1], rate):
-        block = np.ascontiguousarray(waveform[:, start:start + rate].clamp(-1, 1).numpy())
+        block = np.ascontiguousarray(waveform[:, start:start + rate].clamp(-1, 1).cpu().numpy())
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
         yield from stream.encode(frame)

@@ -1,0 +1,104 @@
+"""A toy model and a toy causal video VAE that obey the protocols of the driver; torch only, exact, fast.
+
+The VAE has what makes the real one hard to stream: a memory that reaches back, a first latent that is one frame, and
+pairs. A latent's frames depend on the latents before it and on its place in its pair.
+"""
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+RATIO = 8        # pixels per latent, each way
+CHANNELS = 3
+REACH = 5        # latents that a latent's frames look back
+
+
+class ToyStream:
+    """A FrameStream. Counts what it decodes and knows how many of its frames are still alive."""
+    warmup_latents = REACH + 1  # the first of a stream gives one frame, so it is not seen as it was
+
+    def __init__(self):
+        self._seen: list[Tensor] = []
+        self._held: Tensor | None = None
+        self.decoded_latents = 0
+        self.peeks = 0
+        self.most_alive_frames = 0
+        self._groups: list[weakref.ref] = []
+
+    def push(self, latents: Tensor) -> Iterator[Tensor]:
+        waiting = ([] if self._held is None else [self._held]) + list(latents[0].unbind(1))
+        self._held = None
+        if not self._seen and waiting:
+            yield self._emit(waiting[:1])
+            waiting = waiting[1:]
+        while len(waiting) >= 2:
+            yield self._emit(waiting[:2])
+            waiting = waiting[2:]
+        self._held = waiting[0] if waiting else None
+
+    def flush(self) -> Iterator[Tensor]:
+        if self._held is not None:
+            yield self._emit([self._held])
+        self._held = None
+
+    def peek(self) -> Tensor | None:
+        if self._held is None:
+            return None
+        self.peeks += 1
+        return self._pictures(self._seen, [self._held])
+
+    def _emit(self, group: list[Tensor]) -> Tensor:
+        frames = self._pictures(self._seen, group)
+        self.decoded_latents += len(group)
+        self._seen = [*self._seen, *group][-REACH:]
+        self._groups.append(weakref.ref(frames.untyped_storage()))
+        alive = (group() for group in self._groups)
+        self.most_alive_frames = max(self.most_alive_frames,
+                                     sum(len(storage) // (4 * frames[0].numel()) for storage in alive if storage))
+        return frames
+
+    @staticmethod
+    def _pictures(seen: list[Tensor], group: list[Tensor]) -> Tensor:
+        """[(C, h, w)] -> (T, H, W, 3): 1 frame for the first latent ever, 4 for any other."""
+        frames, memory = [], list(seen)
+        for place, latent in enumerate(group):
+            past = sum((old / 2 ** age for age, old in enumerate(reversed(memory[-REACH:]), start=2)), latent)
+            for moment in range(4 if memory else 1):
+                picture = torch.sigmoid(past + moment / 7 + place / 5)
+                frames.append(picture.movedim(0, -1).repeat_interleave(RATIO, 0).repeat_interleave(RATIO, 1))
+            memory.append(latent)
+        return torch.stack(frames)
+
+
+def decode_at_once(latents: Tensor) -> Tensor:
+    """The oracle: a whole take (1, C, T, h, w) in one go."""
+    stream = ToyStream()
+    return torch.cat([*stream.push(latents), *stream.flush()])
+
+
+def toy_encode(frames: Tensor) -> Tensor:
+    """(T, H, W, 3) -> (1, C, t, h, w), something that depends on every value given."""
+    pictures = frames[:, ::RATIO, ::RATIO].movedim(-1, 0)
+    return torch.cat([pictures[:, :1], pictures[:, 1:].unfold(1, 4, 4).mean(-1)], dim=1)[None]
+
+
+class ToyModel:
+    """sample_chunk for make_take: noise from the seed, pulled towards the prompt and the context."""
+
+    def __init__(self, width: int, height: int, seed: int = 0, fail_at: int | None = None):
+        self.shape = (CHANNELS, height // RATIO, width // RATIO)
+        self.seed, self.fail_at = seed, fail_at
+        self.sampled: list[int] = []
+
+    def __call__(self, chunk, context: Tensor | None) -> Tensor:
+        if chunk.index == self.fail_at:
+            raise ConnectionError("the plug was pulled")
+        self.sampled.append(chunk.index)
+        generator = torch.Generator().manual_seed(self.seed + chunk.seed_offset)
+        latents = torch.randn(1, self.shape[0], chunk.latents, *self.shape[1:], generator=generator)
+        latents += len(chunk.prompt) / 10
+        if context is not None:
+            latents += 0.5 * context.mean(dim=2, keepdim=True)
+            latents[:, :, :chunk.context_latents] = context[:, :, :chunk.context_latents]
+        return latents
