@@ -101,7 +101,8 @@ class Runner:
         with tempfile.TemporaryDirectory() as temporary:
             report = Path(temporary) / "junit.xml"
             keyword = ["-k", self.keyword] if self.keyword else []
-            code = self.run(tier, ["pytest", "-q", "--durations=8", f"--junitxml={report}", *keyword, *arguments],
+            code = self.run(tier, ["pytest", "-q", "--durations=8", "--continue-on-collection-errors",
+                                   f"--junitxml={report}", *keyword, *arguments],
                             **variables)
             outcome = Outcome(tier, *count(report), seconds=time.monotonic() - started)
         if code == 5 and self.keyword:

@@ -229,7 +229,7 @@ def node_classes(root: Path) -> Iterator[tuple[Source, ast.ClassDef, dict[str, a
     """(source, class, Schema keywords) of every node class, read without importing it."""
     for source in sources(root, "nodes"):
         for node in (node for node in source.tree.body if isinstance(node, ast.ClassDef)):
-            if any(name_of(base) == "ComfyNode" for base in node.bases) or node.name.startswith("Lodestar"):
+            if any(getattr(member, "name", "") == "define_schema" for member in node.body):
                 schema = next((call for call in source.calls(node) if name_of(call.func) == "Schema"), None)
                 yield source, node, {word.arg: word.value for word in schema.keywords} if schema else {}
 
@@ -248,7 +248,11 @@ def inputs_of(expression: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.
 
 def node_classes_are_readable(root: Path):
     """Class name == literal node_id, direct base io.ComfyNode: the Manager's scanner and old workflows depend on it."""
+    entry = root / "nodes" / "__init__.py"
+    registered = {name_of(name) for name in ast.walk(Source(root, entry).tree) if isinstance(name, ast.Name)}
     for source, node, schema in node_classes(root):
+        if node.name not in registered:
+            yield source.at(node, f"{node.name} is not registered in nodes/__init__.py")
         if [ast.unparse(base) for base in node.bases] != ["io.ComfyNode"]:
             yield source.at(node, f"{node.name} inherits io.ComfyNode directly, and nothing else")
         if not node.name.startswith("Lodestar") or getattr(schema.get("node_id"), "value", None) != node.name:
