@@ -83,11 +83,11 @@ class ChunkPlan:
 
 
 def exact_fps(fps: float) -> Fraction:
-    """A frame rate as typed by a person: 25 -> 25, 23.976 -> 24000/1001, 12.5 -> 25/2. Outside 1..240: ValueError."""
+    """A frame rate as people type it: 25, 12.5 -> 25/2, 23.976 or 23.98 -> 24000/1001. Outside 1..240: ValueError."""
     if not MIN_FPS <= fps <= MAX_FPS:  # NaN fails too
         raise ValueError(f"fps is {fps}; it must be from {MIN_FPS} to {MAX_FPS}")
     film = Fraction(round(fps * 1.001) * 1000, 1001)
-    return film if 0 < abs(fps - round(fps)) and abs(fps - film) < 0.001 else Fraction(fps).limit_denominator(1000)
+    return film if 0 < abs(fps - round(fps)) and abs(fps - film) < 0.0045 else Fraction(fps).limit_denominator(1000)
 
 
 def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_frames: int, width: int, height: int,
@@ -148,7 +148,7 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
         f"{len(lengths)} {'chunk' if len(lengths) == 1 else 'chunks'} of {_window_words(plan.timeline, lengths[0])}"
         + last + (f", each repeating {overlap} latents of the one before" if overlap else ""),
         f"video: {clock(plan.seconds)}, {plan.total_frames} frames at {_rate(plan.timeline.fps)} fps, "
-        f"{plan.width}x{plan.height}; {plan.trimmed_frames} more frames are decoded and trimmed",
+        f"{plan.width}x{plan.height}; frames decoded after its end and trimmed: {plan.trimmed_frames}",
         f"disk while it runs: {_megabytes(latents + video)} (latents {_megabytes(latents)}, video about "
         f"{_megabytes(video)}); RAM for latents and frames: about "
         f"{_megabytes(ram_bytes(plan, latent_channels, spatial_ratio))} at any length",

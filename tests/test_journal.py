@@ -1,0 +1,185 @@
+"""The journal: what it keeps over a crash, what it finds damaged or changed, and that two runs cannot share it."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lodestar.pipelines.journal import Journal, JournalBusy, NotWritten, digest, writing
+
+CONTRACTS = [{"model": "m", "prompt": f"p{index}", "seed": str(index)} for index in range(5)]
+
+
+def make(folder, contracts=CONTRACTS, stop=5, kind=torch.float32):
+    """Finish chunks up to `stop`; chunk i has 2 + i latents of value i."""
+    with Journal.open(folder, contracts) as journal:
+        for index in range(journal.finished, stop):
+            journal.draft(index).write_bytes(b"video of " + contracts[index]["prompt"].encode())
+            journal.commit(index, torch.full((1, 4, 2 + index, 3, 3), index, dtype=kind), frames=8)
+
+
+def found(folder, contracts=CONTRACTS):
+    with Journal.open(folder, contracts) as journal:
+        return journal.finished, journal.note
+
+
+def test_a_new_journal_starts(tmp_path):
+    assert found(tmp_path / "a" / "b") == (0, "starting with chunk 1 of 5")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_it_resumes_after_the_last_finished_chunk(tmp_path, stop):
+    make(tmp_path, stop=stop)
+    assert found(tmp_path) == (stop, f"resuming at chunk {stop + 1} of 5")
+
+
+def test_all_finished(tmp_path):
+    make(tmp_path)
+    assert found(tmp_path) == (5, "all 5 chunks are finished: only the final file is to be written")
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_latents_come_back_as_they_were_over_chunk_borders(tmp_path, kind):
+    make(tmp_path, stop=3, kind=kind)
+    whole = torch.cat([torch.full((1, 4, 2 + index, 3, 3), index, dtype=kind) for index in range(3)], dim=2)
+    with Journal.open(tmp_path, CONTRACTS) as journal:
+        assert journal.finished_latents == whole.shape[2] == 9 and journal.finished_frames == 24
+        for first in range(9):
+            for end in range(first + 1, 10):
+                part = journal.latents(first, end)
+                assert part.dtype == kind and torch.equal(part, whole[:, :, first:end])
+
+
+@pytest.mark.parametrize("chunk, name, note", [
+    (0, "model", "model changed: all 5 chunks are made anew"),
+    (2, "prompt", "prompt changed: chunks from 3 on are made anew"),
+    (4, "seed", "seed changed: chunk 5 is made anew"),
+])
+def test_a_change_is_named_and_invalidates_what_follows(tmp_path, chunk, name, note):
+    make(tmp_path)
+    changed = [{**contract, name: "other"} if index == chunk else contract for index, contract in enumerate(CONTRACTS)]
+    assert found(tmp_path, changed) == (chunk, note)
+    assert found(tmp_path) == (5, "all 5 chunks are finished: only the final file is to be written")  # nothing was lost
+
+
+def test_several_and_new_components_are_all_named(tmp_path):
+    make(tmp_path)
+    changed = [{**contract, "prompt": "x", "anchor": "y"} for contract in CONTRACTS]
+    assert found(tmp_path, changed)[1] == "prompt, anchor changed: all 5 chunks are made anew"
+
+
+def test_what_followed_a_remade_chunk_is_forgotten_even_if_the_change_is_taken_back(tmp_path):
+    """A chunk made twice need not be the same bits on a GPU: what was made from the first one does not follow it."""
+    make(tmp_path)
+    make(tmp_path, [*CONTRACTS[:2], {**CONTRACTS[2], "prompt": "x"}, *CONTRACTS[3:]], stop=3)
+    assert found(tmp_path) == (2, "prompt changed: chunks from 3 on are made anew")
+    make(tmp_path, stop=3)
+    assert found(tmp_path)[0] == 3
+
+
+def test_a_longer_and_a_shorter_take_keep_what_is_the_same(tmp_path):
+    make(tmp_path)
+    assert found(tmp_path, [*CONTRACTS, {"prompt": "p6"}]) == (5, "resuming at chunk 6 of 6")
+    assert found(tmp_path, CONTRACTS[:3])[0] == 3
+
+
+@pytest.mark.parametrize("name", ["chunk_0001.safetensors", "chunk_0001.mp4"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "gone"])
+def test_a_damaged_file_counts_as_unfinished(tmp_path, name, damage):
+    make(tmp_path, stop=4)
+    path, data = tmp_path / name, (tmp_path / name).read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(data[:-1] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert found(tmp_path) == (1, "chunk 2 is damaged on disk: chunks from 2 on are made anew")
+
+
+@pytest.mark.parametrize("text, note", [
+    ("{", "the journal's manifest is damaged: all 5 chunks are made anew"),
+    (json.dumps({"format": 0, "chunks": []}), "the journal is of another version of the pack: all 5 chunks are made "
+                                              "anew")])
+def test_an_unreadable_manifest_is_said(tmp_path, text, note):
+    make(tmp_path)
+    (tmp_path / "manifest.json").write_text(text)
+    assert found(tmp_path) == (0, note)
+    assert (tmp_path / "chunk_0004.mp4").exists()
+
+
+def test_a_crash_between_files_and_manifest_costs_that_chunk_only(tmp_path):
+    make(tmp_path, stop=3)
+    manifest = (tmp_path / "manifest.json").read_bytes()
+    make(tmp_path, stop=4)
+    (tmp_path / "manifest.json").write_bytes(manifest)   # as if the plug had been pulled before the last rename
+    (tmp_path / "chunk_0004.mp4.part").write_bytes(b"half a vid")
+    assert found(tmp_path) == (3, "resuming at chunk 4 of 5")
+    make(tmp_path)
+    assert found(tmp_path)[0] == 5
+
+
+def test_chunks_are_committed_in_order(tmp_path):
+    with Journal.open(tmp_path, CONTRACTS) as journal, pytest.raises(ValueError, match="next unfinished chunk is 0"):
+        journal.commit(1, torch.zeros(1, 1, 1, 1, 1), frames=0)
+
+
+def test_a_chunk_without_frames_has_no_segment(tmp_path):
+    with Journal.open(tmp_path, CONTRACTS) as journal:
+        journal.commit(0, torch.zeros(1, 1, 1, 1, 1), frames=0)
+        assert journal.segments() == [] and journal.finished == 1
+    assert found(tmp_path)[0] == 1
+
+
+def test_discard_removes_only_its_own(tmp_path):
+    make(tmp_path / "a", stop=3)
+    (tmp_path / "a" / "chunk_0003.mp4.part").write_bytes(b"left by a crash")
+    (tmp_path / "a" / "mine.txt").write_text("kept")
+    make(tmp_path / "b", stop=3)
+    for name in "ab":
+        Journal.open(tmp_path / name, CONTRACTS).discard()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine.txt"]
+    assert not (tmp_path / "b").exists()
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    with Journal.open(tmp_path, CONTRACTS):
+        with pytest.raises(JournalBusy, match="in use by another run"):
+            Journal.open(tmp_path, CONTRACTS)
+    assert found(tmp_path)[0] == 0
+
+
+def test_a_killed_run_does_not_block_the_next(tmp_path):
+    script = ("import runpy, sys, time\n"
+              f"runpy.run_path({str(Path(__file__).with_name('conftest.py'))!r})\n"
+              "from lodestar.pipelines.journal import Journal\n"
+              f"journal = Journal.open({str(tmp_path)!r}, [])\n"
+              "print('held', flush=True)\ntime.sleep(60)\n")
+    run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert run.stdout.readline().strip() == "held"
+        with pytest.raises(JournalBusy):
+            Journal.open(tmp_path, CONTRACTS)
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
+    assert found(tmp_path)[0] == 0
+
+
+def test_digest():
+    values = torch.arange(4.0)
+    assert digest("a", "b") != digest("ab") != digest(b"ab")
+    assert digest(values) == digest(values.clone()) == digest(torch.arange(8.0)[:4])
+    assert len({digest(values), digest(values + 1), digest(values.double()), digest(values[None]),
+                digest(values.bfloat16()), digest(values.bfloat16() > 1), digest(values[0]), digest(values[:0])}) == 8
+
+
+def test_an_error_of_the_disk_says_where_and_why():
+    with pytest.raises(NotWritten, match="take.mp4 could not be written .*no such.*queue again"):
+        with writing(Path("take.mp4")):
+            raise OSError("no such thing")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_disk(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotWritten, match="file"):
+        Journal.open(tmp_path / "file" / "take", CONTRACTS)
