@@ -43,7 +43,7 @@ class VideoWriter:
         """A new fragmented MP4 at `path`, to be used in `with`; the file appears with the first frame."""
         return Segment(self, Path(path))
 
-    def finish(self, segments: Sequence[Path], speech: Mapping[str, Any] | None, metadata: Mapping[str, str],
+    def finish(self, segments: Sequence[Path], speech: dict | None, metadata: Mapping[str, str],
                path: Path) -> Path:
         """Join `segments` into one MP4 at `path`, with the speech as AAC and `metadata` as container tags.
 
@@ -56,8 +56,9 @@ class VideoWriter:
         draft = path.with_name(path.name + ".part")
         try:
             with writing(path):
-                frames = _join(segments, speech, metadata, self.fps, draft)
-                _check_complete(draft, frames)
+                _join(segments, speech, metadata, self.fps, draft)
+                _check_complete(draft, b"moov")
+                sync(draft)
                 os.replace(draft, path)
         except NotWritten as error:
             raise NotWritten(f"{error}. All {len(segments)} video segments are safe in {segments[0].parent}") from error
@@ -129,12 +130,12 @@ class Segment:
             self._container.mux(self._stream.encode(None))
         finally:
             self._container.close()
+        _check_complete(self._path, b"mfra")
         sync(self._path)
 
 
-def _join(segments: Sequence[Path], speech: Mapping[str, Any] | None, metadata: Mapping[str, str], fps: Fraction,
-          draft: Path) -> int:
-    """Write the whole file to `draft`; returns its video frames."""
+def _join(segments: Sequence[Path], speech: dict | None, metadata: Mapping[str, str], fps: Fraction,
+          draft: Path) -> None:
     options = {"movflags": "use_metadata_tags+faststart", "video_track_timescale": str(fps.numerator * 100)}
     with av.open(str(draft), "w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
@@ -143,12 +144,8 @@ def _join(segments: Sequence[Path], speech: Mapping[str, Any] | None, metadata: 
         packets = [_video_packets(segments, video, fps)]
         if speech is not None:
             packets.append(_speech_packets(speech, container))
-        frames = 0
         for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
-            frames += packet.stream is video
             container.mux(packet)
-    sync(draft)
-    return frames
 
 
 def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fraction) -> Iterator[av.Packet]:
@@ -170,7 +167,7 @@ def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fractio
                 yield packet
 
 
-def _speech_packets(speech: Mapping[str, Any], container: av.container.OutputContainer) -> Iterator[av.Packet]:
+def _speech_packets(speech: dict, container: av.container.OutputContainer) -> Iterator[av.Packet]:
     mono, rate = checked_audio(speech)
     waveform = mono if speech["waveform"].shape[1] > 2 else speech["waveform"][0].float()
     layout = "mono" if waveform.shape[0] == 1 else "stereo"
@@ -188,8 +185,16 @@ def _encode_speech(waveform: Tensor, rate: int, layout: str, stream: av.AudioStr
     yield from stream.encode(None)
 
 
-def _check_complete(draft: Path, frames: int) -> None:
-    with av.open(str(draft)) as container:
-        found = container.streams.video[0].frames
-    if found != frames:
-        raise OSError(f"only {found} of {frames} frames are in the file")
+def _check_complete(path: Path, last_written: bytes) -> None:
+    """FFmpeg keeps an error in the last bytes to itself, so look: the MP4's boxes must fill the file to its end."""
+    names, at, end = [], 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while at < end:
+            file.seek(at)
+            head = file.read(16)
+            size = int.from_bytes(head[:4], "big")
+            size = int.from_bytes(head[8:], "big") if size == 1 else size
+            names.append(head[4:8])
+            at += size or end  # 0: never filled in
+    if at != end or last_written not in names:
+        raise OSError("the last bytes are missing: the disk may be full")

@@ -80,8 +80,8 @@ def test_audio_shorter_than_a_chunk_is_one_chunk_of_what_it_needs():
 
 @pytest.mark.parametrize("values, words", [
     (dict(frames=0), "the take has 0 frames"),
-    (dict(frames=50, chunk=13, overlap=13), "chunk shorter than overlap: a chunk of 13 frames .4 latents. .* overlap of "
-                                            "13 frames .4 latents."),
+    (dict(frames=50, chunk=13, overlap=13), "chunk shorter than overlap: a chunk of 13 frames .4 latents. .* "
+                                            "overlap of 13 frames .4 latents."),
     (dict(frames=50, chunk=9, overlap=77), "make the chunk at least 81 frames"),
     (dict(frames=50, chunk=14, overlap=13), "chunk shorter than overlap"),   # both are 4 latents
     (dict(frames=50, chunk=0, overlap=0), "chunk shorter than overlap"),

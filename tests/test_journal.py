@@ -8,6 +8,8 @@ import pytest
 import torch
 from lodestar.pipelines.journal import Journal, JournalBusy, NotWritten, digest, writing
 
+from .full_disk import files_limited_to
+
 CONTRACTS = [{"model": "m", "prompt": f"p{index}", "seed": str(index)} for index in range(5)]
 
 
@@ -183,3 +185,17 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_disk(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotWritten, match="file"):
         Journal.open(tmp_path / "file" / "take", CONTRACTS)
+
+
+@pytest.mark.parametrize("room", [0, 300, 1500])
+def test_a_full_disk_costs_the_chunk_that_did_not_fit(tmp_path, room):
+    """300 bytes stop the latents, 1500 the manifest."""
+    make(tmp_path, stop=3)
+    with Journal.open(tmp_path, CONTRACTS) as journal:
+        journal.draft(3).write_bytes(b"video")
+        with files_limited_to(room), pytest.raises(NotWritten, match="could not be written"):
+            journal.commit(3, torch.zeros(1, 4, 5, 3, 3), frames=8)
+        assert journal.finished == 3
+    assert found(tmp_path) == (3, "resuming at chunk 4 of 5")
+    make(tmp_path)
+    assert found(tmp_path)[0] == 5

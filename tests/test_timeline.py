@@ -84,4 +84,5 @@ def test_feature_rows_of_neighbouring_spans_join():
 
 
 def test_feature_rows_keep_the_dtype():
-    assert Timeline(Fraction(25)).feature_rows(torch.ones(1, 9, 2, dtype=torch.float16), 50.0, 0, 3).dtype == torch.float16
+    features = torch.ones(1, 9, 2, dtype=torch.float16)
+    assert Timeline(Fraction(25)).feature_rows(features, 50.0, 0, 3).dtype == torch.float16
