@@ -26,22 +26,20 @@ class FrameStream(Protocol):
     """Latents (1, C, t, h, w) in the VAE's raw LATENT space -> frames (T, H, W, 3) float32 on the CPU, 0..1."""
 
     warmup_latents: int
-    """The most latents that `restore` needs."""
+    """How many of the last latents bring a fresh stream to the state of an old one; the first must have an even number
+    in the take, so that the pairs are the same pairs."""
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
-        """Frames of a few latents at a time. Lazy: a group is decoded when it is asked for, so exhaust the iterator."""
+        """Frames of a few latents at a time, decoded when they are asked for: exhaust the iterator before going on.
+
+        Afterwards the stream holds no device memory: the sampler may have it.
+        """
 
     def flush(self) -> Iterator[Tensor]:
         """The last frames, if some are held back. Nothing may be pushed afterwards."""
 
     def peek(self) -> Tensor | None:
         """The frames that `flush` would give now, with the stream left as it is; None when nothing is held back."""
-
-    def restore(self, latents: Tensor, pushed: int) -> None:
-        """Make a fresh stream what it was after `pushed` latents, given the last `warmup_latents` of those."""
-
-    def park(self) -> None:
-        """Leave the device memory to the sampler until the next push."""
 
 
 class WanStream:
@@ -54,24 +52,23 @@ class WanStream:
         self._held: Tensor | None = None
         self._decoded = 0
         self._flushed = False
-        # one more than the decoder sees: `restore` may drop one; and one more: a first latent decodes to a single frame
-        self.warmup_latents = visible_latents(self._decoder) + 2
+        self.warmup_latents = visible_latents(self._decoder) + 1  # the first of a stream decodes to one frame: not seen
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
         if self._flushed:
             raise ValueError("this stream was flushed: its last frame is out. Open a new stream for a new take.")
         check_latents(latents, self._vae)
+        if self._held is not None:
+            latents = torch.cat([self._held, latents], dim=2)
         self._load(latents)
-        while latents.shape[2]:
-            wanted = (GROUP_LATENTS if self._decoded else 1) - (0 if self._held is None else 1)
-            group, latents = latents[:, :, :wanted], latents[:, :, wanted:]
-            group = group if self._held is None else torch.cat([self._held, group], dim=2)
-            if self._decoded and group.shape[2] < GROUP_LATENTS:
-                self._held = group.clone()
-                return
-            frames = self._decode(group, self._cache)
-            self._held, self._decoded = None, self._decoded + group.shape[2]
+        self._cache = moved(self._cache, self._vae.device)
+        size = GROUP_LATENTS if self._decoded else 1
+        while latents.shape[2] >= size:
+            frames = self._decode(latents[:, :, :size], self._cache)
+            latents, self._decoded, size = latents[:, :, size:], self._decoded + size, GROUP_LATENTS
             yield frames
+        self._held = latents.clone() if latents.shape[2] else None
+        self._cache = moved(self._cache, model_management.vae_offload_device())  # it is 1.9 GB at 480x832
 
     def flush(self) -> Iterator[Tensor]:
         frames, self._held, self._flushed = self.peek(), None, True
@@ -82,25 +79,15 @@ class WanStream:
         if self._held is None:
             return None
         self._load(self._held)
-        return self._decode(self._held, list(self._cache))
-
-    def restore(self, latents: Tensor, pushed: int) -> None:
-        first = pushed - latents.shape[2]
-        first += first % 2  # pairs end on even latents of the take: start on one, so that the pairs are the same
-        for _ in self.push(latents[:, :, latents.shape[2] - (pushed - first):]):
-            pass
-
-    def park(self) -> None:
-        self._move_cache(model_management.vae_offload_device())
+        return self._decode(self._held, moved(self._cache, self._vae.device))
 
     def _load(self, latents: Tensor) -> None:
-        # ComfyUI's estimate for a long video covers the cache; it grows with length only up to there
+        """Have ComfyUI bring the VAE to its device and make room for what is to be decoded."""
+        # ComfyUI's estimate for a long video, which `_decoded` makes this one, includes the feature cache
         shape = (*latents.shape[:2], self._decoded + latents.shape[2], *latents.shape[3:])
-        load(self._vae, shape)
-        self._move_cache(self._vae.device)
-
-    def _move_cache(self, device: torch.device) -> None:
-        self._cache = [entry.to(device) if isinstance(entry, Tensor) else entry for entry in self._cache]
+        memory = self._vae.memory_used_decode(shape, self._vae.vae_dtype)
+        model_management.load_models_gpu([self._vae.patcher], memory_required=memory,
+                                         force_full_load=self._vae.disable_offload)
 
     @torch.inference_mode()
     def _decode(self, group: Tensor, cache: list) -> Tensor:
@@ -144,12 +131,6 @@ class OverlapStream:
     def peek(self) -> Tensor | None:
         return None
 
-    def restore(self, latents: Tensor, pushed: int) -> None:
-        self._seen, self._pushed = latents[:, :, -OVERLAP_LATENTS:].clone(), pushed
-
-    def park(self) -> None:
-        pass
-
 
 def open_stream(vae) -> FrameStream:
     """A stream over ComfyUI's VAE object. ValueError when it is not a video VAE."""
@@ -187,10 +168,9 @@ def is_causal(frames_for: Callable[[int], int]) -> bool:
     return all(frames_for(latents) == 1 + (latents - 1) * (frames_for(2) - 1) for latents in (1, 2, 9))
 
 
-def load(vae, shape: tuple[int, ...]) -> None:
-    """Have ComfyUI bring the VAE to its device and make room for decoding latents of `shape`."""
-    memory = vae.memory_used_decode(shape, vae.vae_dtype)
-    model_management.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=vae.disable_offload)
+def moved(cache: list, device: torch.device) -> list:
+    """A new list with the cache's tensors on `device`; it also holds markers that are no tensors."""
+    return [entry.to(device) if isinstance(entry, Tensor) else entry for entry in cache]
 
 
 def check_latents(latents: Tensor, vae) -> None:
