@@ -26,6 +26,6 @@ def anchor_latents(model, latent: dict | None, name: str) -> Tensor | None:
     if samples.ndim == 4:    # a still picture's latent from a two-dimensional VAE
         samples = samples.unsqueeze(2)
     if samples.ndim != 5 or samples.shape[1] != channels:
-        raise ValueError(f"{name}: got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, frames, "
-                         f"height, width): they come from another model's VAE. Encode with the one that belongs to it")
+        raise ValueError(f"{name}: got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, "
+                         f"frames, height, width): they come from another model's VAE. Encode with the one that belongs to it")
     return samples[:1]

@@ -74,8 +74,8 @@ class Backbone:
 
     def fps_note(self, fps: Fraction) -> str:
         """A line for the plan's summary where the take runs at another rate than the family was trained at."""
-        return "" if fps == self.fps else (f"\n{self.name} was trained at {self.fps} fps; at {float(fps):g} fps lips and "
-                                           f"motion may run at the wrong speed")
+        return "" if fps == self.fps else (f"\n{self.name} was trained at {self.fps} fps; at {float(fps):g} fps lips "
+                                           f"and motion may run at the wrong speed")
 
     def context_latents(self, overlap: int) -> int:
         """How many latents of the take so far the next chunk wants handed over."""

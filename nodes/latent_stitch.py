@@ -12,13 +12,13 @@ class LodestarLatentStitch(io.ComfyNode):
             node_id="LodestarLatentStitch",
             display_name="Latent Stitch",
             category="Lodestar/techniques",
-            description="Says what opens the next chunk of a Long Take: the last latents as they were sampled, or their "
-                        "frames encoded afresh. Without this node Long Take stitches.",
+            description="Says what opens the next chunk of a Long Take: the last latents as they were sampled, or "
+                        "their frames encoded afresh. Without this node Long Take stitches.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the guider of Long Take uses."),
                 io.Combo.Input("mode", options=list(MODES), default="stitch",
-                               tooltip="stitch: latents as sampled, no VAE round trip, no colour creep. re-encode: decode "
-                                       "and encode the tail, for models trained that way."),
+                               tooltip="stitch: latents as sampled, no VAE round trip, no colour creep. re-encode: "
+                                       "decode and encode the tail, for models trained that way."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the hand-over attached.")],
         )

@@ -5,6 +5,7 @@
 import copy
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from ..backbones.pictures import encode_picture, fit_picture
 from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.chunk_plan import Chunk
 from ..pipelines.contract import fingerprint, graph_contract
-from ..pipelines.journal import Journal
+from ..pipelines.journal import Journal, unfinished_beside
 from ..pipelines.take import ChunkDone, Tail, make_take
 from ..pipelines.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
@@ -99,20 +100,28 @@ class TakeSession:
         self.check()
         writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
         common = self.common_contract(writer)
-        with Journal.open(self.journal_folder(prefix, common), self.contracts(common)) as journal:
+        folder, contracts = self.journal_folder(prefix, common), self.contracts(common)
+        with Journal.open(folder, contracts) as journal:
             logger.info("%s (%s)", journal.note, journal.folder)
+            if not journal.finished and (other := unfinished_beside(folder, folder_name(prefix), contracts[0])):
+                logger.info(other)
             result = make_take(self.plan, self.sample_chunk, lambda: open_stream(self.vae), journal, writer,
                                context_of=self.context_of, tail_frames=self.tail_frames, on_chunk=self.on_chunk,
                                check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
             self.tell(len(self.plan.chunks), journal.finished_frames)
-            tail = journal.latents(journal.finished_latents - self.plan.chunks[-1].new_latents, journal.finished_latents)
-            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-                prefix, folder_paths.get_output_directory(), self.plan.width, self.plan.height)
-            path = writer.finish(result.segments, self.take.audio, self.metadata(),
-                                 Path(folder) / f"{name}_{counter:05}_.mp4")
+            end = journal.finished_latents
+            tail = journal.latents(end - self.plan.chunks[-1].new_latents, end)
+            path, subfolder = self.final_name(prefix)
+            writer.finish(result.segments, self.take.audio, self.metadata(), path)
             if not keep_chunks:
                 journal.discard()
         return Made(path, subfolder, tail)
+
+    def final_name(self, prefix: str) -> tuple[Path, str]:
+        """The next free name for `prefix`, numbered as ComfyUI's own nodes do, and its folder below output."""
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), self.plan.width, self.plan.height)
+        return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
 
     def check(self) -> None:
         """Refuse what does not fit together before any sampling."""
@@ -137,8 +146,8 @@ class TakeSession:
             raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
         found = self.features["encoded_audio_all_layers"]
         if len(found) not in (1, layers) or found[0].shape[-1] != width:
-            raise ValueError(f"audio_features: got {len(found)} layers of width {found[0].shape[-1]}, {self.backbone.name} "
-                             f"wants {layers} of {width} (wav2vec2-large), or one of that width for all. Load that encoder")
+            raise ValueError(f"audio_features: got {len(found)} layers of width {found[0].shape[-1]}, wanted {layers} of "
+                             f"{width} for {self.backbone.name} (wav2vec2-large), or one of that width. Load that encoder")
         covered, needed = found[0].shape[1] / self.rate_hz, float(self.plan.seconds)
         if covered < needed - 0.5:
             raise ValueError(f"audio_features: they cover {covered:.2f} s of a take of {needed:.2f} s. Encode the same "
@@ -252,7 +261,12 @@ class TakeSession:
 
     def journal_folder(self, prefix: str, common: dict[str, str]) -> Path:
         """One folder per graph and name: the plan, the script and the speech may change and keep finished chunks."""
-        return Path(folder_paths.get_output_directory()) / "lodestar_takes" / fingerprint([prefix, common])[:16]
+        takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
+        return takes / f"{folder_name(prefix)}-{fingerprint([prefix, common])[:12]}"
+
+
+def folder_name(prefix: str) -> str:
+    return re.sub(r"[^\w-]+", "_", prefix).strip("_")[:64]
 
 
 def prefix_problem(prefix: str | None) -> str | None:
@@ -285,21 +299,21 @@ class LodestarLongTake(io.ComfyNode):
             node_id="LodestarLongTake",
             display_name="Long Take",
             category="Lodestar",
-            description="Makes the whole video: samples each chunk of the plan, hands its latents to the next, decodes and "
-                        "writes as it goes, in constant memory. Queue again after a crash or a cancel and it resumes.",
+            description="Makes the whole video: samples each chunk of the plan, hands its latents to the next, decodes "
+                        "and writes as it goes, in constant memory. Queue again after a crash or a cancel and it resumes.",
             inputs=[
                 io.Noise.Input("noise", tooltip="Seed of the take; each chunk adds the plan's seed step."),
-                io.Guider.Input("guider", tooltip="Model with Lodestar's techniques, and its conditioning: Basic Guider, "
-                                                  "CFG Guider or any other."),
+                io.Guider.Input("guider", tooltip="Model with Lodestar's techniques, and its conditioning: Basic "
+                                                  "Guider, CFG Guider or any other."),
                 io.Sampler.Input("sampler", tooltip="Any sampler, as for SamplerCustomAdvanced."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule, used for every chunk."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
                 PLAN.Input("plan", tooltip="From Plan Take."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="The speech as the model hears it, from Audio Features. Needed by S2V."),
+                                            tooltip="The speech as the model hears it, from Audio Features. S2V needs it."),
                 io.Image.Input("reference", optional=True,
-                               tooltip="The person's picture: S2V's reference, the first frame for image-to-video, and "
-                                       "what an anchor without a picture of its own shows. Cropped to the take's size."),
+                               tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
+                                       "and what an anchor without a picture of its own shows. Cropped to the take's size."),
                 io.Clip.Input("clip", optional=True,
                               tooltip="The text encoder, only needed when the plan has a script of prompts."),
                 io.String.Input("filename_prefix", default="lodestar/take",
@@ -321,7 +335,8 @@ class LodestarLongTake(io.ComfyNode):
         session = TakeSession(noise, guider, sampler, sigmas, vae, plan, audio_features, reference, clip, cls.hidden)
         made = session.make(filename_prefix, keep_chunks)
         preview = ui.PreviewVideo([ui.SavedResult(made.path.name, made.subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(made.path)), str(made.path), {"samples": made.tail}, ui=preview)
+        video, tail = InputImpl.VideoFromFile(str(made.path)), {"samples": made.tail}
+        return io.NodeOutput(video, str(made.path), tail, ui=preview)
 
     @classmethod
     def validate_inputs(cls, filename_prefix):

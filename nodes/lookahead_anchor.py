@@ -14,13 +14,13 @@ class LodestarLookaheadAnchor(io.ComfyNode):
             node_id="LodestarLookaheadAnchor",
             display_name="Lookahead Anchor",
             category="Lodestar/techniques",
-            description="Keeps the person the same: a clean picture stands a fixed distance ahead of every chunk, always "
-                        "visible and never reached (Lookahead Anchoring). Several anchors may follow one another.",
+            description="Keeps the person the same: a clean picture stands a fixed distance ahead of every chunk, "
+                        "always visible and never reached (Lookahead Anchoring). Several anchors may follow one another.",
             inputs=[
                 io.Model.Input("model", tooltip="A Wan 2.1, 2.2 or S2V model, with or without LoRAs."),
                 io.Float.Input("distance", default=float(DEFAULT_DISTANCE_FRAMES), min=0.0, max=1024.0, step=1.0,
-                               tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the face "
-                                       "harder, large leaves more room to move; lips are best near 12 pixel frames."),
+                               tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the "
+                                       "face harder, large leaves more room to move; lips are best near 12 pixel frames."),
                 io.Combo.Input("unit", options=["pixel frames", "latent frames"], default="pixel frames",
                                tooltip="What distance counts. Pixel frames are divided by 4 and rounded down; latent "
                                        "frames are taken as they are, fractions too."),
@@ -28,10 +28,10 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
                                        "the chunk, in chunk at index, chunk end on the last frame."),
                 io.Float.Input("index", default=0.0, min=0.0, max=1024.0, step=1.0,
-                               tooltip="Only for placement 'in chunk': the latent frame of the chunk at which it stands."),
+                               tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),
                 io.Latent.Input("anchor", optional=True,
-                                tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave it "
-                                        "open to use the model's own reference (S2V) or Long Take's picture."),
+                                tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
+                                        "it open to use the model's own reference (S2V) or Long Take's picture."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the anchor attached.")],
         )

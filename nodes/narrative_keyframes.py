@@ -19,7 +19,8 @@ class LodestarNarrativeKeyframe(io.ComfyNode):
                         "has the next keyframe as its lookahead anchor. Chain one node per keyframe, in any order.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, usually after Lookahead Anchor, which sets the distance."),
-                io.Latent.Input("keyframe", tooltip="The picture, from Reference Picture or VAE Encode, at the take's size."),
+                io.Latent.Input("keyframe",
+                                tooltip="The picture, from Reference Picture or VAE Encode, at the take's size."),
                 io.Float.Input("at_seconds", default=5.0, min=0.0, max=86400.0, step=0.1,
                                tooltip="When it should be reached, in seconds of the whole take. It is passed once a "
                                        "chunk starts at or after this time; then the next keyframe takes over."),

@@ -16,28 +16,28 @@ class LodestarPlanTake(io.ComfyNode):
             node_id="LodestarPlanTake",
             display_name="Plan Take",
             category="Lodestar",
-            description="Cuts a take as long as the speech into chunks and says what it will cost: chunks, video length, "
-                        "trimmed frames, disk and RAM. The video ends with the speech, to the frame.",
+            description="Cuts a take as long as the speech into chunks and says what it will cost: chunks, video "
+                        "length, trimmed frames, disk and RAM. The video ends with the speech, to the frame.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that will make the take: it knows its grid and context."),
                 io.Audio.Input("audio", tooltip="The speech. The finished video carries it as it is."),
-                io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="Video width, a multiple of 16."),
-                io.Int.Input("height", default=480, min=16, max=16384, step=16, tooltip="Video height, a multiple of 16."),
+                io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="A multiple of 16."),
+                io.Int.Input("height", default=480, min=16, max=16384, step=16, tooltip="A multiple of 16."),
                 io.Float.Input("fps", default=16.0, min=float(MIN_FPS), max=float(MAX_FPS), step=0.001,
-                               tooltip="Frames per second: what the model was trained at (Wan and S2V 16, TI2V-5B 24)."),
+                               tooltip="Frames a second: what the model was trained at (Wan, S2V 16; TI2V-5B 24)."),
                 io.Int.Input("chunk_frames", default=77, min=1, max=4097,
-                             tooltip="Pixel frames the model sees at once, overlap included; snapped to whole latents "
+                             tooltip="Pixel frames the model sees at once, overlap included; made whole latents "
                                      "(S2V 77, Wan 81, TI2V-5B 121)."),
                 io.Int.Input("overlap_frames", default=-1, min=-1, max=4096,
                              tooltip="Pixel frames of a chunk that the next one repeats as its context. -1: what the "
                                      "model expects (Wan 13; S2V keeps its context outside the chunk, so 0)."),
                 io.String.Input("script", default="", multiline=True,
                                 tooltip="Optional: one prompt per line with its time, such as '0:12 she laughs'. Each "
-                                        "starts with the nearest chunk; the summary says where. Needs clip on Long Take."),
+                                        "starts with the nearest chunk, as the summary says. Needs clip on Long Take."),
                 io.Int.Input("seed_step", default=1, min=0, max=1000000,
                              tooltip="Added to the noise seed for each chunk. 0 gives every chunk the same noise."),
                 io.Float.Input("max_seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
-                               tooltip="Use only the first seconds of the speech, to try things out. 0 uses all of it."),
+                               tooltip="Use only the first seconds of the speech, to try things out. 0 is all."),
             ],
             outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take."),
                      io.String.Output(display_name="summary", tooltip="The plan in words, cost included.")],

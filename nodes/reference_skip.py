@@ -12,10 +12,10 @@ class LodestarReferenceSkip(io.ComfyNode):
             node_id="LodestarReferenceSkip",
             display_name="Reference Skip",
             category="Lodestar/techniques",
-            description="Stops the copy-paste look of a reference that stands inside the chunk: the frames next to it do "
-                        "not attend to it (Reference Skip Attention). Says in the log when it has nothing to do.",
+            description="Stops the copy-paste look of a reference that stands inside the chunk: the frames next to it "
+                        "do not attend to it (Reference Skip Attention). Says in the log when it has nothing to do.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with a Lookahead Anchor placed 'in chunk' or near its end."),
+                io.Model.Input("model", tooltip="The model, with a Lookahead Anchor placed 'in chunk'."),
                 io.Combo.Input("mode", options=list(MODES), default="hard",
                                tooltip="hard: the whole band does not see the reference. soft: only its own frame does "
                                        "not, the neighbours see it less."),

@@ -5,6 +5,7 @@ A folder per take holds `chunk_0003.safetensors` (the chunk's new latents), `chu
 ready with it) and `manifest.json`. Every file is written under another name, synced and renamed, the manifest last, and
 is checked by size and checksum when the journal is opened: what the manifest says is finished can be used.
 """
+import glob
 import hashlib
 import json
 import os
@@ -183,6 +184,22 @@ class Journal:
         if self.finished == self.chunks:
             return f"all {self.chunks} chunks are finished: only the final file is to be written"
         return f"resuming at chunk {self.finished + 1} of {self.chunks}"
+
+
+def unfinished_beside(folder: Path, name: str, contract: Mapping[str, str]) -> str:
+    """A sentence on the youngest other unfinished take called `name-...` beside `folder`, or "" where there is none.
+
+    For a take that starts afresh: it names what changed in `contract` (of the first chunk) and where the other stays.
+    """
+    others = [path for path in folder.parent.glob(f"{glob.escape(name)}-*/manifest.json") if path.parent != folder]
+    if not others:
+        return ""
+    youngest = max(others, key=lambda path: path.stat().st_mtime)
+    entries, _ = _read_manifest(youngest)
+    if not entries:
+        return ""
+    return (f"{_changed(entries[0]['contract'], contract)}: this is a fresh take. The unfinished one, {len(entries)} "
+            f"chunks, stays in {youngest.parent}; delete that folder if you do not want it back")
 
 
 def _take_lock(folder: Path) -> sqlite3.Connection:

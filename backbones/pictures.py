@@ -1,0 +1,46 @@
+"""A picture as a user brings it, made into what a take wants: one RGB frame at the take's size, and its latent."""
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .vae import encode_frames
+
+FITS = ("crop", "pad")
+SMALLEST = 8   # pixels; below this there is nothing to enlarge
+
+
+def fit_picture(image: Tensor, width: int, height: int, fit: str = "crop") -> Tensor:
+    """IMAGE (B, H, W, 3 or 4) in 0..1 -> the first of it as (1, height, width, 3).
+
+    Alpha is flattened onto white. `crop` fills the size and cuts what is over; `pad` keeps everything on black bars.
+    Raises ValueError naming the image where it is empty, tiny or not finite.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or min(image.shape[1:3]) < SMALLEST:
+        raise ValueError(f"image: got shape {tuple(image.shape)}, wanted (pictures, height, width, 3 or 4 channels), "
+                         f"at least {SMALLEST} pixels each way. Load a picture of the person")
+    picture = image[:1].float()
+    if not torch.isfinite(picture).all():
+        raise ValueError("image: got NaN or infinite pixels. The node that made it is broken; load the picture again")
+    if picture.shape[-1] == 4:
+        picture = picture[..., :3] * picture[..., 3:] + (1 - picture[..., 3:])
+    channels_first = picture.movedim(-1, 1)                     # BHWC -> BCHW
+    if fit == "crop":
+        return comfy.utils.common_upscale(channels_first, width, height, "area" if is_larger(picture, width, height)
+                                          else "bicubic", "center").movedim(1, -1).clamp(0, 1)
+    scale = min(width / picture.shape[2], height / picture.shape[1])
+    inner_width, inner_height = (max(round(size * scale), 1) for size in (picture.shape[2], picture.shape[1]))
+    inner = comfy.utils.common_upscale(channels_first, inner_width, inner_height, "area" if scale < 1 else "bicubic",
+                                       "disabled").movedim(1, -1).clamp(0, 1)
+    padded = torch.zeros(1, height, width, 3)
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    padded[:, top:top + inner_height, left:left + inner_width] = inner
+    return padded
+
+
+def is_larger(picture: Tensor, width: int, height: int) -> bool:
+    return picture.shape[2] >= width and picture.shape[1] >= height
+
+
+def encode_picture(vae, picture: Tensor) -> Tensor:
+    """One frame (1, H, W, 3) -> its latent (1, C, 1, h, w) in LATENT space."""
+    return encode_frames(vae, picture)
