@@ -27,5 +27,6 @@ def anchor_latents(model, latent: dict | None, name: str) -> Tensor | None:
         samples = samples.unsqueeze(2)
     if samples.ndim != 5 or samples.shape[1] != channels:
         raise ValueError(f"{name}: got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, "
-                         f"frames, height, width): they come from another model's VAE. Encode with the one that belongs to it")
+                         f"frames, height, width): they come from another model's VAE. Encode with the one that "
+                         "belongs to it")
     return samples[:1]

@@ -1,7 +1,7 @@
 """Speech encoders on ComfyUI's AUDIO_ENCODER socket, and their features for speech of any length.
 
-No paper: wav2vec2 and whisper as their authors publish them. Core's loader serves the checkpoints it knows, transformers
-the rest; both are driven in overlapping windows, so memory is that of one window and whisper does not stop at 30 s.
+No paper: wav2vec2 and whisper as their authors publish them. Core's loader serves the checkpoints it knows and
+transformers the rest; both run in overlapping windows: the memory of one window, and whisper does not stop at 30 s.
 """
 import importlib
 import json
@@ -33,7 +33,7 @@ TRANSFORMERS = {
     "hubert": ("HubertConfig", "HubertModel", ("hubert.", "")),
     "whisper": ("WhisperConfig", "WhisperEncoder", ("model.encoder.", "encoder.", "")),
 }
-LARGEST_RATIO_TERM = 1000   # 44.1 kHz is 160/441; odder rates take the nearest ratio, or the filter bank needs gigabytes
+LARGEST_RATIO_TERM = 1000   # 44.1 kHz is 160/441; odder rates take the nearest ratio: 44099 Hz would need a 3 GB filter
 CHUNK_SECONDS = 30
 log = logging.getLogger("lodestar")
 
@@ -158,7 +158,7 @@ def core_knows(state: dict[str, Tensor]) -> bool:
 
 
 def read_config(weights: Path, metadata: dict[str, str]) -> dict:
-    """The transformers config: from the file's metadata, or the config.json (and preprocessor_config.json) beside it."""
+    """The transformers config: from the file's metadata, or from config.json and preprocessor_config.json beside it."""
     try:
         if "config" in metadata:
             return json.loads(metadata["config"])
@@ -188,7 +188,7 @@ def transformers_encoder(state: dict[str, Tensor], config: dict, name: str) -> S
         family: Wav2Vec2 | Whisper = Whisper(network)
     else:
         family = Wav2Vec2(network, network.config.do_stable_layer_norm, 0 if config.get("do_normalize", True) else None)
-    holder = torch.nn.ModuleList([network])  # ComfyUI sets .device on what it manages; a transformers model refuses that
+    holder = torch.nn.ModuleList([network])  # ComfyUI sets .device on what it manages; transformers models refuse that
     return SpeechEncoder(family, comfy.model_patcher.ModelPatcher(
         holder, load_device=comfy.model_management.text_encoder_device(),
         offload_device=comfy.model_management.text_encoder_offload_device()))

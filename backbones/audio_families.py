@@ -77,7 +77,10 @@ class Wav2Vec2:
         return clip.with_group_norm(first) if grouped and len(windows) > 1 else clip
 
     def walk(self, hidden: Tensor, keep: Sequence[int]) -> Iterator[Tensor]:
-        """Projected features (1, S, C) -> the kept hidden states, in order; the others die at once."""
+        """Projected features (1, S, C) -> the kept hidden states, in order; the others die at once.
+
+        The last is the final output, norm included, as in core (transformers' own list leaves it out since version 5).
+        """
         encoder = self.network.encoder
         hidden = hidden + encoder.pos_conv_embed(hidden)
         if not self.stable_layer_norm:

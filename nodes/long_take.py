@@ -146,8 +146,9 @@ class TakeSession:
             raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
         found = self.features["encoded_audio_all_layers"]
         if len(found) not in (1, layers) or found[0].shape[-1] != width:
-            raise ValueError(f"audio_features: got {len(found)} layers of width {found[0].shape[-1]}, wanted {layers} of "
-                             f"{width} for {self.backbone.name} (wav2vec2-large), or one of that width. Load that encoder")
+            raise ValueError(f"audio_features: got {len(found)} layers of width {found[0].shape[-1]}, wanted {layers} "
+                             f"of {width} for {self.backbone.name} (wav2vec2-large), or one of that width. Load that "
+                             "encoder")
         covered, needed = found[0].shape[1] / self.rate_hz, float(self.plan.seconds)
         if covered < needed - 0.5:
             raise ValueError(f"audio_features: they cover {covered:.2f} s of a take of {needed:.2f} s. Encode the same "
@@ -300,7 +301,8 @@ class LodestarLongTake(io.ComfyNode):
             display_name="Long Take",
             category="Lodestar",
             description="Makes the whole video: samples each chunk of the plan, hands its latents to the next, decodes "
-                        "and writes as it goes, in constant memory. Queue again after a crash or a cancel and it resumes.",
+                        "and writes as it goes, in constant memory. Queue again after a crash or a cancel and it "
+                        "resumes.",
             inputs=[
                 io.Noise.Input("noise", tooltip="Seed of the take; each chunk adds the plan's seed step."),
                 io.Guider.Input("guider", tooltip="Model with Lodestar's techniques, and its conditioning: Basic "
@@ -313,7 +315,8 @@ class LodestarLongTake(io.ComfyNode):
                                             tooltip="The speech as the model hears it, from Audio Features. S2V needs it."),
                 io.Image.Input("reference", optional=True,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
-                                       "and what an anchor without a picture of its own shows. Cropped to the take's size."),
+                                       "and what an anchor without a picture of its own shows. Cropped to the take's "
+                                       "size."),
                 io.Clip.Input("clip", optional=True,
                               tooltip="The text encoder, only needed when the plan has a script of prompts."),
                 io.String.Input("filename_prefix", default="lodestar/take",

@@ -15,12 +15,14 @@ class LodestarLookaheadAnchor(io.ComfyNode):
             display_name="Lookahead Anchor",
             category="Lodestar/techniques",
             description="Keeps the person the same: a clean picture stands a fixed distance ahead of every chunk, "
-                        "always visible and never reached (Lookahead Anchoring). Several anchors may follow one another.",
+                        "always visible and never reached (Lookahead Anchoring). Several anchors may follow one "
+                        "another.",
             inputs=[
                 io.Model.Input("model", tooltip="A Wan 2.1, 2.2 or S2V model, with or without LoRAs."),
                 io.Float.Input("distance", default=float(DEFAULT_DISTANCE_FRAMES), min=0.0, max=1024.0, step=1.0,
                                tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the "
-                                       "face harder, large leaves more room to move; lips are best near 12 pixel frames."),
+                                       "face harder, large leaves more room to move; lips are best near 12 pixel "
+                                       "frames."),
                 io.Combo.Input("unit", options=["pixel frames", "latent frames"], default="pixel frames",
                                tooltip="What distance counts. Pixel frames are divided by 4 and rounded down; latent "
                                        "frames are taken as they are, fractions too."),

@@ -42,7 +42,7 @@ def wan_vae(tiny_models):
 
 
 def random_latents(vae, count, height=3, width=4):
-    """At least 12 positions: with fewer, the CPU's 1x1x1 convolution sums in another order for one frame than for two."""
+    """12 positions: with fewer, the CPU's 1x1x1 convolution sums in another order for one frame than for two."""
     generator = torch.Generator().manual_seed(count)
     return torch.randn(1, vae.latent_channels, count, height, width, generator=generator)
 

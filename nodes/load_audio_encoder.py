@@ -1,0 +1,48 @@
+"""Load Audio Encoder: the wav2vec2, hubert and whisper models in models/audio_encoders, files and folders."""
+from pathlib import Path, PurePath
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..backbones.audio_encoder import NORMALIZE, WEIGHTS, load_audio_encoder
+
+FOLDER = "audio_encoders"
+
+
+def encoder_names() -> list[str]:
+    """Sub-folders in the transformers layout as one entry each, then the files that are in none of them."""
+    files = [PurePath(name) for name in folder_paths.get_filename_list(FOLDER)]
+    folders = {file.parent for file in files if file.name in WEIGHTS and file.parent != PurePath()
+               and folder_paths.get_full_path(FOLDER, str(file.parent / "config.json"))}
+    return sorted(map(str, folders)) + [str(file) for file in files if file.parent not in folders]
+
+
+def encoder_path(name: str) -> Path:
+    config = folder_paths.get_full_path(FOLDER, str(PurePath(name) / "config.json"))
+    return Path(config).parent if config else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+class LodestarLoadAudioEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LodestarLoadAudioEncoder",
+            display_name="Load Audio Encoder (Lodestar)",
+            category="Lodestar/audio",
+            description="Loads a speech encoder: what ComfyUI's own loader knows, and through transformers any "
+                        "wav2vec2, hubert or whisper in the folder layout or with its config inside the file.",
+            inputs=[
+                io.Combo.Input("audio_encoder_name", options=encoder_names(),
+                               tooltip="From models/audio_encoders: a weights file, or a folder with config.json and "
+                                       "model.safetensors or pytorch_model.bin."),
+                io.Combo.Input("normalize", options=list(NORMALIZE), default="auto",
+                               tooltip="Zero mean and unit variance before wav2vec2. auto: as the model's files say; a "
+                                       "bare 768-wide file is taken for the Chinese base model (off). Set on for a "
+                                       "bare wav2vec2-base-960h. Whisper has no such step."),
+            ],
+            outputs=[io.AudioEncoder.Output(tooltip="For Audio Features, or core's Audio Encoder Encode.")],
+        )
+
+    @classmethod
+    def execute(cls, audio_encoder_name, normalize) -> io.NodeOutput:
+        return io.NodeOutput(load_audio_encoder(encoder_path(audio_encoder_name), normalize))
