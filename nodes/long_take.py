@@ -312,7 +312,7 @@ class LodestarLongTake(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
                 PLAN.Input("plan", tooltip="From Plan Take."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="The speech as the model hears it, from Audio Features. S2V needs it."),
+                                            tooltip="The speech as the model hears it (Audio Features). S2V needs it."),
                 io.Image.Input("reference", optional=True,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
                                        "and what an anchor without a picture of its own shows. Cropped to the take's "
