@@ -133,18 +133,15 @@ class OverlapStream:
 
 
 def open_stream(vae) -> FrameStream:
-    """A stream over ComfyUI's VAE object. ValueError when it is not a video VAE."""
-    vae.throw_exception_if_invalid()
-    if isinstance(vae.first_stage_model, (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE)):
-        return WanStream(vae)
-    if vae.latent_dim != 3 or not is_causal(vae.upscale_ratio[0]):
-        raise ValueError(f"vae: {type(vae.first_stage_model).__name__} is no causal video VAE (one frame for the first "
-                         "latent, equally many for every other). Load the VAE of the model: for Wan, Wan 2.1 or 2.2.")
-    return OverlapStream(vae)
+    """A stream over ComfyUI's VAE object. ValueError when it is not a causal video VAE."""
+    check_video_vae(vae)
+    carried = isinstance(vae.first_stage_model, (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE))
+    return WanStream(vae) if carried else OverlapStream(vae)
 
 
 def encode_frames(vae, frames: Tensor) -> Tensor:
     """Frames (T, H, W, 3) in 0..1 -> raw latents (1, C, t, h, w). ValueError unless T is a whole number of latents."""
+    check_video_vae(vae)
     latents = vae.downscale_ratio[0](frames.shape[0])
     if vae.upscale_ratio[0](latents) != frames.shape[0]:
         raise ValueError(f"frames: got {frames.shape[0]}, of which the VAE would drop some without a word. "
@@ -163,8 +160,14 @@ def visible_latents(decoder: nn.Module) -> int:
     return math.ceil(reach)
 
 
+def check_video_vae(vae) -> None:
+    vae.throw_exception_if_invalid()
+    if vae.latent_dim != 3 or not is_causal(vae.upscale_ratio[0]):
+        raise ValueError(f"vae: {type(vae.first_stage_model).__name__} is no causal video VAE (one frame for the first "
+                         "latent, equally many for every other). Load the VAE of the model: for Wan, Wan 2.1 or 2.2.")
+
+
 def is_causal(frames_for: Callable[[int], int]) -> bool:
-    """Whether `frames_for(latents)` is one frame for the first latent and equally many for every other."""
     return all(frames_for(latents) == 1 + (latents - 1) * (frames_for(2) - 1) for latents in (1, 2, 9))
 
 

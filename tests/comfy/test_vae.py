@@ -139,8 +139,9 @@ def test_latents_of_another_model_are_refused(wan_vae, make):
 
 def test_a_picture_vae_is_refused():
     vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
-    with pytest.raises(ValueError, match="TAESD is no causal video VAE"):
-        open_stream(vae)
+    for use in (open_stream, lambda vae: encode_frames(vae, torch.rand(1, 16, 16, 3))):
+        with pytest.raises(ValueError, match="TAESD is no causal video VAE"):
+            use(vae)
 
 
 def test_nothing_follows_a_flush(wan_vae):

@@ -1,0 +1,44 @@
+"""Reference Picture: the person, fitted to the take's size and encoded, for anchors and keyframes."""
+from comfy_api.latest import io
+
+from ..backbones.pictures import FITS, encode_picture, fit_picture
+
+SMALLEST, LARGEST = 16, 16384
+
+
+class LodestarReferencePicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarReferencePicture",
+            display_name="Reference Picture",
+            category="Lodestar",
+            description="A picture of the person, fitted to the size of the take and encoded to one latent: what the "
+                        "anchor and keyframe nodes take.",
+            inputs=[
+                io.Image.Input("image", tooltip="The person. Of several pictures the first is used; transparency is "
+                                                "laid on white."),
+                io.Vae.Input("vae", tooltip="The video VAE of the model that makes the take."),
+                io.Int.Input("width", default=832, min=SMALLEST, max=LARGEST, step=16,
+                             tooltip="The take's width: a multiple of 16."),
+                io.Int.Input("height", default=480, min=SMALLEST, max=LARGEST, step=16,
+                             tooltip="The take's height: a multiple of 16."),
+                io.Combo.Input("fit", options=list(FITS), default="crop",
+                               tooltip="crop: fill the size and cut what is over, from the middle. pad: keep the whole "
+                                       "picture on black bars, which the model may keep too."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The picture as one latent frame."),
+                     io.Image.Output(display_name="image", tooltip="The fitted picture, as the model will see it.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width, height):
+        for name, size in (("width", width), ("height", height)):
+            if size is not None and (size % 16 or not SMALLEST <= size <= LARGEST):
+                return f"{name} is {size}; it must be a multiple of 16 from {SMALLEST} to {LARGEST}"
+        return True
+
+    @classmethod
+    def execute(cls, image, vae, width, height, fit) -> io.NodeOutput:
+        picture = fit_picture(image, width, height, fit)
+        return io.NodeOutput({"samples": encode_picture(vae, picture)}, picture)
