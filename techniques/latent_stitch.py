@@ -38,7 +38,8 @@ class LatentStitch(Technique):
         """The clean context of the next chunk: `count` latents. `encode` is (T, H, W, 3) -> (1, C, t, h, w)."""
         if self.mode == "stitch":
             return tail.latents(count)
-        return encode(tail.frames((count - 1) * temporal_ratio + 1))
+        frames = tail.frames((count - 1) * temporal_ratio + 1)
+        return encode(frames[(len(frames) - 1) % temporal_ratio:])   # a causal VAE takes 1 + whole latents of frames
 
     def layout(self, layout: Layout, moment: Moment) -> Layout:
         if moment.context is None:
