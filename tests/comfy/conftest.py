@@ -41,6 +41,7 @@ import comfy.cli_args  # noqa: E402
 BASE = tempfile.TemporaryDirectory(prefix="lodestar-comfy-", ignore_cleanup_errors=True)
 comfy.cli_args.args.cpu = True
 comfy.cli_args.args.base_directory = BASE.name
+import utils.extra_config  # noqa: E402, F401  as main.py does: ComfyUI's nodes.py puts a folder with a utils.py first
 
 
 @pytest.fixture(scope="session")
