@@ -1,4 +1,4 @@
-"""Makes the Python environment the scripts run in, and finds or brings a ComfyUI. Standard library only.
+"""Makes the environment of the scripts, finds or brings a ComfyUI, finds a browser. Standard library only.
 
 All of it lies in ~/.cache/lodestar ($LODESTAR_CACHE names another folder) and is made once: an environment is keyed by
 its requirements and its Python, carries a marker when it is complete, and is made again when that marker is missing.
@@ -27,6 +27,13 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 TOOLS = ("pytest", "hypothesis", "ruff", "mypy", "playwright", "websocket-client", "psutil", "scikit-image")
 CLIENT = ("av", "websocket-client")  # enough to talk to somebody else's ComfyUI
 WITHOUT_COMFYUI = ("numpy", "av")  # what the lower floors take from ComfyUI's list
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER_PLACES = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "~/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    *(rf"{os.environ.get(root, 'C:')}\{place}" for root in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")
+      for place in (r"Google\Chrome\Application\chrome.exe", r"Chromium\Application\chrome.exe")))
 
 
 def cache_folder() -> Path:
@@ -123,6 +130,16 @@ def clone_comfyui(version: str, folder: Path) -> None:
         else:
             shutil.rmtree(folder, ignore_errors=True)
             (Path(temporary) / "ComfyUI").rename(folder)
+
+
+# ---------------------------------------------------------------- browser
+
+def find_chromium() -> str | None:
+    """A Chromium or Chrome: $CHROMIUM_PATH, the PATH, or where macOS and Windows put it."""
+    named = os.environ.get("CHROMIUM_PATH")
+    places = [Path(place).expanduser() for place in ([named] if named else BROWSER_PLACES)]
+    on_path = None if named else next(filter(None, map(shutil.which, BROWSERS)), None)
+    return on_path or next((str(place) for place in places if place.is_file()), None)
 
 
 # ---------------------------------------------------------------- environment

@@ -7,7 +7,6 @@ import environment  # isort: skip - first, because it refuses a Python that is t
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,13 +22,6 @@ PACK = environment.PACK
 TIERS = ("lint", "torch", "comfy", "web", "gpu")
 FLOORS = ("techniques", "pipelines", "backbones", "nodes")
 TIER_LIMIT_SECONDS = 1500
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER_PLACES = (
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "~/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    *(rf"{os.environ.get(root, 'C:')}\{place}" for root in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")
-      for place in (r"Google\Chrome\Application\chrome.exe", r"Chromium\Application\chrome.exe")))
 
 
 @dataclass
@@ -126,14 +118,6 @@ def count(report: Path) -> tuple[int, int, int]:
     return totals["tests"] - failed - totals["skipped"], failed, totals["skipped"]
 
 
-def find_chromium() -> str | None:
-    """A Chromium or Chrome: $CHROMIUM_PATH, the PATH, or where macOS and Windows put it."""
-    named = os.environ.get("CHROMIUM_PATH")
-    places = [Path(place).expanduser() for place in ([named] if named else BROWSER_PLACES)]
-    on_path = None if named else next(filter(None, map(shutil.which, BROWSERS)), None)
-    return on_path or next((str(place) for place in places if place.is_file()), None)
-
-
 def comfy_tiers(runner: Runner, trees: dict[str, Path | None]) -> list[Outcome]:
     """tests/comfy once per ComfyUI, side by side, so that the slower one sets the time."""
     def one(version: str) -> Outcome:
@@ -148,7 +132,7 @@ def comfy_tiers(runner: Runner, trees: dict[str, Path | None]) -> list[Outcome]:
 
 
 def web_tier(runner: Runner, comfyui: Path | None) -> Outcome:
-    chromium = find_chromium()
+    chromium = environment.find_chromium()
     if comfyui is None or chromium is None:
         missing = "a ComfyUI" if comfyui is None else "a Chromium or Chrome ($CHROMIUM_PATH)"
         return runner.left_out("web", f"it needs {missing}")

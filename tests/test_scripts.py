@@ -189,21 +189,21 @@ def test_a_missing_tier_is_one_line_and_a_failure_only_when_all_are_required(run
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_a_browser_is_found(run_tests, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_tests, "BROWSER_PLACES", (str(tmp_path / "Chrome"),))
+def test_a_browser_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "BROWSER_PLACES", (str(tmp_path / "Chrome"),))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CHROMIUM_PATH", raising=False)
-    assert run_tests.find_chromium() is None
+    assert environment.find_chromium() is None
     (tmp_path / "Chrome").touch()
-    assert run_tests.find_chromium() == str(tmp_path / "Chrome")
+    assert environment.find_chromium() == str(tmp_path / "Chrome")
     on_path = tmp_path / ("google-chrome.exe" if os.name == "nt" else "google-chrome")
     on_path.touch()
     on_path.chmod(0o755)
-    assert Path(run_tests.find_chromium()) == on_path
+    assert Path(environment.find_chromium()) == on_path
     monkeypatch.setenv("CHROMIUM_PATH", str(tmp_path / "named"))
-    assert run_tests.find_chromium() is None
+    assert environment.find_chromium() is None
     (tmp_path / "named").touch()
-    assert run_tests.find_chromium() == str(tmp_path / "named")
+    assert environment.find_chromium() == str(tmp_path / "named")
 
 
 # ---------------------------------------------------------------- demo.py
