@@ -1,10 +1,15 @@
 """Lookahead Anchor (paper 000): the node that lets the picture stand ahead of every chunk."""
+from fractions import Fraction
+
 from comfy_api.latest import io
 
 from .. import backbones
 from ..backbones import attach
-from ..techniques.lookahead_anchor import DEFAULT_DISTANCE_FRAMES, PLACEMENTS, LookaheadAnchor
+from ..techniques.lookahead_anchor import PLACEMENTS, LookaheadAnchor
 from ..techniques.timeline import Timeline
+
+UNITS = ("pixel frames", "latent frames")
+FARTHEST = 1024.0
 
 
 class LodestarLookaheadAnchor(io.ComfyNode):
@@ -19,17 +24,17 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                         "another.",
             inputs=[
                 io.Model.Input("model", tooltip="A Wan 2.1, 2.2 or S2V model, with or without LoRAs."),
-                io.Float.Input("distance", default=float(DEFAULT_DISTANCE_FRAMES), min=0.0, max=1024.0, step=1.0,
+                io.Float.Input("distance", default=12.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the "
                                        "face harder, large leaves more room to move; lips are best near 12 pixel "
                                        "frames."),
-                io.Combo.Input("unit", options=["pixel frames", "latent frames"], default="pixel frames",
+                io.Combo.Input("unit", options=list(UNITS), default="pixel frames",
                                tooltip="What distance counts. Pixel frames are divided by 4 and rounded down; latent "
                                        "frames are taken as they are, fractions too."),
                 io.Combo.Input("placement", options=list(PLACEMENTS), default="lookahead",
                                tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
                                        "the chunk, in chunk at index, chunk end on the last frame."),
-                io.Float.Input("index", default=0.0, min=0.0, max=1024.0, step=1.0,
+                io.Float.Input("index", default=0.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),
                 io.Latent.Input("anchor", optional=True,
                                 tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
@@ -40,14 +45,20 @@ class LodestarLookaheadAnchor(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, distance, unit, placement, index, anchor=None) -> io.NodeOutput:
-        clock = Timeline(backbones.find(model).fps, backbones.find(model).temporal_ratio)
+        backbone = backbones.find(model)
+        clock = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
         latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
         technique = LookaheadAnchor(latents, placement, index, backbones.anchor_latents(model, anchor, "anchor"))
         return io.NodeOutput(attach.with_technique(model, technique))
 
     @classmethod
     def validate_inputs(cls, distance, unit, placement):
-        if placement in ("lookahead", "past") and distance is not None and unit is not None:
-            if distance < (4 if unit == "pixel frames" else 1):
-                return f"distance is {distance:g} {unit}; it must be at least 1 latent frame, which is 4 pixel frames"
+        if None in (distance, unit, placement):    # linked: known only while the prompt runs
+            return True
+        if unit not in UNITS or placement not in PLACEMENTS:
+            return f"got unit {unit!r} and placement {placement!r}; wanted one of {UNITS} and one of {PLACEMENTS}"
+        nearest = 0 if placement in ("in chunk", "chunk end") else 4 if unit == "pixel frames" else 1
+        if not nearest <= distance <= FARTHEST:
+            return (f"distance is {distance:g} {unit}; it must be from {nearest} (1 latent frame, which is 4 pixel "
+                    f"frames, lies just outside the chunk) to {FARTHEST:g}")
         return True

@@ -6,7 +6,9 @@ from ..pipelines.chunk_plan import MAX_FPS, MIN_FPS, describe, exact_fps, plan_t
 from ..pipelines.story_script import parse_story
 from ..techniques.audio_windows import checked_audio
 from ..techniques.timeline import Timeline
-from .sockets import PLAN, Take
+from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, SMALLEST_SIDE, Take, size_problem
+
+LONGEST_CHUNK = 4097   # pixel frames
 
 
 class LodestarPlanTake(io.ComfyNode):
@@ -21,14 +23,16 @@ class LodestarPlanTake(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that will make the take: it knows its grid and context."),
                 io.Audio.Input("audio", tooltip="The speech. The finished video carries it as it is."),
-                io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="A multiple of 16."),
-                io.Int.Input("height", default=480, min=16, max=16384, step=16, tooltip="A multiple of 16."),
+                io.Int.Input("width", default=832, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the video: a multiple of 16 (TI2V-5B: 32)."),
+                io.Int.Input("height", default=480, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the video: a multiple of 16 (TI2V-5B: 32)."),
                 io.Float.Input("fps", default=16.0, min=float(MIN_FPS), max=float(MAX_FPS), step=0.001,
                                tooltip="Frames a second: what the model was trained at (Wan, S2V 16; TI2V-5B 24)."),
-                io.Int.Input("chunk_frames", default=77, min=1, max=4097,
+                io.Int.Input("chunk_frames", default=77, min=1, max=LONGEST_CHUNK,
                              tooltip="Pixel frames the model sees at once, overlap included; made whole latents "
                                      "(S2V 77, Wan 81, TI2V-5B 121)."),
-                io.Int.Input("overlap_frames", default=-1, min=-1, max=4096,
+                io.Int.Input("overlap_frames", default=-1, min=-1, max=LONGEST_CHUNK - 1,
                              tooltip="Pixel frames of a chunk that the next one repeats as its context. -1: what the "
                                      "model expects (Wan 13; S2V keeps its context outside the chunk, so 0)."),
                 io.String.Input("script", default="", multiline=True,
@@ -56,12 +60,14 @@ class LodestarPlanTake(io.ComfyNode):
         return io.NodeOutput(Take(plan, speech), summary + backbone.fps_note(clock.fps))
 
     @classmethod
-    def validate_inputs(cls, width, height, script, chunk_frames, overlap_frames):
-        for name, size in (("width", width), ("height", height)):
-            if size is not None and size % 16:
-                return f"{name} is {size}; it must be a multiple of 16, such as {max(size // 16 * 16, 16)}"
-        if chunk_frames is not None and overlap_frames is not None and overlap_frames >= chunk_frames:
-            return f"chunk_frames ({chunk_frames}) must be longer than overlap_frames ({overlap_frames})"
+    def validate_inputs(cls, width=None, height=None, script=None, chunk_frames=None, overlap_frames=None):
+        """None is what comes by a link or not at all; ComfyUI itself says what is missing or of another type."""
+        if problem := size_problem(width, height):
+            return problem
+        known = isinstance(chunk_frames, int) and isinstance(overlap_frames, int)
+        if known and not -1 <= overlap_frames < chunk_frames <= LONGEST_CHUNK:
+            return (f"chunk_frames is {chunk_frames} and overlap_frames {overlap_frames}; the chunk must be longer than "
+                    f"its overlap, at most {LONGEST_CHUNK} frames, and the overlap -1 (the model's own) or more")
         try:
             parse_story(script or "")
         except ValueError as error:

@@ -2,8 +2,7 @@
 from comfy_api.latest import io
 
 from ..backbones.pictures import FITS, encode_picture, fit_picture
-
-SMALLEST, LARGEST = 16, 16384
+from .sockets import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE, size_problem
 
 
 class LodestarReferencePicture(io.ComfyNode):
@@ -19,9 +18,9 @@ class LodestarReferencePicture(io.ComfyNode):
                 io.Image.Input("image", tooltip="The person. Of several pictures the first is used; transparency is "
                                                 "laid on white."),
                 io.Vae.Input("vae", tooltip="The video VAE of the model that makes the take."),
-                io.Int.Input("width", default=832, min=SMALLEST, max=LARGEST, step=16,
+                io.Int.Input("width", default=832, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="The take's width: a multiple of 16."),
-                io.Int.Input("height", default=480, min=SMALLEST, max=LARGEST, step=16,
+                io.Int.Input("height", default=480, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="The take's height: a multiple of 16."),
                 io.Combo.Input("fit", options=list(FITS), default="crop",
                                tooltip="crop: fill the size and cut what is over, from the middle. pad: keep the whole "
@@ -32,11 +31,8 @@ class LodestarReferencePicture(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width, height):
-        for name, size in (("width", width), ("height", height)):
-            if size is not None and (size % 16 or not SMALLEST <= size <= LARGEST):
-                return f"{name} is {size}; it must be a multiple of 16 from {SMALLEST} to {LARGEST}"
-        return True
+    def validate_inputs(cls, width=None, height=None):
+        return size_problem(width, height) or True
 
     @classmethod
     def execute(cls, image, vae, width, height, fit) -> io.NodeOutput:

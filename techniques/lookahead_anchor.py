@@ -10,9 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from .layout import Layout, Span
-from .technique import Moment, Technique
+from .technique import DEFAULT_DISTANCE_LATENTS, Moment, Technique
 
-DEFAULT_DISTANCE_FRAMES = 12   # pixel frames; the paper's lip-sync optimum lies here
 PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end")
 
 
@@ -36,7 +35,7 @@ def anchor_time(layout: Layout, placement: str, distance: float, index: float = 
 class LookaheadAnchor(Technique):
     """`distance`, `index` in latent frames; `latents` (1, C, k, h, w), or None for the take's own picture."""
     rank: ClassVar[int] = 1
-    distance: float = DEFAULT_DISTANCE_FRAMES // 4
+    distance: float = DEFAULT_DISTANCE_LATENTS
     placement: str = "lookahead"
     index: float = 0
     latents: Tensor | None = None

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .layout import Layout
-from .lookahead_anchor import LookaheadAnchor
-from .technique import Moment, Technique
+from .layout import Layout, Span
+from .technique import DEFAULT_DISTANCE_LATENTS, Moment, Technique
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,4 +41,4 @@ class NarrativeKeyframes(Technique):
         ahead = [span for span in layout.references if min(span.times) > layout.last_time]
         if ahead:
             return layout.change(ahead[0].name, times=ahead[0].times[:1], latents=latents)
-        return LookaheadAnchor(latents=latents).layout(layout, moment)
+        return layout.append(Span("anchor", (layout.last_time + DEFAULT_DISTANCE_LATENTS,), latents=latents))

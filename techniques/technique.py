@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .layout import Layout
 
+DEFAULT_DISTANCE_LATENTS = 3   # of a lookahead anchor: 12 pixel frames, where paper 000 finds the best lip sync
+
 
 @dataclass(frozen=True, eq=False)
 class Moment:

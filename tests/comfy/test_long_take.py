@@ -82,7 +82,7 @@ def test_progress_counts_the_take_and_events_count_the_chunks(uninterrupted):
     _, events = uninterrupted
     steps = [(data["value"], data["max"]) for kind, data in events if kind == "progress"]
     chunks = [data for kind, data in events if kind == "lodestar.chunk"]
-    assert steps[-1] == (CHUNKS * MANY_STEPS,) * 2 and [value for value, _ in steps] == sorted(value for value, _ in steps)
+    assert steps[-1] == (CHUNKS * MANY_STEPS,) * 2 and steps == sorted(steps)
     assert [data["chunk"] for data in chunks] == [0, 1, 2, 3, 4] and chunks[-1]["frames_done"] == 64
     assert {data["chunks"] for data in chunks} == {4} and {data["frames_total"] for data in chunks} == {64}
 
@@ -127,7 +127,8 @@ def cancel_in_second_chunk(server, prompt):
 def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
     prompt = graph(server, "cancelled/take", steps=MANY_STEPS)
     cancel_in_second_chunk(server, prompt)
-    assert len(take_folders(server, "cancelled_take")) == 1 and not list((server.base / "output" / "cancelled").glob("*"))
+    assert len(take_folders(server, "cancelled_take")) == 1
+    assert not list((server.base / "output" / "cancelled").glob("*"))
     start = server.log.stat().st_size
     history = server.run(prompt)
     assert "resuming at chunk 2 of 4" in log_since(server, start)
@@ -148,7 +149,7 @@ def test_a_changed_seed_starts_afresh_says_so_and_loses_nothing(server):
 
 
 def test_longer_speech_keeps_the_chunks_before_it(server):
-    """The first chunks hear the same speech; with features encoded in one pass only their own rows would be compared."""
+    """The features are those of the whole recording, so the first chunks hear what they heard before."""
     kept = graph(server, "longer/take", keep_chunks=True)
     server.run(kept)
     start = server.log.stat().st_size
