@@ -1,0 +1,161 @@
+"""Long Take's session in this process: what each chunk is given, and the one family whose VAE cannot be a tiny file."""
+import types
+
+import comfy.ldm.wan.vae2_2
+import comfy.model_patcher
+import comfy.samplers
+import comfy.sd
+import comfy.sd1_clip
+import comfy.utils
+import folder_paths
+import make_tiny_models
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from lodestar.backbones import attach
+from lodestar.nodes.long_take import TakeSession
+from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
+
+SECONDS, RATE = 4, 16000
+
+
+def wan22_vae(tiny_models):
+    """ComfyUI builds the Wan 2.2 VAE only at its full width: its own class, 8 channels wide, put into a VAE object."""
+    model = comfy.ldm.wan.vae2_2.WanVAE(dim=8, dec_dim=8, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
+                                        attn_scales=[], temperal_downsample=[False, True, True])
+    model.load_state_dict({name: make_tiny_models.draw(name, tuple(tensor.shape), vae=True)
+                           for name, tensor in model.state_dict().items()})
+    vae = wan_vae(tiny_models)
+    vae.first_stage_model, vae.latent_channels = model.eval(), 48
+    vae.upscale_ratio, vae.downscale_ratio = (vae.upscale_ratio[0], 16, 16), (vae.downscale_ratio[0], 16, 16)
+    vae.downscale_index_formula = (4, 16, 16)
+    vae.patcher = comfy.model_patcher.ModelPatcher(model, vae.device, vae.device)
+    return vae
+
+
+def wan_vae(tiny_models):
+    path = tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)), dtype=torch.float32)
+
+
+def small_clip():
+    """A real ComfyUI CLIP, 32 wide: what it says differs with what it is told."""
+    config = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2,
+              "hidden_act": "quick_gelu", "eos_token_id": 49407, "layer_norm_eps": 1e-5, "max_position_embeddings": 77,
+              "vocab_size": 49408, "projection_dim": 32}
+
+    def text_model(**options):
+        return comfy.sd1_clip.SDClipModel(textmodel_json_config=dict(config), **options)
+
+    def clip_model(device="cpu", dtype=None, model_options=None):
+        return comfy.sd1_clip.SD1ClipModel(device, dtype, model_options or {}, clip_model=text_model)
+
+    clip = comfy.sd.CLIP(types.SimpleNamespace(params={}, clip=clip_model, tokenizer=comfy.sd1_clip.SD1Tokenizer))
+    for index, parameter in enumerate(clip.cond_stage_model.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.2
+    return clip
+
+
+def session(model, vae, output, fps=16.0, script="", clip=None, **plan):
+    options = {"width": 64, "height": 64, "chunk_frames": 17, "overlap_frames": 5, "seed_step": 1, "max_seconds": 0.0}
+    audio = {"waveform": torch.zeros(1, 1, SECONDS * RATE), "sample_rate": RATE}
+    take = LodestarPlanTake.execute(model=model, audio=audio, fps=fps, script=script, **{**options, **plan}).args[0]
+    guider = comfy.samplers.CFGGuider(model)
+    text = [[torch.zeros(1, 4, 4096), {}]]
+    guider.set_conds(text, text)
+    guider.set_cfg(2.0)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
+    folder_paths.set_output_directory(str(output))
+    return TakeSession(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"), sigmas, vae, take, None,
+                       torch.rand(1, 80, 70, 3, generator=torch.Generator().manual_seed(4)), clip,
+                       types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
+
+
+def recorded(run, monkeypatch):
+    """The guiders that the session samples with, one per chunk."""
+    seen, guider_at = [], attach.guider_at
+
+    def record(*args, **kwargs):
+        seen.append(guider_at(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(attach, "guider_at", record)
+    with torch.inference_mode():
+        run()
+    return seen
+
+
+def test_a_ti2v_take_keeps_the_picture_and_the_context_exactly(tiny_models, wan, tmp_path, monkeypatch):
+    model = attach.with_technique(wan.load(tiny_models, "wan22_ti2v"), LookaheadAnchor())
+    take = session(model, wan22_vae(tiny_models), tmp_path, fps=24.0)
+    windows, sample = [], TakeSession.sample_chunk
+    monkeypatch.setattr(TakeSession, "sample_chunk",
+                        lambda self, chunk, context: windows.append((context, sample(self, chunk, context)))
+                        or windows[-1][1])
+    with torch.inference_mode():
+        made = take.make("ti2v/take", False)
+    assert made.path.is_file() and len(windows) == len(take.plan.chunks) > 2
+    assert (windows[0][1][:, :, :1] - take.reference).abs().max() < 1e-5
+    for (_, before), (context, window) in zip(windows, windows[1:], strict=False):
+        assert torch.equal(context, before[:, :, -2:]) and torch.equal(window[:, :, :2], context)
+
+
+def test_each_chunk_gets_the_prompt_of_its_time(tiny_models, wan, tmp_path):
+    model, clip = wan.load(tiny_models, "wan21_t2v"), small_clip()
+    take = session(model, wan_vae(tiny_models), tmp_path, script="0:00 she smiles\n0:02 she laughs", clip=clip)
+    texts = [chunk.prompt for chunk in take.plan.chunks]
+    assert set(texts) == {"she smiles", "she laughs"} and texts == sorted(texts, reverse=True)
+    with torch.inference_mode():
+        expected = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in set(texts)}
+        assert not torch.equal(expected["she smiles"], expected["she laughs"])
+        for text in texts:
+            guider = attach.guider_at(take.guider, take.techniques, attach.Moment(), {}, {}, take.prompts[text])
+            assert torch.equal(guider.original_conds["positive"][0]["cross_attn"], expected[text])
+            assert guider.original_conds["negative"][0]["cross_attn"].shape == (1, 4, 4096)
+    assert take.guider.original_conds["positive"][0]["cross_attn"].shape == (1, 4, 4096)
+
+
+def test_each_chunk_pursues_the_keyframe_of_its_time(tiny_models, wan, tmp_path, monkeypatch):
+    model = wan.load(tiny_models, "wan21_t2v")
+    story = NarrativeKeyframes().plus(1, wan.picture(model, seed=5)).plus(3, wan.picture(model, seed=6))
+    model = attach.with_technique(attach.with_technique(model, LookaheadAnchor()), story)
+    take = session(model, wan_vae(tiny_models), tmp_path)
+    guiders = recorded(lambda: take.make("story/take", False), monkeypatch)
+    starts = [attach.patch_of(guider.model_patcher).moment.start_seconds for guider in guiders]
+    assert starts == [take.plan.seconds_of(chunk)[0] for chunk in take.plan.chunks] and max(starts) > 3
+    pursued = [story.keyframe_at(start) for start in starts]
+    assert pursued[0] is story.keyframes[0][1] and pursued[-1] is None
+    assert any(latents is story.keyframes[1][1] for latents in pursued)
+
+
+def test_chunks_differ_in_noise_unless_the_seed_step_is_zero(tiny_models, wan, tmp_path):
+    model = wan.load(tiny_models, "wan21_t2v")
+    for step, alike in ((1, False), (0, True)):
+        take = session(model, wan_vae(tiny_models), tmp_path, seed_step=step, overlap_frames=0)
+        with torch.inference_mode():
+            first, second = (take.sample_chunk(chunk, None) for chunk in take.plan.chunks[:2])
+        assert torch.equal(first, second) == alike
+
+
+def test_speech_rows_follow_the_chunk(tiny_models, wan, tmp_path):
+    model = wan.load(tiny_models, "wan22_s2v")
+    take = session(model, wan_vae(tiny_models), tmp_path, overlap_frames=-1)
+    ramp = torch.arange(SECONDS * 50, dtype=torch.float32)[None, :, None].expand(1, -1, 1024)
+    take = types.SimpleNamespace(features={"encoded_audio_all_layers": [ramp], "rate_hz": 50.0}, backbone=take.backbone,
+                                 plan=take.plan, rate_hz=50.0)
+    for chunk in take.plan.chunks:
+        rows = TakeSession.audio_of(take, chunk)
+        seconds = torch.arange(chunk.first_latent * 4, (chunk.first_latent + chunk.latents) * 4) / 16
+        spoken = seconds * 50 <= SECONDS * 50 - 1
+        assert rows.shape == (1, chunk.latents * 4, 1024)
+        assert torch.allclose(rows[0, spoken, 0], seconds[spoken] * 50) and (rows[0, ~spoken] == 0).all()
+
+
+@pytest.mark.parametrize("fps", [16.0, 25.0])
+def test_another_frame_rate_than_the_model_s_is_said(tiny_models, wan, fps):
+    audio = {"waveform": torch.zeros(1, 1, RATE), "sample_rate": RATE}
+    model = wan.load(tiny_models, "wan22_s2v")
+    summary = LodestarPlanTake.execute(model, audio, 64, 64, fps, 17, -1, "", 1, 0.0).args[1]
+    assert ("trained at 16 fps" in summary) == (fps != 16)
