@@ -29,4 +29,7 @@ def anchor_latents(model, latent: dict | None, name: str) -> Tensor | None:
         raise ValueError(f"{name}: got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, "
                          f"frames, height, width): they come from another model's VAE. Encode with the one that "
                          "belongs to it")
+    if not samples.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinite latents. The node that made them is broken; encode the picture "
+                         "again")
     return samples[:1]

@@ -29,7 +29,7 @@ from ..backbones.pictures import encode_picture, fit_picture
 from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.chunk_plan import Chunk
 from ..pipelines.contract import fingerprint, graph_contract
-from ..pipelines.journal import Journal, unfinished_beside
+from ..pipelines.journal import Journal, unfinished_beside, writing
 from ..pipelines.take import ChunkDone, Tail, make_take
 from ..pipelines.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
@@ -39,6 +39,7 @@ from .sockets import PLAN, Take
 logger = logging.getLogger("lodestar")
 GRAPH_INPUTS = ("noise", "guider", "sampler", "sigmas", "vae", "reference", "clip")
 SEEDS = 2 ** 64
+LONGEST_NAME_BYTES = 200   # file systems take 255, and a number and an ending follow
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ class TakeSession:
 
     @cached_property
     def fitted_picture(self) -> Tensor | None:
-        return None if self.picture is None else fit_picture(self.picture, self.plan.width, self.plan.height)
+        if self.picture is None:
+            return None
+        return fit_picture(self.picture, self.plan.width, self.plan.height, name="reference")
 
     @cached_property
     def reference(self) -> Tensor | None:
@@ -97,6 +100,8 @@ class TakeSession:
 
     def make(self, prefix: str, keep_chunks: bool) -> Made:
         """Make or resume the take and write the video. Raises ValueError for inputs that do not fit together."""
+        if problem := prefix_problem(prefix):   # a name that came by a link was not seen before
+            raise ValueError(problem)
         self.check()
         writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
         common = self.common_contract(writer)
@@ -119,12 +124,15 @@ class TakeSession:
 
     def final_name(self, prefix: str) -> tuple[Path, str]:
         """The next free name for `prefix`, numbered as ComfyUI's own nodes do, and its folder below output."""
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory(), self.plan.width, self.plan.height)
+        output = folder_paths.get_output_directory()
+        with writing(Path(output)):    # it makes the folder
+            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+                prefix, output, self.plan.width, self.plan.height)
         return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
 
     def check(self) -> None:
         """Refuse what does not fit together before any sampling."""
+        self.check_plan()
         channels = self.vae.latent_channels
         if channels != self.latent_shape[0]:
             raise ValueError(f"vae: it makes latents of {channels} channels, {self.backbone.name} wants "
@@ -139,6 +147,14 @@ class TakeSession:
         if self.backbone.audio_shape is not None:
             self.check_features()
         _ = self.prompts
+
+    def check_plan(self) -> None:
+        plan, grid, repeated = self.plan, self.backbone.grid, self.plan.chunks[-1].context_latents
+        if plan.width % grid or plan.height % grid or (repeated and not self.backbone.overlap_frames):
+            raise ValueError(f"plan: {plan.width}x{plan.height}, chunks that repeat {repeated} latents, was made for "
+                             f"another model than the guider's {self.backbone.name} (sizes in steps of {grid}, context "
+                             f"{'in' if self.backbone.overlap_frames else 'out'}side the chunk). Connect that model to "
+                             "Plan Take")
 
     def check_features(self) -> None:
         layers, width = self.backbone.audio_shape
@@ -272,13 +288,20 @@ def folder_name(prefix: str) -> str:
 
 def prefix_problem(prefix: str | None) -> str | None:
     """Why `prefix` cannot name a file below the output folder; None where it can."""
-    output = Path(folder_paths.get_output_directory()).resolve()
     if prefix is None:
         return None
-    if not prefix.strip() or Path(prefix).name in ("", ".", "..") or prefix.endswith(("/", "\\")):
-        return f"filename_prefix is {prefix!r}; it must name a file, such as lodestar/take"
-    if not (output / prefix.replace("\\", "/")).resolve().is_relative_to(output):
-        return f"filename_prefix is {prefix!r}, which leaves ComfyUI's output folder; use a name such as lodestar/take"
+    wanted, slashed = "such as lodestar/take", prefix.replace("\\", "/")
+    parts = slashed.split("/")
+    if parts[-1].strip() in ("", ".", "..") or re.search(r"[\0-\x1f\ud800-\udfff]", prefix):
+        return f"filename_prefix is {prefix!r}; it must name a file, {wanted}"
+    if max(len(part.encode()) for part in parts) > LONGEST_NAME_BYTES:
+        return f"filename_prefix is {prefix!r}, too long for a file name; use a shorter one, {wanted}"
+    output = Path(folder_paths.get_output_directory()).resolve()
+    path = (output / slashed).resolve()
+    if not path.is_relative_to(output):
+        return f"filename_prefix is {prefix!r}, which leaves ComfyUI's output folder; use a name {wanted}"
+    if blocker := next((parent for parent in path.parents if parent.is_file()), None):
+        return f"filename_prefix is {prefix!r}, but {blocker} is a file, no folder; use another name, {wanted}"
     return None
 
 
@@ -342,5 +365,5 @@ class LodestarLongTake(io.ComfyNode):
         return io.NodeOutput(video, str(made.path), tail, ui=preview)
 
     @classmethod
-    def validate_inputs(cls, filename_prefix):
+    def validate_inputs(cls, filename_prefix=None):
         return prefix_problem(filename_prefix) or True

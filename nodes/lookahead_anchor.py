@@ -52,8 +52,8 @@ class LodestarLookaheadAnchor(io.ComfyNode):
         return io.NodeOutput(attach.with_technique(model, technique))
 
     @classmethod
-    def validate_inputs(cls, distance, unit, placement):
-        if None in (distance, unit, placement):    # linked: known only while the prompt runs
+    def validate_inputs(cls, distance=None, unit=None, placement=None):
+        if not isinstance(distance, (int, float)) or None in (unit, placement):    # linked, left out or no number
             return True
         if unit not in UNITS or placement not in PLACEMENTS:
             return f"got unit {unit!r} and placement {placement!r}; wanted one of {UNITS} and one of {PLACEMENTS}"

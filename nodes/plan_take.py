@@ -66,8 +66,8 @@ class LodestarPlanTake(io.ComfyNode):
             return problem
         known = isinstance(chunk_frames, int) and isinstance(overlap_frames, int)
         if known and not -1 <= overlap_frames < chunk_frames <= LONGEST_CHUNK:
-            return (f"chunk_frames is {chunk_frames} and overlap_frames {overlap_frames}; the chunk must be longer than "
-                    f"its overlap, at most {LONGEST_CHUNK} frames, and the overlap -1 (the model's own) or more")
+            return (f"chunk_frames is {chunk_frames} and overlap_frames {overlap_frames}; the chunk must be longer "
+                    f"than its overlap, at most {LONGEST_CHUNK} frames, and the overlap -1 (the model's own) or more")
         try:
             parse_story(script or "")
         except ValueError as error:
