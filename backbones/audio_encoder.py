@@ -6,6 +6,7 @@ transformers the rest; both run in overlapping windows: the memory of one window
 import importlib
 import json
 import logging
+import math
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ TRANSFORMERS = {
     "hubert": ("HubertConfig", "HubertModel", ("hubert.", "")),
     "whisper": ("WhisperConfig", "WhisperEncoder", ("model.encoder.", "encoder.", "")),
 }
-LARGEST_RATIO_TERM = 1000   # 44.1 kHz is 160/441; odder rates take the nearest ratio: 44099 Hz would need a 3 GB filter
+LARGEST_RATIO_TERM = 1000   # 44.1 kHz is 160/441
 CHUNK_SECONDS = 30
 log = logging.getLogger("lodestar")
 
@@ -55,7 +56,8 @@ def as_speech_encoder(audio_encoder) -> SpeechEncoder:
         return audio_encoder
     network = getattr(audio_encoder, "model", None)
     if isinstance(network, core.Wav2Vec2Model):
-        family = Wav2Vec2(network, network.encoder.do_stable_layer_norm, 1 if network.do_normalize else None)
+        family: Wav2Vec2 | Whisper = Wav2Vec2(network, network.encoder.do_stable_layer_norm,
+                                              1 if network.do_normalize else None)
     elif isinstance(network, core.WhisperLargeV3):
         family = Whisper(network.encoder)
     else:
@@ -100,11 +102,13 @@ def watched(windows: Sequence[Window]) -> Iterator[Window]:
 
 
 def to_16_khz(mono: Tensor, rate: int) -> Tensor:
-    """(1, N) at `rate` Hz -> (1, ceil(N * 16000 / rate)), as resampling in one piece would, a chunk at a time."""
-    ratio = Fraction(RATE, rate).limit_denominator(LARGEST_RATIO_TERM)
+    """(1, N) at `rate` Hz -> (1, ceil(N * 16000 / rate)), as torchaudio in one piece, but a chunk at a time."""
+    ratio = Fraction(RATE, rate)
+    new, old = ratio.numerator, ratio.denominator
     if ratio == 1:
         return mono
-    new, old = ratio.numerator, ratio.denominator
+    if old > LARGEST_RATIO_TERM:
+        return torch.cat(list(sinc_resampled(mono, rate)), 1)
     chunk, margin = (-(-seconds * rate // old) * old for seconds in (CHUNK_SECONDS, Fraction(1, 10)))
     pieces = []
     for start in range(0, mono.shape[1], chunk):
@@ -112,8 +116,21 @@ def to_16_khz(mono: Tensor, rate: int) -> Tensor:
         piece = torchaudio.functional.resample(mono[:, left:start + chunk + margin], old, new)
         first = (start - left) // old * new
         pieces.append(piece[:, first:first + chunk // old * new])
-    speech, samples = torch.cat(pieces, 1), -(-mono.shape[1] * RATE // rate)
-    return pad(speech, (0, samples - speech.shape[1]))  # negative trims: only where the ratio was rounded
+    return torch.cat(pieces, 1)
+
+
+def sinc_resampled(mono: Tensor, rate: int) -> Iterator[Tensor]:
+    """torchaudio's filter (Hann-windowed sinc, 6 zeros, rolloff 0.99), each tap computed where it is needed: for rates
+    whose ratio to 16 kHz has so many phases that a table of them would take gigabytes (44099 Hz: 3 GB)."""
+    zeros, cutoff = 6, 0.99 * min(rate, RATE) / rate
+    reach = math.ceil(zeros / cutoff)
+    around = pad(mono, (reach, reach + 1)).unfold(1, 2 * reach + 2, 1)[0]
+    taps, samples = torch.arange(-reach, reach + 2), -(-mono.shape[1] * RATE // rate)
+    for start in range(0, samples, RATE):
+        position = torch.arange(start, min(start + RATE, samples)) * rate
+        offset = ((taps - (position % RATE / RATE)[:, None]) * cutoff).clamp(-zeros, zeros)
+        kernel = torch.sinc(offset) * torch.cos(offset * (math.pi / 2 / zeros)) ** 2
+        yield (around[position // RATE] * kernel).sum(1)[None] * cutoff
 
 
 def load_audio_encoder(path: Path, normalize: str = "auto") -> SpeechEncoder:

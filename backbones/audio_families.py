@@ -67,7 +67,8 @@ class Wav2Vec2:
 
     def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "Wav2Vec2Clip":
         """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one row's field is padded with silence."""
-        speech = pad(speech, (0, max(0, self.field - speech.shape[1])))
+        if speech.shape[1] < self.field:
+            speech = pad(speech, (0, self.field - speech.shape[1]))
         mean, deviation = torch.zeros(()), torch.ones(())
         if self.variance_correction is not None:
             mean, deviation = speech.mean(), torch.sqrt(speech.var(correction=self.variance_correction) + 1e-7)
@@ -116,10 +117,11 @@ class Wav2Vec2Clip:
             layer.conv(self.samples(first * stride, (min(first + span, steps) - 1) * stride + kernel))[0]
             for first in range(0, steps, span))
         known = torch.tensor([1.0, -1.0], device=self.device).expand(1, mean.shape[0], 2)
-        high, low = norm(known).double().unbind(-1)
+        high, low = norm(known).cpu().double().unbind(-1)
         scale = (high - low) / 2 * math.sqrt(1 + norm.eps) * torch.rsqrt(variance + norm.eps)
         shift = (high + low) / 2 - mean * scale
-        return replace(self, scale=scale[..., None].float(), shift=shift[..., None].float())
+        scale, shift = (value[..., None].to(self.device, torch.float32) for value in (scale, shift))
+        return replace(self, scale=scale, shift=shift)
 
     def features(self, first: int, end: int) -> Tensor:
         """Convolutional features (1, end - first, C) of rows [first, end), equal to those of the whole clip."""

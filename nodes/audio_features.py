@@ -10,7 +10,7 @@ class LodestarAudioFeatures(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LodestarAudioFeatures",
-            display_name="Audio Features (Lodestar)",
+            display_name="Audio Features",
             category="Lodestar/audio",
             description="Encodes speech of any length with wav2vec2, hubert or whisper in overlapping windows: bounded "
                         "memory, no 30-second limit, one pass where the speech fits one window.",

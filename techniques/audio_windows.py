@@ -55,10 +55,10 @@ def stitch(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> li
 
 
 def moments(pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the last axis of (..., T_i) pieces, as if they were one tensor; float64."""
+    """Mean and biased variance over the last axis of (..., T_i) pieces, as if they were one tensor; CPU float64."""
     count, mean, spread = 0, torch.zeros(()), torch.zeros(())
     for piece in pieces:
-        variance, center = (value.double() for value in torch.var_mean(piece, -1, correction=0))
+        variance, center = (value.cpu().double() for value in torch.var_mean(piece, -1, correction=0))
         total, step = count + piece.shape[-1], center - mean
         mean = mean + step * (piece.shape[-1] / total)
         spread = spread + variance * piece.shape[-1] + step ** 2 * (count * piece.shape[-1] / total)
@@ -66,24 +66,23 @@ def moments(pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, spread / count
 
 
-def select_layers(text: str, count: int | None = None) -> tuple[int, ...]:
+def select_layers(text: str, count: int = 0) -> tuple[int, ...]:
     """"all", "last", "0,5,-1", "0-24" -> layer numbers, ascending and once each, of an encoder that has `count`.
 
     Negative numbers count from the end, as in Python. Without `count` only the spelling is checked.
     """
-    spelled = [re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?", part)
-               for part in {"all": "0--1", "last": "-1"}.get(text.strip().lower(), text).split(",")]
-    if not all(spelled):
-        raise ValueError(f"layers: got {text!r}, wanted all, last, or numbers and ranges such as 0,5,-1 or 0-24")
-    if count is None:
-        return ()
+    spans = []
+    for part in {"all": "0--1", "last": "-1"}.get(text.strip().lower(), text).split(","):
+        match = re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?", part)
+        if match is None:
+            raise ValueError(f"layers: got {text!r}, wanted all, last, or numbers and ranges such as 0,5,-1 or 0-24")
+        spans.append((int(match[1]), int(match[2] or match[1])))
     chosen: set[int] = set()
-    for match in spelled:
-        first, last = (int(number) for number in (match[1], match[2] or match[1]))
-        first, last = (number + count if number < 0 else number for number in (first, last))
+    for span in spans if count else ():
+        first, last = (number + count if number < 0 else number for number in span)
         if not 0 <= first <= last < count:
-            raise ValueError(f"layers: got {match[0].strip()!r}, but this encoder has layers 0 to {count - 1} "
-                             f"(0 is the input of the first block, {count - 1} the final output)")
+            raise ValueError(f"layers: got {text!r}, but this encoder has layers 0 to {count - 1} (0 is what enters "
+                             f"the first block, {count - 1} the final output)")
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))
 
@@ -103,8 +102,8 @@ def checked_audio(audio: dict) -> tuple[Tensor, int]:
         raise ValueError(f"audio: got a sample rate of {rate} Hz, wanted {LOWEST_RATE} to {HIGHEST_RATE}; resample it")
     if waveform.shape[1] > 2:
         logging.getLogger("lodestar").info("audio: %d channels are averaged to mono", waveform.shape[1])
-    mono = waveform.float().mean(1)
-    if not mono.isfinite().all():
+    mono = waveform[:, 0].float() if waveform.shape[1] == 1 else waveform.float().mean(1)
+    if not torch.stack(mono.aminmax()).isfinite().all():    # without a copy of the whole clip
         raise ValueError("audio: got NaN or infinite samples, wanted finite ones; the file or the node that made it is "
                          "broken, export it again")
     return mono, rate

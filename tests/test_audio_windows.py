@@ -1,0 +1,106 @@
+"""techniques/audio_windows.py against naive oracles: torch only."""
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lodestar.techniques.audio_windows import checked_audio, moments, plan_windows, select_layers, stitch
+
+
+def kept_steps(windows) -> list[int]:
+    return [step for window in windows for step in range(window.keep_first, window.keep_end)]
+
+
+@given(st.integers(1, 3000), st.integers(1, 400), st.data())
+def test_every_step_is_kept_once_with_its_margin(steps, window, data):
+    overlap = data.draw(st.integers(0, window - 1))
+    windows = plan_windows(steps, window, overlap)
+    assert kept_steps(windows) == list(range(steps))
+    assert all(part.end - part.first == min(window, steps) for part in windows)
+    assert all(part.keep_first - part.first >= overlap // 2 for part in windows[1:])
+    assert all(part.end - part.keep_end >= overlap // 2 for part in windows[:-1])
+
+
+@given(st.integers(1, 600), st.integers(1, 80), st.data())
+def test_no_window_more_than_a_greedy_walk_needs(steps, window, data):
+    overlap = data.draw(st.integers(0, window - 1))
+    covered, greedy = window, 1
+    while covered < steps:
+        covered, greedy = covered + window - overlap, greedy + 1
+    assert len(plan_windows(steps, window, overlap)) == greedy
+
+
+@pytest.mark.parametrize("overlap", [-1, 10, 11])
+def test_an_overlap_as_long_as_the_window_is_refused(overlap):
+    with pytest.raises(ValueError, match="overlap_seconds"):
+        plan_windows(100, 10, overlap)
+
+
+def test_stitch_equals_keeping_row_by_row():
+    whole = [torch.randn(1, 103, 3), torch.randn(1, 103, 5)]
+    windows = plan_windows(103, 20, 7)
+    spoilt = []
+    for window in windows:      # margins are wrong on purpose: none of them may reach the result
+        layers = [layer[:, window.first:window.end].double().clone() for layer in whole]
+        for layer in layers:
+            layer[:, :window.keep_first - window.first] = torch.nan
+            layer[:, window.keep_end - window.first:] = torch.nan
+        spoilt.append(layers)
+    joined = stitch(windows, iter(spoilt))
+    assert all(torch.equal(ours, layer) for ours, layer in zip(joined, whole, strict=True))
+    assert all(ours.dtype == torch.float32 and ours.is_contiguous() for ours in joined)
+
+
+def test_moments_of_pieces_are_the_moments_of_the_whole():
+    whole = torch.randn(4, 1001) * 3 + 100
+    mean, variance = moments(whole.split(37, -1))
+    assert torch.allclose(mean, whole.double().mean(-1), rtol=1e-7)
+    assert torch.allclose(variance, whole.double().var(-1, correction=0), rtol=1e-5)
+    assert moments([torch.full((2, 9), 0.3), torch.full((2, 5), 0.3)])[1].abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("all", range(25)), ("last", [24]), (" Last ", [24]), ("0,5,-1", [0, 5, 24]), ("0-24", range(25)),
+    ("5,0,5", [0, 5]), ("-3--1", [22, 23, 24]), ("1-3, 8", [1, 2, 3, 8]), ("-25", [0]),
+])
+def test_layers_are_picked_as_a_list_index_would(text, wanted):
+    assert select_layers(text, 25) == tuple(wanted)
+
+
+@pytest.mark.parametrize("text", ["", "first", "1,,2", "1;2", "0-", "1.5", "25", "-26", "0-25", "3-1"])
+def test_layers_that_are_not_there_are_refused(text):
+    with pytest.raises(ValueError, match="^layers: got"):
+        select_layers(text, 25)
+
+
+def test_layers_are_spell_checked_without_an_encoder():
+    select_layers("0-99")
+    with pytest.raises(ValueError, match="layers"):
+        select_layers("every")
+
+
+def audio(waveform: torch.Tensor, rate: int = 16_000) -> dict:
+    return {"waveform": waveform, "sample_rate": rate}
+
+
+@pytest.mark.parametrize("waveform, rate, words", [
+    (torch.zeros(1, 1, 0), 16_000, "0 samples"), (torch.zeros(1, 0, 9), 16_000, "0 samples"),
+    (torch.tensor([[[0.0, torch.nan]]]), 16_000, "NaN"), (torch.tensor([[[torch.inf, 0.0]]]), 16_000, "NaN"),
+    (torch.tensor([[[torch.inf], [-torch.inf]]]), 16_000, "NaN"), (torch.zeros(2, 1, 9), 16_000, "one clip"),
+    (torch.zeros(1, 9), 16_000, "shape"), (torch.zeros(1, 1, 9), 7_999, "7999 Hz"), (torch.zeros(1, 1, 9), 0, "0 Hz"),
+    (torch.zeros(1, 1, 9), 192_001, "192001 Hz"),
+])
+def test_bad_audio_is_refused_by_name(waveform, rate, words):
+    with pytest.raises(ValueError, match=f"^audio: got .*{words}"):
+        checked_audio(audio(waveform, rate))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_any_number_of_channels_is_averaged(channels):
+    waveform = torch.randn(1, channels, 50, dtype=torch.float64)
+    mono, rate = checked_audio(audio(waveform, 48_000))
+    assert mono.dtype == torch.float32 and rate == 48_000
+    assert torch.allclose(mono, sum(waveform[:, index] for index in range(channels)).float() / channels, atol=1e-6)
+
+
+def test_silence_is_sound():
+    assert checked_audio(audio(torch.zeros(1, 2, 8)))[0].shape == (1, 8)
