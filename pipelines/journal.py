@@ -99,7 +99,11 @@ class Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        """Close it; a take of which no chunk was ever finished leaves nothing behind."""
+        if (self.folder / "manifest.json").exists():
+            self.close()
+        else:
+            self.discard()
 
     def close(self) -> None:
         self._lock.close()
@@ -164,7 +168,7 @@ class Journal:
                 path.unlink()
         self.close()
         (self.folder / "lock").unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+        if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _compare(self, problem: str) -> tuple[int, str]:
