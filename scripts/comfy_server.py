@@ -150,9 +150,11 @@ class Client:
         import websocket
         url = "ws" + self.url.removeprefix("http") + f"/ws?clientId={self.client_id}"
         try:
-            return websocket.create_connection(url, timeout=1)
+            connection = websocket.create_connection(url, timeout=60)
         except (OSError, websocket.WebSocketException) as error:
             raise ServerGone(f"no ComfyUI answers at {self.url}: {error}") from error
+        connection.settimeout(1)  # from here on silence is normal: `_messages` looks around every second
+        return connection
 
     def _messages(self, messages, until: float) -> Iterator[tuple[str, dict]]:
         import websocket
