@@ -73,7 +73,6 @@ class Journal:
         self.folder = folder
         self._lock = lock
         self._contracts = [dict(contract) for contract in contracts]
-        self._chains = _chains(self._contracts)
         self._entries, problem = _read_manifest(folder / "manifest.json")
         self.finished, problem = self._compare(problem)
         self.note = self._say(problem)
@@ -83,7 +82,7 @@ class Journal:
         """Open or start the journal in `folder`. `contracts`: per chunk, everything that determines it, by name.
 
         Names are shown to the user when they change ("prompt changed: chunks from 4 on are made anew"); values are
-        compared as text. Contracts are chained: a changed chunk invalidates all later ones. Nothing is deleted here.
+        compared as text. A changed chunk invalidates all later ones, which continue from it. Nothing is deleted here.
         Raises JournalBusy if another run holds the folder, NotWritten if the folder cannot be made.
         """
         folder = Path(folder)
@@ -138,8 +137,7 @@ class Journal:
             if frames:
                 files[f"chunk_{index:04}.mp4"] = _size_and_sum(self.draft(index))
                 os.replace(self.draft(index), self.folder / f"chunk_{index:04}.mp4")
-            entry = {"contract": self._contracts[index], "chain": self._chains[index],
-                     "latents": latents.shape[2], "frames": frames, "files": files}
+            entry = {"contract": self._contracts[index], "latents": latents.shape[2], "frames": frames, "files": files}
             entries = [*self._entries[:index], entry]
             _replace(self.folder / "manifest.json",
                      json.dumps({"format": FORMAT, "chunks": entries}, indent=1).encode())
@@ -172,9 +170,9 @@ class Journal:
             self.folder.rmdir()
 
     def _compare(self, problem: str) -> tuple[int, str]:
-        for index, (entry, chain) in enumerate(zip(self._entries, self._chains, strict=False)):
-            if entry["chain"] != chain:
-                return index, _changed(entry["contract"], self._contracts[index])
+        for index, (entry, contract) in enumerate(zip(self._entries, self._contracts, strict=False)):
+            if entry["contract"] != contract:
+                return index, _changed(entry["contract"], contract)
             if not all(_intact(self.folder / name, *expected) for name, expected in entry["files"].items()):
                 return index, f"chunk {index + 1} is damaged on disk"
         return min(len(self._entries), self.chunks), problem
@@ -216,14 +214,6 @@ def _take_lock(folder: Path) -> sqlite3.Connection:
         raise JournalBusy(f"{folder} is in use by another run ({error}): wait for it, cancel it, or give this take "
                           "another name") from error
     return lock
-
-
-def _chains(contracts: Sequence[Mapping[str, str]]) -> list[str]:
-    chains, chain = [], ""
-    for contract in contracts:
-        chain = digest(chain, json.dumps(contract, sort_keys=True))
-        chains.append(chain)
-    return chains
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from lodestar.pipelines.take import make_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
 
-from .tiny_backbone import ToyModel, ToyStream, decode_at_once, toy_encode
+from .tiny_backbone import ToyModel, ToyOverlapStream, ToyStream, decode_at_once, toy_encode
 
 WIDTH, HEIGHT, FPS = 32, 16, Fraction(25)
 TIMELINE = Timeline(FPS)
@@ -33,9 +33,9 @@ def pixel_context(tail):
 class Take:
     """One run over a folder; keeps what the driver was seen to do."""
 
-    def __init__(self, folder, plan, context_of=latent_context, tail_frames=0, **options):
+    def __init__(self, folder, plan, context_of=latent_context, tail_frames=0, stream=ToyStream, **options):
         self.model = ToyModel(WIDTH, HEIGHT, fail_at=options.pop("fail_at", None))
-        self.streams, self.done = [], []
+        self.stream, self.streams, self.done = stream, [], []
         with Journal.open(folder, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal:
             self.note = journal.note
             self.result = make_take(plan, self.model, self.open_stream, journal, VideoWriter(WIDTH, HEIGHT, FPS),
@@ -44,7 +44,7 @@ class Take:
             self.latents = journal.latents(0, plan.total_latents)
 
     def open_stream(self):
-        self.streams.append(ToyStream())
+        self.streams.append(self.stream())
         return self.streams[-1]
 
 
@@ -115,6 +115,28 @@ def test_resumed_equals_uninterrupted(tmp_path, chunk, context_of, tail_frames):
     assert resumed.model.sampled == list(range(chunk, 5)) and resumed.result.made == 5 - chunk
     assert torch.equal(resumed.latents, whole.latents)
     assert np.array_equal(finish(resumed, tmp_path / "cut"), finish(whole, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 8, 9])
+def test_resumed_where_the_hand_over_reaches_over_several_chunks(tmp_path, chunk):
+    plan = plan_of(60, 5, 1, script="")   # one new latent per chunk
+    whole = Take(tmp_path / "whole", plan, pixel_context, 9)
+    with pytest.raises(ConnectionError):
+        Take(tmp_path / "cut", plan, pixel_context, 9, fail_at=chunk)
+    resumed = Take(tmp_path / "cut", plan, pixel_context, 9)
+    assert torch.equal(resumed.latents, whole.latents)
+    assert np.array_equal(pictures(resumed), pictures(whole))
+
+
+@pytest.mark.parametrize("chunk, size, overlap", [(1, 29, 9), (2, 29, 9), (3, 29, 9), (4, 9, 5), (9, 9, 5)])
+def test_resumed_over_a_vae_that_decodes_push_by_push(tmp_path, chunk, size, overlap):
+    plan = plan_of(100, size, overlap, script="")
+    whole = Take(tmp_path / "whole", plan, pixel_context, 9, ToyOverlapStream)
+    with pytest.raises(ConnectionError):
+        Take(tmp_path / "cut", plan, pixel_context, 9, ToyOverlapStream, fail_at=chunk)
+    resumed = Take(tmp_path / "cut", plan, pixel_context, 9, ToyOverlapStream)
+    assert torch.equal(resumed.latents, whole.latents)
+    assert np.array_equal(pictures(resumed), pictures(whole))
 
 
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 9, 14, 18])

@@ -153,6 +153,12 @@ def test_colours_are_bt709_and_say_so(tmp_path, colour):
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
 
 
+def test_values_are_rounded_not_cut(tmp_path):
+    grey = torch.full((2, HEIGHT, WIDTH, 3), 100.6 / 255)
+    planes = stored(write(tmp_path / "a.mp4", grey, VideoWriter(WIDTH, HEIGHT, FILM, crf=0)))  # lossless
+    assert (planes[:, :HEIGHT] == round(16 + 101 * 219 / 255)).all()
+
+
 def test_same_frames_same_bytes(tmp_path):
     assert write(tmp_path / "a", scene(60)).read_bytes() == write(tmp_path / "b", scene(60)).read_bytes()
 

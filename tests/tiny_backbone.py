@@ -71,6 +71,28 @@ class ToyStream:
         return torch.stack(frames)
 
 
+class ToyOverlapStream:
+    """A FrameStream over a VAE without a carried memory: each push is one window behind a few latents seen before."""
+    warmup_latents = 4
+
+    def __init__(self):
+        self._seen: Tensor | None = None
+
+    def push(self, latents: Tensor) -> Iterator[Tensor]:
+        window = latents if self._seen is None else torch.cat([self._seen, latents], dim=2)
+        pictures = torch.sigmoid(window + window.mean(dim=2, keepdim=True))[0].movedim(0, -1)  # sees its whole window
+        pictures = pictures.repeat_interleave(RATIO, 1).repeat_interleave(RATIO, 2).repeat_interleave(4, 0)
+        new = 4 * latents.shape[2] - (3 if self._seen is None else 0)
+        self._seen = window[:, :, -self.warmup_latents:]
+        yield pictures[len(pictures) - new:]
+
+    def flush(self) -> Iterator[Tensor]:
+        return iter(())
+
+    def peek(self) -> Tensor | None:
+        return None
+
+
 def decode_at_once(latents: Tensor) -> Tensor:
     """The oracle: a whole take (1, C, T, h, w) in one go."""
     stream = ToyStream()
