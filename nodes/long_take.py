@@ -111,7 +111,8 @@ class TakeSession:
             if not journal.finished and (other := unfinished_beside(folder, folder_name(prefix), contracts[0])):
                 logger.info(other)
             result = make_take(self.plan, self.sample_chunk, lambda: open_stream(self.vae), journal, writer,
-                               context_of=self.context_of, tail_frames=self.tail_frames, on_chunk=self.on_chunk,
+                               context_of=self.context_of if self.handed_latents else None,
+                               tail_frames=self.tail_frames, on_chunk=self.on_chunk,
                                check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
             self.tell(len(self.plan.chunks), journal.finished_frames)
             end = journal.finished_latents
