@@ -2,7 +2,8 @@
 time do not look at it, so that it says who the person is without being copied.
 
 `hard` removes the reference from the keys of frames m-radius..m+radius; `soft` removes it for m alone and multiplies
-its weight for the neighbours by `factor`. The band is clipped to the chunk, where upstream drops it altogether.
+its weight for the neighbours by `factor`. The band is clipped to the chunk; `upstream` is `hard` as the authors' code
+has it: nothing is removed unless the whole band lies inside the chunk, nor with a radius of 0.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import ClassVar
 from .layout import Layout
 from .technique import Technique
 
-MODES = ("hard", "soft")
+MODES = ("hard", "soft", "upstream")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +35,18 @@ class ReferenceSkip(Technique):
         factors = {}
         for span in layout.references:
             for key, time in zip(layout.frame_indices(span), span.times, strict=True):
+                if self.mode == "upstream" and not self.fits(time, layout):
+                    continue
                 for query, own_time in zip(layout.frame_indices(chunk), chunk.times, strict=True):
                     away = abs(own_time - time)
                     if away <= max(self.radius, 0.5 if self.mode == "soft" else 0):
-                        factors[query, key] = 0.0 if self.mode == "hard" or away <= 0.5 else self.factor
+                        factors[query, key] = self.factor if self.mode == "soft" and away > 0.5 else 0.0
         return factors
+
+    def fits(self, time: float, layout: Layout) -> bool:
+        """Whether upstream's code would act: the whole band is in the chunk."""
+        return self.radius > 0 and layout["chunk"].times[0] <= time - self.radius \
+            and time + self.radius <= layout.last_time
 
     def notice(self, layout: Layout) -> str | None:
         if not layout.references:
@@ -46,5 +54,10 @@ class ReferenceSkip(Technique):
         if self.visibility(layout):
             return None
         times = ", ".join(f"{time:g}" for span in layout.references for time in span.times)
+        if self.mode == "upstream":
+            first = layout["chunk"].times[0]
+            return (f"reference skip is inactive: in upstream mode the reference, now at {times}, must stand at "
+                    f"{first + self.radius:g} to {layout.last_time - self.radius:g} with a radius of 1 or more, so "
+                    f"that its whole band lies in the chunk ({first:g} to {layout.last_time:g}). Mode 'hard' clips the band")
         return (f"reference skip is inactive: the reference stands at {times}, and no frame of the chunk "
                 f"(0 to {layout.last_time:g}) is within {self.radius} of it. Place it 'in chunk' to use the skip")

@@ -36,3 +36,15 @@ def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequenc
         view[axis] = shape[axis]
         parts.append(part.reshape(*view, *part.shape[1:]).expand(*shape, *part.shape[1:]))
     return torch.cat(parts, dim=3).reshape(1, len(times) * height * width, 1, -1, 2, 2)
+
+
+def split_head(head_dim: int) -> tuple[int, int, int]:
+    """How Wan and LongCat split a head between time, height and width: 128 -> (44, 42, 42)."""
+    side = 2 * (head_dim // 6)
+    return head_dim - 2 * side, side, side
+
+
+def rotate(x: Tensor, rows: Tensor) -> Tensor:
+    """Turn neighbouring channel pairs of (B, S, H, D) by rows (1 or B, S, 1, D / 2, 2, 2); float32 inside."""
+    pairs = x.float().unflatten(-1, (-1, 1, 2))
+    return (rows[..., 0] * pairs[..., 0] + rows[..., 1] * pairs[..., 1]).flatten(-2).to(x.dtype)

@@ -22,6 +22,16 @@ def query_groups(factors: Mapping[tuple[int, int], float], frames: int) -> list[
     return [(queries, seen) for seen, queries in groups.items()]
 
 
+def closed_spans(lengths: Sequence[int], frames: int) -> dict[tuple[int, int], float]:
+    """The spans of `lengths` frames that open a sequence of `frames` see nothing but themselves, each for itself."""
+    factors, start = {}, 0
+    for length in lengths:
+        own = range(start, start + length)
+        factors.update({(query, key): 0.0 for query in own for key in range(frames) if key not in own})
+        start += length
+    return factors
+
+
 def token_ranges(frames: Sequence[int], tokens_per_frame: int) -> list[tuple[int, int]]:
     """Sorted latent frames as merged [start, end) token ranges."""
     ranges: list[tuple[int, int]] = []

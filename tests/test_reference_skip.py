@@ -41,6 +41,20 @@ def test_the_band_follows_the_chunk_s_times_behind_a_stitched_context():
     assert set(ReferenceSkip().visibility(placed)) == {(0, 10), (1, 10), (2, 10)}
 
 
+@pytest.mark.parametrize("time", range(-3, 14))
+@pytest.mark.parametrize("radius", [0, 1, 3])
+def test_upstream_mode_is_all_or_nothing(time, radius):
+    """The authors' window, in their own counting: 4 context and 6 noisy frames, one reference."""
+    clean, noisy = 5, 6
+    start, end = time - radius - clean + 1, time + radius - clean + 2
+    active = radius > 0 and start >= 0 and end <= noisy
+    stitched = LatentStitch().layout(Layout.of_chunk(noisy), Moment(context=torch.zeros(1, 16, 4, 4, 4)))
+    placed = stitched.append(Span("anchor", (time,), latents=torch.zeros(1, 16, 1, 4, 4)))
+    skip = ReferenceSkip("upstream", radius)
+    assert set(skip.visibility(placed)) == {(query, 10) for query in (range(start, end) if active else ())}
+    assert active or "in upstream mode" in skip.notice(placed)
+
+
 @pytest.mark.parametrize("wrong", [{"mode": "medium"}, {"radius": -1}, {"factor": 1.5}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="wanted"):

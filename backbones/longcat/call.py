@@ -1,0 +1,64 @@
+"""What is the same for every block of one forward pass of LongCat, and the clean frames' keys and values.
+
+Clean frames (reference, context, image) never see noise, text, audio or the timestep, so what they offer to the others
+can be computed once per chunk and reused by every step and every guidance branch; only their RoPE is put on anew.
+"""
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ...techniques.rope import rotation
+from ...techniques.visibility import Factors
+
+
+@dataclass(frozen=True, eq=False)
+class CleanCache:
+    """`blocks`: per block keys after their norm and before RoPE, and values, each (B, frames * tokens, heads, D)."""
+    frames: int
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.blocks for tensor in pair)
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """`masks` (B, K, tokens) of the first frame; `centers`: the voices' positions; each has `tokens` audio tokens."""
+    masks: Tensor
+    centers: tuple[float, ...]
+    tokens: int
+    span: int
+    interval: int
+
+    def key_rows(self, head_dim: int) -> Tensor:
+        positions = self.masks.new_tensor(self.centers).repeat_interleave(self.tokens)
+        return rotation(positions, head_dim)[None, :, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One forward pass. The frames in hand are `clean` clean ones, then the noisy ones; a cache stands before them.
+
+    `rows`: RoPE rows of all frames, cached ones first. `groups`: the frames in hand by the keys they see. `text`
+    (B, L, D), or a list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C).
+    """
+    frames: int
+    clean: int
+    tokens: int
+    rows: Tensor
+    groups: list[tuple[list[int], Factors]]
+    text: Tensor | list[Tensor] | None = None
+    audio: Tensor | None = None
+    people: People | None = None
+    options: dict = field(default_factory=dict)
+
+    @property
+    def clean_tokens(self) -> int:
+        return self.clean * self.tokens
+
+    def patched(self, name: str, **values) -> Tensor:
+        """values["x"] after the patches that nodes have hung in at `name`, as ComfyUI's own models do it."""
+        for patch in self.options.get("patches", {}).get(name, ()):
+            values["x"] = patch({**values, "transformer_options": self.options})
+        return values["x"]
