@@ -1,7 +1,6 @@
 """ComfyUI's real frontend in a headless browser: what make_workflows.py and tests/web drive. Needs playwright."""
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import environment
 from comfy_server import Client
@@ -9,7 +8,8 @@ from comfy_server import Client
 ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle", "--use-angle=swiftshader",
              "--enable-unsafe-swiftshader")
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False,
-            "Comfy.Graph.CanvasMenu": False, "Comfy.Workflow.Persist": False}
+            "Comfy.Graph.CanvasMenu": False, "Comfy.Workflow.Persist": False,
+            "Comfy.Appearance.DisableAnimations": True}
 LOADED = "() => window.app?.vueAppReady && app.graph && app.isGraphReady !== false && app.extensionManager"
 MOUNTED = """(on) => [...document.querySelectorAll('[data-node-id]')].length === (on ? app.graph.nodes.length : 0)"""
 PICTURES = "() => [...document.images].every(image => image.complete)"
@@ -17,7 +17,7 @@ SETTLED = """async () => {
   const boxes = () => JSON.stringify(app.graph.nodes.map(node => [...node.pos, ...node.size]));
   for (let before = null; before !== boxes();) { before = boxes(); await new Promise(done => setTimeout(done, 400)); }
 }"""
-FILES_IN_INPUT = ("portrait.png", "speech.flac")
+INPUTS = ("portrait.png", "speech.flac")
 Prompt = dict[str, dict]
 
 
@@ -81,7 +81,7 @@ def opened(client: Client, width: int = 1600, height: int = 1000) -> Iterator[Fr
             browser.close()
 
 
-def put_inputs(base: Path) -> None:
-    """The bundled picture and speech in a server's input folder, where the workflows look for them."""
-    for name in FILES_IN_INPUT:
-        environment.link_or_copy(environment.PACK / "assets" / name, base / "input" / name)
+def upload_inputs(client: Client) -> None:
+    """The bundled picture and speech, under the names that the workflows give them."""
+    for name in INPUTS:
+        client.upload(environment.PACK / "assets" / name)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy_server
-from frontend import Frontend, opened, put_inputs
+from frontend import Frontend, opened, upload_inputs
 
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"
@@ -234,8 +234,8 @@ def strip(video: Path, target: Path) -> None:
 def make(screenshots: bool, comfyui: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = comfy_server.prepare_base(Path(temporary), environment.tiny_models(Path(sys.executable)))
-        put_inputs(base)
         with comfy_server.started(comfyui, base) as server, opened(server) as frontend:
+            upload_inputs(server)
             for name in PAGES:
                 path = WORKFLOWS / f"{name}.json"
                 path.write_text(written(build(frontend, name)), encoding="utf-8", newline="\n")

@@ -1,0 +1,51 @@
+"""Every workflow in workflows/api runs on a real server, made short: a video of the right length, size and sound."""
+import json
+
+import av
+import demo
+import environment
+import pytest
+
+WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
+SECONDS, FRAMES = 2.5, 40      # at 16 fps; the chunks below make 2 of it on S2V, 3 where 13 frames overlap
+SHORT = {
+    "LodestarPlanTake": {"max_seconds": SECONDS, "width": 64, "height": 64, "chunk_frames": 25},
+    "LodestarReferencePicture": {"width": 64, "height": 64},
+    "BasicScheduler": {"steps": 2},
+    "LodestarLookaheadAnchor": {"index": 3.0},
+    "LodestarLongTake": {"filename_prefix": "workflows/take"},
+}
+
+
+def shortened(path, server) -> dict:
+    prompt = json.loads(path.read_text(encoding="utf-8"))
+    demo.set_file(prompt, "LoadImage", "image", demo.PICTURE, None, server)
+    demo.set_file(prompt, "LoadAudio", "audio", demo.SPEECH, None, server)
+    for node in prompt.values():
+        node["inputs"].update(SHORT.get(node["class_type"], {}))
+        if node["class_type"] == "LodestarNarrativeKeyframe":
+            node["inputs"]["at_seconds"] /= 6
+    return prompt
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_it_runs(path, server):
+    told = len(server.log.read_text(encoding="utf-8"))
+    entry = server.run(shortened(path, server), timeout_seconds=300)
+    video = demo.local_path(server, demo.finished_video(entry))
+    with av.open(str(video)) as container:
+        frames = [frame for frame in container.decode(video=0)]
+        assert len(frames) == FRAMES and (frames[0].width, frames[0].height) == (64, 64)
+        assert container.metadata["prompt"]
+    with av.open(str(video)) as container:
+        sound = container.streams.audio[0]
+        samples = sum(frame.samples for frame in container.decode(sound))
+        assert samples / sound.rate == pytest.approx(SECONDS, abs=0.1)
+    log = server.log.read_text(encoding="utf-8")[told:]
+    assert "chunk 2 of" in log and "WARNING" not in log   # every technique in the graph had something to do
+
+
+def test_every_node_keeps_its_title():
+    """Node replacement answers 500 to a prompt whose nodes have no `_meta`."""
+    prompts = [json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOWS]
+    assert prompts and all(node["_meta"]["title"] for prompt in prompts for node in prompt.values())

@@ -1,0 +1,39 @@
+"""One real ComfyUI server and one real browser for the whole session, both as the scripts start them."""
+import sys
+from pathlib import Path
+
+import comfy_server
+import environment
+import frontend as browser
+import pytest
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    comfyui = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
+    base = comfy_server.prepare_base(tmp_path_factory.mktemp("base"), environment.tiny_models(Path(sys.executable)))
+    with comfy_server.started(comfyui, base) as running:
+        browser.upload_inputs(running)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def page_of_the_session(server):
+    with browser.opened(server) as opened:
+        yield opened
+
+
+@pytest.fixture
+def frontend(page_of_the_session):
+    """The page of the session. A test fails when it makes the page complain about the pack, or throw at all."""
+    yield page_of_the_session
+    ours = [line for line in page_of_the_session.said
+            if line[0] == "pageerror" or line[0] in ("error", "warning") and "lodestar" in " ".join(line).lower()]
+    page_of_the_session.said.clear()
+    assert not ours
+
+
+@pytest.fixture(scope="session")
+def nodes(server) -> dict[str, dict]:
+    """What the server says of each Lodestar node."""
+    return {name: node for name, node in server.get("/object_info").items() if name.startswith("Lodestar")}

@@ -1,0 +1,60 @@
+"""The pack in the page: it loads in silence, every node can be added in both renderers, tooltips and help are there."""
+import environment
+import pytest
+
+PAGES = sorted((environment.PACK / "web" / "docs").glob("*.md"))
+RENDERERS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
+ADD = """id => {
+  const node = LiteGraph.createNode(id);
+  app.graph.clear();
+  app.graph.add(node);
+  node.pos = [100, 100];
+  app.canvas.ds.reset();
+  app.canvas.setDirty(true, true);
+  return { title: node.title, size: [...node.size], needed: [...node.computeSize()],
+           inputs: node.inputs.map(input => input.name), outputs: node.outputs.map(output => output.name),
+           widgets: node.widgets?.map(widget => widget.name) ?? [] };
+}"""
+
+
+def test_the_pack_loads_in_silence(frontend, server):
+    assert any(path.endswith("/lodestar.js") for path in server.get("/extensions"))
+    names = frontend.run("() => app.extensions.map(extension => extension.name)")
+    assert names.count("lodestar.progress") == 1
+
+
+@RENDERERS
+def test_every_node_can_be_added(frontend, nodes, nodes_2):
+    frontend.nodes_2(nodes_2)
+    for name, node in nodes.items():
+        added = frontend.run(ADD, name)
+        wanted = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        assert added["title"] == node["display_name"]
+        assert set(wanted) <= {*added["inputs"], *added["widgets"]} and added["outputs"] == node["output_name"]
+        assert added["size"][0] >= added["needed"][0] and added["size"][1] >= added["needed"][1]
+        if nodes_2:
+            shown = frontend.page.locator("[data-node-id]")
+            shown.filter(has_text=node["display_name"]).wait_for()
+            assert all(key in shown.inner_text() for key in wanted)
+
+
+def test_every_input_has_a_tooltip(nodes):
+    bare = [(name, key) for name, node in nodes.items() for kind in ("required", "optional")
+            for key, (_, options) in node["input"].get(kind, {}).items() if not options.get("tooltip")]
+    assert nodes and not bare
+
+
+def test_a_tooltip_appears(frontend, nodes):
+    frontend.nodes_2(True)
+    frontend.run(ADD, "LodestarPlanTake")
+    label = frontend.page.locator("[data-node-id]").get_by_text("seed_step", exact=True)
+    label.wait_for()
+    label.hover(force=True)
+    frontend.page.get_by_text(nodes["LodestarPlanTake"]["input"]["required"]["seed_step"][1]["tooltip"]).wait_for()
+
+
+def test_every_help_page_is_served(server, nodes):
+    assert {page.stem for page in PAGES} == set(nodes)
+    for page in PAGES:
+        folder = nodes[page.stem]["python_module"].removeprefix("custom_nodes.")
+        assert server.request(f"/extensions/{folder}/docs/{page.name}") == page.read_bytes()
