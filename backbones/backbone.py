@@ -96,10 +96,20 @@ class Backbone:
         raise NotImplementedError
 
 
-def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment) -> Layout:
+def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment, transformer_options: dict
+             ) -> tuple[Layout, dict[tuple[int, int], float]]:
+    """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}.
+
+    A technique that changes nothing in this layout says so in the log, in the first step of a sampling run.
+    """
+    layout = own
     for technique in techniques:
-        own = technique.layout(own, moment)
-    return own
+        layout = technique.layout(layout, moment)
+    for technique in techniques:
+        notice = technique.notice(layout)
+        if notice is not None and is_first_step(transformer_options):
+            logging.getLogger("lodestar").warning(notice)
+    return layout, factors_of(layout, techniques)
 
 
 def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[int, int], float]:
@@ -109,14 +119,6 @@ def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[
         for pair, factor in technique.visibility(layout).items():
             table[pair] = table.get(pair, 1.0) * factor
     return table
-
-
-def announce(techniques: tuple[Technique, ...], layout: Layout, transformer_options: dict) -> None:
-    """Log, in the first step of a sampling run only, each technique that changes nothing in this layout."""
-    for technique in techniques:
-        notice = technique.notice(layout)
-        if notice is not None and is_first_step(transformer_options):
-            logging.getLogger("lodestar").warning(notice)
 
 
 def is_first_step(transformer_options: dict) -> bool:

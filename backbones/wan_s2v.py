@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
-from .backbone import Backbone, ChunkInputs, ChunkRequest, announce, factors_of, laid_out
+from .backbone import Backbone, ChunkInputs, ChunkRequest, laid_out
 from .wan_call import WanCall, standing_in, with_visibility
 
 MOTION_LATENTS = 19
@@ -43,9 +43,7 @@ class WanS2V(Backbone):
     def run(self, executor, args, kwargs, techniques, moment, process_in) -> Tensor:
         call = with_window_audio(WanCall.bind(executor, args, kwargs))
         own = self.own_layout(call)
-        layout = laid_out(own, techniques, moment)
-        announce(techniques, layout, call.transformer_options)
-        factors = factors_of(layout, techniques)
+        layout, factors = laid_out(own, techniques, moment, call.transformer_options)
         if layout is own and not factors:
             return call.proceed()
         call = with_references(call, layout, process_in)
