@@ -139,11 +139,13 @@ def web_tier(runner: Runner, comfyui: Path | None) -> Outcome:
     return runner.pytest("web", ["tests/web"], COMFYUI_PATH=str(comfyui), CHROMIUM_PATH=chromium)
 
 
-def gpu_tier(runner: Runner) -> Outcome:
+def gpu_tier(runner: Runner, comfyui: Path | None) -> Outcome:
     has_gpu = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     if subprocess.run([str(runner.python), "-c", has_gpu], capture_output=True).returncode:
         return Outcome("gpu", reason="no CUDA device here")
-    return runner.pytest("gpu", ["tests/gpu"])
+    if comfyui is None:
+        return runner.left_out("gpu", "it needs a ComfyUI")
+    return runner.pytest("gpu", ["tests/gpu"], COMFYUI_PATH=str(comfyui))
 
 
 def run_tiers(runner: Runner, wanted: list[str], trees: dict[str, Path | None]) -> list[Outcome]:
@@ -158,7 +160,7 @@ def run_tiers(runner: Runner, wanted: list[str], trees: dict[str, Path | None]) 
     if "web" in wanted:
         outcomes.append(web_tier(runner, trees[environment.NEWEST]))
     if "gpu" in wanted:
-        outcomes.append(gpu_tier(runner))
+        outcomes.append(gpu_tier(runner, trees[environment.NEWEST]))
     return outcomes
 
 
