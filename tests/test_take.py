@@ -14,6 +14,7 @@ from lodestar.techniques.timeline import Timeline
 from .tiny_backbone import ToyModel, ToyOverlapStream, ToyStream, decode_at_once, toy_encode
 
 WIDTH, HEIGHT, FPS = 32, 16, Fraction(25)
+LOSSLESS = 0  # crf: what is compared is then what the driver wrote, whatever x264 decides
 TIMELINE = Timeline(FPS)
 STORY = "0:00 she smiles\n0:02 she laughs a lot"
 
@@ -38,7 +39,8 @@ class Take:
         self.stream, self.streams, self.done = stream, [], []
         with Journal.open(folder, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal:
             self.note = journal.note
-            self.result = make_take(plan, self.model, self.open_stream, journal, VideoWriter(WIDTH, HEIGHT, FPS),
+            self.result = make_take(plan, self.model, self.open_stream, journal,
+                                    VideoWriter(WIDTH, HEIGHT, FPS, LOSSLESS),
                                     context_of=context_of, tail_frames=tail_frames,
                                     on_chunk=lambda done: self.done.append(done), **options)
             self.latents = journal.latents(0, plan.total_latents)
@@ -59,7 +61,7 @@ def pictures(take):
 
 def finish(take, folder):
     speech = {"waveform": torch.zeros(1, 1, 16000), "sample_rate": 16000}
-    path = VideoWriter(WIDTH, HEIGHT, FPS).finish(take.result.segments, speech, {}, folder / "take.mp4")
+    path = VideoWriter(WIDTH, HEIGHT, FPS, LOSSLESS).finish(take.result.segments, speech, {}, folder / "take.mp4")
     with av.open(str(path)) as video:
         return np.stack([frame.to_ndarray() for frame in video.decode(video=0)])
 
@@ -207,7 +209,7 @@ def test_on_chunk_comes_after_the_chunk_is_safe(tmp_path):
     plan = plan_of()
     found = []
     with Journal.open(tmp_path, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal:
-        make_take(plan, ToyModel(WIDTH, HEIGHT), ToyStream, journal, VideoWriter(WIDTH, HEIGHT, FPS),
+        make_take(plan, ToyModel(WIDTH, HEIGHT), ToyStream, journal, VideoWriter(WIDTH, HEIGHT, FPS, LOSSLESS),
                   context_of=latent_context,
                   on_chunk=lambda done: found.append((done.chunk.index, journal.finished,
                                                       torch.equal(done.latents, done.tail.latents(
@@ -243,7 +245,7 @@ def test_nan_from_the_sampler_is_refused(tmp_path):
     plan = plan_of()
     with Journal.open(tmp_path, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal, \
             pytest.raises(ValueError, match="chunk 1 came out of the sampler with NaN"):
-        make_take(plan, broken, ToyStream, journal, VideoWriter(WIDTH, HEIGHT, FPS))
+        make_take(plan, broken, ToyStream, journal, VideoWriter(WIDTH, HEIGHT, FPS, LOSSLESS))
 
 
 def test_a_wrong_window_is_refused(tmp_path):
@@ -251,4 +253,4 @@ def test_a_wrong_window_is_refused(tmp_path):
     with Journal.open(tmp_path, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal, \
             pytest.raises(ValueError, match=r"\(1, 3, 3, 2, 4\); wanted is \(1, C, 8, h, w\)"):
         make_take(plan, lambda chunk, context: torch.zeros(1, 3, 3, 2, 4), ToyStream, journal,
-                  VideoWriter(WIDTH, HEIGHT, FPS))
+                  VideoWriter(WIDTH, HEIGHT, FPS, LOSSLESS))
