@@ -171,7 +171,8 @@ def make_environment(wanted: list[str]) -> Path:
 
 
 def build_environment(folder: Path, python: Path, wanted: list[str]) -> None:
-    print(f"making the environment {folder} (once; several GB with torch)", flush=True)
+    size = "; torch is several GB" if any(line.startswith("torch") for line in wanted) else ""
+    print(f"making the environment {folder} (once{size})", flush=True)
     made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True)
     if made.returncode:
         sys.exit(f"python -m venv failed (on Debian and Ubuntu: apt install python3-venv).\n{made.stdout}{made.stderr}")
