@@ -38,7 +38,7 @@ def box_masks(height: int, width: int, person1: Box | None = None, person2: Box 
 def fitted_masks(masks: Tensor, height: int, width: int) -> Tensor:
     """(K, H, W) -> (K, height, width): scaled to cover, then cut in the centre, as the picture itself is."""
     scale = max(height / masks.shape[1], width / masks.shape[2])
-    size = (max(height, round(masks.shape[1] * scale)), max(width, round(masks.shape[2] * scale)))
+    size = (max(height, int(masks.shape[1] * scale)), max(width, int(masks.shape[2] * scale)))
     large = interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return large[:, top:top + height, left:left + width]

@@ -56,8 +56,8 @@ class ReferenceSkip(Technique):
         times = ", ".join(f"{time:g}" for span in layout.references for time in span.times)
         if self.mode == "upstream":
             first = layout["chunk"].times[0]
-            return (f"reference skip is inactive: in upstream mode the reference, now at {times}, must stand at "
-                    f"{first + self.radius:g} to {layout.last_time - self.radius:g} with a radius of 1 or more, so "
-                    f"that its whole band lies in the chunk ({first:g} to {layout.last_time:g}). Mode 'hard' clips the band")
+            return (f"reference skip is inactive: in upstream mode the whole band must lie in the chunk ({first:g} to "
+                    f"{layout.last_time:g}) with a radius of 1 or more, and the reference stands at {times} with a "
+                    f"radius of {self.radius}. Mode 'hard' clips the band instead")
         return (f"reference skip is inactive: the reference stands at {times}, and no frame of the chunk "
                 f"(0 to {layout.last_time:g}) is within {self.radius} of it. Place it 'in chunk' to use the skip")

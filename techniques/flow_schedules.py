@@ -1,0 +1,48 @@
+"""Noise schedules of LongCat-Video (paper 001): normal, distilled in 16 and in 8 steps, the sharper tail, refinement.
+
+Rectified flow: x = (1 - sigma) * x0 + sigma * noise, timestep = 1000 * sigma. The core schedulers of ComfyUI lack the
+end point 0.001 and the tails, so the sigmas are made here; in float32 throughout, as the authors make them, since the
+network tells timesteps apart by less than one in 1e4.
+"""
+import torch
+from torch import Tensor
+
+SHIFTS = {"LongCat-Video": 12.0, "LongCat-Avatar 1.0": 12.0, "LongCat-Avatar 1.5": 7.0}
+KINDS = ("normal", "distilled", "distilled 8", "enhance-hf", "refine")
+LAST_SIGMA = 0.001
+TAIL = tuple(step / 20 for step in range(10, 0, -1))    # 0.5, 0.45, ... 0.05
+
+
+def schedule(kind: str, steps: int, shift: float, threshold: float = 0.5) -> Tensor:
+    """Sigmas from the first to the terminal 0, float32. ValueError for a step count that the kind cannot have.
+
+    `enhance-hf` continues a normal schedule below 0.5 in even steps, so it has more steps than asked for; `refine`
+    starts a normal one at `threshold`, so it has fewer.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, wanted at least 1")
+    sigmas = shifted(unshifted(kind, steps), shift)
+    if kind == "enhance-hf":
+        sigmas = torch.cat([sigmas[sigmas > 0.5], sigmas.new_tensor(TAIL)])
+    elif kind == "refine":
+        sigmas = torch.cat([sigmas.new_tensor([threshold]), sigmas[sigmas < threshold]])
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def unshifted(kind: str, steps: int) -> Tensor:
+    """The grid before the shift, without the terminal 0, float32."""
+    if kind not in KINDS:
+        raise ValueError(f"schedule: got {kind!r}, wanted one of {', '.join(KINDS)}")
+    if kind == "distilled 8":
+        if steps != 8:
+            raise ValueError(f"steps: got {steps}, but Avatar 1.5 is distilled for exactly 8")
+        return torch.tensor([(999 - 125 * step) / 999 for step in range(8)])
+    if kind == "distilled":
+        if steps > 50:
+            raise ValueError(f"steps: got {steps}, but the distilled grid has 50")
+        return torch.tensor([(1000 - 20 * (50 * step // steps)) / 1000 for step in range(steps)])
+    return torch.linspace(1, LAST_SIGMA, steps)
+
+
+def shifted(sigmas: Tensor, shift: float) -> Tensor:
+    return shift * sigmas / (1 + (shift - 1) * sigmas)

@@ -1,0 +1,33 @@
+"""Two speakers on one clock (paper 001's multi-person mode): together, or one after the other.
+
+Each track is silence (zero samples, which the encoder still hears) where its person does not speak.
+"""
+import torch
+from torch import Tensor
+
+MODES = ("together", "in turn")
+
+
+def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Waveforms (N1,), (N2,) -> two tracks of one length whose sum is the sound track. One person may be missing.
+
+    together: both must be of one length. in turn: person 1 speaks first, then person 2.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode: got {mode!r}, wanted one of {', '.join(MODES)}")
+    given = [person for person in (person1, person2) if person is not None]
+    if not given:
+        raise ValueError("speakers: got no speech at all, wanted one person's or two")
+    missing = given[0].new_zeros(len(given[0]) if mode == "together" else 0)
+    first, second = (missing if person is None else person for person in (person1, person2))
+    if mode == "in turn":
+        return torch.cat([first, torch.zeros_like(second)]), torch.cat([torch.zeros_like(first), second])
+    if len(first) != len(second):
+        raise ValueError(f"speakers: got {len(first)} and {len(second)} samples to be spoken together, wanted the same "
+                         f"length; pad or trim one, or choose 'in turn'")
+    return first, second
+
+
+def padded(track: Tensor, samples: int) -> Tensor:
+    """With silence at the end, up to `samples`."""
+    return torch.nn.functional.pad(track, (0, max(0, samples - len(track))))

@@ -1,0 +1,169 @@
+"""The pure pieces of LongCat beside naive oracles: filters, loudness, windows, schedules, guidance, people, tracks."""
+import math
+
+import pytest
+import torch
+from lodestar.techniques import speech_waveform as waveform
+from lodestar.techniques.flow_schedules import schedule
+from lodestar.techniques.people import (
+    background,
+    box_masks,
+    centers,
+    fitted_masks,
+    person_map,
+    query_positions,
+    token_masks,
+)
+from lodestar.techniques.speaker_tracks import padded, placed
+from lodestar.techniques.speech_features import resampled, whisper_features, whisper_groups, windows
+from lodestar.techniques.speech_guidance import combined, projection_scale, shares, zero_guided
+
+
+def recursion(x: list[float], numerator, denominator) -> list[float]:
+    """A recursive filter one sample at a time."""
+    y: list[float] = []
+    for n in range(len(x)):
+        value = sum(b * x[n - i] for i, b in enumerate(numerator) if n >= i)
+        value -= sum(a * y[n - i] for i, a in enumerate(denominator) if i and n >= i)
+        y.append(value / denominator[0])
+    return y
+
+
+@pytest.mark.parametrize("sections", [waveform.lowpass(3000, 16000), waveform.k_weighting(16000)])
+def test_filters_equal_the_recursion_across_blocks(sections, monkeypatch):
+    monkeypatch.setattr(waveform, "FILTER_BLOCK", 700)
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    expected = x.double().tolist()
+    for section in sections:
+        expected = recursion(expected, *section)
+    assert (waveform.filtered(x, sections, 16000) - torch.tensor(expected)).abs().max() < 1e-5
+
+
+def test_a_full_scale_sine_has_the_loudness_of_the_standard():
+    """BS.1770: 0 dBFS at 997 Hz in one channel reads -3.01 LKFS."""
+    seconds = torch.arange(48000 * 3) / 48000
+    sine = torch.sin(2 * math.pi * 997 * seconds)
+    assert waveform.integrated_loudness(sine, 48000) == pytest.approx(-3.01, abs=0.1)
+    leveled = waveform.leveled(sine, 48000)
+    assert waveform.integrated_loudness(leveled, 48000) == pytest.approx(-23, abs=1e-3)
+
+
+def test_silence_and_very_short_speech_stay_what_they_are():
+    silence, short = torch.zeros(16000), torch.ones(100)
+    assert torch.equal(waveform.leveled(silence, 16000), silence)
+    assert torch.equal(waveform.leveled(short, 16000), short)
+    assert waveform.prepared(silence, 16000, None).abs().max() == 0
+
+
+def test_quiet_passages_do_not_count():
+    loud, quiet = torch.randn(16000 * 3, generator=torch.Generator().manual_seed(1)), torch.zeros(16000 * 6)
+    alone = waveform.integrated_loudness(loud, 16000)
+    assert waveform.integrated_loudness(torch.cat([loud, quiet]), 16000) == pytest.approx(alone, abs=0.5)
+
+
+def test_windows_are_read_around_each_frame():
+    features = torch.arange(40.0).view(20, 2, 1)
+    got = windows(features, first_frame=7, frames=4, stride=2)
+    assert got.shape == (1, 4, 5, 2, 1)
+    for frame in range(4):
+        for slot in range(5):
+            step = min(max(2 * (7 + frame) + slot - 2, 0), 19)
+            assert torch.equal(got[0, frame, slot], features[step])
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(48000, 75), (496123, 775), (1040000, 1625)])
+def test_whisper_features_last_as_long_as_the_speech(samples, steps):
+    assert whisper_features(torch.zeros(4500, 5, 2), samples, 16000).shape == (steps, 5, 2)
+
+
+def test_whisper_must_be_the_large_one():
+    with pytest.raises(ValueError, match="got 25 hidden states, wanted 33"):
+        whisper_groups(torch.zeros(25, 1, 4, 2))
+
+
+def test_resampling_keeps_both_ends():
+    features = torch.tensor([0.0, 1.0, 4.0])[None, :, None]
+    assert resampled(features, 5)[0, :, 0].tolist() == [0, 0.5, 1, 2.5, 4]
+
+
+@pytest.mark.parametrize(("kind", "steps", "says"), [("distilled 8", 16, "exactly 8"), ("distilled", 51, "grid has 50"),
+                                                     ("normal", 0, "at least 1"), ("karras", 8, "wanted one of")])
+def test_impossible_schedules_are_refused(kind, steps, says):
+    with pytest.raises(ValueError, match=says):
+        schedule(kind, steps, 12.0)
+
+
+@pytest.mark.parametrize("kind", ["normal", "distilled", "enhance-hf", "refine"])
+@pytest.mark.parametrize("steps", [2, 16, 50])
+def test_schedules_fall_to_zero(kind, steps):
+    sigmas = schedule(kind, steps, 7.0)
+    assert sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+    assert sigmas[0] == (0.5 if kind == "refine" else 1)
+
+
+@pytest.mark.parametrize(("scales", "made"), [((4, 4), "c u"), ((4, 3), "c t u"), ((4, 1), "c t"), ((1, 1), "c"),
+                                              ((1, 4), "c t u"), ((0, 1), "t")])
+def test_redundant_predictions_are_not_made(scales, made):
+    weights = shares(*scales)
+    predictions = dict(zip("ctu", torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(2)), strict=True))
+    assert " ".join(name for name, weight in zip("ctu", weights, strict=True) if weight) == made
+    c, t, u = predictions.values()
+    given = [predictions[name] if name in made else None for name in "ctu"]
+    assert torch.allclose(combined(given, weights), u + scales[0] * (c - t) + scales[1] * (t - u), atol=1e-5)
+    with pytest.raises(ValueError, match="was not made"):
+        combined([None] * 3, weights)
+
+
+def test_cfg_zero_projects_each_sample_for_itself():
+    c, u = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(3))
+    scale = projection_scale(c, u)
+    for row in range(2):
+        own = (c[row] * u[row]).sum() / (u[row] ** 2).sum()
+        assert scale[row, 0] == pytest.approx(own.item(), abs=1e-5)
+        assert torch.allclose(zero_guided(c, u, 4)[row], own * u[row] + 4 * (c[row] - own * u[row]), atol=1e-4)
+
+
+def test_person_map_equals_the_dense_one():
+    generator = torch.Generator().manual_seed(4)
+    query, key = torch.randn(1, 12, 2, 8, generator=generator), torch.randn(1, 6, 2, 8, generator=generator)
+    masks = torch.tensor([[[1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]]]).float()
+    dense = torch.einsum("bnhd,bshd->bhns", query, key).div(8 ** 0.5).softmax(-1).mean(1)
+    got = person_map(query, key, masks)
+    assert torch.allclose(got[0, 0], dense[0, :, :2].mean(1), atol=1e-6)
+    assert torch.allclose(got[0, 1], dense[0, :, 3:5].mean(1), atol=1e-6)
+    assert got[0, 2].abs().max() == 0      # an empty background wins nowhere
+    positions = query_positions(got)
+    assert ((positions <= 4) | (positions >= 20)).all() and positions.max() <= 24
+
+
+def test_voices_stand_where_their_people_are():
+    assert centers(3, 2) == (2, 22) and centers(4, 3) == (2, 22, 100) and background(3) == 12
+
+
+def test_masks_and_boxes_that_cover_nothing_are_refused():
+    with pytest.raises(ValueError, match="one person's box"):
+        box_masks(24, 40, (0, 0, 4, 4))
+    with pytest.raises(ValueError, match="covers nothing"):
+        box_masks(24, 40, (0, 0, 4, 4), (5, 40, 9, 50))
+    masks = box_masks(480, 832)[None]
+    assert token_masks(masks, 30, 52).shape == (1, 3, 1560)
+    masks[:, 1] = 0
+    with pytest.raises(ValueError, match="person 2 that covers no token"):
+        token_masks(masks, 30, 52)
+
+
+@pytest.mark.parametrize("size", [(16, 20), (48, 20), (7, 400), (24, 40)])
+def test_fitted_masks_have_the_size_asked_for(size):
+    assert fitted_masks(box_masks(24, 40), *size).shape == (3, *size)
+
+
+def test_tracks_are_silent_where_the_other_speaks():
+    one, two = torch.ones(3), 2 * torch.ones(2)
+    first, second = placed("in turn", one, two)
+    assert first.tolist() == [1, 1, 1, 0, 0] and second.tolist() == [0, 0, 0, 2, 2]
+    assert placed("together", None, two)[0].tolist() == [0, 0]
+    assert padded(two, 4).tolist() == [2, 2, 0, 0] and padded(one, 1).tolist() == [1, 1, 1]
+    for wrong, says in ((("together", one, two), "3 and 2 samples"), (("in turn", None, None), "no speech at all"),
+                        (("chorus", one, two), "wanted one of")):
+        with pytest.raises(ValueError, match=says):
+            placed(*wrong)
