@@ -118,6 +118,11 @@ def test_no_attention_call_carries_a_mask_and_a_batch_1_cache_serves_all(small):
     assert set(seen) == {(4, ("transformer_options",))}
 
 
+def test_one_latent_is_enough(small):
+    x, audio = torch.randn(1, 16, 1, 4, 6), torch.zeros(1, 1, 1, 5, 3, 4)
+    assert small(x, torch.tensor([500.0]), torch.zeros(1, 7, 24), audio=audio).shape == x.shape
+
+
 def test_training_reaches_every_weight():
     torch.manual_seed(1)
     network = LongCat(SMALL, torch.nn, golden.plain_attention)

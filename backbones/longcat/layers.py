@@ -141,7 +141,8 @@ class AudioProjector(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """(B, frames, window, width) -> (B, latents, tokens, C), frames being 1 + ratio * (latents - 1)."""
         middle = self.audio.window // 2
-        first, rest = windows[:, :1], windows[:, 1:].unflatten(1, (-1, self.audio.ratio))
+        later = (windows.shape[1] - 1) // self.audio.ratio
+        first, rest = windows[:, :1], windows[:, 1:].unflatten(1, (later, self.audio.ratio))
         grouped = torch.cat([rest[:, :, 0, :middle + 1], rest[:, :, 1:-1, middle], rest[:, :, -1, middle:]], 2)
         latents = torch.cat([functional.relu(self.proj1(first.flatten(2))),
                              functional.relu(self.proj1_vf(grouped.flatten(2)))], 1)

@@ -1,0 +1,39 @@
+"""LongCat's network from ComfyUI's own layers, in the dtypes that ComfyUI keeps weights in: the float32 islands hold.
+
+The expected numbers are the same network's in float32 at the timestep rounded to bfloat16, as the model was trained.
+"""
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.ldm.modules.attention
+import comfy.ops
+import golden
+import pytest
+import torch
+from golden_longcat import Dit, forward
+from lodestar.backbones.longcat.int8 import module_keys
+from lodestar.backbones.longcat.network import LongCat
+
+FOLDER = Path(__file__).parent.parent / "golden" / "longcat"
+HOST = golden.Host(comfy.ops.manual_cast, comfy.ldm.modules.attention.optimized_attention)
+CASES = [("base_dit", "t2v_b1", "model.safetensors"), ("avatar_v10_dit", "vc_ref7_mask1", "model.safetensors"),
+         ("avatar_v10_dit", "ai2v_3streams", "model.safetensors"), ("avatar_v15_dit", "ai2v_1cond", "model.safetensors"),
+         ("avatar_v15_dit", "ai2v_1cond", "model_int8.safetensors")]
+
+
+@pytest.mark.parametrize(("weights_dtype", "dtype", "error"), [
+    (torch.bfloat16, torch.bfloat16, 0.02), (torch.float16, torch.float16, 0.005),
+    (torch.float32, torch.bfloat16, 0.02), (torch.float8_e4m3fn, torch.bfloat16, 0.1)], ids=str)
+@pytest.mark.parametrize(("folder", "case", "file"), CASES)
+def test_low_precision_is_only_rounding(folder, case, file, weights_dtype, dtype, error):
+    dit = Dit(golden.Fixtures(FOLDER / folder), HOST)
+    call = dit.fixtures.call(case)
+    expected_call = {**call, "timestep": call["timestep"].bfloat16().float()}
+    int8 = file != "model.safetensors"
+    network = LongCat(replace(dit.config, int8=int8), HOST.operations, HOST.attention, dtype=weights_dtype).eval()
+    network.load_state_dict(module_keys(dit.fixtures.load(file)))
+    with torch.no_grad():
+        expected = forward(dit.build(file), expected_call, None)
+        got = forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype)}, None)
+    assert got.dtype == torch.float32
+    assert (got - expected).norm() / expected.norm() < error
