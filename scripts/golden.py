@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = ("golden_longcat",)
+FAILURES = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError, OSError,
+            SafetensorError)
 TOLERANCE, TIMESTEP_TOLERANCE = 1e-4, 1e-3
 
 
@@ -132,7 +135,7 @@ def check(folder: Path, runner_of: Callable[[Fixtures], Callable[[str], dict] | 
             try:
                 with torch.no_grad():
                     yield compare(name, fixtures, run)
-            except (ValueError, KeyError, TypeError, RuntimeError, IndexError, OSError, AssertionError) as error:
+            except FAILURES as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 yield Result(f"{path.parent.name}/{name}",
                              reason=f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")

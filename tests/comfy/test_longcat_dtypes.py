@@ -17,8 +17,8 @@ from lodestar.backbones.longcat.network import LongCat
 FOLDER = Path(__file__).parent.parent / "golden" / "longcat"
 HOST = golden.Host(comfy.ops.manual_cast, comfy.ldm.modules.attention.optimized_attention)
 CASES = [("base_dit", "t2v_b1", "model.safetensors"), ("avatar_v10_dit", "vc_ref7_mask1", "model.safetensors"),
-         ("avatar_v10_dit", "ai2v_3streams", "model.safetensors"), ("avatar_v15_dit", "ai2v_1cond", "model.safetensors"),
-         ("avatar_v15_dit", "ai2v_1cond", "model_int8.safetensors")]
+         ("avatar_v10_dit", "ai2v_3streams", "model.safetensors"),
+         ("avatar_v15_dit", "ai2v_1cond", "model.safetensors"), ("avatar_v15_dit", "ai2v_1cond", "model_int8.safetensors")]
 
 
 @pytest.mark.parametrize(("weights_dtype", "dtype", "error"), [
