@@ -16,9 +16,10 @@ from lodestar.backbones.longcat.network import LongCat
 
 FOLDER = Path(__file__).parent.parent / "golden" / "longcat"
 HOST = golden.Host(comfy.ops.manual_cast, comfy.ldm.modules.attention.optimized_attention)
-CASES = [("base_dit", "t2v_b1", "model.safetensors"), ("avatar_v10_dit", "vc_ref7_mask1", "model.safetensors"),
-         ("avatar_v10_dit", "ai2v_3streams", "model.safetensors"),
-         ("avatar_v15_dit", "ai2v_1cond", "model.safetensors"), ("avatar_v15_dit", "ai2v_1cond", "model_int8.safetensors")]
+FLOAT, INT8 = "model.safetensors", "model_int8.safetensors"
+CASES = [("base_dit", "t2v_b1", FLOAT), ("avatar_v10_dit", "vc_ref7_mask1", FLOAT),
+         ("avatar_v10_dit", "ai2v_3streams", FLOAT), ("avatar_v15_dit", "ai2v_1cond", FLOAT),
+         ("avatar_v15_dit", "ai2v_1cond", INT8)]
 
 
 @pytest.mark.parametrize(("weights_dtype", "dtype", "error"), [
@@ -29,8 +30,7 @@ def test_low_precision_is_only_rounding(folder, case, file, weights_dtype, dtype
     dit = Dit(golden.Fixtures(FOLDER / folder), HOST)
     call = dit.fixtures.call(case)
     expected_call = {**call, "timestep": call["timestep"].bfloat16().float()}
-    int8 = file != "model.safetensors"
-    network = LongCat(replace(dit.config, int8=int8), HOST.operations, HOST.attention, dtype=weights_dtype).eval()
+    network = LongCat(replace(dit.config, int8=file == INT8), HOST.operations, HOST.attention, dtype=weights_dtype).eval()
     network.load_state_dict(module_keys(dit.fixtures.load(file)))
     with torch.no_grad():
         expected = forward(dit.build(file), expected_call, None)
