@@ -1,0 +1,101 @@
+"""ComfyUI and the pack in this process, on CPU, and the models that are measured. Imported before anything of either.
+
+A test run has them already; alone, ComfyUI is $COMFYUI_PATH or the newest one in the cache that scripts/test.py fills.
+"""
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+PACK = Path(__file__).resolve().parent.parent
+
+
+def load_pack() -> None:
+    """The pack as `lodestar`. Its root leaves sys.path: it has a package named `nodes`, and so has ComfyUI."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK] + [str(PACK / "scripts")]
+    spec = importlib.util.spec_from_file_location("lodestar", PACK / "__init__.py",
+                                                  submodule_search_locations=[str(PACK)])
+    sys.modules["lodestar"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["lodestar"])
+
+
+if "lodestar" not in sys.modules:   # before ComfyUI is on the path, so that no node is imported yet
+    load_pack()
+
+import environment  # noqa: E402
+
+COMFYUI = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
+if "comfy" not in sys.modules:
+    sys.path.insert(0, str(COMFYUI))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    import comfy.cli_args
+    BASE = tempfile.TemporaryDirectory(prefix="lodestar-bench-", ignore_cleanup_errors=True)
+    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.base_directory = BASE.name
+
+import comfy.cli_args  # noqa: E402
+import torch  # noqa: E402
+from lodestar.techniques.technique import Moment  # noqa: E402
+
+META = torch.device("meta")
+CPU = torch.device("cpu")
+BLOCKS = {"1.3B": (1536, 8960, 12), "14B": (5120, 13824, 40)}   # of Wan 2.1: width, feed-forward width, heads
+LATENT_SIZE = (60, 104)                                         # 480x832 pixels: 1,560 tokens a latent
+
+
+def use_gpu() -> None:
+    """Let ComfyUI choose the GPU. To be called before anything imports its model management."""
+    comfy.cli_args.args.cpu = False
+
+
+def wan_model(blocks: str, layers: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
+    """A MODEL: ComfyUI's own Wan 2.1 T2V with `layers` blocks of the widths of "1.3B" or "14B", random weights."""
+    import comfy.model_patcher
+    import comfy.supported_models
+    width, feed_forward, heads = BLOCKS[blocks]
+    config = comfy.supported_models.WAN21_T2V({
+        "image_model": "wan2.1", "model_type": "t2v", "dim": width, "ffn_dim": feed_forward, "num_heads": heads,
+        "num_layers": layers, "in_dim": 16, "out_dim": 16, "dtype": dtype})
+    config.set_inference_dtype(dtype, None)
+    base = config.get_model({}, device=device)
+    for weight in base.diffusion_model.parameters():
+        torch.nn.init.normal_(weight, std=0.02)
+    return comfy.model_patcher.ModelPatcher(base, device, device)
+
+
+def latents(frames: int, device: torch.device, size: tuple[int, int] = LATENT_SIZE) -> torch.Tensor:
+    """(1, 16, frames, h, w) of noise."""
+    return torch.randn(1, 16, frames, *size, device=device)
+
+
+def denoise(model, noisy: torch.Tensor, **options) -> torch.Tensor:
+    """One call of the model as a sampler makes it, through its wrappers. `options` join transformer_options."""
+    told = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "cond_or_uncond": [0],
+            "uuids": ["bench"], **options}
+    text = torch.zeros(1, 512, 4096, device=noisy.device, dtype=model.model.get_dtype())
+    with torch.inference_mode():
+        return model.model.apply_model(noisy, torch.full((1,), 0.7, device=noisy.device), c_crossattn=text,
+                                       transformer_options=told)
+
+
+def patched(model, *techniques, context: torch.Tensor | None = None):
+    """The model with `techniques`, as Long Take patches it for a chunk that continues from `context`."""
+    from lodestar.backbones import attach
+    return attach.patched(model, techniques, Moment(context=context))
+
+
+def tiny_model(name: str):
+    """A MODEL of the pack's tiny checkpoints, such as "wan21_t2v"."""
+    import comfy.sd
+    folder = environment.tiny_models(Path(sys.executable)) / "models" / "diffusion_models"
+    return comfy.sd.load_diffusion_model(str(folder / f"lodestar_tiny_{name}.safetensors"))
+
+
+def tiny_vae():
+    """The pack's tiny Wan VAE as ComfyUI's VAE object."""
+    import comfy.sd
+    import comfy.utils
+    path = environment.tiny_models(Path(sys.executable)) / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))

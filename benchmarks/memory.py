@@ -1,0 +1,101 @@
+"""Memory of a real ComfyUI server against the length of the take it makes: resident bytes, sampled from outside."""
+import in_process  # isort: skip - first, because it brings ComfyUI and the scripts
+
+import json
+import sys
+import tempfile
+import threading
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import comfy_server
+import environment
+import numpy as np
+import psutil
+from rows import Row, show
+
+MODELS = ("wan21_t2v", "wan22_s2v")
+SECONDS = (60, 600)      # of speech, 16 kHz mono
+SIZE, FPS = 64, 16
+EVERY_SECONDS = 0.01
+
+
+class Watch(threading.Thread):
+    """Samples a process until `stop`: `peaks` holds the most resident bytes in each phase, in order."""
+
+    def __init__(self, process: psutil.Process):
+        super().__init__(daemon=True)
+        self.process, self.phase, self.peaks, self.over = process, "start", {}, threading.Event()
+
+    def run(self):
+        while not self.over.wait(EVERY_SECONDS):
+            resident = self.process.memory_info().rss
+            self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), resident)
+
+    def stop(self):
+        self.over.set()
+        self.join()
+
+    def follow(self, kind: str, data: dict):
+        """To be called with every message of the server."""
+        if kind == "lodestar.chunk":
+            self.phase = f"chunk {data['chunk']}"
+
+
+def write_speech(path: Path, seconds: int) -> None:
+    """The bundled speech, over and over."""
+    with av.open(str(in_process.PACK / "assets" / "speech.flac")) as container:
+        spoken = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.resize(spoken.astype("<i2"), seconds * 16000).tobytes())
+
+
+def graph(server: comfy_server.Server, model: str, seconds: int) -> dict:
+    """The shipped first take with `model`, small, one step, and speech of `seconds`."""
+    prompt = json.loads((in_process.PACK / "workflows" / "api" / "first_take.json").read_text(encoding="utf-8"))
+    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    write_speech(server.base / "speech.wav", seconds)
+    inputs["LoadAudio"]["audio"] = server.upload(server.base / "speech.wav")
+    inputs["LoadImage"]["image"] = server.upload(in_process.PACK / "assets" / "portrait.png")
+    inputs["LodestarPlanTake"].update(width=SIZE, height=SIZE)
+    inputs["BasicScheduler"]["steps"] = 1
+    inputs["UNETLoader"]["unet_name"] = f"lodestar_tiny_{model}.safetensors"
+    if "s2v" not in model:
+        del inputs["LodestarLongTake"]["audio_features"]
+    return prompt
+
+
+def peaks_of_take(model: str, seconds: int) -> dict[str, int]:
+    """{phase: peak resident bytes} of a fresh server that makes one take; phases are "start" and "chunk 0" onwards."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        base = comfy_server.prepare_base(Path(folder), environment.tiny_models(Path(sys.executable)))
+        with comfy_server.started(in_process.COMFYUI, base) as server:
+            prompt, watch = graph(server, model, seconds), Watch(psutil.Process(server.process.pid))
+            watch.start()
+            server.run(prompt, watch.follow)
+            watch.stop()
+        with av.open(str(next((base / "output").rglob("*.mp4")))) as video:
+            assert video.streams.video[0].frames == seconds * FPS
+    return watch.peaks
+
+
+def rows() -> Iterator[Row]:
+    for model in MODELS:
+        short, long = (peaks_of_take(model, seconds) for seconds in SECONDS)
+        least, most = max(short.values()), max(long.values())
+        yield Row.at_most(f"{model}: peak RSS of a server that makes a 10-minute take / a 1-minute take", most / least,
+                          1.05, 3, f" ({most / 1e6:.0f} / {least / 1e6:.0f} MB)")
+        chunks = [peak for phase, peak in long.items() if phase != "start"]
+        half, image = len(chunks) // 2, SECONDS[1] * FPS * SIZE ** 2 * 3 * 4
+        grown = max(max(chunks[half:]) - max(chunks[:half]), 0)
+        yield Row.at_most(f"{model}: peak RSS of its second half - of its first half, / bytes of its frames as IMAGE",
+                          grown / image, 0.05, 3, f" ({grown / 1e6:.0f} / {image / 1e6:.0f} MB)")
+
+
+if __name__ == "__main__":
+    show(rows)

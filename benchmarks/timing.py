@@ -1,0 +1,32 @@
+"""Ratios of time, taken so that a machine that other work slows down slows both sides alike."""
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+ROUNDS = 9
+
+
+def interleaved(candidate: Callable[[], object], baseline: Callable[[], object],
+                clock: Callable[[], float] = time.process_time) -> str:
+    """Time of `candidate` / `baseline` as "min / median / max" over rounds that run each once, in alternating order."""
+    ratios = []
+    for turn in range(ROUNDS + 1):
+        spent = {work: seconds(work, clock) for work in ((candidate, baseline) if turn % 2 else (baseline, candidate))}
+        ratios.append(spent[candidate] / spent[baseline])
+    ratios = sorted(ratios[1:])   # the first round warms up
+    return f"{ratios[0]:.3f} / **{median(ratios):.3f}** / {ratios[-1]:.3f}"
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    with torch.inference_mode():
+        started = clock()
+        work()
+        return clock() - started
+
+
+def gpu_clock() -> float:
+    """Seconds on the wall, once the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
