@@ -30,7 +30,8 @@ def test_low_precision_is_only_rounding(folder, case, file, weights_dtype, dtype
     dit = Dit(golden.Fixtures(FOLDER / folder), HOST)
     call = dit.fixtures.call(case)
     expected_call = {**call, "timestep": call["timestep"].bfloat16().float()}
-    network = LongCat(replace(dit.config, int8=file == INT8), HOST.operations, HOST.attention, dtype=weights_dtype).eval()
+    config = replace(dit.config, int8=file == INT8)
+    network = LongCat(config, HOST.operations, HOST.attention, dtype=weights_dtype).eval()
     network.load_state_dict(module_keys(dit.fixtures.load(file)))
     with torch.no_grad():
         expected = forward(dit.build(file), expected_call, None)
