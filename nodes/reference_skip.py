@@ -18,8 +18,8 @@ class LodestarReferenceSkip(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model, with a Lookahead Anchor placed 'in chunk'."),
                 io.Combo.Input("mode", options=list(MODES), default="hard",
                                tooltip="hard: the whole band does not see the reference. soft: only its own frame does "
-                                       "not, the neighbours see it less. upstream: hard, but only if the whole band lies in the "
-                                       "chunk, as LongCat's own code does it."),
+                                       "not, the neighbours see it less. upstream: hard, but only if the whole band "
+                                       "lies in the chunk, as LongCat's own code does it."),
                 io.Int.Input("radius", default=1, min=0, max=64,
                              tooltip="How many latent frames on either side belong to the band (the paper: 1)."),
                 io.Float.Input("factor", default=0.5, min=0.0, max=1.0, step=0.05,
