@@ -69,8 +69,14 @@ class Frontend:
 
 @contextlib.contextmanager
 def opened(client: Client, width: int = 1600, height: int = 1000) -> Iterator[Frontend]:
-    """A page of the server, `width` by `height` pixels, in a browser that ends with the block."""
+    """A page of the server, `width` by `height` pixels, in a browser that ends with the block.
+
+    The bundled picture and speech are uploaded first, under the names that the workflows give them: a page that opens
+    before them marks the nodes that load them as broken.
+    """
     from playwright.sync_api import sync_playwright
+    for name in INPUTS:
+        client.upload(environment.PACK / "assets" / name)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=environment.find_chromium(), args=list(ARGUMENTS))
         try:
@@ -79,9 +85,3 @@ def opened(client: Client, width: int = 1600, height: int = 1000) -> Iterator[Fr
             yield frontend
         finally:
             browser.close()
-
-
-def upload_inputs(client: Client) -> None:
-    """The bundled picture and speech, under the names that the workflows give them."""
-    for name in INPUTS:
-        client.upload(environment.PACK / "assets" / name)

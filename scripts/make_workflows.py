@@ -1,6 +1,6 @@
 """Make the UI twins of workflows/api/*.json, and pictures of them: `python scripts/make_workflows.py`. For developers.
 
-Each prompt is opened in ComfyUI's own frontend, laid out as LAYOUTS says with the sizes that the nodes really have
+Each prompt is opened in ComfyUI's own frontend, laid out as PAGES says with the sizes that the nodes really have
 there, and saved as the frontend saves it. The result is the same on every run.
 
     --screenshots     also draw docs/images/first_take_classic.png, …_nodes2.png and the templates' thumbnails
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy_server
-from frontend import Frontend, opened, upload_inputs
+from frontend import Frontend, opened
 
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"
 TITLE, GROUP_TITLE, PADDING, GAP, GROUP_GAP, COLUMN_GAP = 30, 50, 20, 30, 30, 50
-ROOM_FOR_A_PREVIEW = {"LoadImage": 400, "LodestarLongTake": 600, "MarkdownNote": 280}   # pixels, without the title
+ROOM_FOR_A_PREVIEW = {"LoadImage": 400, "LodestarLongTake": 600, "MarkdownNote": 200}   # pixels, without the title
 SCREENSHOT_WIDTH, MARGIN, MENU = 1600, 20, 60
 
 
@@ -216,17 +216,16 @@ def draw(frontend: Frontend) -> None:
         picture.save(WORKFLOWS / f"{name}.jpg", quality=85)
 
 
-def strip(video: Path, target: Path) -> None:
-    """Three frames of a video, from its first, second and last third, side by side."""
+def strip(video: Path, target: Path, space: int = 8) -> None:
+    """Three frames of a video, from the middle of each third, side by side."""
     import av
     from PIL import Image
     with av.open(str(video)) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
-    chosen = [frames[len(frames) * part // 6] for part in (1, 3, 5)]
-    width, height = chosen[0].size
-    picture = Image.new("RGB", (width * 3 + 2 * GAP, height), "white")
-    for place_in_row, frame in enumerate(chosen):
-        picture.paste(frame, (place_in_row * (width + GAP), 0))
+    width, height = frames[0].size
+    picture = Image.new("RGB", (width * 3 + space * 2, height), "white")
+    for column in range(3):
+        picture.paste(frames[len(frames) * (2 * column + 1) // 6], (column * (width + space), 0))
     picture.save(target, optimize=True)
     print(target)
 
@@ -235,7 +234,6 @@ def make(screenshots: bool, comfyui: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = comfy_server.prepare_base(Path(temporary), environment.tiny_models(Path(sys.executable)))
         with comfy_server.started(comfyui, base) as server, opened(server) as frontend:
-            upload_inputs(server)
             for name in PAGES:
                 path = WORKFLOWS / f"{name}.json"
                 path.write_text(written(build(frontend, name)), encoding="utf-8", newline="\n")

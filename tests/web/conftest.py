@@ -13,7 +13,6 @@ def server(tmp_path_factory):
     comfyui = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("base"), environment.tiny_models(Path(sys.executable)))
     with comfy_server.started(comfyui, base) as running:
-        browser.upload_inputs(running)
         yield running
 
 
