@@ -7,6 +7,7 @@ import copy
 from typing import TypeVar
 
 import comfy.sampler_helpers
+import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..techniques.lookahead_anchor import LookaheadAnchor
@@ -27,8 +28,15 @@ class Patch:
         self.techniques = tuple(sorted(techniques, key=lambda technique: technique.sort_key()))
         self.moment = moment
 
+    @torch.compiler.disable(recursive=False)   # the model below is compiled, what is laid out here never is
     def __call__(self, executor, *args, **kwargs):
-        return self.backbone.run(executor, args, kwargs, self.techniques, self.moment, self.process_in)
+        call = self.prepared(executor, args, kwargs)
+        with call.in_place():
+            return executor(*call.arguments, **call.extra)
+
+    @torch.compiler.disable
+    def prepared(self, executor, args, kwargs):
+        return self.backbone.prepare(executor, args, kwargs, self.techniques, self.moment, self.process_in)
 
 
 def refuse_replaced_forward(executor, *args, **kwargs):

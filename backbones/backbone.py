@@ -81,9 +81,9 @@ class Backbone:
         """How many latents of the take so far the next chunk wants handed over."""
         return overlap
 
-    def run(self, executor, args, kwargs, techniques: tuple[Technique, ...], moment: Moment,
-            process_in: Callable[[Tensor], Tensor]) -> Tensor:
-        """One call of the diffusion model inside a DIFFUSION_MODEL wrapper, with the techniques applied."""
+    def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], moment: Moment,
+                process_in: Callable[[Tensor], Tensor]):
+        """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
         raise NotImplementedError
 
     def canvas(self, encode: Callable[[Tensor], Tensor], picture: Tensor | None, latents: int, height: int,
@@ -110,6 +110,11 @@ def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment, tra
         if notice is not None and is_first_step(transformer_options):
             logging.getLogger("lodestar").warning(notice)
     return layout, factors_of(layout, techniques)
+
+
+def hides(techniques: tuple[Technique, ...]) -> bool:
+    """Whether any technique has a say in who sees whom, in this layout or another."""
+    return any(type(technique).visibility is not Technique.visibility for technique in techniques)
 
 
 def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[int, int], float]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
-from .backbone import Backbone, ChunkInputs, ChunkRequest, laid_out
-from .wan_call import WanCall, standing_in, with_visibility
+from .backbone import Backbone, ChunkInputs, ChunkRequest, hides, laid_out
+from .wan_call import WanCall, split_attention
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,20 @@ class Wan(Backbone):
             return cls("i2v")
         return None
 
-    def run(self, executor, args, kwargs, techniques, moment, process_in) -> Tensor:
+    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         own = self.own_layout(call)
         layout, factors = laid_out(own, techniques, moment, call.transformer_options)
-        if layout is own and not factors:
-            return call.proceed()
+        if layout is own and not hides(techniques):
+            return call
         if call.extra.get("context_latents") is not None:
             raise ValueError("conditioning: this one brings in-context latents, whose tokens Lodestar cannot lay out "
                              "beside an anchor. Remove the node that adds them, or the Lodestar nodes")
         times = [time for span in layout.spans for time in span.times]
         rows = call.rows(times)
-        call = self.with_clean_frames(call, layout, process_in)
-        call = with_visibility(call, factors, len(times), lambda: rows.shape[1])
-        with standing_in(call.module, "rope_encode", lambda *_, **__: rows):
-            return call.proceed()
+        if hides(techniques):
+            call = call.with_attention(split_attention(call, factors, len(times), lambda: rows.shape[1]))
+        return self.with_clean_frames(call, layout, process_in).change(rope=lambda *_, **__: rows)
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..techniques.layout import Span
@@ -29,6 +28,7 @@ class WanCall:
     time_dim_concat: Tensor | None
     transformer_options: dict
     extra: dict[str, Any]
+    rope: Callable | None = None     # stands in for the module's `rope_encode`
 
     @classmethod
     def bind(cls, executor, args: Sequence, kwargs: dict) -> "WanCall":
@@ -37,9 +37,29 @@ class WanCall:
         named.update({key: value for key, value in kwargs.items() if key in NAMES})
         return cls(executor, extra=extra, **{name: named.get(name) for name in NAMES})  # type: ignore[arg-type]
 
-    def proceed(self) -> Tensor:
-        """Call the model, or the next pack's wrapper, with these arguments."""
-        return self.executor(*(getattr(self, name) for name in NAMES), **self.extra)
+    @property
+    def arguments(self) -> tuple:
+        """For the model, or the next pack's wrapper: its positional arguments; `extra` are the others."""
+        return tuple(getattr(self, name) for name in NAMES)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """`rope` in place of the module's own, for the length of the block."""
+        if self.rope is None:
+            yield
+            return
+        before = vars(self.module).get("rope_encode")
+        self.module.rope_encode = self.rope
+        try:
+            yield
+        finally:
+            if before is None:
+                del self.module.rope_encode
+            else:
+                self.module.rope_encode = before
+
+    def with_attention(self, override: Callable) -> "WanCall":
+        return self.change(transformer_options={**self.transformer_options, "optimized_attention_override": override})
 
     def change(self, **fields) -> "WanCall":
         return replace(self, **fields)
@@ -76,29 +96,13 @@ class WanCall:
         return process_in(span.latents.float()).to(self.x).expand(self.x.shape[0], -1, -1, -1, -1)
 
 
-@contextmanager
-def standing_in(module: torch.nn.Module, name: str, function: Callable) -> Iterator[None]:
-    """`function` in place of the module's method `name`, for the length of the block."""
-    before = vars(module).get(name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(module, name)
-        else:
-            setattr(module, name, before)
-
-
-def with_visibility(call: WanCall, factors: dict[tuple[int, int], float], frames: int,
-                    total_tokens: Callable[[], int]) -> WanCall:
-    """The call with an attention override that splits the queries, chained onto any override already there.
+def split_attention(call: WanCall, factors: dict[tuple[int, int], float], frames: int,
+                    total_tokens: Callable[[], int]) -> Callable:
+    """An attention override that splits the queries, chained onto any override already on the call.
 
     `frames`: latent frames at the head of the sequence. `total_tokens` is asked while the model runs, since a model
     may add tokens of its own. Cross-attention passes through untouched.
     """
-    if not factors:
-        return call
     groups = query_groups(factors, frames)
     tokens_per_frame = call.grid[0] * call.grid[1]
     earlier = call.transformer_options.get("optimized_attention_override")
@@ -112,14 +116,13 @@ def with_visibility(call: WanCall, factors: dict[tuple[int, int], float], frames
             return function(q, k, v, *args, **kwargs)
 
         dim, total = (2 if kwargs.get("skip_reshape") else 1), total_tokens()
-        if q.shape[dim] != total or k.shape[dim] != total:
+        if not factors or q.shape[dim] != total or k.shape[dim] != total:
             return attend(q, k, v)
         if total in text_lengths:   # as many text as video tokens: a block's self-attention is the one that comes first
-            block = options.get("block_index")
+            block = kwargs["transformer_options"].get("block_index")
             if block == last_block[0]:
                 return attend(q, k, v)
             last_block[0] = block
         return attend_by_groups(attend, q, k, v, tokens_per_frame, groups, dim)
 
-    options = {**call.transformer_options, "optimized_attention_override": override}
-    return call.change(transformer_options=options)
+    return override

@@ -11,11 +11,10 @@ import comfy.latent_formats
 import comfy.ldm.wan.model
 import comfy.model_base
 import torch
-from torch import Tensor
 
 from ..techniques.layout import Layout, Span
-from .backbone import Backbone, ChunkInputs, ChunkRequest, laid_out
-from .wan_call import WanCall, standing_in, with_visibility
+from .backbone import Backbone, ChunkInputs, ChunkRequest, hides, laid_out
+from .wan_call import WanCall, split_attention
 
 MOTION_LATENTS = 19
 FRAMES_PER_LATENT = 4   # speech rows per latent
@@ -40,12 +39,12 @@ class WanS2V(Backbone):
     def context_latents(self, overlap: int) -> int:
         return MOTION_LATENTS
 
-    def run(self, executor, args, kwargs, techniques, moment, process_in) -> Tensor:
+    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
         call = with_window_audio(WanCall.bind(executor, args, kwargs))
         own = self.own_layout(call)
         layout, factors = laid_out(own, techniques, moment, call.transformer_options)
-        if layout is own and not factors:
-            return call.proceed()
+        if layout is own and not hides(techniques):
+            return call
         call = with_references(call, layout, process_in)
         times = tuple(time for span in layout.references for time in span.times)
         tokens = [0]
@@ -60,9 +59,10 @@ class WanS2V(Backbone):
             tokens[0] += rows.shape[1]
             return rows
 
-        call = with_visibility(call, factors, call.x.shape[2] + len(times), lambda: tokens[0])
-        with standing_in(call.module, "rope_encode", rope):
-            return call.proceed()
+        if hides(techniques):
+            frames = call.x.shape[2] + len(times)
+            call = call.with_attention(split_attention(call, factors, frames, lambda: tokens[0]))
+        return call.change(rope=rope)
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:
