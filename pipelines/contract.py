@@ -5,6 +5,7 @@ queued prompt that made it, together with the size and time of every file that p
 """
 import json
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def fingerprint(value: Any) -> str:
         return digest("dict", *(part for key in sorted(value, key=str) for part in (str(key), fingerprint(value[key]))))
     if isinstance(value, (list, tuple)):
         return digest("list", *(fingerprint(entry) for entry in value))
-    if value is None or isinstance(value, (str, int, float, bool)):
+    if value is None or isinstance(value, (str, Number)):
         return digest(repr(value))
     return digest(type(value).__name__)
 
