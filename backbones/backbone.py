@@ -3,6 +3,7 @@
 A backbone turns a Layout plus conditions into latents on one family; it keeps no state between calls.
 """
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -50,7 +51,7 @@ class ChunkInputs:
         return torch.cat([head, kept], dim=2)
 
 
-class Backbone:
+class Backbone(ABC):
     supported: ClassVar[str]             # for the refusal: what of this family is supported
     name: str
     fps: int                             # what the family was trained at
@@ -81,10 +82,10 @@ class Backbone:
         """How many latents of the take so far the next chunk wants handed over."""
         return overlap
 
+    @abstractmethod
     def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], moment: Moment,
                 process_in: Callable[[Tensor], Tensor]):
         """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
-        raise NotImplementedError
 
     def canvas(self, encode: Callable[[Tensor], Tensor], picture: Tensor | None, latents: int, height: int,
                width: int) -> Tensor | None:
@@ -92,8 +93,9 @@ class Backbone:
         models that take known frames as channels; asked once per take. `encode`: (T, H, W, 3) -> (1, C, t, h, w)."""
         return None
 
+    @abstractmethod
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
-        raise NotImplementedError
+        """What the sampler is given for one chunk, so that the family sees its context, picture and speech."""
 
 
 def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment, transformer_options: dict
