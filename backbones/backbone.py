@@ -20,12 +20,11 @@ from ..techniques.technique import Moment, Technique
 class ChunkRequest:
     """What the take wants of one chunk.
 
-    `latents`: window length. `overlap`: how many of them repeat the previous chunk. `context`: (1, C, k, h, w) handed
-    over, None for the first chunk. `reference`: (1, C, 1, h, w). `audio`: (L, frames, C), one row per pixel frame from
-    the window's first latent on, 4 per latent. `canvas`: what the backbone's own `canvas` gave for this chunk.
+    `latents`: window length. `context`: (1, C, k, h, w) handed over, None for the first chunk. `reference`: (1, C, 1,
+    h, w). `audio`: (L, frames, C), one row per pixel frame from the window's first latent on, 4 per latent. `canvas`:
+    what the backbone's own `canvas` gave for this chunk.
     """
     latents: int
-    overlap: int
     latent_shape: tuple[int, int, int]   # channels, height, width
     context: Tensor | None = None
     reference: Tensor | None = None

@@ -110,7 +110,7 @@ def take_flops(blocks: str, chunks: int) -> int:
     total = 0
     for chunk in plan_take(clock, frames, 81, 13, 832, 480).chunks:
         handed = noise(backbone.context_latents(chunk.context_latents)) if chunk.index else None
-        inputs = backbone.chunk_inputs(ChunkRequest(chunk.latents, chunk.context_latents, (16, *LATENT_SIZE), handed))
+        inputs = backbone.chunk_inputs(ChunkRequest(chunk.latents, (16, *LATENT_SIZE), handed))
         techniques = (LatentStitch(), LookaheadAnchor(latents=noise(1)))
         total += count(in_process.patched(model, *techniques, context=inputs.context), inputs.samples.to(META)).flops
     return total

@@ -215,7 +215,7 @@ class TakeSession:
         """The chunk's whole window (1, C, n, h, w) through the guider, sampler and callbacks that core would use."""
         self.tell(chunk.index, self.plan.frames_of(chunk)[0])
         inputs = self.backbone.chunk_inputs(ChunkRequest(
-            chunk.latents, chunk.context_latents, self.latent_shape, context, self.reference, self.audio_of(chunk),
+            chunk.latents, self.latent_shape, context, self.reference, self.audio_of(chunk),
             self.canvases[min(chunk.index, 1)]))
         moment = Moment(self.plan.seconds_of(chunk)[0], self.reference, inputs.context)
         guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
