@@ -2,6 +2,7 @@
 import in_process  # isort: skip - first, because it brings ComfyUI and the scripts
 
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -20,6 +21,9 @@ MODELS = ("wan21_t2v", "wan22_s2v")
 SECONDS = (60, 600)      # of speech, 16 kHz mono
 SIZE, FPS = 64, 16
 EVERY_SECONDS = 0.01
+# glibc then gives blocks of 1 MB and more back when they are freed; by itself it keeps workspaces of the convolutions,
+# or does not, by chance, and a longer take draws more often: that moved the peak by up to 15 % from run to run
+os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
 
 
 class Watch(threading.Thread):
