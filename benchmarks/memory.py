@@ -22,7 +22,7 @@ SECONDS = (60, 600)      # of speech, 16 kHz mono
 SIZE, FPS = 64, 16
 EVERY_SECONDS = 0.01
 # glibc then gives blocks of 1 MB and more back when they are freed; by itself it keeps workspaces of the convolutions,
-# or does not, by chance, and a longer take draws more often: that moved the peak by up to 15 % from run to run
+# or does not, by chance, and a longer take draws more often: that moved the peak by up to 12 % from run to run
 os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
 
 
