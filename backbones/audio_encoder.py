@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..techniques.audio_windows import Window, checked_audio, plan_windows, select_layers, stitch
+from ..techniques.audio_windows import Window, checked_audio, kept, plan_windows, select_layers
 from .audio_families import RATE, Wav2Vec2, Whisper
+from .feature_file import FeatureFile
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NORMALIZE = ("auto", "on", "off")
@@ -69,11 +70,12 @@ def as_speech_encoder(audio_encoder) -> SpeechEncoder:
 @torch.no_grad()
 def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", window_seconds: float = 30.0,
                   overlap_seconds: float = 4.0) -> dict:
-    """Encode a whole AUDIO -> AUDIO_ENCODER_OUTPUT on the CPU in float32.
+    """Encode a whole AUDIO -> AUDIO_ENCODER_OUTPUT, float32 rows on disk that read as CPU tensors.
 
     `encoded_audio` (1, S, C) is the final output, `encoded_audio_all_layers` a tuple of the selected layers (1, S, C),
-    `audio_samples` the length at 16 kHz, `rate_hz` the rows per second, `family` wav2vec2 or whisper. One pass where
-    the speech fits one window; whisper's window is always its own 30 s. ValueError names the input at fault.
+    `audio_samples` the length at 16 kHz, `rate_hz` the rows per second, `family` wav2vec2 or whisper, `files` what
+    holds the layers. One pass where the speech fits one window; whisper's window is always its own 30 s. ValueError
+    names the input at fault.
     """
     mono, rate = checked_audio(audio)
     speech = to_16_khz(mono.cpu(), rate)
@@ -86,10 +88,12 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
              len(chosen), family.layer_count)
     comfy.model_management.load_model_gpu(encoder.patcher)
     clip = family.open(speech, encoder.patcher.load_device, windows)
-    joined = dict(zip(needed, stitch(windows, (clip.encode(window, needed) for window in watched(windows))),
-                      strict=True))
-    return {"encoded_audio": joined[needed[-1]], "encoded_audio_all_layers": tuple(joined[index] for index in chosen),
-            "audio_samples": speech.shape[1], "rate_hz": family.rate_hz, "family": family.name}
+    file = FeatureFile()
+    for layers_of_window in kept(windows, (clip.encode(window, needed) for window in watched(windows))):
+        file.append(layers_of_window)
+    stored = dict(zip(needed, file.layers(), strict=True))
+    return {"encoded_audio": stored[needed[-1]], "encoded_audio_all_layers": tuple(stored[index] for index in chosen),
+            "audio_samples": speech.shape[1], "rate_hz": family.rate_hz, "family": family.name, "files": (file,)}
 
 
 def watched(windows: Sequence[Window]) -> Iterator[Window]:

@@ -187,9 +187,12 @@ class TakeSession:
         if self.features is None or self.backbone.audio_shape is None:
             return None
         ratio = self.plan.timeline.temporal_ratio
-        return torch.cat([self.plan.timeline.feature_rows(layer, self.rate_hz, chunk.first_latent * ratio,
+        rows = torch.cat([self.plan.timeline.feature_rows(layer, self.rate_hz, chunk.first_latent * ratio,
                                                           chunk.latents * ratio)
                           for layer in self.features["encoded_audio_all_layers"]])
+        for file in self.features.get("files", ()):
+            file.release()
+        return rows
 
     @cached_property
     def canvases(self) -> tuple[Tensor | None, Tensor | None]:

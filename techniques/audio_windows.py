@@ -5,7 +5,7 @@ margins are thrown away, bound it; statistics that belong to the whole clip are 
 """
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,18 +40,13 @@ def plan_windows(steps: int, window: int, overlap: int) -> tuple[Window, ...]:
                  zip(starts, zip(cuts, cuts[1:], strict=False), strict=True))
 
 
-def stitch(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> list[Tensor]:
-    """Join what each window encoded: per window L tensors (1, end - first, C) -> L tensors (1, steps, C), CPU float32.
+def kept(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+    """What each window keeps of what it encoded, in order: per window L tensors (1, end - first, C) -> (1, n, C).
 
-    `encoded` is consumed one window at a time, so only one window's layers are alive beside the result.
+    `encoded` is consumed one window at a time, so only one window's layers are alive.
     """
-    joined: list[Tensor] = []
     for window, layers in zip(windows, encoded, strict=True):
-        joined = joined or [torch.empty(1, windows[-1].end, layer.shape[2]) for layer in layers]
-        for whole, layer in zip(joined, layers, strict=True):
-            whole[:, window.keep_first:window.keep_end] = \
-                layer[:, window.keep_first - window.first:window.keep_end - window.first]
-    return joined
+        yield [layer[:, window.keep_first - window.first:window.keep_end - window.first] for layer in layers]
 
 
 def moments(pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
