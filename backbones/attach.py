@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import comfy.sampler_helpers
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.technique import Moment, Technique
@@ -99,3 +99,21 @@ def guider_at(guider, techniques: tuple[Technique, ...], moment: Moment, conditi
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider
+
+
+def with_weight_patches(model, patches: dict, strength: float, functions: dict):
+    """A clone with core's weight `patches`, and with `functions` {key: called on that weight each time it is used}.
+
+    A function with `move_to(device)` is brought along with the weight, and off the device when the model leaves it.
+    """
+    def leave(patcher, unpatch_all: bool) -> None:
+        if unpatch_all:
+            for function in functions.values():
+                function.move_to(patcher.offload_device)
+
+    clone = model.clone()
+    clone.add_patches(patches, strength)
+    for key, function in functions.items():
+        clone.add_weight_wrapper(key, function)
+    clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, leave)
+    return clone

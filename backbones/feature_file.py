@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import folder_paths
 import torch
 from torch import Tensor
 
@@ -18,9 +17,10 @@ class FeatureFile:
     """`append` until all is written, then `layers`. The layers have one width."""
 
     def __init__(self) -> None:
-        folder = Path(folder_paths.get_temp_directory())
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as its mapping
+        import folder_paths   # headless use of what stands beside this file needs no ComfyUI
+        self._folder = Path(folder_paths.get_temp_directory())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as its mapping
         self._mapping: mmap.mmap | None = None
 
     def append(self, layers: Sequence[Tensor]) -> None:
@@ -34,7 +34,7 @@ class FeatureFile:
             with suppress(OSError):   # what is left in the buffer cannot be written either
                 self._file.close()
             raise ValueError(f"audio: the disk refused {rows.nbytes / 1e6:.0f} MB of speech features ({error}). Make "
-                             f"room in {folder_paths.get_temp_directory()}, or start ComfyUI with another "
+                             f"room in {self._folder}, or start ComfyUI with another "
                              "--temp-directory") from error
 
     def layers(self) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
+from .load_longcat_lora import LodestarLoadLongCatLora
 from .long_take import LodestarLongTake
 from .lookahead_anchor import LodestarLookaheadAnchor
 from .narrative_keyframes import LodestarNarrativeKeyframe
@@ -16,7 +17,8 @@ from .reference_skip import LodestarReferenceSkip
 class Lodestar(ComfyExtension):
     async def get_node_list(self):
         return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
-                LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarAudioFeatures,
+                LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCatLora,
+                LodestarAudioFeatures,
                 LodestarReferencePicture, LodestarBlankPrompt]
 
 

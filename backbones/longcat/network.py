@@ -244,9 +244,9 @@ def modulation(config: LongCatConfig, parts: int, operations, **kind) -> nn.Sequ
 
 
 def with_int8(operations) -> SimpleNamespace:
-    """The same operations with int8 linear layers."""
-    return SimpleNamespace(Linear=Int8Linear, Conv3d=operations.Conv3d, LayerNorm=operations.LayerNorm,
-                           RMSNorm=operations.RMSNorm)
+    """The same operations with int8 linear layers: their own where they have some."""
+    return SimpleNamespace(Linear=getattr(operations, "Int8Linear", Int8Linear), Conv3d=operations.Conv3d,
+                           LayerNorm=operations.LayerNorm, RMSNorm=operations.RMSNorm)
 
 
 def per_frame(x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,261 @@
+"""LongCat's LoRA files on weights of every kind: the authors' own numbers, and int8 weights that stay exact."""
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.ldm.modules.attention
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import comfy.utils
+import environment
+import golden
+import pytest
+import torch
+from golden_longcat import Dit, forward
+from lodestar.backbones.longcat.int8 import module_keys, quantized
+from lodestar.backbones.longcat.lora import PREFIX, ordinary
+from lodestar.backbones.longcat.network import LongCat
+from lodestar.backbones.longcat_int8 import LongCatOperations
+from lodestar.backbones.longcat_lora import with_lora
+from safetensors.torch import load_file, save_file
+
+FIXTURES = golden.Fixtures(Path(__file__).parent.parent / "golden" / "longcat" / "base_dit")
+FILE, CASE = "lora_official_layout.safetensors", "t2v_b1_lora"
+HOST = golden.Host(LongCatOperations, comfy.ldm.modules.attention.optimized_attention)
+CPU = torch.device("cpu")
+
+
+def as_int8(weights):
+    """Every linear layer but the last in the official int8 layout, as the official checkpoint has it."""
+    kept = dict(weights)
+    for name, weight in weights.items():
+        if name.endswith(".weight") and weight.ndim == 2 and not name.startswith("final_layer.linear"):
+            kept[f"{name}_int8"], kept[f"{name}_scale"] = quantized(kept.pop(name))
+    return module_keys(kept)
+
+
+def patcher(weights, dtype=torch.float32, int8=False):
+    """A MODEL around the fixtures' network, as the loader makes one."""
+    config = comfy.supported_models.WAN21_T2V({"disable_unet_model_creation": True})
+    model = comfy.model_base.BaseModel(config)
+    model.diffusion_model = LongCat(replace(Dit(FIXTURES, HOST).config, int8=int8), HOST.operations, HOST.attention,
+                                    dtype=dtype).eval()
+    model.diffusion_model.load_state_dict(weights)
+    return comfy.model_patcher.ModelPatcher(model.requires_grad_(False), CPU, CPU)
+
+
+@pytest.fixture
+def weights():
+    return dict(FIXTURES.load("model.safetensors"))
+
+
+@pytest.fixture
+def lora():
+    return dict(FIXTURES.load(FILE))
+
+
+def ask(network, dtype=torch.float32, rounded=False):
+    """One call of the golden case; `rounded`: at the timestep that a model in bfloat16 sees."""
+    call = FIXTURES.call(CASE)
+    timestep = call["timestep"].bfloat16().float() if rounded else call["timestep"]
+    with torch.no_grad():
+        return forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype), "timestep": timestep}, None)
+
+
+def answer(model, dtype=torch.float32, lowvram_bytes=0):
+    """The same through ComfyUI; `lowvram_bytes` is what the model may keep on the device, 0 all of it."""
+    model.patch_model(CPU, lowvram_model_memory=lowvram_bytes)
+    return ask(model.model.diffusion_model, dtype)
+
+
+def expected():
+    return FIXTURES.load("outputs.safetensors")["t2v_b1_lora.out"]
+
+
+def merged(weights, lora, strength, rounded=False):
+    """The same network with the delta added to float weights by hand, without ComfyUI."""
+    weights, pairs = dict(weights), ordinary(lora, prefix="")
+    for name, scale in [(name, weights[name]) for name in list(weights) if name.endswith(".weight_scale")]:
+        weights[name.removesuffix("_scale")] = weights[name.removesuffix("_scale")].float() * weights.pop(name)[:, None]
+    for name in [name for name in pairs if name.endswith(".lora_up.weight")]:
+        path, up = name.removesuffix(".lora_up.weight"), pairs[name]
+        delta = pairs[f"{path}.alpha"] / up.shape[1] * up @ pairs[f"{path}.lora_down.weight"]
+        weights[f"{path}.weight"] = weights[f"{path}.weight"] + strength * delta
+    network = LongCat(Dit(FIXTURES, HOST).config, torch.nn, golden.plain_attention)
+    network.load_state_dict(weights)
+    return ask(network, rounded=rounded)
+
+
+def far(got, wanted):
+    return ((got - wanted).norm() / wanted.norm()).item()
+
+
+# ---------------------------------------------------------------- float weights
+
+@pytest.mark.parametrize("lowvram_bytes", [0, 1], ids=["whole", "lowvram"])
+def test_the_official_file_gives_the_authors_numbers(weights, lora, lowvram_bytes):
+    model = with_lora(patcher(weights), lora, 0.8, FILE)
+    torch.testing.assert_close(answer(model, lowvram_bytes=lowvram_bytes), expected(), atol=1e-4, rtol=0)
+
+
+def test_the_model_that_came_in_is_unchanged_and_loras_add_up(weights, lora):
+    model = patcher(weights)
+    before = answer(model).clone()
+    twice = with_lora(with_lora(model, lora, 0.5, FILE), lora, 0.3, FILE)
+    model.unpatch_model(CPU)
+    torch.testing.assert_close(answer(twice), expected(), atol=1e-4, rtol=0)
+    twice.unpatch_model(CPU)
+    assert torch.equal(answer(model), before)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.02), (torch.float8_e4m3fn, 0.1)], ids=str)
+def test_low_precision_weights_take_it(weights, lora, dtype, error):
+    model = with_lora(patcher(weights, dtype), lora, 0.8, FILE)
+    assert far(answer(model, torch.bfloat16), merged(weights, lora, 0.8, rounded=True)) < error
+
+
+def test_an_ordinary_file_is_the_same(weights, lora):
+    model = with_lora(patcher(weights), ordinary(lora), 0.8, "ordinary.safetensors")
+    assert torch.equal(answer(model), answer(with_lora(patcher(weights), lora, 0.8, FILE)))
+
+
+# ---------------------------------------------------------------- int8 weights
+
+@pytest.mark.parametrize("lowvram_bytes", [0, 1], ids=["whole", "lowvram"])
+@pytest.mark.parametrize("strength", [0.8, -0.3])
+def test_int8_weights_stay_int8_and_the_lora_exact(weights, lora, strength, lowvram_bytes):
+    model = with_lora(patcher(as_int8(weights), int8=True), lora, strength, FILE)
+    got = answer(model, lowvram_bytes=lowvram_bytes)
+    torch.testing.assert_close(got, merged(as_int8(weights), lora, strength), atol=1e-5, rtol=0)
+    assert model.model.diffusion_model.blocks[0].attn.qkv.weight.dtype == torch.int8
+
+
+def test_int8_without_a_lora_is_as_it_was(weights, lora):
+    model = patcher(as_int8(weights), int8=True)
+    before = answer(model).clone()
+    model.unpatch_model(CPU)
+    patched = with_lora(model, lora, 0.8, FILE)
+    changed = answer(patched)
+    patched.unpatch_model(CPU)
+    assert far(changed, before) > 1e-3
+    assert torch.equal(answer(model), before)
+
+
+def test_the_smallest_lora_survives_on_int8(weights, lora):
+    """Rounded back to int8 a delta far below one step would vanish, or come back as noise."""
+    model, strength = patcher(as_int8(weights), int8=True), 1e-3
+    before = answer(model).clone()
+    model.unpatch_model(CPU)
+    got = answer(with_lora(model, lora, strength, FILE)) - before
+    wanted = merged(as_int8(weights), lora, strength) - merged(as_int8(weights), lora, 0.0)
+    assert far(got, wanted) < 0.05
+
+
+def test_int8_in_bfloat16_is_only_rounding(weights, lora):
+    model = with_lora(patcher(as_int8(weights), torch.bfloat16, int8=True), lora, 0.8, FILE)
+    assert far(answer(model, torch.bfloat16), merged(as_int8(weights), lora, 0.8, rounded=True)) < 0.02
+
+
+@pytest.mark.parametrize("lowvram_bytes", [0, 1], ids=["whole", "lowvram"])
+def test_cores_own_patches_on_int8_are_exact_too(weights, lora, lowvram_bytes):
+    model = patcher(as_int8(weights), int8=True)
+    before = answer(model).clone()
+    model.unpatch_model(CPU)
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    patched = model.clone()
+    patched.add_patches(comfy.lora.load_lora(ordinary(lora), keys), 0.8)
+    got = answer(patched, lowvram_bytes=lowvram_bytes)
+    torch.testing.assert_close(got, merged(as_int8(weights), lora, 0.8), atol=1e-5, rtol=0)
+    patched.unpatch_model(CPU)
+    assert torch.equal(answer(model), before)
+
+
+def test_the_factors_come_along_with_the_model(weights, lora):
+    """Brought by ComfyUI when it loads the weights, and taken back when the model leaves the device for good."""
+    model = with_lora(patcher(as_int8(weights), int8=True), lora, 0.8, FILE)
+    function = next(iter(model.weight_wrapper_patches.values()))[0]
+    assert function.move_to("meta") == sum(part.nbytes for part in function.patch.weights[:2])
+    assert all(part.is_meta for part in function.patch.weights[:2])
+
+
+# ---------------------------------------------------------------- refusals
+
+def test_a_lora_of_another_model_is_refused(weights, lora):
+    other = {name.replace(f"{PREFIX}blocks", f"{PREFIX}layers"): tensor for name, tensor in lora.items()
+             if name.startswith(f"{PREFIX}blocks")}
+    with pytest.raises(ValueError, match=r"other.safetensors: got keys such as .*layers.* no layer of this model fits"):
+        with_lora(patcher(weights), other, 1.0, "other.safetensors")
+
+
+def test_a_lora_of_another_size_is_refused_with_both_sizes(weights, lora):
+    wider = {name: torch.cat([tensor, tensor], -1) if name.endswith("lora_down.weight") else tensor
+             for name, tensor in lora.items()}
+    with pytest.raises(ValueError, match=r"big: got diffusion_model\.\S+ of 128 x 40 \(the model's is 128 x 20\)"):
+        with_lora(patcher(weights), {name: wider[name] for name in wider if "final_layer" in name and "adaLN" in name},
+                  1.0, "big")
+
+
+def test_what_fits_in_part_is_named_in_the_log(weights, lora, caplog):
+    name = f"{PREFIX}blocks___lorahyphen___0___lorahyphen___attn___lorahyphen___proj"
+    lora[f"{name}.lora_down.weight"] = torch.zeros(4, 7)
+    extra = f"{PREFIX}blocks___lorahyphen___9___lorahyphen___attn___lorahyphen___proj"
+    for part in ("lora_down.weight", "lora_up.weight", "alpha_scale"):
+        lora[f"{extra}.{part}"] = lora[f"{name}.{part}"]
+    with_lora(patcher(weights), lora, 1.0, "half.safetensors")
+    assert "half.safetensors: 1 of" in caplog.text and "diffusion_model.blocks.0.attn.proj.weight" in caplog.text
+    assert "diffusion_model.blocks.9.attn.proj.lora_up.weight" in caplog.text
+
+
+def test_a_scheduled_lora_on_int8_is_refused(weights):
+    layer = patcher(as_int8(weights), int8=True).model.diffusion_model.blocks[0].attn.qkv
+    with pytest.raises(ValueError, match="int8 weights: a LoRA that is scheduled by hooks"):
+        layer.set_weight(torch.zeros(192, 64), inplace_update=True, seed=0)
+
+
+# ---------------------------------------------------------------- the converter
+
+def convert(source, target):
+    script = Path(environment.__file__).with_name("convert_longcat_lora.py")
+    return subprocess.run([sys.executable, str(script), str(source), str(target)], capture_output=True, text=True)
+
+
+def test_cores_lora_loader_takes_the_converted_file(base, weights, lora, tmp_path):
+    """The same difference on every weight, through LoraLoaderModelOnly."""
+    import nodes
+    target = base / "models" / "loras" / "converted.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    done = convert(FIXTURES.folder / FILE, target)
+    assert done.returncode == 0 and "layers" in done.stdout, done.stderr
+    ours = with_lora(patcher(weights), lora, 0.8, FILE)
+    theirs = nodes.LoraLoaderModelOnly().load_lora_model_only(patcher(weights), "converted.safetensors", 0.8)[0]
+    assert len(theirs.patches) == len(ours.patches) > 0
+    torch.testing.assert_close(answer(theirs), expected(), atol=1e-4, rtol=0)
+    answer(ours)
+    for name, weight in theirs.model.state_dict().items():
+        assert torch.equal(weight, ours.model.state_dict()[name]), name
+
+
+def test_the_converter_refuses_in_one_line(tmp_path):
+    save_file({"diffusion_model.a.lora_up.weight": torch.zeros(2, 2)}, tmp_path / "ordinary.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((FIXTURES.folder / FILE).read_bytes()[:5000])
+    for source, says in [("ordinary", "wanted the official LongCat layout"), ("cut", "cut.safetensors: "),
+                         ("nothing", "no such file")]:
+        refused = convert(tmp_path / f"{source}.safetensors", tmp_path / "out.safetensors")
+        assert refused.returncode == 1 and says in refused.stderr and "Traceback" not in refused.stderr
+        assert not list(tmp_path.glob("out*"))
+    before = (tmp_path / "cut.safetensors").read_bytes()
+    assert "new .safetensors file" in convert(FIXTURES.folder / FILE, tmp_path / "cut.safetensors").stderr
+    assert (tmp_path / "cut.safetensors").read_bytes() == before
+
+
+def test_the_file_keeps_its_own_alpha(lora, tmp_path):
+    convert(FIXTURES.folder / FILE, tmp_path / "out.safetensors")
+    pairs = load_file(tmp_path / "out.safetensors")
+    path = "diffusion_model.blocks.0.attn.qkv"
+    scale = lora[f"{PREFIX}blocks___lorahyphen___0___lorahyphen___attn___lorahyphen___qkv.alpha_scale"]
+    assert pairs[f"{path}.alpha"] / pairs[f"{path}.lora_down.weight"].shape[0] == scale
