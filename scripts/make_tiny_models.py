@@ -1,4 +1,4 @@
-"""Write tiny random-weight models that ComfyUI's own loaders take for Wan 2.1 / 2.2: they show that everything runs.
+"""Write tiny random-weight models, Wan 2.1 / 2.2 for ComfyUI's own loaders and LongCat: they show that everything runs.
 
     python scripts/make_tiny_models.py OUT_DIR        (a ComfyUI base directory: files go to OUT_DIR/models/...)
 
@@ -160,8 +160,10 @@ def main() -> None:
     for name in MODELS:
         print(write_model(out_dir, name))
     from tiny_audio import write_tiny_wav2vec2
+    from tiny_longcat import write_tiny_longcat
 
     print(write_tiny_wav2vec2(out_dir / "models" / "audio_encoders"))
+    print(*write_tiny_longcat(out_dir / "models"), sep="\n")
 
 
 if __name__ == "__main__":
