@@ -4,6 +4,7 @@ The wrapper is a fresh object for each set of techniques and each chunk, and hol
 overrides are installed inside it, so that they chain whatever other packs put there, in any node order.
 """
 import copy
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import comfy.sampler_helpers
@@ -13,6 +14,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.technique import Moment, Technique
 from . import find
+from .backbone import RUN
 
 KEY = "lodestar"
 FORWARDS = ("forward", "_forward", "forward_orig")
@@ -50,6 +52,35 @@ def refuse_replaced_forward(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
+@dataclass(eq=False)
+class Run:
+    """What may be kept for the length of one sampling run; it goes with the run. `kept`: backbones add to it."""
+    kept: list = field(default_factory=list)
+
+
+def with_run(executor, *args, **kwargs):
+    """An OUTER_SAMPLE wrapper: gives the model's calls a store. Weights that a hook changes between calls make what is
+    kept of them wrong, so there is none then."""
+    guider = executor.class_obj
+    if any("hooks" in entry for entries in guider.conds.values() for entry in entries):
+        return executor(*args, **kwargs)
+    options = guider.model_options.setdefault("transformer_options", {})
+    options[RUN] = Run()
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        options.pop(RUN, None)
+
+
+def with_room(executor, model, noise_shape, *args, **kwargs):
+    """A PREPARE_SAMPLING wrapper: ComfyUI leaves room for the clean frames, too."""
+    patch = patch_of(model)
+    if patch is not None:
+        more = patch.backbone.extra_latents(model.model, tuple(noise_shape), patch.techniques, patch.moment)
+        noise_shape = [*noise_shape[:2], noise_shape[2] + more, *noise_shape[3:]]
+    return executor(model, noise_shape, *args, **kwargs)
+
+
 def patch_of(model) -> Patch | None:
     patches = model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY)
     return patches[0] if patches else None
@@ -73,10 +104,11 @@ def with_technique(model, technique: Technique):
 
 def patched(model, techniques: tuple[Technique, ...], moment: Moment):
     clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
-    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, Patch(model, techniques, moment))
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, refuse_replaced_forward)
+    wrappers = {WrappersMP.DIFFUSION_MODEL: Patch(model, techniques, moment), WrappersMP.OUTER_SAMPLE: with_run,
+                WrappersMP.APPLY_MODEL: refuse_replaced_forward, WrappersMP.PREPARE_SAMPLING: with_room}
+    for kind, wrapper in wrappers.items():
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
     return clone
 
 
@@ -84,9 +116,10 @@ def guider_at(guider, techniques: tuple[Technique, ...], moment: Moment, conditi
               prompt: list | None = None):
     """A copy of any core GUIDER for one chunk: the model at `moment`, and values set in its conditions.
 
-    `conditions` go into every condition, `silent` over them where the guider's name for it says negative. `prompt` is
-    CONDITIONING that replaces the text of the positive one.
+    `conditions` go into every condition, `silent` over them in the guider's own `silent_names`, or where its name for
+    a condition says negative. `prompt` is CONDITIONING that replaces the text of the positive one.
     """
+    silent_names = getattr(guider, "silent_names", [name for name in guider.original_conds if "negative" in name])
     chunk_guider = copy.copy(guider)
     chunk_guider.model_patcher = patched(guider.model_patcher, techniques, moment)
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
@@ -95,7 +128,7 @@ def guider_at(guider, techniques: tuple[Technique, ...], moment: Moment, conditi
         if prompt is not None and name == "positive":
             own = {key: value for key, value in entries[0].items() if key not in ("cross_attn", "uuid")}
             entries = [{**own, **entry} for entry in comfy.sampler_helpers.convert_cond(prompt)]
-        values = {**conditions, **silent} if "negative" in name else conditions
+        values = {**conditions, **silent} if name in silent_names else conditions
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider

@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 from ..techniques.audio_windows import Window, checked_audio, kept, plan_windows, select_layers
 from .audio_families import RATE, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
+from .memory import give_back
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NORMALIZE = ("auto", "on", "off")
@@ -78,6 +79,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     names the input at fault.
     """
     mono, rate = checked_audio(audio)
+    give_back()     # what decoding the sound left behind
     speech = to_16_khz(mono.cpu(), rate)
     family = encoder.family
     chosen = select_layers(layers, family.layer_count)
@@ -91,6 +93,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     file = FeatureFile()
     for layers_of_window in kept(windows, (clip.encode(window, needed) for window in watched(windows))):
         file.append(layers_of_window)
+    give_back()
     stored = dict(zip(needed, file.layers(), strict=True))
     return {"encoded_audio": stored[needed[-1]], "encoded_audio_all_layers": tuple(stored[index] for index in chosen),
             "audio_samples": speech.shape[1], "rate_hz": family.rate_hz, "family": family.name, "files": (file,)}

@@ -12,8 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..techniques.layout import Layout
+from ..techniques.layout import Layout, Span
 from ..techniques.technique import Moment, Technique
+from ..techniques.timeline import Timeline
+from .speech import Speech
+
+RUN = "lodestar_run"    # in transformer_options: what is kept for the length of one sampling run (attach.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +25,8 @@ class ChunkRequest:
     """What the take wants of one chunk.
 
     `latents`: window length. `context`: (1, C, k, h, w) handed over, None for the first chunk. `reference`: (1, C, 1,
-    h, w). `audio`: (L, frames, C), one row per pixel frame from the window's first latent on, 4 per latent. `canvas`:
-    what the backbone's own `canvas` gave for this chunk.
+    h, w). `audio`: what the backbone's own `hear` gave for this chunk, `canvas`: what its `canvas` gave. `people`:
+    masks (1, K, H, W) of whose each voice is.
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -30,6 +34,7 @@ class ChunkRequest:
     reference: Tensor | None = None
     audio: Tensor | None = None
     canvas: Tensor | None = None
+    people: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +57,22 @@ class ChunkInputs:
 
 class Backbone(ABC):
     supported: ClassVar[str]             # for the refusal: what of this family is supported
+    encoder: ClassVar[str] = ""          # for the refusal: what makes the speech features it takes
     name: str
     fps: int                             # what the family was trained at
     chunk_frames: int                    # a good chunk length, pixel frames
     overlap_frames: int                  # a good overlap inside the window, pixel frames; 0 when context is outside
     grid: int                            # width and height must be multiples of this
     audio_shape: tuple[int, int] | None  # (layers, width) of the speech features it takes
+    audio_condition: str | None          # under which name CONDITIONING holds its speech; zeros there mean none
     temporal_ratio: int = 4
+    handover: str = "stitch"             # how the family continues a chunk, where the user does not say
+    follows_itself: bool = False         # without a picture it refers to the first latent of the take
+
+    @property
+    def layers_taken(self) -> tuple[int, ...]:
+        """How many layers speech features may have."""
+        return self.audio_shape[:1] if self.audio_shape else ()
 
     @property
     def spatial_ratio(self) -> int:
@@ -80,6 +94,30 @@ class Backbone(ABC):
     def context_latents(self, overlap: int) -> int:
         """How many latents of the take so far the next chunk wants handed over."""
         return overlap
+
+    def check_speech(self, speech: Speech, clock: Timeline) -> None:
+        """Raises ValueError for speech features that this family cannot hear. Asked only where `audio_shape` is."""
+        assert self.audio_shape is not None
+        layers, width = self.audio_shape
+        if speech.layers not in self.layers_taken or speech.width != width:
+            raise ValueError(f"audio_features: got {speech.layers} layers of width {speech.width}"
+                             f"{f' ({speech.family})' if speech.family else ''}, wanted {layers} of {width} for "
+                             f"{self.name}. Use {self.encoder}")
+
+    def hear(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
+        """The speech of one window: here (layers, frames, C), one row per pixel frame, 4 per latent."""
+        return speech.rows(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
+
+    def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...], moment: Moment
+                      ) -> int:
+        """Latent frames that the techniques add to a sampler's latent of `noise_shape`, for ComfyUI's VRAM estimate."""
+        layout = Layout.of_chunk(noise_shape[2])
+        if moment.reference is None:   # then a technique that needs a picture takes the model's own
+            layout = layout.append(Span("reference", (noise_shape[2],)))
+        own = sum(len(span.times) for span in layout.spans)
+        for technique in techniques:
+            layout = technique.layout(layout, moment)
+        return sum(len(span.times) for span in layout.spans) - own
 
     @abstractmethod
     def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], moment: Moment,
@@ -133,3 +171,16 @@ def is_first_step(transformer_options: dict) -> bool:
     if schedule is None or now is None or 0 not in transformer_options.get("cond_or_uncond", (0,)):
         return False
     return bool(torch.isclose(now.flatten()[0], schedule[0].to(now)))
+
+
+def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor]) -> Tensor:
+    """The span's latents in model space, in the size, batch, device and dtype of `x`. Refuses a foreign space."""
+    assert span.latents is not None
+    came = span.latents.shape
+    if came[1] != channels:
+        raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they come "
+                         "from another model's VAE. Encode the picture with the VAE that belongs to it")
+    if came[-2:] != x.shape[-2:]:
+        raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {x.shape[-1]}x"
+                         f"{x.shape[-2]}. Encode the picture at the take's width and height")
+    return process_in(span.latents.float()).to(x).expand(x.shape[0], -1, -1, -1, -1)

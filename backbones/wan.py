@@ -27,6 +27,7 @@ class Wan(Backbone):
     overlap_frames: int = 13
     grid: int = 16
     audio_shape: tuple[int, int] | None = None
+    audio_condition: str | None = None
 
     @classmethod
     def of(cls, base) -> "Wan | None":

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..techniques.layout import Span
 from ..techniques.rope import rope_rows
 from ..techniques.visibility import attend_by_groups, query_groups
+from .backbone import latents_of
 
 NAMES = ("x", "timestep", "context", "clip_fea", "time_dim_concat", "transformer_options")
 
@@ -84,16 +85,7 @@ class WanCall:
                          shift=tuple(options.get(f"shift_{axis}", 0.0) for axis in axes))
 
     def latents(self, span: Span, process_in: Callable[[Tensor], Tensor]) -> Tensor:
-        """The span's latents in model space, in this call's size, batch, device and dtype. Refuses a foreign space."""
-        assert span.latents is not None
-        came, channels = span.latents.shape, self.module.out_dim
-        if came[1] != channels:
-            raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they "
-                             f"come from another model's VAE. Encode the picture with the VAE that belongs to it")
-        if came[-2:] != self.x.shape[-2:]:
-            raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {self.x.shape[-1]}x"
-                             f"{self.x.shape[-2]}. Encode the picture at the take's width and height")
-        return process_in(span.latents.float()).to(self.x).expand(self.x.shape[0], -1, -1, -1, -1)
+        return latents_of(span, self.x, self.module.out_dim, process_in)
 
 
 def split_attention(call: WanCall, factors: dict[tuple[int, int], float], frames: int,

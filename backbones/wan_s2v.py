@@ -24,17 +24,23 @@ SPEECH_LAYERS, SPEECH_WIDTH = 25, 1024   # wav2vec2-large
 @dataclass(frozen=True)
 class WanS2V(Backbone):
     supported: ClassVar[str] = "Wan 2.2 S2V"
+    encoder: ClassVar[str] = "wav2vec2-large, or one layer of an encoder of that width, through Audio Features"
     name: str = "wan_s2v"
     fps: int = 16
     chunk_frames: int = 77
     overlap_frames: int = 0
     grid: int = 16
     audio_shape: tuple[int, int] | None = (SPEECH_LAYERS, SPEECH_WIDTH)
+    audio_condition: str | None = "audio_embed"
 
     @classmethod
     def of(cls, base) -> "WanS2V | None":
         found = type(base) is comfy.model_base.WAN22_S2V
         return cls() if found and type(base.diffusion_model) is comfy.ldm.wan.model.WanModel_S2V else None
+
+    @property
+    def layers_taken(self) -> tuple[int, ...]:
+        return 1, SPEECH_LAYERS
 
     def context_latents(self, overlap: int) -> int:
         return MOTION_LATENTS
@@ -82,8 +88,8 @@ class WanS2V(Backbone):
         if request.context is not None:
             conditions["reference_motion"] = request.context
         if request.audio is not None:
-            conditions["audio_embed"] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
-            silent["audio_embed"] = torch.zeros_like(conditions["audio_embed"])
+            conditions[self.audio_condition] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
+            silent[self.audio_condition] = torch.zeros_like(conditions[self.audio_condition])
         return ChunkInputs(samples, conditions=conditions, silent=silent)
 
 

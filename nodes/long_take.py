@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import latent_preview
-import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 from server import PromptServer
@@ -25,7 +24,9 @@ from torch import Tensor
 from .. import backbones
 from ..backbones import attach
 from ..backbones.backbone import ChunkRequest
+from ..backbones.memory import give_back
 from ..backbones.pictures import encode_picture, fit_picture
+from ..backbones.speech import Speech
 from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.chunk_plan import Chunk
 from ..pipelines.contract import fingerprint, graph_contract
@@ -76,7 +77,8 @@ class TakeSession:
 
     @cached_property
     def stitch(self) -> LatentStitch:
-        return attach.technique_of(self.guider.model_patcher, LatentStitch) or LatentStitch()
+        own = LatentStitch(self.backbone.handover)
+        return attach.technique_of(self.guider.model_patcher, LatentStitch) or own
 
     @cached_property
     def techniques(self):
@@ -110,8 +112,8 @@ class TakeSession:
             logger.info("%s (%s)", journal.note, journal.folder)
             if not journal.finished and (other := unfinished_beside(folder, folder_name(prefix), contracts[0])):
                 logger.info(other)
-            result = make_take(self.plan, self.sample_chunk, lambda: open_stream(self.vae), journal, writer,
-                               context_of=self.context_of if self.handed_latents else None,
+            result = make_take(self.plan, partial(self.sample_chunk, journal=journal), lambda: open_stream(self.vae),
+                               journal, writer, context_of=self.context_of if self.handed_latents else None,
                                tail_frames=self.tail_frames, on_chunk=self.on_chunk,
                                check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
             self.tell(len(self.plan.chunks), journal.finished_frames)
@@ -146,7 +148,10 @@ class TakeSession:
         if self.features is not None and self.backbone.audio_shape is None:
             logger.warning("audio_features: %s does not listen to speech; they are not used", self.backbone.name)
         if self.backbone.audio_shape is not None:
-            self.check_features()
+            if self.speech is None:
+                raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
+            self.backbone.check_speech(self.speech, self.plan.timeline)
+            self.speech.check_length(float(self.plan.seconds))
         _ = self.prompts
 
     def check_plan(self) -> None:
@@ -157,42 +162,21 @@ class TakeSession:
                              f"{'in' if self.backbone.overlap_frames else 'out'}side the chunk). Connect that model to "
                              "Plan Take")
 
-    def check_features(self) -> None:
-        layers, width = self.backbone.audio_shape
-        if self.features is None:
-            raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
-        found = self.features["encoded_audio_all_layers"]
-        if len(found) not in (1, layers) or found[0].shape[-1] != width:
-            raise ValueError(f"audio_features: got {len(found)} layers of width {found[0].shape[-1]}, wanted {layers} "
-                             f"of {width} for {self.backbone.name} (wav2vec2-large), or one of that width. Load that "
-                             "encoder")
-        covered, needed = found[0].shape[1] / self.rate_hz, float(self.plan.seconds)
-        if covered < needed - 0.5:
-            raise ValueError(f"audio_features: they cover {covered:.2f} s of a take of {needed:.2f} s. Encode the same "
-                             f"audio that Plan Take has; core's Whisper node stops at 30 s, Lodestar's does not")
-
-    @property
-    def rate_hz(self) -> float:
-        """Feature steps per second; core's own encoders run at 50."""
-        return float((self.features or {}).get("rate_hz", 50.0))
-
     @cached_property
     def prompts(self) -> dict[str, list]:
         """CONDITIONING of each distinct prompt of the script, encoded once, before the first chunk."""
         texts = dict.fromkeys(chunk.prompt for chunk in self.plan.chunks if chunk.prompt)
         return {text: self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts}
 
+    @cached_property
+    def speech(self) -> Speech | None:
+        return None if self.features is None else Speech.of(self.features)
+
     def audio_of(self, chunk: Chunk) -> Tensor | None:
-        """The speech of a chunk's window (layers, frames, width), one row per pixel frame, 4 per latent."""
-        if self.features is None or self.backbone.audio_shape is None:
+        """The speech of a chunk's window, as the backbone hears it."""
+        if self.speech is None or self.backbone.audio_shape is None:
             return None
-        ratio = self.plan.timeline.temporal_ratio
-        rows = torch.cat([self.plan.timeline.feature_rows(layer, self.rate_hz, chunk.first_latent * ratio,
-                                                          chunk.latents * ratio)
-                          for layer in self.features["encoded_audio_all_layers"]])
-        for file in self.features.get("files", ()):
-            file.release()
-        return rows
+        return self.backbone.hear(self.speech, self.plan.timeline, chunk.first_latent, chunk.latents)
 
     @cached_property
     def canvases(self) -> tuple[Tensor | None, Tensor | None]:
@@ -214,13 +198,20 @@ class TakeSession:
         """How many decoded frames the hand-over needs."""
         return self.plan.timeline.frames_for_latents(self.handed_latents) if self.stitch.mode == "re-encode" else 0
 
-    def sample_chunk(self, chunk: Chunk, context: Tensor | None) -> Tensor:
+    def reference_of(self, chunk: Chunk, journal: Journal | None) -> Tensor | None:
+        """The take's picture; without one, for models that ask for it, the take's own first latent."""
+        if self.reference is None and self.backbone.follows_itself and chunk.index and journal is not None:
+            return journal.latents(0, 1)
+        return self.reference
+
+    def sample_chunk(self, chunk: Chunk, context: Tensor | None, journal: Journal | None = None) -> Tensor:
         """The chunk's whole window (1, C, n, h, w) through the guider, sampler and callbacks that core would use."""
         self.tell(chunk.index, self.plan.frames_of(chunk)[0])
+        reference = self.reference_of(chunk, journal)
         inputs = self.backbone.chunk_inputs(ChunkRequest(
-            chunk.latents, self.latent_shape, context, self.reference, self.audio_of(chunk),
-            self.canvases[min(chunk.index, 1)]))
-        moment = Moment(self.plan.seconds_of(chunk)[0], self.reference, inputs.context)
+            chunk.latents, self.latent_shape, context, reference, self.audio_of(chunk),
+            self.canvases[min(chunk.index, 1)], self.speech and self.speech.people))
+        moment = Moment(self.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index)
         guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
                                   self.prompts.get(chunk.prompt))
         noise = copy.copy(self.noise)
@@ -243,6 +234,7 @@ class TakeSession:
         return callback
 
     def on_chunk(self, done: ChunkDone) -> None:
+        give_back()
         logger.info("chunk %d of %d is safe on disk", done.chunk.index + 1, len(self.plan.chunks))
 
     def tell(self, finished_chunks: int, finished_frames: int) -> None:
@@ -271,6 +263,7 @@ class TakeSession:
         return {**{f"what feeds {name}": value for name, value in graph.items()},
                 "seed": str(self.noise.seed), "sigmas": fingerprint(self.sigmas), "writer": writer.contract,
                 "conditioning": fingerprint(conditions), "reference": fingerprint(self.fitted_picture),
+                "people": fingerprint(self.speech and self.speech.people),
                 "model": f"{type(self.model).__name__}, {self.techniques_text()}"}
 
     def techniques_text(self) -> str:

@@ -3,9 +3,10 @@ Avatar 1.0, five groups of whisper-large-v3's layers at 25 Hz for 1.5, then five
 
 Silence is an encoding like any other; the zero window is the guidance's null condition and nothing else.
 """
+from collections.abc import Iterable, Iterator, Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 WHISPER_GROUPS = ((0, 8), (8, 16), (16, 24), (24, 32), (32, 33))
 
@@ -15,7 +16,24 @@ def resampled(features: Tensor, steps: int) -> Tensor:
 
     Avatar 1.0 does it to the convolutional features, before projection and transformer; 1.5 to the finished groups.
     """
-    return interpolate(features.transpose(1, 2), steps, mode="linear", align_corners=True).transpose(1, 2)
+    return between(features.transpose(0, 1), *positions(features.shape[1], steps)).transpose(0, 1)
+
+
+def positions(rows: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Where `steps` spread over `rows` lie: the row below each (steps,), and the next one's share (steps,).
+
+    float32, as torch's own interpolation has them over a whole clip.
+    """
+    place = torch.arange(steps, dtype=torch.float32) * (torch.tensor(rows - 1.0) / max(steps - 1, 1))
+    below = place.long().clamp(max=rows - 1)
+    return below, place - below
+
+
+def between(rows: Tensor, below: Tensor, share: Tensor) -> Tensor:
+    """(S, ...) -> (steps, ...): each between the row `below` it and the next; behind the last row comes itself."""
+    share = share.to(rows).view(-1, *[1] * (rows.ndim - 1))
+    above = (below + 1).clamp(max=len(rows) - 1)
+    return rows[below.to(rows.device)] * (1 - share) + rows[above.to(rows.device)] * share
 
 
 def wav2vec_layers(states: Tensor) -> Tensor:
@@ -23,27 +41,53 @@ def wav2vec_layers(states: Tensor) -> Tensor:
     return states[1:, 0].transpose(0, 1)
 
 
-def whisper_groups(states: Tensor) -> Tensor:
-    """All 33 states (33, 1, S, C) at 50 Hz -> (S, 5, C): means of four eighths, and the final one alone."""
+def whisper_groups(states: Tensor | Sequence[Tensor]) -> Tensor:
+    """All 33 states (1, S, C) at 50 Hz -> (S, 5, C): means of four eighths, and the final one alone."""
     if len(states) != WHISPER_GROUPS[-1][1]:
         raise ValueError(f"whisper: got {len(states)} hidden states, wanted 33: LongCat-Avatar 1.5 needs "
                          "whisper-large-v3")
-    return torch.stack([states[first:end, 0].mean(0) for first, end in WHISPER_GROUPS], 1)
+    return torch.stack([mean(states[first:end]) for first, end in WHISPER_GROUPS], 1)
+
+
+def mean(states: Tensor | Sequence[Tensor]) -> Tensor:
+    """Of (1, S, C) each -> (S, C), without putting them all into one tensor first."""
+    total = states[0][0].clone()
+    for state in states[1:]:
+        total += state[0]
+    return total / len(states)
 
 
 def whisper_features(groups: Tensor, samples: int, sample_rate: int, rate_hz: int = 25) -> Tensor:
     """Groups (S, 5, C) at twice `rate_hz` -> (steps, 5, C) at `rate_hz` for as long as the speech lasts."""
-    steps = samples * rate_hz // sample_rate
-    flat = groups[:2 * steps].flatten(1)[None]
-    return resampled(flat, steps)[0].unflatten(1, groups.shape[1:])
+    return torch.cat(list(halved([groups], samples * rate_hz // sample_rate)))
+
+
+def halved(pieces: Iterable[Tensor], steps: int) -> Iterator[Tensor]:
+    """Rows piece by piece (n, ...), at least 2 * `steps` together -> piece by piece, `steps` together.
+
+    The first and the last of the 2 * steps rows stay where they are.
+    """
+    below, share = positions(2 * steps, steps)
+    last = (below + 1).clamp(max=2 * steps - 1)     # the row each step waits for
+    first, done = 0, 0
+    rows = None
+    for piece in pieces:
+        rows = piece if rows is None else torch.cat([rows[-1:], piece])
+        ready = int((last < first + len(rows)).sum())
+        yield between(rows, below[done:ready] - first, share[done:ready])
+        first, done = first + len(rows) - 1, ready
 
 
 def windows(features: Tensor, first_frame: int, frames: int, stride: int, slots: int = 5) -> Tensor:
-    """(steps, S, C) -> (1, frames, slots, S, C): what is heard around each video frame from `first_frame` on.
+    """(steps, S, C) -> (1, frames, slots, S, C): what is heard around each video frame from `first_frame` on."""
+    return features[window_steps(first_frame, frames, stride, len(features), slots).to(features.device)][None]
+
+
+def window_steps(first_frame: int, frames: int, stride: int, steps: int, slots: int = 5) -> Tensor:
+    """The feature steps (frames, slots) around each video frame, of `steps` that there are.
 
     `stride`: feature steps per video frame (2 in Avatar 1.0, 1 in 1.5). Before the start and after the end the first
     and the last step are repeated.
     """
-    center = stride * torch.arange(first_frame, first_frame + frames, device=features.device)
-    index = center[:, None] + torch.arange(slots, device=features.device) - slots // 2
-    return features[index.clamp(0, len(features) - 1)][None]
+    center = stride * torch.arange(first_frame, first_frame + frames)
+    return (center[:, None] + torch.arange(slots) - slots // 2).clamp(0, steps - 1)

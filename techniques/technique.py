@@ -20,11 +20,13 @@ class Moment:
     """Where in the take one chunk stands. Outside *Long Take* it is the first chunk, with nothing handed over.
 
     `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
-    `context`: (1, C, k, h, w) clean latents that open the window, for models that take them as tokens.
+    `context`: (1, C, k, h, w) clean latents that open the window, for models that take them as tokens. `chunk`: its
+    number, from 0.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
     context: Tensor | None = None
+    chunk: int = 0
 
 
 @dataclass(frozen=True, eq=False)

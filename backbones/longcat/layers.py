@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
         """(B, N, C) -> the same, and each noisy token's position among people (B, N', float32) or None."""
         query, key, value = self.keys_and_values(x)
         if cached is not None:
-            key, value = (torch.cat([old.to(new).expand(len(x), -1, -1, -1), new], 1)
+            key, value = (torch.cat([for_branches(old.to(new), len(new)), new], 1)
                           for old, new in zip(cached, (key, value), strict=True))
         query, key = rotate(query, call.rows[:, -x.shape[1]:]), rotate(key, call.rows)
         positions = None
@@ -56,6 +56,11 @@ class SelfAttention(nn.Module):
         else:
             mixed = attend_by_groups(attend, *flat, call.tokens, call.groups)
         return self.proj(call.patched("attn1_patch", x=mixed, q=query, k=key)), positions
+
+
+def for_branches(kept: Tensor, batch: int) -> Tensor:
+    """What is kept for one guidance branch, for all branches of a batch."""
+    return kept if len(kept) == batch else kept.repeat(batch // len(kept), 1, 1, 1)
 
 
 class CrossAttention(nn.Module):

@@ -4,7 +4,7 @@ It knows no ComfyUI: layers and attention are handed in (see layers.py), so it t
 frame sees which is a table, split into groups of queries, never a mask; timesteps, modulation, norms, residuals and the
 last layer are float32 whatever the model's dtype.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -139,8 +139,11 @@ class LongCat(nn.Module):
         return self.unpatched(self.final_layer(tokens, time), *x.shape[-2:])
 
     def cached(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
-               transformer_options: dict | None = None) -> CleanCache:
-        """Keys and values of the clean latents `x` (B, C, sum(clean), h, w): one pass per chunk, no text, no audio."""
+               transformer_options: dict | None = None, keep: Callable[[Tensor], Tensor] | None = None) -> CleanCache:
+        """Keys and values of the clean latents `x` (B, C, sum(clean), h, w): one pass per chunk, no text, no audio.
+
+        `keep` is what is done with each of them, such as moving it out of the way.
+        """
         call = self.begin(x, clean, times, None, None, transformer_options)
         if call.clean != call.frames:
             raise ValueError(f"clean: got {call.frames} latent frames for clean spans of {tuple(clean)}, wanted "
@@ -148,7 +151,8 @@ class LongCat(nn.Module):
         time, tokens, kept = self.time(x.new_zeros(len(x)), x), self.x_embedder(x), []
         for index, block in enumerate(self.blocks):
             shift, scale = block.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)[:2]
-            kept.append(block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))[1:])
+            pair = block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))[1:]
+            kept.append(pair if keep is None else (keep(pair[0]), keep(pair[1])))
             if index + 1 < len(self.blocks):
                 tokens = block(tokens, time, call)
         return CleanCache(call.frames, tuple(kept))

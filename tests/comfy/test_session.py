@@ -1,5 +1,6 @@
 """Long Take's session in this process: what each chunk is given, and the one family whose VAE cannot be a tiny file."""
 import types
+from dataclasses import replace
 
 import comfy.ldm.wan.vae2_2
 import comfy.model_patcher
@@ -92,7 +93,7 @@ def test_a_ti2v_take_keeps_the_picture_and_the_context_exactly(tiny_models, wan,
     take = session(model, wan22_vae(tiny_models), tmp_path, fps=24.0)
     windows, sample = [], TakeSession.sample_chunk
     monkeypatch.setattr(TakeSession, "sample_chunk",
-                        lambda self, chunk, context: windows.append((context, sample(self, chunk, context)))
+                        lambda self, chunk, context, journal: windows.append((context, sample(self, chunk, context)))
                         or windows[-1][1])
     with torch.inference_mode():
         made = take.make("ti2v/take", False)
@@ -143,10 +144,9 @@ def test_speech_rows_follow_the_chunk(tiny_models, wan, tmp_path):
     model = wan.load(tiny_models, "wan22_s2v")
     take = session(model, wan_vae(tiny_models), tmp_path, overlap_frames=-1)
     ramp = torch.arange(SECONDS * 50, dtype=torch.float32)[None, :, None].expand(1, -1, 1024)
-    take = types.SimpleNamespace(features={"encoded_audio_all_layers": [ramp], "rate_hz": 50.0}, backbone=take.backbone,
-                                 plan=take.plan, rate_hz=50.0)
+    take = replace(take, features={"encoded_audio_all_layers": [ramp], "rate_hz": 50.0})
     for chunk in take.plan.chunks:
-        rows = TakeSession.audio_of(take, chunk)
+        rows = take.audio_of(chunk)
         seconds = torch.arange(chunk.first_latent * 4, (chunk.first_latent + chunk.latents) * 4) / 16
         spoken = seconds * 50 <= SECONDS * 50 - 1
         assert rows.shape == (1, chunk.latents * 4, 1024)

@@ -1,0 +1,210 @@
+"""LongCat-Video and LongCat-Video-Avatar (paper 001) as a backbone: how a layout, a chunk and speech reach our model.
+
+Clean frames open the sequence: reference and anchors, each seeing itself alone, then the context. Their keys and values
+are kept for the length of a sampling run.
+"""
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import comfy.latent_formats
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..techniques.clean_cache import CleanCaching
+from ..techniques.flow_schedules import SHIFTS
+from ..techniques.layout import Layout, Span
+from .backbone import RUN, Backbone, ChunkInputs, ChunkRequest, hides, laid_out, latents_of
+from .longcat_model import REFERENCE_INDEX, LongCatVideo
+from .speech import Speech
+
+BASE, AVATAR_10, AVATAR_15 = SHIFTS
+FPS = {BASE: 15, AVATAR_10: 16, AVATAR_15: 25}
+LAYERS = {AVATAR_10: 12, AVATAR_15: 5}   # of speech features
+CONTEXT_LATENTS = 4
+log = logging.getLogger("lodestar")
+
+
+@dataclass(frozen=True, eq=False)
+class LongCatCall:
+    """`x`: (B, C, T, h, w) in model space, its first `known` frames clean. `extra`: the model's other conditions."""
+    executor: Any
+    x: Tensor
+    timestep: Tensor
+    context: Tensor
+    transformer_options: dict
+    extra: dict[str, Any]
+
+    @property
+    def arguments(self) -> tuple:
+        return self.x, self.timestep, self.context, self.transformer_options
+
+    @property
+    def known(self) -> int:
+        return self.extra.get("known", 0)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        yield    # nothing stands in for anything: the model takes its layout as arguments
+
+    def given(self, **extra) -> "LongCatCall":
+        return replace(self, extra={**self.extra, **extra})
+
+
+@dataclass(frozen=True)
+class LongCatBackbone(Backbone):
+    supported: ClassVar[str] = "LongCat-Video, LongCat-Video-Avatar 1.0 and 1.5"
+    encoder: ClassVar[str] = "LongCat Speech with chinese-wav2vec2-base for 1.0, whisper-large-v3 for 1.5"
+    audio_shape: tuple[int, int] | None
+    name: str
+    fps: int
+    chunk_frames: int = 93
+    overlap_frames: int = 13
+    grid: int = 16
+    handover: str = "re-encode"
+    follows_itself: bool = True
+    audio_condition: str | None = "audio_windows"
+
+    @classmethod
+    def of(cls, base) -> "LongCatBackbone | None":
+        if not isinstance(base, LongCatVideo):
+            return None
+        version, audio = base.version, base.diffusion_model.config.audio
+        if audio is None:
+            return cls(None, version, FPS[version], follows_itself=False, audio_condition=None)
+        shape = (LAYERS[version], audio.width // LAYERS[version])
+        handover = "stitch" if version == AVATAR_10 else "re-encode"
+        return cls(shape, version, FPS[version], handover=handover)
+
+    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> LongCatCall:
+        call = in_window(LongCatCall(executor, *args, extra=kwargs))
+        own = self.own_layout(call)
+        layout, factors = laid_out(own, techniques, moment, call.transformer_options)
+        if layout is not own or hides(techniques):
+            call = with_layout(call, layout, factors, process_in)
+        caching = next((technique for technique in techniques if isinstance(technique, CleanCaching)), None)
+        return with_cache(call, caching.place) if caching is not None else call
+
+    def extra_latents(self, model, noise_shape, techniques, moment) -> int:
+        """Kept keys and values count as the latent frames that would take as much room."""
+        more = super().extra_latents(model, noise_shape, techniques, moment)
+        if not any(isinstance(technique, CleanCaching) and technique.place == "VRAM" for technique in techniques):
+            return more
+        config = model.diffusion_model.config
+        tokens = noise_shape[3] * noise_shape[4] // 4
+        bytes_each = 2 * config.depth * config.hidden * tokens * comfy.model_management.dtype_size(model.get_dtype())
+        room_each = model.memory_required([1, *noise_shape[1:2], 1, *noise_shape[3:]])
+        return more + math.ceil((CONTEXT_LATENTS + 1) * bytes_each / max(room_each, 1))
+
+    @staticmethod
+    def own_layout(call: LongCatCall) -> Layout:
+        """The reference where upstream puts it, the known frames, the noise."""
+        frames, reference = call.x.shape[2], call.extra.get("reference")
+        layout = Layout((Span("chunk", tuple(range(call.known, frames)), clean=False),))
+        if reference is not None:
+            layout = layout.append(Span("reference", (REFERENCE_INDEX,) * reference.shape[2]))
+        return layout.append(Span("context", tuple(range(call.known)))) if call.known else layout
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """Context, or at the start of an image-driven take the picture, opens the latent and is masked out."""
+        channels, height, width = request.latent_shape
+        samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
+        known = request.context if request.context is not None else request.reference
+        conditions, silent, mask = {}, {}, None
+        if known is not None:
+            samples[:, :, :known.shape[2]] = known
+            mask = torch.ones(1, 1, request.latents, height, width)
+            mask[:, :, :known.shape[2]] = 0
+        if request.context is not None and request.reference is not None and self.audio_shape:
+            conditions["reference_latents"] = [request.reference]
+        if request.audio is not None:
+            conditions["audio_windows"] = request.audio
+            silent["audio_windows"] = torch.zeros_like(request.audio)
+            if request.people is not None:
+                conditions["people_masks"] = request.people
+        return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
+
+    def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
+        """(1, voices, frames, slots, layers, C), the window's first latent being heard as its last pixel frame."""
+        frames = clock.frames_for_latents(latents)
+        return speech.windows(first_latent * self.temporal_ratio, frames, self.stride(speech))
+
+    def stride(self, speech: Speech) -> int:
+        return round(speech.rate_hz / self.fps)
+
+    def check_speech(self, speech: Speech, clock) -> None:
+        if clock.fps != self.fps or speech.rate_hz != self.stride(speech) * self.fps:
+            raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
+                             f"{self.name} was trained at {self.fps} fps with {'32' if self.fps == 16 else '25'} Hz. "
+                             f"Set fps of Plan Take to {self.fps} and use LongCat Speech")
+        super().check_speech(speech, clock)
+        if len(speech.voices) > 1 and speech.people is None:
+            raise ValueError(f"audio_features: got {len(speech.voices)} voices and no masks of whose they are. Use Two "
+                             "Speakers")
+
+
+def in_window(call: LongCatCall) -> LongCatCall:
+    """The call with the known frames and the speech of its own context window, where a node samples in windows."""
+    window = call.transformer_options.get("context_window")
+    if window is None:
+        return call
+    first = getattr(window, "causal_anchor_index", None)
+    frames = ([first] if first is not None and first >= 0 else []) + list(window.index_list)
+    known = next((place for place, frame in enumerate(frames) if frame >= call.known), len(frames))
+    audio = call.extra.get("audio")
+    if audio is not None:
+        rows = [frames[0] * 4] + [max(frame * 4 + step, 0) for frame in frames[1:] for step in range(-3, 1)]
+        if len(frames) != call.x.shape[2] or max(rows) >= audio.shape[2]:
+            raise ValueError(f"audio: the context window has latents {frames[0]} to {frames[-1]}, the speech covers "
+                             f"{(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
+        call = call.given(audio=audio[:, :, rows])
+    return call.given(known=known)
+
+
+def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
+                process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
+    """The call with its frames in the network's order: pictures, context, noise."""
+    pictures = [span for span in layout.spans if span.clean and span.name != "context"]
+    spans = [*pictures, *(layout.find(name) for name in ("context", "chunk"))]
+    order = [frame for span in spans if span is not None for frame in layout.frame_indices(span)]
+    place = {frame: index for index, frame in enumerate(order)}
+    channels = call.x.shape[1]
+    parts = [call.extra["reference"] if span.latents is None else latents_of(span, call.x, channels, process_in)
+             for span in pictures]
+    return call.given(reference=torch.cat(parts, 2) if parts else None,
+                      times=tuple(time for span in spans if span is not None for time in span.times),
+                      factors={(place[query], place[key]): factor for (query, key), factor in factors.items()})
+
+
+def with_cache(call: LongCatCall, where: str) -> LongCatCall:
+    """The call with the keys and values of its clean frames, from this sampling run's store or made now."""
+    run = call.transformer_options.get(RUN)
+    reference = call.extra.get("reference")
+    parts = [part for part in (reference, call.x[:, :, :call.known]) if part is not None and part.shape[2]]
+    if run is None or not parts:
+        return call
+    clean = torch.cat(parts, 2)
+    branches = len(call.transformer_options.get("cond_or_uncond", (0,)))
+    clean, *others = clean.chunk(branches)
+    if any(not torch.equal(other, clean) for other in others):   # as when one branch alone has a reference
+        return call
+    lengths = (1,) * (clean.shape[2] - call.known) + ((call.known,) if call.known else ())
+    for latents, of, cache in run.kept:
+        if of == lengths and latents.device == clean.device and latents.dtype == clean.dtype \
+                and latents.shape == clean.shape and torch.equal(latents, clean):
+            return call.given(cache=cache)
+    cache = call.executor.class_obj.cached(clean, lengths, keep=None if where == "VRAM" else in_ram)
+    log.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
+             cache.bytes / 1e6, where)
+    run.kept.append((clean, lengths, cache))
+    return call.given(cache=cache)
+
+
+def in_ram(tensor: Tensor) -> Tensor:
+    return tensor.cpu()
+
+

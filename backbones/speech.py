@@ -1,0 +1,66 @@
+"""Speech features on the wire, as the backbones read them: one or several voices, and the rows of one chunk."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..techniques.speech_features import window_steps
+from ..techniques.timeline import Timeline
+from .feature_file import FeatureFile
+
+CORE_RATE_HZ = 50.0   # of core's own encoders, which do not say theirs
+SPARE_SECONDS = 0.5   # speech features may end this much before the take
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """`voices`: per person its layers (1, S, C) at `rate_hz` rows a second. `people`: masks (1, K, H, W) of who has
+    which voice, where there are several. `family`: what made the features."""
+    voices: tuple[Sequence[Tensor], ...]
+    rate_hz: float
+    family: str = ""
+    people: Tensor | None = None
+    files: tuple[FeatureFile, ...] = ()
+
+    @classmethod
+    def of(cls, features: dict) -> "Speech":
+        """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's."""
+        return cls(features.get("voices") or (features["encoded_audio_all_layers"],),
+                   float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
+                   features.get("people_masks"), features.get("files", ()))
+
+    @property
+    def layers(self) -> int:
+        return len(self.voices[0])
+
+    @property
+    def width(self) -> int:
+        return self.voices[0][0].shape[-1]
+
+    @property
+    def seconds(self) -> float:
+        return self.voices[0][0].shape[1] / self.rate_hz
+
+    def check_length(self, seconds: float) -> None:
+        if self.seconds < seconds - SPARE_SECONDS:
+            raise ValueError(f"audio_features: they cover {self.seconds:.2f} s of a take of {seconds:.2f} s. Encode "
+                             "the same audio that Plan Take has; core's Whisper node stops at 30 s, Lodestar's does "
+                             "not")
+
+    def rows(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:
+        """One row per pixel frame of the first voice (layers, frames, C)."""
+        rows = torch.cat([clock.feature_rows(layer, self.rate_hz, first_frame, frames) for layer in self.voices[0]])
+        self.release()
+        return rows
+
+    def windows(self, first_frame: int, frames: int, stride: int) -> Tensor:
+        """What is heard around each pixel frame (1, voices, frames, slots, layers, C), `stride` steps per frame."""
+        steps = window_steps(first_frame, frames, stride, self.voices[0][0].shape[1])
+        heard = torch.stack([torch.stack([layer[0, steps] for layer in voice], 2) for voice in self.voices])
+        self.release()
+        return heard[None].float()
+
+    def release(self) -> None:
+        for file in self.files:
+            file.release()
