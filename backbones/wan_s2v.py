@@ -18,7 +18,7 @@ from .wan_call import WanCall, split_attention
 
 MOTION_LATENTS = 19
 FRAMES_PER_LATENT = 4   # speech rows per latent
-SPEECH_LAYERS, SPEECH_WIDTH = 25, 1024   # wav2vec2-large
+SPEECH, SPEECH_LAYERS, SPEECH_WIDTH = "audio_embed", 25, 1024   # wav2vec2-large
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class WanS2V(Backbone):
     overlap_frames: int = 0
     grid: int = 16
     audio_shape: tuple[int, int] | None = (SPEECH_LAYERS, SPEECH_WIDTH)
-    audio_condition: str | None = "audio_embed"
+    audio_condition: str | None = SPEECH
 
     @classmethod
     def of(cls, base) -> "WanS2V | None":
@@ -88,8 +88,8 @@ class WanS2V(Backbone):
         if request.context is not None:
             conditions["reference_motion"] = request.context
         if request.audio is not None:
-            conditions[self.audio_condition] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
-            silent[self.audio_condition] = torch.zeros_like(conditions[self.audio_condition])
+            conditions[SPEECH] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
+            silent[SPEECH] = torch.zeros_like(conditions[SPEECH])
         return ChunkInputs(samples, conditions=conditions, silent=silent)
 
 
@@ -103,7 +103,7 @@ def with_references(call: WanCall, layout: Layout, process_in) -> WanCall:
 
 def with_window_audio(call: WanCall) -> WanCall:
     """The call with the speech of its own context window, where the take is sampled in context windows."""
-    window, audio = call.transformer_options.get("context_window"), call.extra.get("audio_embed")
+    window, audio = call.transformer_options.get("context_window"), call.extra.get(SPEECH)
     if window is None or audio is None:
         return call
     if audio.shape[1] not in (1, SPEECH_LAYERS):
@@ -115,4 +115,4 @@ def with_window_audio(call: WanCall) -> WanCall:
     if len(frames) != call.x.shape[2] or rows[-1] >= audio.shape[-1]:
         raise ValueError(f"audio: the context window has {call.x.shape[2]} latents at {frames[0]}..{frames[-1]}, the "
                          f"speech features cover {audio.shape[-1] // FRAMES_PER_LATENT}. Encode the whole speech")
-    return call.change(extra={**call.extra, "audio_embed": audio[..., rows]})
+    return call.change(extra={**call.extra, SPEECH: audio[..., rows]})

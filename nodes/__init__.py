@@ -5,6 +5,7 @@ from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
+from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
 from .long_take import LodestarLongTake
 from .lookahead_anchor import LodestarLookaheadAnchor
@@ -12,14 +13,15 @@ from .narrative_keyframes import LodestarNarrativeKeyframe
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
+from .speech_guidance import LodestarSpeechGuidance
 
 
 class Lodestar(ComfyExtension):
     async def get_node_list(self):
         return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
-                LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCatLora,
-                LodestarAudioFeatures,
-                LodestarReferencePicture, LodestarBlankPrompt]
+                LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCat,
+                LodestarLoadLongCatLora, LodestarAudioFeatures, LodestarReferencePicture, LodestarBlankPrompt,
+                LodestarSpeechGuidance]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -17,6 +17,19 @@ def shares(text_scale: float, audio_scale: float) -> tuple[float, float, float]:
     return text_scale, audio_scale - text_scale, 1 - audio_scale
 
 
+def as_pair(text_scale: float, audio_scale: float) -> tuple[tuple[float, float, float], int, float]:
+    """The same guidance as unconditional + scale * (conditional - unconditional), for all that hooks into plain CFG.
+
+    Gives the weights of the three predictions in the conditional one, which of them is the unconditional one (the last,
+    or the middle one where the last is redundant), and the scale. Equal scales, and an audio scale of 1, are plain CFG.
+    """
+    scale = max(text_scale, audio_scale) or 1.0
+    positive, negative, silent = shares(text_scale / scale, audio_scale / scale)
+    if audio_scale == 1:
+        return (positive, negative + silent, 0.0), 1, scale
+    return (positive, negative, silent), 2, scale
+
+
 def combined(predictions: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
     """The weighted sum of the predictions that were made. ValueError where one with a weight is missing."""
     total = None
@@ -37,7 +50,12 @@ def projection_scale(positive: Tensor, negative: Tensor) -> Tensor:
     return (positive * negative).sum(1, keepdim=True) / (negative.square().sum(1, keepdim=True) + 1e-8)
 
 
+def aligned(positive: Tensor, negative: Tensor) -> Tensor:
+    """The negative prediction as CFG-zero takes it: as long as the positive one reaches along it."""
+    return negative * projection_scale(positive, negative).view(-1, *[1] * (negative.ndim - 1)).to(negative)
+
+
 def zero_guided(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
     """CFG-zero (Fan et al.), as the base LongCat-Video samples; over noisy frames alone where clean ones are cached."""
-    aligned = negative * projection_scale(positive, negative).view(-1, *[1] * (negative.ndim - 1)).to(negative)
-    return aligned + scale * (positive - aligned)
+    negative = aligned(positive, negative)
+    return negative + scale * (positive - negative)

@@ -1,0 +1,79 @@
+"""Speech Guidance (paper 001, disentangled unconditional guidance) as a GUIDER for every backbone that hears speech.
+
+Up to three predictions are made in one batched call and given to ComfyUI's own sampling function as a pair, so that
+whatever hooks into CFG (pre, post, in its place, an override of the scale) sees what it knows.
+"""
+from functools import partial
+
+import comfy.samplers
+from torch import Tensor
+
+from ..techniques.speech_guidance import aligned, as_pair, combined
+from . import find
+
+NAMES = ("positive", "negative", "silent")   # text and speech, negative text and speech, negative text alone
+
+
+class SpeechGuider(comfy.samplers.CFGGuider):
+    """`positive` and `negative` are CONDITIONING; where the positive one has speech, the negative one gets it too.
+
+    A model that hears no speech is guided by text alone, at `text_scale`. `cfg_zero` aligns the unconditional
+    prediction with the conditional one, over whatever the model does not hold still (its known frames have velocity 0).
+    """
+    silent_names = ("silent",)
+
+    def __init__(self, model, positive: list, negative: list, text_scale: float, audio_scale: float, cfg_zero: bool):
+        super().__init__(model)
+        self.audio_condition, self.cfg_zero = find(model).audio_condition, cfg_zero
+        self.weights, unconditional, scale = as_pair(text_scale, audio_scale if self.audio_condition else 1.0)
+        self.unconditional = NAMES[unconditional]
+        self.set_cfg(scale)
+        self.inner_set_conds(self.spoken(positive, negative))
+
+    def spoken(self, positive: list, negative: list) -> dict[str, list]:
+        """The CONDITIONING of each prediction. Zeros in the negative one, as core's S2V node sets, are no speech."""
+        key = self.audio_condition
+        if key is None:
+            return {"positive": positive, "negative": negative}
+        audio = next((values[key] for _, values in positive if values.get(key) is not None), None)
+        if audio is None:
+            return {"positive": positive, "negative": negative, "silent": negative}
+        heard = [[text, values if is_speech(values.get(key)) else {**values, key: audio}] for text, values in negative]
+        silent = [[text, {**values, key: audio.new_zeros(audio.shape)}] for text, values in negative]
+        return {"positive": positive, "negative": heard, "silent": silent}
+
+    def sample(self, *args, **kwargs):
+        if self.unconditional == "silent" and not any(
+                entry.get(self.audio_condition) is not None for entry in self.original_conds["positive"]):
+            raise ValueError(f"positive: no speech ({self.audio_condition}) in it for audio_scale to guide. Use Long "
+                             "Take, which sets the speech of each chunk, a node that puts speech into the positive "
+                             "conditioning, or an audio_scale of 1")
+        return super().sample(*args, **kwargs)
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {},  # noqa: B006 - as core's
+                      seed=None) -> Tensor:
+        paired = {**model_options, "sampler_calc_cond_batch_function": partial(self.pair, model_options)}
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds[self.unconditional],
+                                                self.conds["positive"], self.cfg, model_options=paired, seed=seed)
+
+    def pair(self, model_options: dict, args: dict) -> list[Tensor]:
+        """The conditional and the unconditional prediction, denoised; at a CFG of 1 core asks for no second one."""
+        x, asked, weight = args["input"], args["conds"][1] is not None, dict(zip(NAMES, self.weights, strict=True))
+        names = ("positive", self.unconditional, *(set(NAMES) - {"positive", self.unconditional}))   # as plain CFG
+        conds = [self.conds[name] if weight[name] or (asked and name == self.unconditional) else None for name in names]
+        made = dict(zip(names, self.predictions(conds, model_options, args), strict=True))
+        conditional, unconditional = combined([made[name] for name in NAMES], self.weights), made[self.unconditional]
+        if self.cfg_zero and asked:
+            unconditional = x - aligned(x - conditional, x - unconditional)   # sigma * velocity, whose sigma cancels
+        return [conditional, unconditional]
+
+    def predictions(self, conds: list, model_options: dict, args: dict) -> list[Tensor]:
+        """One batched call; another node's function in its place is asked for the pair that it knows."""
+        theirs = model_options.get("sampler_calc_cond_batch_function")
+        made = theirs({**args, "conds": conds[:2], "model_options": model_options}) if theirs else []
+        return made + comfy.samplers.calc_cond_batch(self.inner_model, conds[len(made):], args["input"], args["sigma"],
+                                                     model_options)
+
+
+def is_speech(audio: Tensor | None) -> bool:
+    return audio is not None and bool(audio.any())

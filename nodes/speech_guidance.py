@@ -1,0 +1,44 @@
+"""Speech Guidance (paper 001): a guider with one scale for the text and one for the speech."""
+import logging
+
+from comfy_api.latest import io
+
+from ..backbones.speech_guider import SpeechGuider
+
+logger = logging.getLogger("lodestar")
+
+
+class LodestarSpeechGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        scale = {"default": 4.0, "min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
+        return io.Schema(
+            node_id="LodestarSpeechGuidance",
+            display_name="Speech Guidance",
+            category="Lodestar",
+            description="Guides text and speech each with a scale of its own (disentangled guidance), for models that "
+                        "are driven by speech. Makes no prediction that the scales make redundant.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model. One that hears no speech is guided by its text alone."),
+                io.Conditioning.Input("positive", tooltip="The prompt. Long Take adds the speech; for other samplers "
+                                                          "it must be in here."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the positive one's speech "
+                                                          "where it has none, and is used once more without any."),
+                io.Float.Input("text_scale", **scale, tooltip="How strongly the prompt leads. 1 for distilled models."),
+                io.Float.Input("audio_scale", **scale,
+                               tooltip="How strongly the speech leads lips and gestures: 3 to 5. Equal to text_scale "
+                                       "saves a third of the time; 1 for distilled models."),
+                io.Boolean.Input("cfg_zero", default=False,
+                                 tooltip="CFG-zero: takes from the negative prediction only what lies along the "
+                                         "positive one. The authors use it for LongCat-Video, not for Avatar."),
+            ],
+            outputs=[io.Guider.Output(tooltip="For Long Take or SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, text_scale, audio_scale, cfg_zero) -> io.NodeOutput:
+        guider = SpeechGuider(model, positive, negative, text_scale, audio_scale, cfg_zero)
+        if guider.audio_condition is None:
+            logger.warning("Speech Guidance: %s does not listen to speech; audio_scale is not used, text_scale leads",
+                           type(model.model).__name__)
+        return io.NodeOutput(guider)
