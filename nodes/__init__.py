@@ -8,6 +8,7 @@ from .load_audio_encoder import LodestarLoadAudioEncoder
 from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
 from .long_take import LodestarLongTake
+from .longcat_schedule import LodestarLongCatSchedule
 from .lookahead_anchor import LodestarLookaheadAnchor
 from .narrative_keyframes import LodestarNarrativeKeyframe
 from .plan_take import LodestarPlanTake
@@ -21,7 +22,7 @@ class Lodestar(ComfyExtension):
         return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
                 LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCat,
                 LodestarLoadLongCatLora, LodestarAudioFeatures, LodestarReferencePicture, LodestarBlankPrompt,
-                LodestarSpeechGuidance]
+                LodestarSpeechGuidance, LodestarLongCatSchedule]
 
 
 async def comfy_entrypoint() -> Lodestar:

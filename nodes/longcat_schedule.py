@@ -1,0 +1,52 @@
+"""LongCat Schedule (paper 001): the sigmas that LongCat-Video was made and distilled with."""
+from comfy_api.latest import io
+
+from ..backbones.longcat_model import LongCatVideo
+from ..techniques.flow_schedules import KINDS, schedule, unshifted
+
+MOST_STEPS = 1000
+
+
+class LodestarLongCatSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarLongCatSchedule",
+            display_name="LongCat Schedule",
+            category="Lodestar",
+            description="LongCat's own noise schedules, which ComfyUI's schedulers do not have: 50 steps, 16 or 8 "
+                        "distilled ones, the sharper tail, refinement.",
+            inputs=[
+                io.Model.Input("model", tooltip="The LongCat model; its version says the shift."),
+                io.Combo.Input("kind", options=list(KINDS), default="normal",
+                               tooltip="normal: any steps. distilled: with the 16-step LoRA. distilled 8: Avatar 1.5 "
+                                       "with its LoRA. enhance-hf: normal with 10 even steps below 0.5, for "
+                                       "continuations. refine: the part of normal below 0.5."),
+                io.Int.Input("steps", default=50, min=1, max=MOST_STEPS,
+                             tooltip="Steps of the whole schedule: 50 normal, 16 distilled, 8 for distilled 8. "
+                                     "enhance-hf makes more of them, refine fewer."),
+                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1,
+                               tooltip="0: the model's own, which is 12 for LongCat-Video and Avatar 1.0, 7 for 1.5."),
+            ],
+            outputs=[io.Sigmas.Output(tooltip="For Long Take or SamplerCustomAdvanced, with the Euler sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model, kind, steps, shift) -> io.NodeOutput:
+        if not isinstance(model.model, LongCatVideo):
+            raise ValueError(f"model: got {type(model.model).__name__}, wanted a LongCat model. Connect Load LongCat, "
+                             "or use BasicScheduler for this one")
+        return io.NodeOutput(schedule(kind, steps, shift or model.get_model_object("model_sampling").shift))
+
+    @classmethod
+    def validate_inputs(cls, kind=None, steps=None):
+        """None is what comes by a link; ComfyUI leaves the range of what is checked here to this check."""
+        if kind is None or not isinstance(steps, int):
+            return True
+        if not 1 <= steps <= MOST_STEPS:
+            return f"steps: got {steps}, wanted 1 to {MOST_STEPS}"
+        try:
+            unshifted(kind, steps)
+        except ValueError as problem:
+            return str(problem)
+        return True
