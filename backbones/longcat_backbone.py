@@ -125,6 +125,9 @@ class LongCatBackbone(Backbone):
             conditions["audio_windows"] = request.audio
             silent["audio_windows"] = torch.zeros_like(request.audio)
             if request.people is not None:
+                if known is None:
+                    raise ValueError("reference: several voices need a picture of their people, and none came. Connect "
+                                     "the one that the masks or boxes were made for to Long Take")
                 conditions["people_masks"] = request.people
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
 

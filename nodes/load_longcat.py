@@ -6,8 +6,11 @@ from pathlib import Path, PurePath
 import folder_paths
 from comfy_api.latest import io
 
+from ..backbones import attach
 from ..backbones.longcat_files import WEIGHT_DTYPES, load_longcat
+from ..techniques.clean_cache import PLACES, CleanCaching
 
+OFF = "off"
 FOLDERS = ("diffusion_models", "longcat")
 SUFFIXES = (".safetensors", ".sft")
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
@@ -47,10 +50,15 @@ class LodestarLoadLongCat(io.ComfyNode):
                 io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), default="default",
                                tooltip="default: as the file is. fp8: half the memory of bf16, a little coarser; "
                                        "fast multiplies in fp8 too, on cards that can. An int8 checkpoint stays int8."),
+                io.Combo.Input("clean_cache", options=[*PLACES, OFF], default=PLACES[0],
+                               tooltip="Keys and values of reference and context, worked out once per chunk for all "
+                                       "steps: about a fifth of the time, with the same result. 5 latents at 480x832 "
+                                       "take 6.1 GB in bf16: in VRAM, or in RAM, from where each block gets its share."),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler. CLIP is umt5-xxl (type wan), VAE is Wan 2.1's.")],
         )
 
     @classmethod
-    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
-        return io.NodeOutput(load_longcat(model_path(model_name), weight_dtype))
+    def execute(cls, model_name, weight_dtype, clean_cache) -> io.NodeOutput:
+        model = load_longcat(model_path(model_name), weight_dtype)
+        return io.NodeOutput(model if clean_cache == OFF else attach.with_technique(model, CleanCaching(clean_cache)))

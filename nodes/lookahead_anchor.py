@@ -5,11 +5,10 @@ from comfy_api.latest import io
 
 from .. import backbones
 from ..backbones import attach
-from ..techniques.lookahead_anchor import PLACEMENTS, LookaheadAnchor
+from ..techniques.lookahead_anchor import FARTHEST, PLACEMENTS, LookaheadAnchor, parse_schedule
 from ..techniques.timeline import Timeline
 
 UNITS = ("pixel frames", "latent frames")
-FARTHEST = 1024.0
 
 
 class LodestarLookaheadAnchor(io.ComfyNode):
@@ -23,7 +22,7 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                         "always visible and never reached (Lookahead Anchoring). Several anchors may follow one "
                         "another.",
             inputs=[
-                io.Model.Input("model", tooltip="A Wan 2.1, 2.2 or S2V model, with or without LoRAs."),
+                io.Model.Input("model", tooltip="A Wan 2.1, 2.2, S2V or LongCat model, with or without LoRAs."),
                 io.Float.Input("distance", default=12.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the "
                                        "face harder, large leaves more room to move; lips are best near 12 pixel "
@@ -36,6 +35,11 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                        "the chunk, in chunk at index, chunk end on the last frame."),
                 io.Float.Input("index", default=0.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),
+                io.String.Input("schedule", default="", optional=True,
+                                tooltip="Optional: one RoPE time per chunk, in latent frames from the window's first, "
+                                        "such as 10, 30, -10; after the last it starts again. It overrides distance, "
+                                        "placement and index. LongCat's authors: 0 to 24 holds more, 30 or -10 repeats "
+                                        "fewer movements."),
                 io.Latent.Input("anchor", optional=True,
                                 tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
                                         "it open to use the model's own reference (S2V) or Long Take's picture."),
@@ -44,15 +48,20 @@ class LodestarLookaheadAnchor(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, distance, unit, placement, index, anchor=None) -> io.NodeOutput:
+    def execute(cls, model, distance, unit, placement, index, schedule="", anchor=None) -> io.NodeOutput:
         backbone = backbones.find(model)
         clock = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
         latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
-        technique = LookaheadAnchor(latents, placement, index, backbones.anchor_latents(model, anchor, "anchor"))
+        technique = LookaheadAnchor(latents, placement, index, backbones.anchor_latents(model, anchor, "anchor"),
+                                    parse_schedule(schedule))
         return io.NodeOutput(attach.with_technique(model, technique))
 
     @classmethod
-    def validate_inputs(cls, distance=None, unit=None, placement=None):
+    def validate_inputs(cls, distance=None, unit=None, placement=None, schedule=None):
+        try:
+            parse_schedule(schedule or "")
+        except ValueError as error:
+            return str(error)
         if not isinstance(distance, (int, float)) or None in (unit, placement):    # linked, left out or no number
             return True
         if unit not in UNITS or placement not in PLACEMENTS:

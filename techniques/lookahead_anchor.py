@@ -13,6 +13,7 @@ from .layout import Layout, Span
 from .technique import DEFAULT_DISTANCE_LATENTS, Moment, Technique
 
 PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end")
+FARTHEST = 1024.0       # latent frames
 
 
 def anchor_time(layout: Layout, placement: str, distance: float, index: float = 0) -> float:
@@ -31,20 +32,38 @@ def anchor_time(layout: Layout, placement: str, distance: float, index: float = 
             "chunk end": layout.last_time}[placement]
 
 
+def parse_schedule(text: str) -> tuple[float, ...]:
+    """"10, 30, -10" -> RoPE times in latent frames. Raises ValueError naming what cannot be read."""
+    try:
+        times = tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError as error:
+        raise ValueError(f"schedule: got {text!r}, wanted latent frames with commas between, such as 10, 30, -10"
+                         ) from error
+    if not all(abs(time) <= FARTHEST for time in times):
+        raise ValueError(f"schedule: got {text!r}, wanted latent frames from -{FARTHEST:g} to {FARTHEST:g}")
+    return times
+
+
 @dataclass(frozen=True, eq=False)
 class LookaheadAnchor(Technique):
-    """`distance`, `index` in latent frames; `latents` (1, C, k, h, w), or None for the take's own picture."""
+    """`distance`, `index` in latent frames; `latents` (1, C, k, h, w), or None for the take's own picture.
+
+    `schedule`: RoPE times, one per chunk in turn and then from the start again; where given, it decides the place.
+    """
     rank: ClassVar[int] = 1
     distance: float = DEFAULT_DISTANCE_LATENTS
     placement: str = "lookahead"
     index: float = 0
     latents: Tensor | None = None
+    schedule: tuple[float, ...] = ()
 
     def sort_key(self) -> tuple:
-        return (self.rank, self.latents is not None, PLACEMENTS.index(self.placement), self.distance, self.index)
+        return (self.rank, self.latents is not None, PLACEMENTS.index(self.placement), self.distance, self.index,
+                self.schedule)
 
     def layout(self, layout: Layout, moment: Moment) -> Layout:
-        time = anchor_time(layout, self.placement, self.distance, self.index)
+        time = self.schedule[moment.chunk % len(self.schedule)] if self.schedule else \
+            anchor_time(layout, self.placement, self.distance, self.index)
         own = layout.find("reference")
         if self.latents is None and own is not None:
             return layout.change("reference", times=tuple(time + i for i in range(len(own.times))))

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 import torch
 from lodestar.techniques.layout import Layout, Span
-from lodestar.techniques.lookahead_anchor import LookaheadAnchor, anchor_time
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor, anchor_time, parse_schedule
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.technique import Moment
 from lodestar.techniques.timeline import Timeline
@@ -84,3 +84,16 @@ def test_doubled_and_negative_keyframes_are_refused():
                                       (1, torch.zeros(1, 16, 2, 4, 4), "one picture")):
         with pytest.raises(ValueError, match=message):
             story().plus(Fraction(seconds), latents)
+
+
+def test_a_schedule_gives_one_time_per_chunk_in_turn():
+    layout, picture = Layout.of_chunk(6), torch.zeros(1, 16, 1, 2, 2)
+    anchor = LookaheadAnchor(latents=picture, schedule=parse_schedule(" 10, 30,-10 "))
+    times = [anchor.layout(layout, Moment(chunk=chunk)).references[0].times for chunk in range(5)]
+    assert times == [(10.0,), (30.0,), (-10.0,), (10.0,), (30.0,)]
+
+
+@pytest.mark.parametrize("text", ["10;30", "a", "10,,30", "1e9", "nan"])
+def test_a_schedule_that_cannot_be_read_is_refused(text):
+    with pytest.raises(ValueError, match="^schedule: got"):
+        parse_schedule(text)
