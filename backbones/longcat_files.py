@@ -159,7 +159,7 @@ def config_of(name: str, weights: Weights, told: Mapping | None) -> LongCatConfi
     try:
         seen = LongCatConfig.from_weights(weights)
         said = None if told is None else LongCatConfig.from_json(told, seen.int8)
-    except (ValueError, LookupError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"model_name: {name} is no LongCat-Video checkpoint: {error}. It has {len(weights)} weights, "
                          f"such as {', '.join(list(weights)[:3]) or 'none'}; load it with the loader of its own "
                          "model") from error

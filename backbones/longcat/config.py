@@ -81,8 +81,10 @@ class LongCatConfig:
             return tuple(found.shape)
 
         hidden, inputs, *patch = shape("x_embedder.proj.weight")
+        if len(patch) != 3:
+            raise ValueError(f"x_embedder.proj.weight: got {len(patch)} kernel sizes, wanted frames, rows and columns")
         adaln, frequencies = shape("t_embedder.mlp.0.weight")
-        depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+        depth = 1 + max((int(name.split(".")[1]) for name in weights if name.startswith("blocks.")), default=-1)
         outputs = shape("final_layer.linear.weight")[0] // math.prod(patch)
         audio = audio_from(shape, weights) if any(name.startswith("audio_proj.") for name in weights) else None
         return cls(hidden, depth, hidden // shape("blocks.0.attn.q_norm.weight")[0], shape("blocks.0.ffn.w1.weight")[0],

@@ -65,3 +65,9 @@ def base(tiny_models) -> Path:
 def wan():
     """wan_models.py beside this file: tiny Wan models and one call of them."""
     return load_beside("wan_models")
+
+
+@pytest.fixture(scope="session")
+def longcat():
+    """longcat_models.py beside this file: tiny LongCat models, headless twins, and sampling by hand."""
+    return load_beside("longcat_models")
