@@ -32,7 +32,7 @@ class OnWeight:
         weights = getattr(self.patch, "weights", ())
         tensors = [part.to(device) if isinstance(part, Tensor) else part for part in weights]
         if tensors:
-            self.patch.weights = type(weights)(tensors)
+            self.patch.weights = tuple(tensors)
         return sum(part.nbytes for part in tensors if isinstance(part, Tensor))
 
 

@@ -9,12 +9,14 @@ from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
 from .long_take import LodestarLongTake
 from .longcat_schedule import LodestarLongCatSchedule
+from .longcat_speech import LodestarLongCatSpeech
 from .lookahead_anchor import LodestarLookaheadAnchor
 from .narrative_keyframes import LodestarNarrativeKeyframe
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
 from .speech_guidance import LodestarSpeechGuidance
+from .two_speakers import LodestarTwoSpeakers
 
 
 class Lodestar(ComfyExtension):
@@ -22,7 +24,7 @@ class Lodestar(ComfyExtension):
         return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
                 LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCat,
                 LodestarLoadLongCatLora, LodestarAudioFeatures, LodestarReferencePicture, LodestarBlankPrompt,
-                LodestarSpeechGuidance, LodestarLongCatSchedule]
+                LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLongCatSpeech, LodestarTwoSpeakers]
 
 
 async def comfy_entrypoint() -> Lodestar:

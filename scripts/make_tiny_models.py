@@ -159,10 +159,10 @@ def main() -> None:
     out_dir = parser.parse_args().out_dir
     for name in MODELS:
         print(write_model(out_dir, name))
-    from tiny_audio import write_tiny_wav2vec2
+    from tiny_audio import write_tiny_encoders
     from tiny_longcat import write_tiny_longcat
 
-    print(write_tiny_wav2vec2(out_dir / "models" / "audio_encoders"))
+    print(*write_tiny_encoders(out_dir / "models" / "audio_encoders"), sep="\n")
     print(*write_tiny_longcat(out_dir / "models"), sep="\n")
 
 

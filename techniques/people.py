@@ -25,14 +25,72 @@ def box_masks(height: int, width: int, person1: Box | None = None, person2: Box 
         half, top, bottom = width // 2, int(height * 0.1), int(height * 0.9)
         person1 = (top, int(half * 0.1), bottom, int(half * 0.9))
         person2 = (top, half + int(half * 0.1), bottom, half + int(half * 0.9))
-    masks = torch.zeros(3 + len(others), height, width)
-    for index, box in zip((0, 1, *range(3, len(masks))), (person1, person2, *others), strict=True):
-        masks[index, box[0]:box[2], box[1]:box[3]] = 1
-        if not masks[index].any():
-            raise ValueError(f"boxes: got {tuple(box)}, which covers nothing of the {width}x{height} picture; wanted "
-                             f"y_min, x_min, y_max, x_max in its pixels")
-    masks[2] = 1 - masks[:2].amax(0)
-    return masks
+    return people_masks(*(box_mask(box, height, width) for box in (person1, person2, *others)))
+
+
+def box_mask(box: Box, height: int, width: int) -> Tensor:
+    """(height, width), 1 inside the box."""
+    mask = torch.zeros(height, width)
+    mask[box[0]:box[2], box[1]:box[3]] = 1
+    if not mask.any():
+        raise ValueError(f"boxes: got {tuple(box)}, which covers nothing of the {width}x{height} picture; wanted "
+                         f"y_min, x_min, y_max, x_max in its pixels")
+    return mask
+
+
+def people_masks(person1: Tensor, person2: Tensor, *others: Tensor) -> Tensor:
+    """Masks (H, W) of 0 and 1 -> (3 + others, H, W): the two who speak, what is outside both, the others."""
+    return torch.stack([person1, person2, 1 - torch.maximum(person1, person2), *others])
+
+
+def placed_people(height: int, width: int, masks: tuple[Tensor | None, Tensor | None], boxes: tuple[str, str],
+                  others: str) -> Tensor:
+    """Where everybody stands, (1, 3 + others, height, width); with nothing given, each has half of the picture.
+
+    `masks` (1, height, width) of 0 to 1 or `boxes` (see parsed_box) of the two who speak; `others` a box per line.
+    """
+    first, second = (place(*given, person, height, width) for person, given in
+                     enumerate(zip(masks, boxes, strict=True), start=1))
+    silent = [parsed_box(line, "others", height, width) for line in others.splitlines() if line.strip()]
+    if first is None and second is None:
+        return box_masks(height, width, others=silent)[None]
+    if first is None or second is None:
+        given, missing = (1, 2) if second is None else (2, 1)
+        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but person {given} has a place. Give one to both "
+                         "people, or to neither (then each has half of the picture)")
+    return people_masks(first, second, *(box_mask(box, height, width) for box in silent))[None]
+
+
+def place(mask: Tensor | None, box: str, person: int, height: int, width: int) -> Tensor | None:
+    """One person's mask (height, width) of 0 and 1, from either; None where there is neither."""
+    if mask is None:
+        return box_mask(parsed_box(box, f"box_{person}", height, width), height, width) if box.strip() else None
+    if box.strip():
+        raise ValueError(f"mask_{person}, box_{person}: got both, wanted one of them; empty the box or unplug the mask")
+    if tuple(mask.shape[-2:]) != (height, width):
+        raise ValueError(f"mask_{person}: got {mask.shape[-1]}x{mask.shape[-2]}, wanted {width}x{height}, the size of the "
+                         "picture: draw it on the picture, or scale it")
+    mask = (mask.reshape(-1, height, width)[0] > 0.5).float()
+    if not mask.any():
+        raise ValueError(f"mask_{person}: got an empty mask, wanted the area of person {person}'s face or body; draw it "
+                         f"again, or use box_{person}")
+    return mask
+
+
+def parsed_box(text: str, name: str, height: int, width: int) -> Box:
+    """"left, top, right, bottom" as fractions of the picture -> a box in its pixels. ValueError says `name`."""
+    wanted = f"{name}: got {text.strip()!r}, wanted left, top, right, bottom as fractions of the picture, such as"
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{wanted} 0.05, 0.1, 0.45, 0.9") from error
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"{wanted} 0.05, 0.1, 0.45, 0.9; each from 0 to 1, left less than right, top less than bottom")
+    box = (int(top * height), int(left * width), int(bottom * height), int(right * width))
+    if box[0] == box[2] or box[1] == box[3]:
+        raise ValueError(f"{name}: got {text.strip()!r}, which covers no pixel of the {width}x{height} picture; draw it "
+                         "larger")
+    return box
 
 
 def fitted_masks(masks: Tensor, height: int, width: int) -> Tensor:

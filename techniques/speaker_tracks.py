@@ -9,7 +9,7 @@ MODES = ("together", "in turn")
 
 
 def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Waveforms (N1,), (N2,) -> two tracks of one length whose sum is the sound track. One person may be missing.
+    """Waveforms (..., N1), (..., N2) -> two tracks of one length whose sum is the sound track. One may be missing.
 
     together: both must be of one length. in turn: person 1 speaks first, then person 2.
     """
@@ -18,13 +18,13 @@ def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[T
     given = [person for person in (person1, person2) if person is not None]
     if not given:
         raise ValueError("speakers: got no speech at all, wanted one person's or two")
-    missing = given[0].new_zeros(len(given[0]) if mode == "together" else 0)
+    missing = torch.zeros_like(given[0]) if mode == "together" else given[0][..., :0]
     first, second = (missing if person is None else person for person in (person1, person2))
     if mode == "in turn":
-        return torch.cat([first, torch.zeros_like(second)]), torch.cat([torch.zeros_like(first), second])
-    if len(first) != len(second):
-        raise ValueError(f"speakers: got {len(first)} and {len(second)} samples to be spoken together, wanted the same "
-                         f"length; pad or trim one, or choose 'in turn'")
+        return (torch.cat([first, torch.zeros_like(second)], -1), torch.cat([torch.zeros_like(first), second], -1))
+    if first.shape[-1] != second.shape[-1]:
+        raise ValueError(f"speakers: got {first.shape[-1]} and {second.shape[-1]} samples to be spoken together, wanted "
+                         f"the same length; pad or trim one, or choose 'in turn'")
     return first, second
 
 

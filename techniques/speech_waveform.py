@@ -5,30 +5,50 @@ Filters run in the frequency domain, block by block in float64, which equals the
 has no loudness and stays silence; the noise floor is seeded by whoever draws it, and optional.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 TARGET_LUFS, NOISE_FLOOR_DB, LOWPASS_HZ = -23.0, -45.0, 3000.0
 BLOCK_SECONDS, BLOCK_OVERLAP, ABSOLUTE_GATE, RELATIVE_GATE = 0.4, 0.75, -70.0, -10.0
-FILTER_BLOCK = 2 ** 20      # samples
+FILTER_BLOCK = 2 ** 18      # samples
 
 Section = tuple[Sequence[float], Sequence[float]]     # numerator and denominator in powers of 1/z
 
 
-def prepared(speech: Tensor, sample_rate: int, noise: Tensor | None) -> Tensor:
-    """Avatar 1.0's whole chain: (N,) -> (N,). `noise`: a standard normal draw (N,), None for no noise floor."""
-    speech = leveled(speech, sample_rate)
-    if noise is not None:
-        speech = with_noise_floor(speech, noise)
-    return standardized(without_transients(speech, sample_rate))
+def prepared(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator | None) -> Tensor:
+    """Avatar 1.0's whole chain: (N,) -> (N,), block by block. `noise`: what draws the noise floor, or a standard normal
+    draw (N,); None for no noise floor."""
+    gain, result = level_gain(speech, sample_rate), torch.empty_like(speech)
+
+    def loud(first: int, block: Tensor) -> Tensor:
+        if noise is None:
+            return block * gain
+        drawn = torch.randn(len(block), generator=noise) if isinstance(noise, torch.Generator) else \
+            noise[first:first + len(block)]
+        return with_noise_floor(block * gain, drawn)
+
+    raw = (loud(first, block) for first, block in blocks(speech))
+    for (_, place), block in zip(blocks(result), filtered_blocks(raw, lowpass(LOWPASS_HZ, sample_rate), sample_rate),
+                                 strict=True):
+        place.copy_(block)
+    return standardize(result)
+
+
+def blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Views of (N,), each with the number of its first sample."""
+    return ((first, x[first:first + FILTER_BLOCK]) for first in range(0, len(x), FILTER_BLOCK))
 
 
 def leveled(speech: Tensor, sample_rate: int) -> Tensor:
     """(N,) at TARGET_LUFS; what has no loudness (silence, less than one block) stays as it is."""
+    return speech * level_gain(speech, sample_rate)
+
+
+def level_gain(speech: Tensor, sample_rate: int) -> float:
     loudness = integrated_loudness(speech, sample_rate)
-    return speech * 10 ** ((TARGET_LUFS - loudness) / 20) if abs(loudness) <= 100 else speech
+    return 10 ** ((TARGET_LUFS - loudness) / 20) if abs(loudness) <= 100 else 1.0
 
 
 def with_noise_floor(speech: Tensor, noise: Tensor) -> Tensor:
@@ -39,10 +59,11 @@ def without_transients(speech: Tensor, sample_rate: int) -> Tensor:
     return filtered(speech, lowpass(LOWPASS_HZ, sample_rate), sample_rate)
 
 
-def standardized(speech: Tensor) -> Tensor:
-    """Zero mean and unit variance over the whole clip."""
-    variance, mean = torch.var_mean(speech.double(), correction=0)
-    return ((speech - mean) / (variance + 1e-7).sqrt()).float()
+def standardize(speech: Tensor) -> Tensor:
+    """In place: zero mean and unit variance over the whole clip."""
+    mean = sum(block.double().sum().item() for _, block in blocks(speech)) / len(speech)
+    variance = sum((block.double() - mean).square().sum().item() for _, block in blocks(speech)) / len(speech)
+    return speech.sub_(mean).div_(math.sqrt(variance + 1e-7))
 
 
 def integrated_loudness(speech: Tensor, sample_rate: int) -> float:
@@ -50,15 +71,26 @@ def integrated_loudness(speech: Tensor, sample_rate: int) -> float:
     seconds, step = len(speech) / sample_rate, BLOCK_SECONDS * (1 - BLOCK_OVERLAP)
     if seconds < BLOCK_SECONDS:
         return -math.inf
-    power = filtered(speech, k_weighting(sample_rate), sample_rate).double().square()
-    energy = torch.cat([power.new_zeros(1), power.cumsum(0)])
     count = round((seconds - BLOCK_SECONDS) / step) + 1
     starts = torch.tensor([int(step * index * sample_rate) for index in range(count)])
     ends = torch.tensor([int((step * index + BLOCK_SECONDS) * sample_rate) for index in range(count)])
-    blocks = (energy[ends.clamp(max=len(speech))] - energy[starts]) / (BLOCK_SECONDS * sample_rate)
-    loud = blocks[lufs(blocks) >= ABSOLUTE_GATE]
+    energy = energy_before(speech, torch.stack([starts, ends.clamp(max=len(speech))]), sample_rate)
+    power = (energy[1] - energy[0]) / (BLOCK_SECONDS * sample_rate)
+    loud = power[lufs(power) >= ABSOLUTE_GATE]
     loud = loud[lufs(loud) > lufs(loud.mean()) + RELATIVE_GATE]
     return lufs(loud.mean()).item() if len(loud) else -math.inf
+
+
+def energy_before(speech: Tensor, places: Tensor, sample_rate: int) -> Tensor:
+    """The weighted energy of (N,) up to each of `places` (sample numbers, any shape), float64."""
+    total, passed, found = 0.0, 0, torch.zeros(places.shape, dtype=torch.float64)
+    raw = (block for _, block in blocks(speech))
+    for block in filtered_blocks(raw, k_weighting(sample_rate), sample_rate):
+        energy = total + block.square().cumsum(0).cpu()
+        here = (places > passed) & (places <= passed + len(block))
+        found[here] = energy[places[here] - passed - 1]
+        total, passed = energy[-1].item(), passed + len(block)
+    return found
 
 
 def lufs(power: Tensor) -> Tensor:
@@ -67,16 +99,23 @@ def lufs(power: Tensor) -> Tensor:
 
 def filtered(x: Tensor, sections: Sequence[Section], sample_rate: int) -> Tensor:
     """Causal recursive filters one after the other over (N,). Their responses must die away within a second."""
-    tail, result = sample_rate, x.new_zeros(len(x) + sample_rate, dtype=torch.float64)
-    for start in range(0, len(x), FILTER_BLOCK):
-        block = x[start:start + FILTER_BLOCK].double()
-        size = len(block) + tail
+    raw = (block for _, block in blocks(x))
+    return torch.cat(list(filtered_blocks(raw, sections, sample_rate))).to(x.dtype)
+
+
+def filtered_blocks(raw: Iterable[Tensor], sections: Sequence[Section], sample_rate: int) -> Iterator[Tensor]:
+    """The same over a waveform that comes in blocks: as long a block for each, float64."""
+    tail = torch.zeros(sample_rate, dtype=torch.float64)
+    for block in raw:
+        size = len(block) + sample_rate
         z = torch.exp(-2j * math.pi * torch.arange(size // 2 + 1, dtype=torch.float64) / size)
         response = torch.ones_like(z)
         for numerator, denominator in sections:
             response = response * polynomial(numerator, z) / polynomial(denominator, z)
-        result[start:start + size] += torch.fft.irfft(torch.fft.rfft(block, size) * response.to(x.device), size)
-    return result[:len(x)].to(x.dtype)
+        result = torch.fft.irfft(torch.fft.rfft(block.double(), size) * response.to(block.device), size)
+        result[:sample_rate] += tail.to(block.device)
+        tail = result[len(block):]
+        yield result[:len(block)]
 
 
 def polynomial(coefficients: Sequence[float], z: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from lodestar.techniques.people import (
     token_masks,
 )
 from lodestar.techniques.speaker_tracks import padded, placed
-from lodestar.techniques.speech_features import resampled, whisper_features, whisper_groups, windows
+from lodestar.techniques.speech_features import halved, resampled, whisper_features, whisper_groups, windows
 from lodestar.techniques.speech_guidance import as_pair, combined, projection_scale, shares, zero_guided
 
 
@@ -179,3 +179,17 @@ def test_tracks_are_silent_where_the_other_speaks():
                         (("chorus", one, two), "wanted one of")):
         with pytest.raises(ValueError, match=says):
             placed(*wrong)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 1), (2, 1), (5, 3), (237, 150), (1501, 961), (3000, 1500)])
+def test_steps_lie_where_torch_puts_them(rows, steps):
+    features = torch.randn(1, rows, 3, generator=torch.Generator().manual_seed(4))
+    wanted = torch.nn.functional.interpolate(features.mT, steps, mode="linear", align_corners=True).mT
+    torch.testing.assert_close(resampled(features, steps), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [1500], [1500, 3000], [2, 3, 4, 3999]])
+def test_halving_piece_by_piece_is_halving_at_once(cuts):
+    rows = torch.randn(4500, 2, 3, generator=torch.Generator().manual_seed(5))
+    pieces = rows.tensor_split(cuts)
+    assert torch.equal(torch.cat(list(halved(pieces, 2011))), whisper_features(rows, 2011 * 640, 16000))

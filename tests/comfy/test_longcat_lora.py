@@ -79,8 +79,9 @@ def expected():
 def merged(weights, lora, strength, rounded=False):
     """The same network with the delta added to float weights by hand, without ComfyUI."""
     weights, pairs = dict(weights), ordinary(lora, prefix="")
-    for name, scale in [(name, weights[name]) for name in list(weights) if name.endswith(".weight_scale")]:
-        weights[name.removesuffix("_scale")] = weights[name.removesuffix("_scale")].float() * weights.pop(name)[:, None]
+    for name in [name for name in weights if name.endswith(".weight_scale")]:
+        scale, name = weights.pop(name), name.removesuffix("_scale")
+        weights[name] = weights[name].float() * scale[:, None]
     for name in [name for name in pairs if name.endswith(".lora_up.weight")]:
         path, up = name.removesuffix(".lora_up.weight"), pairs[name]
         delta = pairs[f"{path}.alpha"] / up.shape[1] * up @ pairs[f"{path}.lora_down.weight"]

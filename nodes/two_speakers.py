@@ -1,0 +1,49 @@
+"""Two Speakers: two people in one picture who speak together or in turn, each moved by the own voice."""
+from comfy_api.latest import io
+
+from ..backbones.longcat_speech import encode_voices
+from ..backbones.two_speakers import spoken
+from ..techniques.people import placed_people
+from ..techniques.speaker_tracks import MODES
+from .sockets import hearing_inputs
+
+PLACE = "Where person {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
+
+
+class LodestarTwoSpeakers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LodestarTwoSpeakers",
+            display_name="Two Speakers",
+            category="Lodestar/audio",
+            description="Two people in one picture, each moved by the own voice: together or in turn. Others may stand "
+                        "by in silence; with one voice alone, one person of a group speaks. For LongCat Avatar.",
+            inputs=[
+                io.Image.Input("picture", tooltip="The picture that the take starts from; masks and boxes are on it."),
+                *hearing_inputs(),
+                io.Audio.Input("audio_1", optional=True, tooltip="What person 1 says. Left out: person 1 is silent."),
+                io.Audio.Input("audio_2", optional=True, tooltip="What person 2 says. Left out: person 2 is silent."),
+                io.Combo.Input("mode", options=list(MODES), default="together",
+                               tooltip="together: both tracks run at once and have one length. in turn: person 1 speaks "
+                                       "first, then person 2."),
+                io.Mask.Input("mask_1", optional=True, tooltip="Where person 1 is, at the picture's size. Or box_1."),
+                io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 is, at the picture's size. Or box_2."),
+                io.String.Input("box_1", default="", tooltip=PLACE.format(1, "0.05, 0.1, 0.45, 0.9", "the left")),
+                io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
+                io.String.Input("others", default="", multiline=True,
+                                tooltip="Boxes of people who stand by in silence, one per line, as in box_1."),
+            ],
+            outputs=[io.AudioEncoderOutput.Output(display_name="features", tooltip="For Long Take's audio_features."),
+                     io.Audio.Output(display_name="mix", tooltip="Both voices as one sound track, for Plan Take.")],
+        )
+
+    @classmethod
+    def execute(cls, picture, audio_encoder, version, noise_floor, noise_floor_seed, mode, box_1, box_2, others,
+                audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
+        people = placed_people(*picture.shape[1:3], (mask_1, mask_2), (box_1, box_2), others)
+        tracks, mix = spoken(mode, audio_1, audio_2)
+        if people.shape[1] > 3:     # those who stand by hear silence too
+            tracks.append(tracks[0].new_zeros(len(tracks[0])))
+        features = encode_voices(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
+        return io.NodeOutput(features, mix)
