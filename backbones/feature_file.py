@@ -17,7 +17,8 @@ class FeatureFile:
     """`append` until all is written, then `layers`. The layers have one width."""
 
     def __init__(self) -> None:
-        import folder_paths   # headless use of what stands beside this file needs no ComfyUI
+        import folder_paths  # headless use of what stands beside this file needs no ComfyUI
+
         self._folder = Path(folder_paths.get_temp_directory())
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as its mapping

@@ -20,7 +20,7 @@ from .audio_families import RATE, Wav2Vec2, Whisper, first_of
 from .feature_file import FeatureFile
 from .memory import give_back
 
-AUTO = "auto"
+AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
 WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
 WAV2VEC_RATE, WHISPER_RATE = 32, 25     # Hz, of the finished features
 log = logging.getLogger("lodestar")
@@ -51,7 +51,7 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
     for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
         noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed + person)
         log.info("LongCat %s: voice %d of %d, %.2f s of speech", version, person + 1, len(voices), len(speech) / RATE)
-        for layers in hearing.encode(encoder, speech, noise):
+        for layers in hearing.encode(encoder.family, encoder.patcher.load_device, speech, noise):
             file.append(layers)
             del layers      # or the next window would be made beside it
     give_back()
@@ -75,13 +75,13 @@ def version_of(encoder: SpeechEncoder, version: str) -> str:
     return own
 
 
-def wav2vec_pieces(encoder: SpeechEncoder, speech: Tensor, noise: torch.Generator | None) -> Pieces:
+def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, noise: torch.Generator | None) -> Pieces:
     """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them."""
     speech = prepared(speech, RATE, noise)
-    family = replace(encoder.family, variance_correction=None)      # `prepared` did that
+    family = replace(family, variance_correction=None)      # `prepared` did that
     steps = max(1, len(speech) * WAV2VEC_RATE // RATE)
     windows = plan_windows(steps, WINDOW_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
-    clip = family.open(speech[None], encoder.patcher.load_device, windows)
+    clip = family.open(speech[None], device, windows)
     rows = family.rows(clip.speech.shape[1])
     below, share = positions(rows, steps)
 
@@ -96,15 +96,14 @@ def wav2vec_pieces(encoder: SpeechEncoder, speech: Tensor, noise: torch.Generato
     return map(encoded, watched(windows))
 
 
-def whisper_pieces(encoder: SpeechEncoder, speech: Tensor, noise: torch.Generator | None) -> Pieces:
+def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, noise: torch.Generator | None) -> Pieces:
     """The five groups; like upstream whisper hears 30 s at a time, each stretch by itself. There is no noise floor."""
-    family = encoder.family
     stretch = family.window_rows * family.hop
     stretches = leveled(speech, RATE).split(stretch)
     whole = Window(0, family.window_rows, 0, family.window_rows)
 
     def groups(samples: Tensor) -> Tensor:
-        clip = family.open(samples[None], encoder.patcher.load_device, [whole])
+        clip = family.open(samples[None], device, [whole])
         return whisper_groups(clip.encode(whole, range(family.layer_count)))
 
     steps = max(1, len(speech) * WHISPER_RATE // RATE)
@@ -118,7 +117,7 @@ class Hearing:
     encoder: str
     layers: int
     rate_hz: int
-    encode: Callable[[SpeechEncoder, Tensor, torch.Generator | None], Pieces]
+    encode: Callable[..., Pieces]
 
 
 VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, wav2vec_pieces),

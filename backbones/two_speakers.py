@@ -1,4 +1,4 @@
-"""Two people who speak (paper 001's multi-person mode): their tracks as the encoder hears them, and their sound track."""
+"""Two people who speak (paper 001's multi-person mode): their tracks as the encoder hears them, and their mix."""
 from collections.abc import Sequence
 
 import torchaudio

@@ -1,8 +1,7 @@
 """LongCat Speech: what LongCat-Video-Avatar 1.0 and 1.5 hear, for speech of any length in the memory of one window."""
 from comfy_api.latest import io
 
-from ..backbones.longcat_speech import encode_voices, heard
-from .sockets import hearing_inputs
+from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices, heard
 
 
 class LodestarLongCatSpeech(io.ComfyNode):
@@ -17,11 +16,22 @@ class LodestarLongCatSpeech(io.ComfyNode):
             inputs=[
                 io.Audio.Input("audio", tooltip="The speech. Without music and noise it moves the lips best: separated "
                                                 "vocals come here, the full mix goes to Plan Take."),
-                *hearing_inputs(),
+                io.AudioEncoder.Input("audio_encoder",
+                                      tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
+                                              "whisper-large-v3 for 1.5."),
+                io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
+                               tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
+                                       "1.5 for whisper."),
+                io.Boolean.Input("noise_floor", default=True,
+                                 tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
+                                         "are heard as dead silence."),
+                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
+                             tooltip="Which noise. The same seed gives the same features."),
             ],
             outputs=[io.AudioEncoderOutput.Output(tooltip="For Long Take's audio_features.")],
         )
 
     @classmethod
     def execute(cls, audio, audio_encoder, version, noise_floor, noise_floor_seed) -> io.NodeOutput:
-        return io.NodeOutput(encode_voices(audio_encoder, [heard(audio)], version, noise_floor_seed if noise_floor else None))
+        seed = noise_floor_seed if noise_floor else None
+        return io.NodeOutput(encode_voices(audio_encoder, [heard(audio)], version, seed))

@@ -25,19 +25,3 @@ def size_problem(width: int | None, height: int | None) -> str | None:
             return (f"{name} is {size}; it must be a multiple of {SIDE_STEP} from {SMALLEST_SIDE} to {LARGEST_SIDE}, "
                     f"such as {nearest}")
     return None
-
-
-def hearing_inputs() -> list:
-    """What the nodes that listen for LongCat share, in the order of their widgets."""
-    return [
-        io.AudioEncoder.Input("audio_encoder", tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
-                                                       "whisper-large-v3 for 1.5."),
-        io.Combo.Input("version", options=["auto", "1.0", "1.5"], default="auto",
-                       tooltip="Which LongCat Avatar this is for. auto: what the encoder says, wav2vec2 1.0 and "
-                               "whisper 1.5."),
-        io.Boolean.Input("noise_floor", default=True,
-                         tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, features do not "
-                                 "depend on a seed, and pauses are heard as dead silence."),
-        io.Int.Input("noise_floor_seed", default=0, min=0, max=0xffffffff,
-                     tooltip="Which noise. The same seed gives the same features."),
-    ]

@@ -1,11 +1,10 @@
 """Two Speakers: two people in one picture who speak together or in turn, each moved by the own voice."""
 from comfy_api.latest import io
 
-from ..backbones.longcat_speech import encode_voices
+from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices
 from ..backbones.two_speakers import spoken
 from ..techniques.people import placed_people
 from ..techniques.speaker_tracks import MODES
-from .sockets import hearing_inputs
 
 PLACE = "Where person {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
 
@@ -21,12 +20,22 @@ class LodestarTwoSpeakers(io.ComfyNode):
                         "by in silence; with one voice alone, one person of a group speaks. For LongCat Avatar.",
             inputs=[
                 io.Image.Input("picture", tooltip="The picture that the take starts from; masks and boxes are on it."),
-                *hearing_inputs(),
+                io.AudioEncoder.Input("audio_encoder",
+                                      tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
+                                              "whisper-large-v3 for 1.5."),
+                io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
+                               tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
+                                       "1.5 for whisper."),
+                io.Boolean.Input("noise_floor", default=True,
+                                 tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
+                                         "are heard as dead silence."),
+                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
+                             tooltip="Which noise. The same seed gives the same features."),
                 io.Audio.Input("audio_1", optional=True, tooltip="What person 1 says. Left out: person 1 is silent."),
                 io.Audio.Input("audio_2", optional=True, tooltip="What person 2 says. Left out: person 2 is silent."),
                 io.Combo.Input("mode", options=list(MODES), default="together",
-                               tooltip="together: both tracks run at once and have one length. in turn: person 1 speaks "
-                                       "first, then person 2."),
+                               tooltip="together: both tracks run at once and have one length. in turn: person 1 "
+                                       "speaks first, then person 2."),
                 io.Mask.Input("mask_1", optional=True, tooltip="Where person 1 is, at the picture's size. Or box_1."),
                 io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 is, at the picture's size. Or box_2."),
                 io.String.Input("box_1", default="", tooltip=PLACE.format(1, "0.05, 0.1, 0.45, 0.9", "the left")),
@@ -41,7 +50,8 @@ class LodestarTwoSpeakers(io.ComfyNode):
     @classmethod
     def execute(cls, picture, audio_encoder, version, noise_floor, noise_floor_seed, mode, box_1, box_2, others,
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
-        people = placed_people(*picture.shape[1:3], (mask_1, mask_2), (box_1, box_2), others)
+        height, width = picture.shape[1:3]
+        people = placed_people(height, width, (mask_1, mask_2), (box_1, box_2), others)
         tracks, mix = spoken(mode, audio_1, audio_2)
         if people.shape[1] > 3:     # those who stand by hear silence too
             tracks.append(tracks[0].new_zeros(len(tracks[0])))

@@ -56,8 +56,8 @@ def placed_people(height: int, width: int, masks: tuple[Tensor | None, Tensor | 
         return box_masks(height, width, others=silent)[None]
     if first is None or second is None:
         given, missing = (1, 2) if second is None else (2, 1)
-        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but person {given} has a place. Give one to both "
-                         "people, or to neither (then each has half of the picture)")
+        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but person {given} has a place. Give one to "
+                         "both people, or to neither (then each has half of the picture)")
     return people_masks(first, second, *(box_mask(box, height, width) for box in silent))[None]
 
 
@@ -68,12 +68,12 @@ def place(mask: Tensor | None, box: str, person: int, height: int, width: int) -
     if box.strip():
         raise ValueError(f"mask_{person}, box_{person}: got both, wanted one of them; empty the box or unplug the mask")
     if tuple(mask.shape[-2:]) != (height, width):
-        raise ValueError(f"mask_{person}: got {mask.shape[-1]}x{mask.shape[-2]}, wanted {width}x{height}, the size of the "
-                         "picture: draw it on the picture, or scale it")
+        raise ValueError(f"mask_{person}: got {mask.shape[-1]}x{mask.shape[-2]}, wanted {width}x{height}, the size of "
+                         "the picture: draw it on the picture, or scale it")
     mask = (mask.reshape(-1, height, width)[0] > 0.5).float()
     if not mask.any():
-        raise ValueError(f"mask_{person}: got an empty mask, wanted the area of person {person}'s face or body; draw it "
-                         f"again, or use box_{person}")
+        raise ValueError(f"mask_{person}: got an empty mask, wanted the area of person {person}'s face or body; draw "
+                         f"it again, or use box_{person}")
     return mask
 
 
@@ -88,8 +88,8 @@ def parsed_box(text: str, name: str, height: int, width: int) -> Box:
         raise ValueError(f"{wanted} 0.05, 0.1, 0.45, 0.9; each from 0 to 1, left less than right, top less than bottom")
     box = (int(top * height), int(left * width), int(bottom * height), int(right * width))
     if box[0] == box[2] or box[1] == box[3]:
-        raise ValueError(f"{name}: got {text.strip()!r}, which covers no pixel of the {width}x{height} picture; draw it "
-                         "larger")
+        raise ValueError(f"{name}: got {text.strip()!r}, which covers no pixel of the {width}x{height} picture; "
+                         "draw it larger")
     return box
 
 

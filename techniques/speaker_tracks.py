@@ -23,8 +23,8 @@ def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[T
     if mode == "in turn":
         return (torch.cat([first, torch.zeros_like(second)], -1), torch.cat([torch.zeros_like(first), second], -1))
     if first.shape[-1] != second.shape[-1]:
-        raise ValueError(f"speakers: got {first.shape[-1]} and {second.shape[-1]} samples to be spoken together, wanted "
-                         f"the same length; pad or trim one, or choose 'in turn'")
+        raise ValueError(f"speakers: got {first.shape[-1]} and {second.shape[-1]} samples to be spoken together, "
+                         f"wanted the same length; pad or trim one, or choose 'in turn'")
     return first, second
 
 

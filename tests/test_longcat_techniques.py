@@ -55,6 +55,26 @@ def test_silence_and_very_short_speech_stay_what_they_are():
     assert waveform.prepared(silence, 16000, None).abs().max() == 0
 
 
+@pytest.mark.parametrize("block", [1600, 7001, 2 ** 18])
+def test_energy_is_that_of_all_samples_before(block, monkeypatch):
+    speech = torch.randn(16000, generator=torch.Generator().manual_seed(7))
+    power = waveform.filtered(speech.double(), waveform.k_weighting(16000), 16000).square()
+    places = torch.tensor([[0, 1, 1600, 1601], [7001, 8000, 15999, 16000]])
+    wanted = torch.stack([power[:place].sum() for place in places.flatten()]).view(2, 4)
+    monkeypatch.setattr(waveform, "FILTER_BLOCK", block)
+    torch.testing.assert_close(waveform.energy_before(speech, places, 16000), wanted, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_what_is_prepared_in_blocks_is_prepared_at_once(noisy, monkeypatch):
+    speech, drawn = torch.randn(2, 24000, generator=torch.Generator().manual_seed(6))
+    noise = drawn if noisy else None
+    whole = waveform.prepared(speech * 0.1, 16000, noise)
+    monkeypatch.setattr(waveform, "FILTER_BLOCK", 7000)
+    torch.testing.assert_close(waveform.prepared(speech * 0.1, 16000, noise), whole, atol=1e-5, rtol=0)
+    assert whole.mean().abs() < 1e-5 and whole.std() == pytest.approx(1, abs=1e-3)
+
+
 def test_quiet_passages_do_not_count():
     loud, quiet = torch.randn(16000 * 3, generator=torch.Generator().manual_seed(1)), torch.zeros(16000 * 6)
     alone = waveform.integrated_loudness(loud, 16000)
