@@ -23,6 +23,8 @@ from lodestar.backbones.longcat_int8 import LongCatOperations
 from lodestar.backbones.longcat_lora import with_lora
 from safetensors.torch import load_file, save_file
 
+from .test_longcat_server import graph, latents
+
 FIXTURES = golden.Fixtures(Path(__file__).parent.parent / "golden" / "longcat" / "base_dit")
 FILE, CASE = "lora_official_layout.safetensors", "t2v_b1_lora"
 HOST = golden.Host(LongCatOperations, comfy.ldm.modules.attention.optimized_attention)
@@ -175,6 +177,41 @@ def test_cores_own_patches_on_int8_are_exact_too(weights, lora, lowvram_bytes):
     assert torch.equal(answer(model), before)
 
 
+def test_core_s_dynamic_loading_adds_a_lora_behind_the_scales_too(weights, lora):
+    """What ComfyUI 0.33 sets on a layer when it streams weights, and reads back: it must not touch the int8 rows."""
+    model = patcher(as_int8(weights), int8=True)
+    layer, key = model.model.diffusion_model.blocks[0].attn.qkv, "diffusion_model.blocks.0.attn.qkv.weight"
+    patches = {key: [(0.8, comfy.lora.load_lora(ordinary(lora), {key.removesuffix(".weight"): key})[key], 1.0, None,
+                      None)]}
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    plain = layer(x)
+    layer.weight_lowvram_function = comfy.model_patcher.LowVramPatch(key, patches)
+    layer.weight_function = []
+    assert layer.weight_lowvram_function is None
+    pairs = ordinary(lora, prefix="")
+    up, down = (pairs[f"blocks.0.attn.qkv.lora_{part}.weight"] for part in ("up", "down"))
+    delta = 0.8 * pairs["blocks.0.attn.qkv.alpha"] / len(down) * x @ down.T @ up.T
+    torch.testing.assert_close(layer(x), plain + delta, atol=1e-5, rtol=0)
+    layer.weight_lowvram_function = None
+    layer.weight_function = []
+    assert torch.equal(layer(x), plain)
+
+
+def test_the_official_pair_of_int8_and_lora_through_the_loader(tiny_models, longcat):
+    """Avatar 1.5 int8 with its LoRA, sampled, against the same weights put together by hand in float32."""
+    model = longcat.load(tiny_models, longcat.INT8)
+    lora = load_file(tiny_models / "models" / "loras" / f"{longcat.AVATAR15}_lora.safetensors")
+    network, pairs = longcat.headless(model), ordinary(lora, prefix="")
+    for name in [name for name in pairs if name.endswith(".lora_up.weight")]:
+        path, up = name.removesuffix(".lora_up.weight"), pairs[name]
+        delta = pairs[f"{path}.alpha"] / up.shape[1] * up @ pairs[f"{path}.lora_down.weight"]
+        network.get_submodule(path).weight += delta
+    without, said = longcat.sample(model, longcat.prompt(model)), longcat.speech(model)
+    got = longcat.sample(with_lora(model, lora, 1.0, "lora"), longcat.prompt(model))
+    wanted = longcat.euler(model, lambda x, sigma: longcat.velocity(network, x, sigma, audio=said))
+    assert far(got, wanted) < 0.03 < 0.1 < far(got, without)
+
+
 def test_the_factors_come_along_with_the_model(weights, lora):
     """Brought by ComfyUI when it loads the weights, and taken back when the model leaves the device for good."""
     model = with_lora(patcher(as_int8(weights), int8=True), lora, 0.8, FILE)
@@ -239,6 +276,19 @@ def test_cores_lora_loader_takes_the_converted_file(base, weights, lora, tmp_pat
     answer(ours)
     for name, weight in theirs.model.state_dict().items():
         assert torch.equal(weight, ours.model.state_dict()[name]), name
+
+
+def test_a_server_samples_alike_with_core_s_loader(server, tiny_models, longcat):
+    name = f"{longcat.AVATAR15}_lora.safetensors"
+    target = server.base / "models" / "loras" / "converted_for_core.safetensors"
+    assert convert(tiny_models / "models" / "loras" / name, target).returncode == 0
+    ours = latents(server, f"{longcat.AVATAR15}.safetensors", "ours", lora=True)
+    prompt = graph(f"{longcat.AVATAR15}.safetensors", "cores", lora=True)
+    prompt["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["load", 0], "strength_model": 1.0,
+                                                                      "lora_name": target.name}}
+    file, = server.run(prompt)["outputs"]["save"]["latents"]
+    theirs = load_file(server.base / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
+    assert torch.equal(theirs, ours)
 
 
 def test_the_converter_refuses_in_one_line(tmp_path):

@@ -1,6 +1,7 @@
 """LongCat Speech: both encoders against one pass with transformers' own networks, in windows, and what is refused."""
 import weakref
 
+import comfy.audio_encoders.audio_encoders as core
 import comfy.model_management
 import pytest
 import torch
@@ -109,6 +110,20 @@ def test_only_one_window_is_ever_alive(encoders, monkeypatch, version, place, na
     monkeypatch.setattr(place, name, watched)
     encode_voices(encoders[version], [heard(audio(100))], version)
     assert len(calls) == 4 and set(calls) == {12 if version == "1.0" else 33}
+
+
+@pytest.mark.parametrize(("config", "layers"), [
+    ({"model_type": "wav2vec2", "embed_dim": 64, "num_heads": 2, "num_layers": 12, "conv_norm": False,
+      "conv_bias": False, "do_normalize": False, "do_stable_layer_norm": False}, 12),
+    ({"model_type": "whisper3", "n_audio_state": 64, "n_audio_head": 2, "n_audio_layer": 32}, 5)])
+def test_encoders_from_core_s_own_loader_are_taken(config, layers):
+    encoder = core.AudioEncoderModel(config)
+    for name, value in encoder.model.named_parameters():    # core's layers come with whatever was in memory
+        value.data = torch.ones_like(value) if name.endswith("norm.weight") else torch.zeros_like(value) \
+            if value.ndim == 1 else torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * 0.1
+    got = features(encoder, audio(2))
+    assert got.shape[0] == layers and got.shape[2] == 64 and got.isfinite().all()
+    assert far(features(encoder, audio(2, seed=1)), got) > 1e-3
 
 
 # ---------------------------------------------------------------- what it means
