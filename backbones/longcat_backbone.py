@@ -81,7 +81,8 @@ class LongCatBackbone(Backbone):
         return cls(shape, version, FPS[version], handover=handover)
 
     def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> LongCatCall:
-        call = in_window(LongCatCall(executor, *args, extra=kwargs))
+        x, timestep, context, options = args
+        call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
         layout, factors = laid_out(own, techniques, moment, call.transformer_options)
         if layout is not own or hides(techniques):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..techniques.people import fitted_masks, token_masks
 from ..techniques.speech_features import window_steps
 from ..techniques.timeline import Timeline
 from .feature_file import FeatureFile
@@ -47,6 +48,19 @@ class Speech:
             raise ValueError(f"audio_features: they cover {self.seconds:.2f} s of a take of {seconds:.2f} s. Encode "
                              "the same audio that Plan Take has; core's Whisper node stops at 30 s, Lodestar's does "
                              "not")
+
+    def people_on(self, picture: Tensor | None, height: int, width: int, grid: int) -> Tensor | None:
+        """The masks cut as `picture` (B, H, W, C) is for the take's size; ValueError where one covers no token of
+        `grid` pixels then, or where they were drawn on another picture."""
+        if self.people is None:
+            return None
+        drawn = self.people.shape[-2:]
+        if picture is not None and picture.shape[1:3] != drawn:
+            raise ValueError(f"reference: got a picture of {picture.shape[2]}x{picture.shape[1]}, but the people were "
+                             f"marked on one of {drawn[1]}x{drawn[0]}. Connect the same picture to both")
+        masks = fitted_masks(self.people[0], height, width)[None]
+        token_masks(masks, height // grid, width // grid)    # refuses
+        return masks
 
     def rows(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:
         """One row per pixel frame of the first voice (layers, frames, C)."""

@@ -90,9 +90,9 @@ def rows() -> Iterator[Row]:
         least, most = max(short.values()), max(long.values())
         yield Row.at_most(f"{model}: peak RSS of a server that makes a 10-minute take / a 1-minute take", most / least,
                           1.05, 3, f" ({most / 1e6:.0f} / {least / 1e6:.0f} MB)")
-        image = (SECONDS[1] - SECONDS[0]) * FPS * SIZE ** 2 * 3 * 4
+        grown, image = most - least, (SECONDS[1] - SECONDS[0]) * FPS * SIZE ** 2 * 3 * 4
         yield Row.at_most(f"{model}: growth of that peak / bytes of the nine minutes of frames as IMAGE",
-                          max(most - least, 0) / image, 0.05, 3, f" ({(most - least) / 1e6:.0f} / {image / 1e6:.0f} MB)")
+                          max(grown, 0) / image, 0.05, 3, f" ({grown / 1e6:.0f} / {image / 1e6:.0f} MB)")
 
 
 if __name__ == "__main__":

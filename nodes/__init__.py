@@ -12,6 +12,7 @@ from .longcat_schedule import LodestarLongCatSchedule
 from .longcat_speech import LodestarLongCatSpeech
 from .lookahead_anchor import LodestarLookaheadAnchor
 from .narrative_keyframes import LodestarNarrativeKeyframe
+from .one_chunk import LodestarOneChunk
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
@@ -24,7 +25,8 @@ class Lodestar(ComfyExtension):
         return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
                 LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCat,
                 LodestarLoadLongCatLora, LodestarAudioFeatures, LodestarReferencePicture, LodestarBlankPrompt,
-                LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLongCatSpeech, LodestarTwoSpeakers]
+                LodestarSpeechGuidance, LodestarOneChunk, LodestarLongCatSchedule, LodestarLongCatSpeech,
+                LodestarTwoSpeakers]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -13,7 +13,7 @@ class LodestarLatentStitch(io.ComfyNode):
             display_name="Latent Stitch",
             category="Lodestar/techniques",
             description="Says what opens the next chunk of a Long Take: the last latents as they were sampled, or "
-                        "their frames encoded afresh. Without this node Long Take does what the model was trained with.",
+                        "their frames encoded afresh. Without this node: what the model was trained with.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the guider of Long Take uses."),
                 io.Combo.Input("mode", options=list(MODES), default="stitch",

@@ -152,6 +152,7 @@ class TakeSession:
                 raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
             self.backbone.check_speech(self.speech, self.plan.timeline)
             self.speech.check_length(float(self.plan.seconds))
+            _ = self.people
         _ = self.prompts
 
     def check_plan(self) -> None:
@@ -171,6 +172,12 @@ class TakeSession:
     @cached_property
     def speech(self) -> Speech | None:
         return None if self.features is None else Speech.of(self.features)
+
+    @cached_property
+    def people(self) -> Tensor | None:
+        """Masks (1, K, H, W) of who has which voice, cut as the picture is."""
+        return self.speech and self.speech.people_on(self.picture, self.plan.height, self.plan.width,
+                                                     self.backbone.grid)
 
     def audio_of(self, chunk: Chunk) -> Tensor | None:
         """The speech of a chunk's window, as the backbone hears it."""
@@ -210,7 +217,7 @@ class TakeSession:
         reference = self.reference_of(chunk, journal)
         inputs = self.backbone.chunk_inputs(ChunkRequest(
             chunk.latents, self.latent_shape, context, reference, self.audio_of(chunk),
-            self.canvases[min(chunk.index, 1)], self.speech and self.speech.people))
+            self.canvases[min(chunk.index, 1)], self.people))
         moment = Moment(self.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index)
         guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
                                   self.prompts.get(chunk.prompt))
@@ -263,7 +270,7 @@ class TakeSession:
         return {**{f"what feeds {name}": value for name, value in graph.items()},
                 "seed": str(self.noise.seed), "sigmas": fingerprint(self.sigmas), "writer": writer.contract,
                 "conditioning": fingerprint(conditions), "reference": fingerprint(self.fitted_picture),
-                "people": fingerprint(self.speech and self.speech.people),
+                "people": fingerprint(self.people),
                 "model": f"{type(self.model).__name__}, {self.techniques_text()}"}
 
     def techniques_text(self) -> str:

@@ -6,9 +6,7 @@ from ..pipelines.chunk_plan import MAX_FPS, MIN_FPS, describe, exact_fps, plan_t
 from ..pipelines.story_script import parse_story
 from ..techniques.audio_windows import checked_audio
 from ..techniques.timeline import Timeline
-from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, SMALLEST_SIDE, Take, size_problem
-
-LONGEST_CHUNK = 4097   # pixel frames
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, SMALLEST_SIDE, Take, size_problem
 
 
 class LodestarPlanTake(io.ComfyNode):

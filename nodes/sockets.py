@@ -8,6 +8,7 @@ from ..pipelines.chunk_plan import ChunkPlan
 
 PLAN = io.Custom("LODESTAR_PLAN")
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 16, 16384, 16   # pixels
+LONGEST_CHUNK = 4097   # pixel frames
 
 
 @dataclass(frozen=True, eq=False)

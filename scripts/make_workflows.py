@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy_server
+import stand_ins
 from frontend import Frontend, opened
 
 WORKFLOWS = environment.PACK / "workflows"
@@ -56,6 +57,8 @@ class Page:
     note: str = ""
 
 
+WHERE = ("Below `models`: {}; *audio_encoders* {}; from Comfy-Org's Wan files (Apache-2.0) *text_encoders* "
+         "`umt5_xxl_fp8_e4m3fn_scaled.safetensors` and *vae* `wan_2.1_vae.safetensors`.")
 PAGES = {
     "first_take": Page((
         Column(360, (Group("Models", (1, 2, 5)), Group("The speech and the person", (4, 3)))),
@@ -78,6 +81,51 @@ PAGES = {
              "without a round trip through the VAE.\n\nThe picture stands at latent frame 10 **inside** each chunk. "
              "The three frames around it do not look at it, so they do not copy its pose.\n\nFor a real take: a Wan "
              "image-to-video model, 832 x 480, and *CLIP Text Encode* in place of *Blank Prompt*."),
+    "longcat_avatar_15": Page((
+        Column(360, (Group("Models", (1, 4, 2, 3)),)),
+        Column(360, (Group("The speech and the person", (7, 8, 6)), Group("Read me", (17,)))),
+        Column(360, (Group("What is heard", (9,)), Group("What is said", (5,)), Group("Sampling", (16,)))),
+        Column(420, (Group("How long it is", (10,)), Group("Chunk by chunk to one video", (15,))))),
+        folded=Folded(16, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "kind"))),
+        note="Minutes of one person at 25 fps, 8 steps a chunk.\n\n" + WHERE.format(
+            "*longcat* `LongCat-Video-Avatar-1.5/base_model_int8` (or `base_model`), *loras* "
+            "`LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors`, both from meituan-longcat (MIT)",
+            "`whisper_large_v3_encoder_fp16.safetensors` (Apache-2.0)") +
+        "\n\nWithout the LoRA this model is not meant to be used. The picture is the reference of every later chunk, "
+        "at latent frame 10; *Lookahead Anchor* and *Reference Skip* on the model change that."),
+    "longcat_avatar_10": Page((
+        Column(360, (Group("Models", (1, 2, 3)), Group("What keeps the person the same", (10, 11)))),
+        Column(360, (Group("The speech and the person", (7, 8, 6)), Group("Read me", (19,)))),
+        Column(360, (Group("What is heard", (9,)), Group("What is said", (4, 5)), Group("Sampling", (18,)))),
+        Column(420, (Group("How long it is", (12,)), Group("Chunk by chunk to one video", (17,))))),
+        folded=Folded(18, "Sampling", ((13, 14), (15, 16)),
+                      (("13", "text_scale"), ("13", "audio_scale"), ("16", "noise_seed"))),
+        note="Minutes of one person at 16 fps: 50 steps and the sharper tail, text and speech guided apart.\n\n" +
+        WHERE.format("*longcat* `LongCat-Video-Avatar/avatar_single`, from meituan-longcat (MIT)",
+                     "`chinese-wav2vec2-base`, the folder from TencentGameMate (MIT)") +
+        "\n\nChunks hand over latents, without a round trip through the VAE."),
+    "longcat_two_speakers": Page((
+        Column(360, (Group("Models", (1, 4, 2, 3)),)),
+        Column(360, (Group("Who speaks", (7, 8, 9, 6)), Group("Read me", (18,)))),
+        Column(360, (Group("Who has which voice", (10,)), Group("What is said", (5,)), Group("Sampling", (17,)))),
+        Column(420, (Group("How long it is", (11,)), Group("Chunk by chunk to one video", (16,))))),
+        folded=Folded(17, "Sampling", ((12, 13), (14, 15)), (("15", "noise_seed"), ("14", "kind"))),
+        note="Two people in one picture, each with a voice; *others* stand by in silence.\n\nLoad a picture of two: "
+        "without boxes they are expected in its left and right half.\n\n" + WHERE.format(
+            "*longcat* `LongCat-Video-Avatar-1.5/base_model_int8`, *loras* "
+            "`LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors`, both from meituan-longcat (MIT)",
+            "`whisper_large_v3_encoder_fp16.safetensors` (Apache-2.0)") +
+        "\n\nFor Avatar 1.0 take `avatar_multi`, its encoder and 16 fps."),
+    "longcat_video": Page((
+        Column(360, (Group("Models", (1, 2, 3)), Group("Read me", (14,)))),
+        Column(360, (Group("The sound and the first picture", (7, 6)), Group("What is said", (4, 5)))),
+        Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("How long it is", (8,)))),
+        Column(420, (Group("Chunk by chunk to one video", (13,)),))),
+        note="LongCat-Video itself, which hears nothing: a picture goes on for as long as the sound, each chunk from "
+             "the last 13 frames of the one before, at 15 fps.\n\nFrom meituan-longcat (MIT): *longcat* "
+             "`LongCat-Video/dit`. From Comfy-Org's Wan files (Apache-2.0): *text_encoders* "
+             "`umt5_xxl_fp8_e4m3fn_scaled.safetensors`, *vae* `wan_2.1_vae.safetensors`.\n\nWithout a picture it is "
+             "text to video. With the 16-step LoRA: *distilled*, 16 steps, text_scale 1."),
 }
 
 FOLD = """([title, columns, promoted]) => {
@@ -233,6 +281,7 @@ def strip(video: Path, target: Path, space: int = 8) -> None:
 def make(screenshots: bool, comfyui: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = comfy_server.prepare_base(Path(temporary), environment.tiny_models(Path(sys.executable)))
+        stand_ins.place(base / "models")
         with comfy_server.started(comfyui, base) as server, opened(server) as frontend:
             for name in PAGES:
                 path = WORKFLOWS / f"{name}.json"

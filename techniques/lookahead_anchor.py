@@ -61,9 +61,15 @@ class LookaheadAnchor(Technique):
         return (self.rank, self.latents is not None, PLACEMENTS.index(self.placement), self.distance, self.index,
                 self.schedule)
 
+    def time(self, layout: Layout, moment: Moment) -> float:
+        if self.schedule:
+            return self.schedule[moment.chunk % len(self.schedule)]
+        if self.placement == "in chunk" and moment.chunk:   # the first chunk held it; a shorter last one need not
+            return self.index
+        return anchor_time(layout, self.placement, self.distance, self.index)
+
     def layout(self, layout: Layout, moment: Moment) -> Layout:
-        time = self.schedule[moment.chunk % len(self.schedule)] if self.schedule else \
-            anchor_time(layout, self.placement, self.distance, self.index)
+        time = self.time(layout, moment)
         own = layout.find("reference")
         if self.latents is None and own is not None:
             return layout.change("reference", times=tuple(time + i for i in range(len(own.times))))

@@ -138,7 +138,8 @@ def test_each_version_hands_over_as_it_was_trained(take_of, monkeypatch, name, m
     stitched = torch.equal(chunks[1][1], chunks[0][2][:, :, -CONTEXT:])
     assert stitched == (mode == "stitch") and take.stitch.mode == mode
     other = "stitch" if mode == "re-encode" else "re-encode"
-    assert take_of(name, model=attach.with_technique(take.guider.model_patcher, LatentStitch(other))).stitch.mode == other
+    asked = attach.with_technique(take.guider.model_patcher, LatentStitch(other))
+    assert take_of(name, model=asked).stitch.mode == other
 
 
 def test_the_anchor_s_schedule_gives_each_chunk_its_place(take_of, monkeypatch):

@@ -1,0 +1,79 @@
+"""One Chunk: what Long Take gives the sampler for its first chunk, for any other sampler."""
+from fractions import Fraction
+
+import node_helpers
+from comfy_api.latest import io
+
+from .. import backbones
+from ..backbones.backbone import ChunkRequest
+from ..backbones.pictures import encode_picture, fit_picture
+from ..backbones.speech import Speech
+from ..backbones.vae import encode_frames
+from ..techniques.timeline import Timeline
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, SMALLEST_SIDE, size_problem
+
+
+class LodestarOneChunk(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarOneChunk",
+            display_name="One Chunk",
+            category="Lodestar",
+            description="A single clip with KSampler or SamplerCustomAdvanced: puts picture and speech into the "
+                        "conditioning as the model expects them, and makes the latent. For whole takes use Long Take.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will make the clip."),
+                io.Conditioning.Input("positive", tooltip="The prompt. It gets the speech and what the model needs."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the same, without speech."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Int.Input("width", default=832, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32)."),
+                io.Int.Input("height", default=480, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32)."),
+                io.Int.Input("frames", default=0, min=0, max=LONGEST_CHUNK,
+                             tooltip="Pixel frames, made whole latents. 0: as many as the model was trained with."),
+                io.AudioEncoderOutput.Input("audio_features", optional=True,
+                                            tooltip="The speech: Audio Features, LongCat Speech or Two Speakers."),
+                io.Image.Input("reference", optional=True,
+                               tooltip="The person's picture, cropped to the size: first frame or reference, as the "
+                                       "model has it."),
+            ],
+            outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
+                     io.Conditioning.Output(display_name="negative", tooltip="The same without speech."),
+                     io.Latent.Output(display_name="latent", tooltip="The clip to be, with what is known in it.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width=None, height=None):
+        return size_problem(width, height) or True
+
+    @classmethod
+    def execute(cls, model, positive, negative, vae, width, height, frames, audio_features=None, reference=None
+                ) -> io.NodeOutput:
+        asked = request(model, vae, width, height, frames, audio_features, reference)
+        inputs = backbones.find(model).chunk_inputs(asked)
+        latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
+        return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
+                             node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.silent}),
+                             {name: value for name, value in latent.items() if value is not None})
+
+
+def request(model, vae, width: int, height: int, frames: int, features: dict | None, picture) -> ChunkRequest:
+    """The chunk that opens a take. Raises ValueError for a size or speech that the model cannot have."""
+    backbone = backbones.find(model)
+    if width % backbone.grid or height % backbone.grid:
+        raise ValueError(f"width, height: got {width}x{height}, wanted multiples of {backbone.grid} for "
+                         f"{backbone.name}")
+    clock, audio, people = Timeline(Fraction(backbone.fps), backbone.temporal_ratio), None, None
+    latents = clock.latents_for_frames(frames or backbone.chunk_frames)
+    fitted = None if picture is None else fit_picture(picture, width, height, name="reference")
+    if features is not None and backbone.audio_shape is not None:
+        speech = Speech.of(features)
+        backbone.check_speech(speech, clock)
+        audio = backbone.hear(speech, clock, 0, latents)
+        people = speech.people_on(picture, height, width, backbone.grid)
+    size = height // backbone.spatial_ratio, width // backbone.spatial_ratio
+    canvas = backbone.canvas(lambda pictures: encode_frames(vae, pictures), fitted, latents, height, width)
+    return ChunkRequest(latents, (model.model.latent_format.latent_channels, *size), None,
+                        None if fitted is None else encode_picture(vae, fitted), audio, canvas, people)

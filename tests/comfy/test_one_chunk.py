@@ -1,0 +1,56 @@
+"""One Chunk gives a sampler what Long Take gives it for the first chunk, on every family."""
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from lodestar.backbones.longcat_files import load_longcat
+from lodestar.nodes.one_chunk import LodestarOneChunk
+
+SPEECH = {"wan22_s2v": (1, 1024, 50.0), "longcat_avatar": (12, 64, 32.0), "longcat_avatar15": (5, 64, 25.0)}
+
+
+@pytest.fixture
+def chunk_of(tiny_models, wan):
+    def chunk(name, **changes):
+        folder = tiny_models / "models"
+        file = str(folder / "diffusion_models" / f"lodestar_tiny_{name}.safetensors")
+        model = load_longcat(file) if "longcat" in name else wan.load(tiny_models, name)
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(folder / "vae" / "lodestar_tiny_wan_vae.safetensors")))
+        prompt, features = [[torch.zeros(1, 4, 4096), {}]], None
+        if name in SPEECH:
+            layers, width, rate = SPEECH[name]
+            features = {"encoded_audio_all_layers": [torch.ones(1, 200, width)] * layers, "rate_hz": rate}
+        given = {"width": 64, "height": 64, "frames": 17, "audio_features": features,
+                 "reference": torch.rand(1, 80, 70, 3), **changes}
+        return LodestarOneChunk.execute(model, prompt, prompt, vae, **given).args
+    return chunk
+
+
+@pytest.mark.parametrize(("name", "keys", "known"), [
+    ("wan21_t2v", set(), 0), ("wan21_i2v", {"concat_latent_image", "concat_mask"}, 0),
+    ("wan22_s2v", {"audio_embed", "reference_latents", "control_video"}, 0), ("longcat_video", set(), 1),
+    ("longcat_avatar", {"audio_windows"}, 1), ("longcat_avatar15", {"audio_windows"}, 1)])
+def test_every_family_gets_what_it_needs(chunk_of, name, keys, known):
+    (_, positive), (_, negative), latent = (part[0] if isinstance(part, list) else part for part in chunk_of(name))
+    assert set(positive) == set(negative) == keys and latent["samples"].shape == (1, 16, 5, 8, 8)
+    mask = latent.get("noise_mask")
+    assert (mask is None) == (known == 0) and (mask is None or (mask == 0).sum() == known * 64)
+    for key in keys & {"audio_embed", "audio_windows"}:
+        assert positive[key].any() and not negative[key].any()
+
+
+def test_frames_default_to_what_the_model_was_trained_with(chunk_of):
+    assert chunk_of("longcat_avatar15", frames=0, width=16, height=16)[2]["samples"].shape[2] == 24
+    assert chunk_of("wan21_t2v", frames=0, width=16, height=16)[2]["samples"].shape[2] == 21
+
+
+def test_what_does_not_fit_is_refused(chunk_of):
+    with pytest.raises(ValueError, match="audio_features: got 12 layers of width 64"):
+        chunk_of("longcat_avatar15", audio_features={"encoded_audio_all_layers": [torch.ones(1, 50, 64)] * 12,
+                                                     "rate_hz": 25.0})
+    with pytest.raises(ValueError, match="width, height: got 24x64, wanted multiples of 16"):
+        chunk_of("wan21_t2v", width=24)
+    people = {"encoded_audio_all_layers": [torch.ones(1, 50, 64)] * 5, "rate_hz": 25.0,
+              "people_masks": torch.ones(1, 3, 50, 50)}
+    with pytest.raises(ValueError, match="reference: got a picture of 70x80, but the people were marked on one of 50x50"):
+        chunk_of("longcat_avatar15", audio_features=people)
