@@ -5,7 +5,7 @@ counts nothing for fused attention on CPU tensors (torch 2.11), so everything is
 """
 import in_process  # isort: skip - first, because it brings ComfyUI and the pack
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -25,7 +25,8 @@ from rows import Row, show
 from torch.utils.flop_counter import FlopCounterMode
 
 LAYERS = 2                 # every block costs the same
-NOISE, CONTEXT, TEXT_TOKENS = 20, 4, 512
+NOISE, CONTEXT = 20, 4
+TEXT_TOKENS, SPEECH_TOKENS = 512, 32    # of every call, of every latent in LongCat
 TOKENS = LATENT_SIZE[0] * LATENT_SIZE[1] // 4
 SKIPPED = 7                # noise latents that do not see the reference: LongCat's own radius of 3
 
@@ -39,7 +40,13 @@ class Count:
     masked: int = 0
 
 
-def count(model, noisy: torch.Tensor) -> Count:
+def count(model, noisy: torch.Tensor, conditions: dict | None = None) -> Count:
+    """One call of the model, as in_process.denoise makes it."""
+    return counted(lambda override: in_process.denoise(model, noisy, conditions, optimized_attention_override=override))
+
+
+def counted(work: Callable[[Callable], object]) -> Count:
+    """What `work` does; it installs the attention override that it is given."""
     from comfy.ldm.modules.attention import attention_pytorch
     counted = Count()
 
@@ -47,14 +54,14 @@ def count(model, noisy: torch.Tensor) -> Count:
         """Where another pack would put its attention: below ours, so it sees every call that ours makes."""
         with FlopCounterMode(display=False) as flops:
             output = attention_pytorch(q, k, v, *args, **kwargs)
-        if k.shape[1] != TEXT_TOKENS:
+        if k.shape[1] not in (TEXT_TOKENS, SPEECH_TOKENS):
             counted.self_attention += flops.get_total_flops()
             counted.calls += 1
         counted.masked += kwargs.get("mask") is not None
         return output
 
     with FlopCounterMode(display=False) as flops:
-        assert in_process.denoise(model, noisy, optimized_attention_override=override).shape == noisy.shape
+        work(override)
     counted.flops = flops.get_total_flops()
     return counted
 

@@ -70,14 +70,19 @@ def latents(frames: int, device: torch.device, size: tuple[int, int] = LATENT_SI
     return torch.randn(1, 16, frames, *size, device=device)
 
 
-def denoise(model, noisy: torch.Tensor, **options) -> torch.Tensor:
-    """One call of the model as a sampler makes it, through its wrappers. `options` join transformer_options."""
+def denoise(model, noisy: torch.Tensor, conditions: dict | None = None, **options) -> torch.Tensor:
+    """One call of the model as a sampler makes it, through its wrappers: denoised latents in the shape of `noisy`.
+
+    `conditions` are given beside (or instead of) an empty prompt; `options` join transformer_options.
+    """
     told = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "cond_or_uncond": [0],
             "uuids": ["bench"], **options}
     text = torch.zeros(1, 512, 4096, device=noisy.device, dtype=model.model.get_dtype())
     with torch.inference_mode():
-        return model.model.apply_model(noisy, torch.full((1,), 0.7, device=noisy.device), c_crossattn=text,
-                                       transformer_options=told)
+        denoised = model.model.apply_model(noisy, torch.full((1,), 0.7, device=noisy.device), transformer_options=told,
+                                           **{"c_crossattn": text, **(conditions or {})})
+    assert denoised.shape == noisy.shape
+    return denoised
 
 
 def patched(model, *techniques, context: torch.Tensor | None = None):

@@ -16,10 +16,12 @@ sys.path.append(str(HERE.parent / "scripts"))
 import environment  # noqa: E402
 
 SECTIONS = {
-    "Counted: the same on every machine, held by tests/comfy/test_counts.py": ("flops", "takes", "live_bytes"),
-    "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, judged by nobody": ("speed",),
+    "Counted: the same on every machine, held by tests/comfy/test_counts.py":
+        ("flops", "longcat_flops", "takes", "live_bytes"),
+    "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, judged by nobody":
+        ("speed", "longcat_speed"),
     "Sampled from outside a real server": ("memory",),
-    "On a GPU": ("gpu",),
+    "On a GPU": ("gpu", "longcat_gpu"),
 }
 BEGIN, END = "<!-- begin: written by run.py -->\n", "<!-- end -->"
 

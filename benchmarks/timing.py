@@ -27,6 +27,7 @@ def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def gpu_clock() -> float:
-    """Seconds on the wall, once the GPU has done what it was given."""
-    torch.cuda.synchronize()
+    """Seconds on the wall, once the GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter()

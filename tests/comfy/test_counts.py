@@ -7,7 +7,8 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-flops, takes, live_bytes = (importlib.import_module(name) for name in ("flops", "takes", "live_bytes"))
+flops, longcat_flops, takes, live_bytes = (
+    importlib.import_module(name) for name in ("flops", "longcat_flops", "takes", "live_bytes"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -27,6 +28,23 @@ def test_an_anchor_costs_one_more_latent(blocks):
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
 def test_a_long_take_costs_its_chunks(blocks):
     assert flops.take_flops(blocks, 20) <= 1.001 * 10 * flops.take_flops(blocks, 2)
+
+
+def test_kept_keys_and_values_save_longcats_clean_frames():
+    chunk, noise, clean = longcat_flops.count_chunk(), 20, 1 + 4
+    assert chunk.step_ratio <= 0.802 and chunk.chunk_ratio <= 0.815
+    assert chunk.cached.self_attention / chunk.joint.self_attention == pytest.approx(noise / (noise + clean), abs=1e-9)
+    assert chunk.cached.self_attention / chunk.own.self_attention == pytest.approx(500 / (500 + 1 + 16), abs=1e-9)
+    assert chunk.kept == 2 * 48 * clean * 1560 * 4096 * 2 and chunk.masked == 0
+    assert (chunk.cached.calls, chunk.own.calls, chunk.build.calls) == (48, 3 * 48, 2 * 47)
+
+
+def test_upstreams_skip_on_longcat_saves_what_it_hides_without_a_mask():
+    seeing, skipping = (longcat_flops.count_chunk(*techniques, config=longcat_flops.TWO_BLOCKS)
+                        for techniques in ((), (longcat_flops.SKIP,)))
+    assert skipping.cached.self_attention / seeing.cached.self_attention == pytest.approx(1 - 7 / 500, abs=1e-9)
+    assert skipping.own.self_attention / seeing.own.self_attention == pytest.approx(1 - 7 / 517, abs=1e-9)
+    assert skipping.masked == 0 and skipping.cached.calls == 2 * 2
 
 
 @pytest.mark.parametrize("name", takes.MODELS)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lodestar.techniques.clean_cache import PLACES
 from lodestar.techniques.visibility import attend_by_groups, query_groups
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-in_process, gpu = (importlib.import_module(name) for name in ("in_process", "gpu"))
+in_process, gpu, longcat, longcat_gpu = (
+    importlib.import_module(name) for name in ("in_process", "gpu", "longcat", "longcat_gpu"))
 in_process.use_gpu()
 
 
@@ -48,3 +50,19 @@ def test_a_longer_stream_needs_no_more_memory():
     vae = in_process.tiny_vae()
     short, long = (gpu.peak_memory(vae, in_process.latents(count, in_process.CPU, (16, 16))) for count in (21, 95))
     assert long <= 1.02 * short
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_longcats_kept_keys_and_values_change_nothing(place, dtype):
+    model = longcat.longcat_model(longcat.SMALL, gpu.CUDA, dtype)
+    x, conditions = longcat.chunk(longcat.SMALL, gpu.CUDA, (16, 16))
+    step, kept = longcat_gpu.cached_step(model, x, conditions, place)
+    difference = step() - in_process.denoise(model, x, conditions)
+    assert difference.abs().max() < (1e-3 if dtype is torch.float32 else 0.1)
+    (_, _, cache), = kept
+    assert {tensor.device.type for pair in cache.blocks for tensor in pair} == {"cuda" if place == "VRAM" else "cpu"}
+
+
+def test_longcats_measured_step_runs():
+    assert all(row.measured for row in longcat_gpu.rows_on(gpu.CUDA, longcat.SMALL, (16, 16), 1024))

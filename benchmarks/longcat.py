@@ -1,0 +1,54 @@
+"""LongCat-Video-Avatar 1.5 with random weights in the sizes that are measured, and what a step of it is given."""
+import in_process  # isort: skip - first, because it brings ComfyUI and the pack
+
+from dataclasses import replace
+
+import torch
+from lodestar.backbones.longcat.config import AudioConfig, LongCatConfig
+from lodestar.techniques.flow_schedules import SHIFTS
+
+OFFICIAL = LongCatConfig(audio=AudioConfig(width=5 * 1280))
+SMALL = replace(OFFICIAL, hidden=1024, heads=8, ffn=2816, depth=2)      # a step of it is a second on one CPU thread
+TINY = replace(OFFICIAL, hidden=64, heads=2, ffn=128, depth=2)
+NOISE, CONTEXT = 20, 4      # latents of a chunk, behind one of reference
+AVATAR_15, REFERENCE_INDEX = list(SHIFTS)[-1], 10
+SPREAD = 0.02               # of the weights
+
+
+def longcat_model(config: LongCatConfig, device: torch.device, dtype: torch.dtype = torch.bfloat16):
+    """A MODEL whose weights are made one by one where they stay: a card that holds them once is enough."""
+    import comfy.model_patcher
+    from lodestar.backbones.longcat_model import LongCatModelConfig
+    model_config = LongCatModelConfig(config, AVATAR_15)
+    model_config.set_inference_dtype(dtype, None)
+    base = model_config.get_model({}, device=device)
+    for name, weight in base.diffusion_model.named_parameters():
+        fill(name, weight)
+    return comfy.model_patcher.ModelPatcher(base, device, device)
+
+
+def fill(name: str, weight: torch.Tensor) -> None:
+    """Norms do nothing, biases are 0; int8 rows spread as the others do."""
+    if weight.dtype == torch.int8:
+        weight.random_(-127, 128)
+    elif name.endswith("weight_scale"):
+        weight.fill_(SPREAD * 3 ** 0.5 / 127)
+    elif weight.ndim > 1:
+        weight.normal_(std=SPREAD)
+    else:
+        weight.fill_(float(name.endswith("weight")))
+
+
+def chunk(config: LongCatConfig, device: torch.device, size: tuple[int, int]) -> tuple[torch.Tensor, dict]:
+    """Latents (1, 16, 24, h, w) of a continuation, the first 4 known, and the conditions: reference, text, speech."""
+    x, conditions = joint(config, device, size, CONTEXT + NOISE)
+    return x, {**conditions, "known": CONTEXT, "reference": in_process.latents(1, device, size)}
+
+
+def joint(config: LongCatConfig, device: torch.device, size: tuple[int, int], frames: int = 1 + CONTEXT + NOISE
+          ) -> tuple[torch.Tensor, dict]:
+    """As many latents as a chunk has in all, none of them known: each sees all others, text and its own speech."""
+    audio = config.audio
+    speech = (1, 1, audio.ratio * (frames - 1) + 1, audio.window, 1, audio.width)
+    return in_process.latents(frames, device, size), {
+        "c_crossattn": torch.randn(1, 512, config.caption, device=device), "audio": torch.randn(speech, device=device)}
