@@ -45,7 +45,7 @@ def latent(path: Path, samples: torch.Tensor) -> None:
 
 def write_bad_models(models: Path) -> None:
     """Beside the tiny models: cut and stub copies of each, a VACE model, one of NaN, an encoder of another width."""
-    for kind in ("*s2v.safetensors", "*vae.safetensors", "*wav2vec2.safetensors"):
+    for kind in ("*s2v.safetensors", "*vae.safetensors", "*tiny_wav2vec2.safetensors"):
         path, = models.rglob(kind)
         data = path.read_bytes()
         path.with_name(f"cut_{path.name}").write_bytes(data[:len(data) * 2 // 3])
