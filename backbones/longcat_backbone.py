@@ -26,6 +26,7 @@ BASE, AVATAR_10, AVATAR_15 = SHIFTS
 FPS = {BASE: 15, AVATAR_10: 16, AVATAR_15: 25}
 LAYERS = {AVATAR_10: 12, AVATAR_15: 5}   # of speech features
 CONTEXT_LATENTS = 4
+OVERRIDE = "optimized_attention_override"   # of another pack: its attention for every call
 log = logging.getLogger("lodestar")
 
 
@@ -201,7 +202,9 @@ def with_cache(call: LongCatCall, where: str) -> LongCatCall:
         if of == lengths and latents.device == clean.device and latents.dtype == clean.dtype \
                 and latents.shape == clean.shape and torch.equal(latents, clean):
             return call.given(cache=cache)
-    cache = call.executor.class_obj.cached(clean, lengths, keep=None if where == "VRAM" else in_ram)
+    theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
+    cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
+                                           keep=None if where == "VRAM" else in_ram)
     log.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
              cache.bytes / 1e6, where)
     run.kept.append((clean, lengths, cache))

@@ -20,7 +20,8 @@ MAY_IMPORT = {"techniques": {"techniques"}, "backbones": {"techniques", "backbon
 SHARED = {"techniques": {"timeline", "layout", "visibility", "rope", "technique"}, "nodes": {"sockets"}}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "node_helpers",
         "execution", "latent_preview"}
-LIBRARIES = {"techniques": {"torch", "einops"}, "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL"}}
+LIBRARIES = {"techniques": {"torch", "einops"},
+             "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2"}}
 HEAVY = {"transformers", "librosa", "cv2", "numba", "sklearn", "scipy", "skimage", "kornia", "matplotlib"}
 CALLS_AT_IMPORT = {"getLogger", "compile", "field", "frozenset", "tuple", "dict", "set", "range", "namedtuple", "len"}
 PATCHER_DOORS = re.compile(r"add_(wrapper|callback|object_patch|weight_wrapper|patches|hook_patches)\w*|set_model_\w+|"

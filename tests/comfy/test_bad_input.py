@@ -348,7 +348,7 @@ def test_no_speech_features(server):
 
 def test_speech_features_of_another_width(server):
     fails(server, take(server, "LodestarLoadAudioEncoder", audio_encoder_name="narrow.safetensors"), TAKE,
-          "audio_features: got 1 layers of width 768, wanted 25 of 1024", "Load that encoder")
+          "audio_features: got 1 layers of width 768 (wav2vec2), wanted 25 of 1024", "Use wav2vec2-large")
 
 
 def test_speech_features_that_end_before_the_take(server):

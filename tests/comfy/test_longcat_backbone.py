@@ -173,6 +173,18 @@ def test_one_cache_serves_all_steps_and_branches(model, built, place, cfg):
     assert torch.equal(kept[:, :, :KNOWN], plain[:, :, :KNOWN])
 
 
+def test_another_pack_s_attention_makes_the_cache_too(model):
+    lengths, caching = [], attach.with_technique(model, CleanCaching())
+
+    def override(function, q, k, v, *args, **kwargs):
+        lengths.append(k.shape[1])
+        return function(q, k, v, *args, **kwargs)
+    caching.model_options["transformer_options"]["optimized_attention_override"] = override
+    sample(caching)
+    alone = [length for length in lengths if length in (TOKENS, KNOWN * TOKENS)]
+    assert len(alone) == 2 * (len(model.model.diffusion_model.blocks) - 1), "the last block's output is nobody's"
+
+
 def test_a_second_run_builds_its_own(model, built):
     caching = attach.with_technique(model, CleanCaching())
     sample(caching)
