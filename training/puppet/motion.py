@@ -1,0 +1,73 @@
+"""How a puppet moves: every quantity is a function of a seed and a time, so any stretch of an endless take can be asked
+for by itself.
+
+Slow motion is a cubic B-spline through hashed random values (smooth, aperiodic); blinks, glances and moods are events
+in jittered slots. None of it knows the speech: it goes on in pauses.
+"""
+import numpy as np
+
+MOTION = ("head_x", "head_y", "head_scale", "head_tilt", "turn", "nod", "sway", "lean", "breath", "blink", "brow",
+          "gaze_x", "gaze_y", "expression")
+BLINK_SECONDS = 0.28
+
+
+def motion(seed: int, seconds: np.ndarray) -> np.ndarray:
+    """(T,) times, in any order, to (T, len(MOTION)): lengths in 64ths of the canvas, tilt and lean in radians, scale
+    about 1, blink in 0..1, the others in about -1..1."""
+    def wave(channel: int, period_seconds: float) -> np.ndarray:
+        return smooth_noise(seed, channel, seconds / period_seconds)
+
+    lively = 0.75 + 0.5 * uniform(seed, 99, np.array([0]))[0]
+    sway = 3.0 * lively * (wave(0, 1.9) + 0.3 * wave(1, 0.8))
+    turn = np.clip(lively * (0.95 * wave(2, 1.3) + 0.3 * wave(3, 0.6)), -1, 1)
+    nod = np.clip(lively * (0.8 * wave(4, 1.0) + 0.35 * wave(5, 0.45)), -1, 1)
+    return np.stack([
+        0.8 * sway + 1.2 * turn + 2.0 * lively * wave(6, 1.2),
+        1.7 * lively * (wave(7, 1.4) + 0.3 * wave(8, 0.6)) + 0.5 * nod,
+        1 + 0.05 * lively * wave(9, 2.3),
+        0.16 * lively * (wave(10, 1.5) + 0.3 * wave(11, 0.7)),
+        turn, nod, sway, 0.05 * lively * wave(12, 2.1),
+        0.7 * np.sin(2 * np.pi * seconds / 3.7 + 1.5 * smooth_noise(seed, 13, seconds / 4) + seed % 7),
+        blinks(seed, 20, seconds), held(seed, 30, seconds, 1.3, 0.24) ** 3,
+        held(seed, 40, seconds, 0.9, 0.09), held(seed, 50, seconds, 1.1, 0.09), 0.8 * held(seed, 60, seconds, 4.0, 0.6),
+    ], 1)
+
+
+def uniform(seed: int, channel: int, index: np.ndarray) -> np.ndarray:
+    """Random numbers in [0, 1) that depend on nothing but seed, channel and integer index (splitmix64)."""
+    keys = np.uint64(seed * 0x9E3779B97F4A7C15 + channel * 0xD1B54A32D192ED03 & 0xFFFFFFFFFFFFFFFF)
+    x = index.astype(np.int64).view(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + keys
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 0x9E3779B97F4A7C15)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return (x ^ (x >> np.uint64(32))) / 2.0 ** 64
+
+
+def smooth_noise(seed: int, channel: int, t: np.ndarray) -> np.ndarray:
+    """A twice differentiable random curve in about -1..1 that turns about once per unit of t."""
+    knot = np.floor(t).astype(np.int64)
+    f = t - knot
+    weights = ((1 - f) ** 3, 3 * f ** 3 - 6 * f ** 2 + 4, -3 * f ** 3 + 3 * f ** 2 + 3 * f + 1, f ** 3)
+    values = (2 * uniform(seed, channel, knot + place) - 1 for place in (-1, 0, 1, 2))
+    return 1.4 / 6 * sum(weight * value for weight, value in zip(weights, values, strict=True))
+
+
+def held(seed: int, channel: int, seconds: np.ndarray, slot_seconds: float, change_seconds: float) -> np.ndarray:
+    """A value in -1..1 that rests and now and then goes over to another; at most one change per slot."""
+    slot = np.floor(seconds / slot_seconds).astype(np.int64)
+    room = 1 - change_seconds / slot_seconds
+    since = seconds - (slot + room * uniform(seed, channel, slot)) * slot_seconds
+    before, after = (2 * uniform(seed, channel + 1, slot + step) - 1 for step in (-1, 0))
+    return before + (after - before) * ease(since / change_seconds)
+
+
+def blinks(seed: int, channel: int, seconds: np.ndarray) -> np.ndarray:
+    """1 where the eyes are shut: a blink in three of four slots of 2.6 s, anywhere in its slot."""
+    slot = np.floor(seconds / 2.6).astype(np.int64)
+    since = seconds - (slot + (1 - BLINK_SECONDS / 2.6) * uniform(seed, channel, slot)) * 2.6
+    shut = ease(since / 0.09) * (1 - ease((since - 0.13) / (BLINK_SECONDS - 0.13)))
+    return shut * (uniform(seed, channel + 1, slot) < 0.75)
+
+
+def ease(x: np.ndarray) -> np.ndarray:
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
