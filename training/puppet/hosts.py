@@ -1,0 +1,32 @@
+"""ComfyUI's Wan VAE class, which the puppet's VAE is trained as."""
+import sys
+from pathlib import Path
+
+import torch
+
+PACK = Path(__file__).resolve().parents[2]
+
+
+def wan_vae(width: int, device="cpu"):
+    """ComfyUI's Wan 2.1 VAE of `width` channels at full size, randomly initialised, on `device`."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK]   # it hides ComfyUI's `nodes`
+    sys.path.append(str(PACK / "scripts"))
+    import environment
+    comfyui = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
+    if "comfy" not in sys.modules:
+        sys.path.insert(0, str(comfyui))
+        import comfy.options
+        comfy.options.enable_args_parsing(False)
+        import comfy.cli_args
+        comfy.cli_args.args.cpu = str(device) == "cpu"
+    import comfy.ldm.wan.vae
+    vae = comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
+                                   temperal_downsample=[False, True, True]).to(device)
+    for name, weight in vae.named_parameters():
+        if weight.ndim > 1 and "gamma" not in name:
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="linear")
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(weight)
+        else:
+            torch.nn.init.ones_(weight)
+    return vae

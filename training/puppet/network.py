@@ -1,0 +1,33 @@
+"""The puppet's network: LongCat-Avatar (paper 001) at a few million numbers, as the pack itself runs it."""
+import torch
+from lodestar.backbones.longcat.config import LongCatConfig
+from lodestar.backbones.longcat.network import LongCat
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+CHUNK, CONTEXT = 13, 4      # latents: 49 and 13 frames
+CONFIG = {  # the fields of an official config.json; speech is 5 x 16 numbers at 25 Hz (techniques/speech_mel.py)
+    "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 5, "num_heads": 3, "caption_channels": 64,
+    "mlp_ratio": 4, "adaln_tembed_dim": 64, "frequency_embedding_size": 64, "patch_size": [1, 2, 2],
+    "text_tokens_zero_pad": False, "audio_window": 5, "audio_block": 5, "audio_channel": 16, "intermediate_dim": 128,
+    "output_dim": 64, "context_tokens": 4, "vae_scale": 4, "audio_prenorm": False, "class_range": 24,
+    "class_interval": 4}
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Tensor:
+    """(B, S, H * D) each, as ComfyUI's own attention is called."""
+    parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    return scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+def puppet(device="cpu") -> LongCat:
+    """Randomly initialised; what is added to the residual stream begins at zero, as in other diffusion transformers."""
+    network = LongCat(LongCatConfig.from_json(CONFIG), torch.nn, attention, torch.float32, device)
+    for name, weight in network.named_parameters():
+        if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+            torch.nn.init.zeros_(weight)
+        elif weight.ndim > 1:
+            torch.nn.init.xavier_uniform_(weight.flatten(1))
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(weight)
+    return network

@@ -1,0 +1,80 @@
+"""A training run that can be ended and taken up again: checkpoint, averaged weights, learning rate, log of the loss."""
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+SAVE_EVERY_SECONDS, LOG_EVERY_STEPS, WARMUP_STEPS = 120, 25, 100
+
+
+class Run:
+    """`step(index)` gives the loss of one batch. What is in `folder` already is gone on from."""
+
+    def __init__(self, folder: Path, model: nn.Module, steps: int, rate: float, average: float = 0.999):
+        self.folder, self.model, self.steps, self.rate, self.average = folder, model, steps, rate, average
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.averaged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.done, self.log = 0, []
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.is_file():
+            self.resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def resume(self) -> None:
+        kept = torch.load(self.checkpoint, map_location=next(self.model.parameters()).device, weights_only=True)
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.averaged, self.done, self.log = kept["averaged"], kept["done"], kept["log"]
+
+    def save(self) -> None:
+        unfinished = self.checkpoint.with_suffix(".unfinished")
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                    "averaged": self.averaged, "done": self.done, "log": self.log}, unfinished)
+        unfinished.replace(self.checkpoint)
+        (self.folder / "log.json").write_text(json.dumps(self.log), encoding="utf-8")
+
+    def learning_rate(self) -> float:
+        """Warm-up, then a cosine down to a twentieth."""
+        progress = self.done / self.steps
+        return self.rate * min(1, (self.done + 1) / WARMUP_STEPS) * (0.525 + 0.475 * math.cos(math.pi * progress))
+
+    def train(self, step: Callable[[int], Tensor], minutes: float) -> None:
+        """Until all steps are done or `minutes` have passed."""
+        started = saved = time.monotonic()
+        recent: list[float] = []
+        while self.done < self.steps and time.monotonic() - started < minutes * 60:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            loss = step(self.done)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.done += 1
+            self.follow()
+            recent.append(loss.item())
+            if self.done % LOG_EVERY_STEPS == 0:
+                self.log.append([self.done, sum(recent) / len(recent)])
+                print(f"{self.done} {self.log[-1][1]:.4f} {(time.monotonic() - started) / 60:.1f} min", flush=True)
+                recent = []
+            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The running average of the weights, quicker at the start."""
+        share = max(1 - self.average, 1 / (self.done + 10))
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                self.averaged[name].lerp_(tensor, share)
+            else:
+                self.averaged[name].copy_(tensor)
