@@ -17,6 +17,7 @@ from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
 from .speech_guidance import LodestarSpeechGuidance
+from .take_report import LodestarTakeReport
 from .two_speakers import LodestarTwoSpeakers
 
 
@@ -26,7 +27,7 @@ class Lodestar(ComfyExtension):
                 LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCat,
                 LodestarLoadLongCatLora, LodestarAudioFeatures, LodestarReferencePicture, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarOneChunk, LodestarLongCatSchedule, LodestarLongCatSpeech,
-                LodestarTwoSpeakers]
+                LodestarTwoSpeakers, LodestarTakeReport]
 
 
 async def comfy_entrypoint() -> Lodestar:

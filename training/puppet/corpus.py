@@ -19,8 +19,8 @@ from .speech import LETTER_VISEMES, SAMPLE_RATE, SILENT_LETTERS, Track, load_tra
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-x-rp+f2", "en+m7", "en-gb-scotland+m1", "de+f4", "de+m4", "fr+f1", "fr+m6",
           "es+f5", "es-419+m2", "it+f2", "it+m5", "pt+f3", "nl+m8", "pl+f1", "sv+m1", "tr+f4",
           "en-us+f5", "de+m2", "es+m5")  # the last HELD_OUT are for measuring
-HELD_OUT, MINUTES = 3, 2.5
-PAUSES_SECONDS, SHORTEST_PAUSE_SECONDS = (0.3, 3.0), 0.2
+HELD_OUT, MINUTES, STEP = 3, 2.0, 8  # samples are multiples of STEP: 13 bits, and a third less to store
+PAUSES_SECONDS, SHORTEST_PAUSE_SECONDS, WHOLE = (0.3, 3.0), 0.2, SAMPLE_RATE // 25
 RETRIEVAL, PHONEMES_IN_IPA, UTF8, PHONEME_EVENT = 1, 3, 1, 7
 RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
 
@@ -88,7 +88,8 @@ def sentence(parts: list[list[str]], draw: np.random.Generator) -> str:
 
 
 def make_track(espeak: Espeak, voice: str, parts: list[list[str]], seconds: float, seed: int) -> Track:
-    """`seconds` or a little more of one voice: one to three sentences, a pause, and so on; rate and pitch wander."""
+    """`seconds` or a little more of one voice: one to three sentences, a pause, and so on; rate and pitch wander. Each
+    pause ends with a video frame."""
     draw = np.random.default_rng([seed, 0x5A])
     pieces, starts, phonemes, done = [], [], [], 0
     while done < seconds * SAMPLE_RATE:
@@ -96,20 +97,22 @@ def make_track(espeak: Espeak, voice: str, parts: list[list[str]], seconds: floa
         spoken, events = espeak.say(text, voice, int(draw.integers(125, 215)), int(draw.integers(30, 75)),
                                     int(draw.integers(30, 80)))
         low, high = np.log(PAUSES_SECONDS)
-        silence = np.zeros(int(np.exp(draw.uniform(low, high)) * SAMPLE_RATE), np.float32)
+        silent = int(np.exp(draw.uniform(low, high)) * SAMPLE_RATE)
         starts += [done + sample * SAMPLE_RATE // espeak.rate for sample, _ in events]
         phonemes += [phoneme for _, phoneme in events]
-        pieces += [resampled(spoken, espeak.rate), silence]
-        done += len(pieces[-2])
+        pieces.append(resampled(spoken, espeak.rate))
+        done += len(pieces[-1])
+        silent += -(done + silent) % WHOLE
+        pieces.append(np.zeros(silent, np.float32))
         starts.append(done)
         phonemes.append("")
-        done += len(silence)
+        done += silent
     waveform = leveled(torch.from_numpy(np.concatenate(pieces)), SAMPLE_RATE).numpy()
     if starts[0] > 0:
         starts, phonemes = [0, *starts], ["", *phonemes]
     kept_starts, kept = merged(np.array(starts), phonemes, len(waveform))
-    return Track(voice, np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16), kept_starts, kept,
-                 pauses_of(kept_starts, kept, len(waveform)))
+    return Track(voice, (np.round(waveform * (32768 / STEP)) * STEP).clip(-32768, 32760).astype(np.int16), kept_starts,
+                 kept, pauses_of(kept_starts, kept, len(waveform)))
 
 
 def merged(starts: np.ndarray, phonemes: list[str], end: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -27,6 +27,7 @@ GLYPHS = {  # five dots by seven, a row per number
     "Y": (17, 17, 10, 4, 4, 4, 4), "Z": (31, 1, 2, 4, 8, 16, 31)}
 assert set(GLYPHS) == set(ALPHABET)
 CELL = 1.45  # one dot of the chest's letters
+STUBBLE = (0.14, 0.12, 0.13)
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ def head(stage: Stage) -> None:
     patch.blend(light.mul_(inside), shade(skin, 0.72), 0.6)
     if who["beard"] != "none":
         jaw = torch.maximum(distance, 0.30 * height + 1.5 - patch.v - 0.055 * patch.u.square())
-        patch.fill(jaw, shade(who["hair_colour"], 0.9), 0.95 if who["beard"] == "full" else 0.4)
+        patch.fill(jaw, *((shade(who["hair_colour"], 0.9), 0.95) if who["beard"] == "full" else (STUBBLE, 0.3)))
     for x, y, radius in who.moles:
         patch = stage.patch("head", x * width - 5, y * height - 4, x * width + 5, y * height + 4)
         u, v = turned(stage, patch)
@@ -339,7 +340,7 @@ def mouth(stage: Stage) -> None:
     opening, wide, purse, teeth = (stage.column(name) for name in MOUTH)
     mood = stage.column("expression")
     width = who["mouth_width"] * (1 + 0.20 * wide - 0.36 * purse + 0.16 * mood.clamp_min(0))
-    half = 0.16 + 3.3 * opening
+    half = 0.16 + 3.6 * opening
     y = who["mouth_height"] * who["face_height"]
     patch = stage.patch("head", -11, y - 7, 11, y + 9)
     u, v = turned(stage, patch, 1.2)

@@ -11,14 +11,14 @@ import numpy as np
 
 TRAINING_SEEDS, HELD_OUT_SEEDS = range(0, 1_000_000), range(1_000_000, 1_100_000)
 NUMBERS = {  # name: (low, high), uniform
-    "face_width": (11.6, 14.6), "face_height": (13.6, 16.0), "face_jaw": (-0.04, 0.24), "face_square": (0.0, 0.85),
+    "face_width": (12.2, 15.4), "face_height": (14.4, 16.6), "face_jaw": (-0.04, 0.24), "face_square": (0.0, 0.85),
     "neck_width": (3.6, 6.0), "shoulder_width": (17.5, 25.0), "shoulder_round": (8.0, 13.0), "ear_size": (2.0, 3.2),
     "hair_volume": (0.7, 1.35), "hair_length": (0.75, 1.25),
-    "eye_distance": (0.38, 0.47), "eye_height": (-2.6, 0.2), "eye_width": (2.3, 3.3), "eye_open": (1.7, 2.7),
-    "eye_slant": (-0.18, 0.18), "iris_size": (1.25, 1.75),
-    "brow_height": (3.6, 4.8), "brow_width": (2.4, 3.6), "brow_thickness": (0.35, 0.95), "brow_slope": (-0.15, 0.22),
+    "eye_distance": (0.40, 0.48), "eye_height": (-2.6, 0.2), "eye_width": (2.6, 3.6), "eye_open": (2.0, 3.0),
+    "eye_slant": (-0.18, 0.18), "iris_size": (1.4, 1.95),
+    "brow_height": (4.0, 5.2), "brow_width": (2.4, 3.6), "brow_thickness": (0.35, 0.95), "brow_slope": (-0.15, 0.22),
     "nose_length": (1.6, 3.2), "nose_width": (0.8, 1.9), "blush": (0.0, 0.5),
-    "mouth_height": (0.50, 0.58), "mouth_width": (3.9, 5.2), "lip_thickness": (0.55, 1.15),
+    "mouth_height": (0.50, 0.58), "mouth_width": (4.6, 6.0), "lip_thickness": (0.55, 1.15),
     "pattern_scale": (4.2, 6.5), "texture_scale": (7.0, 16.0), "texture_strength": (0.25, 0.8),
 }
 CHOICES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE_RATE, TRACK_HZ, BLEND_SECONDS = 16_000, 200, 0.11
+SAMPLE_RATE, TRACK_HZ, BLEND_SECONDS, LEAD_SECONDS = 16_000, 200, 0.11, 0.015
 MOUTH = ("mouth_open", "mouth_wide", "mouth_round", "teeth")
 VISEMES = {  # (open 0..1, wide -1..1, round 0..1, teeth 0..1), weight, the phonemes
     "rest": ((0.00, 0.0, 0.00, 0.0), 1.0, " "),
@@ -34,8 +34,8 @@ LETTER_VISEMES = {letter: name for name, (_, _, letters) in VISEMES.items() for 
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Minutes of one voice, that repeat for ever. `waveform`: (N,) int16 at SAMPLE_RATE, at -23 LUFS. `starts`: (P,)
-    first sample of each phoneme; a phoneme is "" where nothing is said. `pauses`: (K, 2) first sample and end."""
+    """Minutes of one voice, whole video frames of them, that repeat for ever. `waveform`: (N,) int16 at SAMPLE_RATE, at
+    -23 LUFS. `starts`: (P,) first sample of each phoneme; a phoneme is "" where nothing is said. `pauses`: (K, 2) first sample and end."""
     name: str
     waveform: np.ndarray
     starts: np.ndarray
@@ -48,7 +48,7 @@ class Track:
 
     @cached_property
     def mouth_track(self) -> np.ndarray:
-        """(seconds * TRACK_HZ, 4) MOUTH, blended."""
+        """(seconds * TRACK_HZ, 4) MOUTH, blended; what is said louder opens wider."""
         letters, starts = spelled(self.phonemes, self.starts, len(self.waveform))
         viseme = [VISEMES[LETTER_VISEMES.get(letter, "slack")] for letter in letters]
         moments = (np.arange(round(self.seconds * TRACK_HZ)) + 0.5) * SAMPLE_RATE / TRACK_HZ
@@ -56,17 +56,22 @@ class Track:
         weight = np.array([entry[1] for entry in viseme])[index]
         target = np.array([entry[0] for entry in viseme])[index]
         width = round(BLEND_SECONDS * TRACK_HZ)
-        kernel = np.hanning(width + 2)[1:-1]
+        kernel = np.hanning(width + 2)[1:-1] / np.hanning(width + 2).sum()
 
         def blended(values: np.ndarray) -> np.ndarray:
             return np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), mode="wrap"), kernel, "valid")
 
-        return np.stack([blended(weight * column) for column in target.T], 1) / blended(weight)[:, None]
+        mouth = np.stack([blended(weight * column) for column in target.T], 1) / blended(weight)[:, None]
+        samples = self.waveform.reshape(len(mouth), -1) / 32768
+        level = np.sqrt(blended(np.square(samples).mean(1)))
+        loud = level / max(np.quantile(level[level > 1e-3], 0.9), 1e-3) if (level > 1e-3).any() else level
+        mouth[:, 0] *= 0.6 + 0.5 * loud.clip(0, 1.2)
+        return mouth.clip(-1, 1)
 
     def mouth(self, seconds: np.ndarray) -> np.ndarray:
         """(T,) times to (T, len(MOUTH))."""
         track = self.mouth_track
-        place = seconds * TRACK_HZ - 0.5
+        place = (seconds + LEAD_SECONDS) * TRACK_HZ - 0.5
         first, share = np.floor(place).astype(int), (place % 1)[:, None]
         return track[first % len(track)] * (1 - share) + track[(first + 1) % len(track)] * share
 

@@ -1,7 +1,7 @@
 """Trains the puppet on latents of its world: `python -m training.puppet.train CONFIG LATENTS FOLDER --minutes 9`.
 
 Rectified flow on chunks, in the modes of papers 000 and 001: from speech alone, from a picture, or continued from
-context that was encoded afresh or handed over as latents; the reference stands at any time in the window or ahead of it.
+context that was encoded afresh or handed over as latents; the reference stands at any time in the window or ahead.
 """
 import argparse
 import json
