@@ -1,0 +1,96 @@
+"""Measures a video: `python scripts/report.py VIDEO [--reference PICTURE]`.
+
+Writes VIDEO's name with .report.json and .report.png beside it and prints the figures. Needs no ComfyUI. Runs in any
+Python that has torch, numpy, av and Pillow; else an environment is made, once.
+"""
+import environment  # isort: skip - first, because it refuses a Python that is too old
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no file")
+    return path
+
+
+def frame_numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if numbers != sorted(set(numbers)) or numbers[0] < 1:
+        raise argparse.ArgumentTypeError(f"{text}: wanted ascending frame numbers above 0, such as 77,154")
+    return numbers
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=existing_file, metavar="VIDEO")
+    parser.add_argument("--reference", type=existing_file, metavar="PICTURE", help="the person's picture")
+    parser.add_argument("--borders", type=frame_numbers, default=[], metavar="FRAMES",
+                        help="the first frame of each chunk but the first, such as 77,154: for the seam score")
+    parser.add_argument("--mouth", default="", metavar="BOX",
+                        help="where the mouth is, for lip sync: left, top, right, bottom, from 0 to 1 of the picture")
+    parser.add_argument("--models", type=Path, metavar="FOLDER",
+                        help="where OpenCV's face files are; default: the models folder of the ComfyUI that is found")
+    return parser.parse_args(arguments)
+
+
+def face_folders(named: Path | None) -> list[Path]:
+    if named:
+        return [named.expanduser()]
+    comfyui = environment.own_comfyui()
+    return [comfyui / "models" / "lodestar", comfyui / "models"] if comfyui else []
+
+
+def report(options: argparse.Namespace) -> None:
+    """Measure, write, and say what was found."""
+    import numpy as np
+    import torch
+    from golden import load_pack
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    load_pack()
+    from lodestar.pipelines.evaluate import evaluate
+    from lodestar.pipelines.moving_pictures import VideoFile
+    from lodestar.pipelines.report_files import beside, save_report
+    from lodestar.pipelines.report_picture import figures_of, missing_of, report_picture
+    try:
+        video, reference = VideoFile(options.video), None
+        if options.reference:
+            picture = ImageOps.exif_transpose(Image.open(options.reference)).convert("RGB")
+            reference = torch.from_numpy(np.array(picture)) / 255
+        found = evaluate(video, borders=options.borders, reference=reference, mouth_box=options.mouth,
+                         models=face_folders(options.models), on_frames=teller(video.stated_frames))
+        paths = save_report(found, report_picture(found), beside(options.video))
+    except UnidentifiedImageError:
+        sys.exit(f"{options.reference}: no picture that Pillow can read")
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    print("\n".join([*(f"{name}: {value}" for name, value in figures_of(found)), *missing_of(found),
+                     *map(str, paths)]))
+
+
+def teller(total: int):
+    """Says how far it is, on one line of a terminal."""
+    def on_frames(frames: int) -> None:
+        if sys.stdout.isatty():
+            print(f"\r{frames} of {total or '?'} frames ", end="" if frames != total else "\n", flush=True)
+
+    return on_frames
+
+
+def main() -> None:
+    options = parse_options()
+    if not all(map(importlib.util.find_spec, ("torch", "numpy", "av", "PIL"))):
+        environment.stop_on_signals()
+        environment.enter(environment.make_environment(environment.requirements(None)))
+    report(options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -1,0 +1,71 @@
+"""OpenCV's own face classes, run on tiny networks of YuNet's and SFace's interface; and what is said without them."""
+import sys
+
+import pytest
+import torch
+from lodestar.pipelines.faces import FacesMissing, OpenCvFaces
+
+from .tiny_onnx import write_detector, write_recogniser
+
+HEIGHT, WIDTH = 160, 192
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("cv2", reason="opencv-python, which requirements.txt names, is not installed here")
+    made = tmp_path_factory.mktemp("models")
+    write_detector(made / "face_detection_yunet_2023mar.onnx")
+    write_recogniser(made / "face_recognition_sface_2021dec.onnx")
+    return made
+
+
+def portrait(x, y, colour=(0.5, 0.4, 0.3), opening=0.0):
+    """A frame whose face is at cell (x, y) of 8 pixels: a white square, as write_detector sees it, and a mouth."""
+    frame = torch.tensor(colour).expand(HEIGHT, WIDTH, 3).clone()
+    frame[8 * y:8 * y + 8, 8 * x:8 * x + 8] = 1
+    top, middle = 8 * y + 10, 8 * x + 4
+    frame[top:top + round(12 * opening), middle - 6:middle + 6] = 0
+    return frame
+
+
+def test_the_face_is_found_and_known_again(folder):
+    faces = OpenCvFaces([folder / "nowhere", folder], fps=5)
+    empty = torch.full((HEIGHT, WIDTH, 3), 0.5)
+    frames = torch.stack([portrait(10, 8), portrait(15, 6), portrait(12, 9, (0.1, 0.5, 0.9)), empty])
+    look = faces(frames)
+    assert look.embeddings.shape == (4, 48) and look.embeddings.isfinite().all(1).tolist() == [True, True, True, False]
+    person = faces.of_picture(portrait(6, 10))
+    alike = torch.cosine_similarity(look.embeddings[:3], person[None])
+    assert (alike[:2] > 0.999).all() and alike[2] < 0.95
+    assert look.openings.isnan().tolist() == [False, False, False, True] and faces.of_picture(empty) is None
+
+
+def test_the_mouth_is_looked_at_where_the_face_is(folder):
+    faces = OpenCvFaces([folder], fps=25)
+    openings = faces(torch.stack([portrait(10, 8), portrait(14, 5, opening=0.4), portrait(9, 9, opening=0.8)])).openings
+    assert openings[0] < 0.02 and 0.1 < openings[1] < openings[2] - 0.1
+
+
+def test_who_it_is_is_looked_at_five_times_a_second(folder):
+    faces, frame = OpenCvFaces([folder], fps=25), portrait(10, 8)[None]
+    known = [bool(faces(frame).embeddings.isfinite().all()) for _ in range(11)]
+    assert known == [place % 5 == 0 for place in range(11)]
+    assert faces(frame.expand(4, -1, -1, -1)).openings.isfinite().all()
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FacesMissing, match=r"pip install opencv-python.*face_detection_yunet"):
+        OpenCvFaces([tmp_path, tmp_path / "nowhere"], fps=25)
+
+
+def test_a_missing_opencv_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(FacesMissing, match=r"missing: opencv-python"):
+        OpenCvFaces([tmp_path], fps=25)
+
+
+def test_a_file_that_is_no_network_is_refused(folder, tmp_path):
+    for name in ("face_detection_yunet_2023mar.onnx", "face_recognition_sface_2021dec.onnx"):
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(FacesMissing, match="Get them again"):
+        OpenCvFaces([tmp_path], fps=25)
