@@ -1,0 +1,105 @@
+"""Take Report: a finished video measured from its first to its last frame, as a picture and as numbers."""
+import io as python_io
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import InputImpl, io, ui
+
+from ..backbones.pictures import fit_picture
+from ..pipelines.evaluate import evaluate
+from ..pipelines.moving_pictures import Clip, MovingPictures, VideoFile
+from ..pipelines.report_files import as_json, beside, save_report
+from ..pipelines.report_picture import report_picture
+from .sockets import PLAN, Take
+
+
+class LodestarTakeReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarTakeReport",
+            display_name="Take Report",
+            category="Lodestar",
+            description="Measures a video from its first to its last frame: colour drift, sharpness, flicker, seams, "
+                        "freezes, repetition, motion, likeness to the reference, identity and lip sync. A picture and "
+                        "JSON, also written beside the video.",
+            inputs=[
+                io.Video.Input("video", tooltip="The finished take, or any video. It is read as a stream."),
+                io.Image.Input("reference", optional=True,
+                               tooltip="The person's picture: what likeness and identity are measured against. Cropped "
+                                       "as Long Take does."),
+                PLAN.Input("plan", optional=True,
+                           tooltip="The plan that made the video: it knows the chunk borders, for the seam score, and "
+                                   "the speech."),
+                io.String.Input("mouth_box", default="",
+                                tooltip="Where the mouth is, for lip sync: left, top, right, bottom, each from 0 to 1 "
+                                        "of the picture, such as 0.42, 0.5, 0.58, 0.65. Empty: found with OpenCV's "
+                                        "face files where they are present."),
+            ],
+            outputs=[io.Image.Output(display_name="report", tooltip="The report as a picture."),
+                     io.String.Output(display_name="json", tooltip="All numbers and curves.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, video, mouth_box, reference=None, plan=None) -> io.NodeOutput:
+        pictures, sound = opened(video)
+        if reference is not None:
+            reference = fit_picture(reference, pictures.width, pictures.height, name="reference")[0]
+        report = evaluate(pictures, speech=plan.audio if plan else sound, borders=borders_of(plan, pictures),
+                          reference=reference, mouth_box=mouth_box, models=face_folders(),
+                          on_frames=progress(pictures))
+        picture = report_picture(report)
+        save_report(report, picture, place_of(pictures))
+        return io.NodeOutput(picture[None], as_json(report), ui=ui.PreviewImage(picture[None], cls=cls))
+
+
+def opened(video) -> tuple[MovingPictures, dict | None]:
+    """A VIDEO's frames and, where they are no file, its sound; one that was trimmed on the way here is cut first."""
+    if not isinstance(video, InputImpl.VideoFromFile):
+        parts = video.get_components()
+        return Clip(parts.images[..., :3], parts.frame_rate, "the video"), parts.audio
+    trimmed = getattr(video, "get_active_trim_window", None)    # not in ComfyUI 0.7.0
+    if trimmed is None or trimmed() == (0, 0):
+        return VideoFile(video.get_stream_source()), None
+    cut = python_io.BytesIO()
+    video.save_to(cut)
+    return VideoFile(cut), None
+
+
+def borders_of(take: Take | None, video: MovingPictures) -> list[int]:
+    """The first frame of each chunk but the first. Raises ValueError for another video's plan."""
+    if take is None:
+        return []
+    if video.stated_frames not in (0, take.plan.total_frames):
+        raise ValueError(f"plan: it is for {take.plan.total_frames} frames, the video has {video.stated_frames}. "
+                         "Connect the plan that made this video, or none")
+    return [take.plan.frames_of(chunk)[0] for chunk in take.plan.chunks[1:]]
+
+
+def face_folders() -> list[Path]:
+    return [Path(folder_paths.models_dir) / "lodestar", Path(folder_paths.models_dir)]
+
+
+def progress(video: MovingPictures):
+    """What hears of finished frames: it moves the bar and lets a cancel through."""
+    bar = comfy.utils.ProgressBar(video.stated_frames or 1)
+
+    def on_frames(frames: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(min(frames, bar.total))
+
+    return on_frames
+
+
+def place_of(video: MovingPictures) -> Path:
+    """Beside a video in ComfyUI's output folder; for any other, a numbered name in output/lodestar."""
+    output = folder_paths.get_output_directory()
+    source = getattr(video, "source", None)
+    if isinstance(source, str) and Path(source).resolve().is_relative_to(Path(output).resolve()):
+        return beside(Path(source))
+    folder, name, counter, _, _ = folder_paths.get_save_image_path("lodestar/report", output, video.width,
+                                                                   video.height)
+    return Path(folder) / f"{name}_{counter:05}_"
