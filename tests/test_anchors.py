@@ -99,9 +99,9 @@ def test_a_schedule_that_cannot_be_read_is_refused(text):
         parse_schedule(text)
 
 
-def test_a_shorter_last_chunk_does_not_end_a_take(anchor=LookaheadAnchor(1, "in chunk", 8.0, PICTURE)):
+def test_a_shorter_last_chunk_does_not_end_a_take():
     """What held in the first chunk goes on; there too it is refused where it never was inside."""
-    short = Layout.of_chunk(6)
+    anchor, short = LookaheadAnchor(1, "in chunk", 8.0, PICTURE), Layout.of_chunk(6)
     assert anchor.layout(short, Moment(chunk=3)).references[0].times == (8.0,)
     with pytest.raises(ValueError, match="^index: got 8, wanted 0 to 5"):
         anchor.layout(short, Moment())

@@ -1,4 +1,4 @@
-"""LongCat Avatar in a real server with speech: a clip by SamplerCustomAdvanced, a minute by Long Take, cancel, resume."""
+"""LongCat Avatar in a real server: a clip with speech by SamplerCustomAdvanced, a minute by Long Take, cancel, resume."""
 import json
 import wave
 
