@@ -3,7 +3,6 @@
 Everything is measured on a canvas 64 wide, y down, whatever the size in pixels. Each part is drawn only inside the
 smallest rectangle that holds it in every frame, for all frames at once, from the back to the front.
 """
-import functools
 import math
 from dataclasses import dataclass
 
@@ -11,22 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .identity import ALPHABET, Identity
+from .identity import Identity
 from .motion import MOTION
 from .speech import MOUTH
+from .textures import CANVAS, CELL, background, glyph_sheet, pattern
 
 STATE = (*MOTION, *MOUTH)
-CANVAS, HEAD_CENTRE, BODY_PIVOT, CHEST = 64.0, (32.0, 24.0), (32.0, 70.0), (32.0, 57.0)
-GLYPHS = {  # five dots by seven, a row per number
-    "A": (14, 17, 17, 31, 17, 17, 17), "C": (15, 16, 16, 16, 16, 16, 15), "E": (31, 16, 16, 30, 16, 16, 31),
-    "F": (31, 16, 16, 30, 16, 16, 16), "H": (17, 17, 17, 31, 17, 17, 17), "J": (7, 1, 1, 1, 1, 17, 14),
-    "K": (17, 18, 20, 24, 20, 18, 17), "L": (16, 16, 16, 16, 16, 16, 31), "M": (17, 27, 21, 21, 17, 17, 17),
-    "N": (17, 25, 25, 21, 19, 19, 17), "P": (30, 17, 17, 30, 16, 16, 16), "R": (30, 17, 17, 30, 20, 18, 17),
-    "S": (15, 16, 16, 14, 1, 1, 30), "T": (31, 4, 4, 4, 4, 4, 4), "U": (17, 17, 17, 17, 17, 17, 14),
-    "V": (17, 17, 17, 17, 10, 10, 4), "W": (17, 17, 17, 21, 21, 27, 17), "X": (17, 17, 10, 4, 10, 17, 17),
-    "Y": (17, 17, 10, 4, 4, 4, 4), "Z": (31, 1, 2, 4, 8, 16, 31)}
-assert set(GLYPHS) == set(ALPHABET)
-CELL = 1.45  # one dot of the chest's letters
+HEAD_CENTRE, BODY_PIVOT, CHEST = (32.0, 24.0), (32.0, 70.0), (32.0, 57.0)
 STUBBLE = (0.14, 0.12, 0.13)
 
 
@@ -49,10 +39,10 @@ class Hair:
 
 STYLES = {
     "bald": None, "buzz": Hair(0.5, -0.62, 0, 0.3), "short": Hair(2.0, -0.5, 0, 0.22, zigzag=0.5),
-    "fringe": Hair(2.0, -0.30, 0, 0.08, zigzag=0.8, ears=False, back=(1.12, 9.0)), "side": Hair(2.3, -0.55, 0.42, 0.08),
+    "fringe": Hair(2.0, -0.36, 0, 0.08, zigzag=0.8, ears=False, back=(1.12, 9.0)), "side": Hair(2.3, -0.55, 0.42, 0.08),
     "curtain": Hair(1.8, -1.0, 0, 0.85, back=(1.2, 20.0), ears=False),
     "long": Hair(2.0, -0.62, -0.3, 0.38, back=(1.28, 30.0), ears=False),
-    "bob": Hair(2.2, -0.36, 0, 0.12, back=(1.32, 14.0), ears=False),
+    "bob": Hair(2.2, -0.40, 0, 0.12, back=(1.32, 14.0), ears=False),
     "afro": Hair(4.6, -0.5, 0, 0.3, curl=0.8, back=(1.45, 7.0), ears=False),
     "bun": Hair(1.1, -0.6, 0, 0.3, bun=(0.0, -19.0, 4.6)), "mohawk": Hair(5.0, -0.55, 0, 0.0, strip=3.6, zigzag=0.6),
     "tails": Hair(1.6, -0.5, 0.12, 0.25, bun=(17.0, 1.0, 4.6), ears=False),
@@ -83,35 +73,38 @@ class Stage:
 
     def __init__(self, identity: Identity, states: np.ndarray, size: int):
         self.identity, self.size, self.density = identity, size, size / CANVAS
-        self.state = {name: states[:, index].astype(np.float64) for index, name in enumerate(STATE)}
         self.pixels = background(identity, size).expand(len(states), 3, size, size).clone()
-        s = self.state
+        self.columns = torch.from_numpy(states.T.astype(np.float32))[..., None, None]
+        s = {name: states[:, index].astype(np.float64) for index, name in enumerate(STATE)}
         self.places = {"head": self.place(HEAD_CENTRE, s["head_x"], s["head_y"], s["head_tilt"], s["head_scale"]),
                        "body": self.place(BODY_PIVOT, s["sway"], 0.6 * s["breath"], s["lean"], 1 + 0 * s["sway"])}
 
     @staticmethod
-    def place(centre, x, y, angle, scale) -> tuple[np.ndarray, ...]:
-        return centre[0] + x, centre[1] + y, np.cos(angle), np.sin(angle), scale
+    def place(centre, x, y, angle, scale) -> tuple[np.ndarray, Tensor]:
+        """(4, T): where the part's middle is, and cosine and sine of its angle, as long as it is large; the same with
+        the last two divided by the square of that, as (4, T, 1, 1), which leads back."""
+        there = np.stack([centre[0] + x, centre[1] + y, scale * np.cos(angle), scale * np.sin(angle)])
+        back = np.concatenate([there[:2], there[2:] / scale ** 2])
+        return there, torch.from_numpy(back).float()[..., None, None]
 
     def column(self, name: str) -> Tensor:
         """One quantity of the state as (T, 1, 1)."""
-        return torch.from_numpy(self.state[name]).float()[:, None, None]
+        return self.columns[STATE.index(name)]
 
     def patch(self, where: str, left: float, top: float, right: float, bottom: float) -> Patch:
         """The rectangle that holds left..right, top..bottom of the head or body in every frame; its edge pixels too."""
-        x, y, cos, sin, scale = self.places[where]
-        corners = np.array([(u, v) for u in (left, right) for v in (top, bottom)]).T[:, :, None]
-        across = x + scale * (cos * corners[0] - sin * corners[1])
-        down = y + scale * (sin * corners[0] + cos * corners[1])
-        low = [math.floor(edge.min() * self.density) - 1 for edge in (across, down)]
-        high = [math.ceil(edge.max() * self.density) + 1 for edge in (across, down)]
-        (x0, x1), (y0, y1) = ((min(max(a, 0), self.size - 1), min(max(b, 1), self.size))
-                              for a, b in zip(low, high, strict=True))
-        column = (torch.arange(x0, x1, dtype=torch.float32) + 0.5) / self.density
-        row = (torch.arange(y0, y1, dtype=torch.float32)[:, None] + 0.5) / self.density
-        x, y, cos, sin = (torch.from_numpy(value).float()[:, None, None] for value in (x, y, cos / scale, sin / scale))
-        dx, dy = column - x, row - y
+        (x, y, cos, sin), back = self.places[where]
+        u, v = np.array([left, left, right, right])[:, None], np.array([top, bottom, top, bottom])[:, None]
+        (x0, x1), (y0, y1) = (self.pixel_range(edge) for edge in (x + cos * u - sin * v, y + sin * u + cos * v))
+        dx = (torch.arange(x0, x1) + 0.5) / self.density - back[0]
+        dy = (torch.arange(y0, y1)[:, None] + 0.5) / self.density - back[1]
+        cos, sin = back[2:]
         return Patch(self.pixels[:, :, y0:y1, x0:x1], cos * dx + sin * dy, cos * dy - sin * dx, self.density)
+
+    def pixel_range(self, edge: np.ndarray) -> tuple[int, int]:
+        """The pixels from the lowest to the highest of these places, at least one."""
+        low, high = math.floor(edge.min() * self.density) - 1, math.ceil(edge.max() * self.density) + 1
+        return min(max(low, 0), self.size - 1), min(max(high, 1), self.size)
 
 
 def draw(identity: Identity, states: np.ndarray, size: int = 64) -> Tensor:
@@ -128,30 +121,6 @@ def draw(identity: Identity, states: np.ndarray, size: int = 64) -> Tensor:
 def shade(colour, factor: float) -> tuple[float, ...]:
     """Darker below 1; above 1 as much closer to white."""
     return tuple(c * factor if factor <= 1 else 1 - (1 - c) * (2 - factor) for c in colour)
-
-
-@functools.lru_cache(256)
-def background(identity: Identity, size: int) -> Tensor:
-    """(3, size, size): it never moves."""
-    row = ((torch.arange(size) + 0.5) * CANVAS / size)[:, None]
-    column = row.T
-    alpha = pattern(identity["texture"], column, row, identity["texture_scale"], size / CANVAS)
-    alpha = alpha.expand(size, size) * identity["texture_strength"]
-    first, second = (torch.tensor(identity[name]).view(3, 1, 1) for name in ("background", "texture_colour"))
-    return first + (second - first) * alpha
-
-
-def pattern(kind: str, u: Tensor, v: Tensor, scale: float, density: float) -> Tensor:
-    """How much of the second colour there is, 0..1."""
-    k, sharp = 2 * math.pi / scale, density * scale / (2 * math.pi)
-    if kind == "gradient":
-        return (v / CANVAS + 0 * u).clamp(0, 1)
-    wave = {"plain": lambda: torch.full((), -1.0) + 0 * (u + v), "stripes": lambda: torch.cos(k * u) + 0 * v,
-            "bands": lambda: torch.cos(k * v) + 0 * u, "diagonal": lambda: torch.cos(0.7 * k * (u + v)),
-            "waves": lambda: torch.cos(k * (v + 0.18 * scale * torch.cos(0.8 * k * u))),
-            "dots": lambda: torch.cos(k * u) + torch.cos(k * v) - 0.75,
-            "checks": lambda: torch.cos(0.7 * k * u) * torch.cos(0.7 * k * v) * 1.4}[kind]()
-    return (wave * sharp + 0.5).clamp_(0, 1)
 
 
 def face_distance(stage: Stage, patch: Patch) -> Tensor:
@@ -236,14 +205,6 @@ def neck(stage: Stage) -> None:
     patch.fill(opening, skin)
 
 
-@functools.lru_cache(256)
-def glyph_sheet(letters: str) -> Tensor:
-    """(1, 1, 7, n) of ink, one column free between letters."""
-    columns = [[[row >> (4 - place) & 1 for place in range(5)] for row in GLYPHS[letter]] for letter in letters]
-    sheet = torch.tensor(columns, dtype=torch.float32)
-    return torch.nn.functional.pad(sheet, (0, 1)).permute(1, 0, 2).reshape(1, 1, 7, -1)[..., :-1]
-
-
 def lettering(stage: Stage) -> None:
     """On a plain plate of the cloth, so that no pattern runs through it."""
     who, sheet = stage.identity, glyph_sheet(stage.identity.letters)
@@ -275,8 +236,11 @@ def head(stage: Stage) -> None:
     light = (patch.u * (0.5 / width) + patch.v * (0.35 / height)).clamp_(0, 1)
     patch.blend(light.mul_(inside), shade(skin, 0.72), 0.6)
     if who["beard"] != "none":
-        jaw = torch.maximum(distance, 0.30 * height + 1.5 - patch.v - 0.055 * patch.u.square())
-        patch.fill(jaw, *((shade(who["hair_colour"], 0.9), 0.95) if who["beard"] == "full" else (STUBBLE, 0.3)))
+        jaw = torch.maximum(distance, 0.30 * height + 1.5 - patch.v - 0.03 * patch.u.square())
+        if who["beard"] == "full":
+            patch.fill(jaw, shade(who["hair_colour"], 0.9))
+        else:
+            patch.blend((jaw * -0.3).clamp_(0, 1), STUBBLE, 0.35)
     for x, y, radius in who.moles:
         patch = stage.patch("head", x * width - 5, y * height - 4, x * width + 5, y * height + 4)
         u, v = turned(stage, patch)

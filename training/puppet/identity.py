@@ -27,6 +27,7 @@ CHOICES = {
     "neckline": ("round", "v", "collar"), "pattern": ("plain", "stripes", "bands", "dots", "checks"),
     "texture": ("plain", "gradient", "diagonal", "dots", "checks", "waves"),
 }
+BEARDED = ("bald", "buzz", "short", "side", "afro", "bun", "mohawk")  # hair that goes with a beard
 COLOURS = ("skin", "hair_colour", "iris", "lip", "cloth", "pattern_colour", "letter_colour", "glasses_colour",
            "background", "texture_colour")
 ALPHABET, LETTERS, MOLES = "ACEFHJKLMNPRSTUVWXYZ", 3, 3
@@ -41,7 +42,7 @@ FRAMES = ((0.08, 0.08, 0.10), (0.42, 0.22, 0.10), (0.72, 0.12, 0.14), (0.12, 0.2
           (0.80, 0.62, 0.20))
 LIGHT_INKS = ((1.0, 1.0, 1.0), (1.0, 0.95, 0.62), (0.80, 0.97, 1.0))
 DARK_INKS = ((0.06, 0.06, 0.10), (0.10, 0.08, 0.38), (0.42, 0.03, 0.10))
-MOLE_PLACES = {"cheek": (0.60, 0.30), "jaw": (0.42, 0.72), "temple": (0.78, 0.06)}  # shares of the face, mirrored
+MOLE_PLACES, BEARDED_MOLES = ((0.60, 0.30), (0.42, 0.72), (0.74, 0.14)), ((0.55, 0.20),)  # cheek, jaw, temple; cheek
 
 Colour = tuple[float, float, float]
 
@@ -80,8 +81,12 @@ NAMES = (*NUMBERS, *(f"{name}.{channel}" for name in COLOURS for channel in "rgb
 def identity(seed: int) -> Identity:
     """The puppet of a seed, always the same. TRAINING_SEEDS are for training, HELD_OUT_SEEDS for measuring."""
     draw = np.random.default_rng([seed, 0x1D])
-    traits = {name: float(draw.uniform(low, high)) for name, (low, high) in NUMBERS.items()}
+    traits: dict = {name: float(draw.uniform(low, high)) for name, (low, high) in NUMBERS.items()}
     traits |= {name: options[draw.integers(len(options))] for name, options in CHOICES.items()}
+    if traits["hair"] not in BEARDED:
+        traits["beard"] = "none"
+    if traits["beard"] == "full":
+        traits["glasses"] = "none"  # some of the face must be seen
     traits |= colours(draw)
     letters = "".join(draw.choice(list(ALPHABET), draw.integers(2, LETTERS + 1)))
     return Identity(seed, traits, moles(draw, traits), letters)
@@ -106,8 +111,8 @@ def colours(draw: np.random.Generator) -> dict[str, Colour]:
 
 def moles(draw: np.random.Generator, traits: dict) -> tuple[tuple[float, float, float], ...]:
     """One to three, in different places that neither beard nor glasses cover."""
-    hidden = {"jaw": traits["beard"] != "none", "temple": traits["glasses"] != "none"}
-    places = [(side * x, y) for name, (x, y) in MOLE_PLACES.items() if not hidden.get(name) for side in (-1, 1)]
+    free = BEARDED_MOLES if traits["beard"] == "full" else MOLE_PLACES[:2 if traits["glasses"] != "none" else 3]
+    places = [(side * x, y) for x, y in free for side in (-1, 1)]
     chosen = draw.permutation(len(places))[:draw.integers(1, MOLES + 1)]
     return tuple((places[index][0] + float(draw.uniform(-0.05, 0.05)),
                   places[index][1] + float(draw.uniform(-0.05, 0.05)),

@@ -8,47 +8,49 @@ import numpy as np
 
 MOTION = ("head_x", "head_y", "head_scale", "head_tilt", "turn", "nod", "sway", "lean", "breath", "blink", "brow",
           "gaze_x", "gaze_y", "expression")
+PERIODS_SECONDS = {"sway": 1.9, "sway, fast": 0.8, "turn": 1.3, "turn, fast": 0.6, "nod": 1.0, "nod, fast": 0.45,
+                   "x": 1.2, "y": 1.4, "y, fast": 0.6, "scale": 2.3, "tilt": 1.5, "tilt, fast": 0.7, "lean": 2.1,
+                   "breath": 4.0}
 BLINK_SECONDS = 0.28
+KNOTS = np.arange(-1, 3)[:, None, None]
 
 
 def motion(seed: int, seconds: np.ndarray) -> np.ndarray:
     """(T,) times, in any order, to (T, len(MOTION)): lengths in 64ths of the canvas, tilt and lean in radians, scale
     about 1, blink in 0..1, the others in about -1..1."""
-    def wave(channel: int, period_seconds: float) -> np.ndarray:
-        return smooth_noise(seed, channel, seconds / period_seconds)
-
-    lively = 0.75 + 0.5 * uniform(seed, 99, np.array([0]))[0]
-    sway = 3.0 * lively * (wave(0, 1.9) + 0.3 * wave(1, 0.8))
-    turn = np.clip(lively * (0.95 * wave(2, 1.3) + 0.3 * wave(3, 0.6)), -1, 1)
-    nod = np.clip(lively * (0.8 * wave(4, 1.0) + 0.35 * wave(5, 0.45)), -1, 1)
+    lively = 0.75 + 0.5 * uniform(seed, 99, np.zeros(1, np.int64))[0]
+    noise = dict(zip(PERIODS_SECONDS, lively * smooth_noise(seed, seconds), strict=True))
+    sway = 3.0 * (noise["sway"] + 0.3 * noise["sway, fast"])
+    turn = np.clip(0.95 * noise["turn"] + 0.3 * noise["turn, fast"], -1, 1)
+    nod = np.clip(0.8 * noise["nod"] + 0.35 * noise["nod, fast"], -1, 1)
     return np.stack([
-        0.8 * sway + 1.2 * turn + 2.0 * lively * wave(6, 1.2),
-        1.7 * lively * (wave(7, 1.4) + 0.3 * wave(8, 0.6)) + 0.5 * nod,
-        1 + 0.05 * lively * wave(9, 2.3),
-        0.16 * lively * (wave(10, 1.5) + 0.3 * wave(11, 0.7)),
-        turn, nod, sway, 0.05 * lively * wave(12, 2.1),
-        0.7 * np.sin(2 * np.pi * seconds / 3.7 + 1.5 * smooth_noise(seed, 13, seconds / 4) + seed % 7),
+        0.8 * sway + 1.2 * turn + 2.0 * noise["x"], 1.7 * (noise["y"] + 0.3 * noise["y, fast"]) + 0.5 * nod,
+        1 + 0.05 * noise["scale"], 0.16 * (noise["tilt"] + 0.3 * noise["tilt, fast"]), turn, nod, sway,
+        0.05 * noise["lean"], 0.7 * np.sin(2 * np.pi * seconds / 3.7 + 1.5 * noise["breath"] + seed % 7),
         blinks(seed, 20, seconds), held(seed, 30, seconds, 1.3, 0.24) ** 3,
-        held(seed, 40, seconds, 0.9, 0.09), held(seed, 50, seconds, 1.1, 0.09), 0.8 * held(seed, 60, seconds, 4.0, 0.6),
+        held(seed, 40, seconds, 0.9, 0.09), held(seed, 50, seconds, 1.1, 0.09),
+        0.15 + 0.8 * held(seed, 60, seconds, 4.0, 0.6),
     ], 1)
 
 
-def uniform(seed: int, channel: int, index: np.ndarray) -> np.ndarray:
+def uniform(seed: int, channel: int | np.ndarray, index: np.ndarray) -> np.ndarray:
     """Random numbers in [0, 1) that depend on nothing but seed, channel and integer index (splitmix64)."""
-    keys = np.uint64(seed * 0x9E3779B97F4A7C15 + channel * 0xD1B54A32D192ED03 & 0xFFFFFFFFFFFFFFFF)
-    x = index.astype(np.int64).view(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + keys
+    x = np.array([seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF], np.uint64)
+    x = x + np.array([channel], np.uint64).reshape(np.shape(channel)) * np.uint64(0xD1B54A32D192ED03)
+    x = x + index.astype(np.int64).view(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 0x9E3779B97F4A7C15)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     return (x ^ (x >> np.uint64(32))) / 2.0 ** 64
 
 
-def smooth_noise(seed: int, channel: int, t: np.ndarray) -> np.ndarray:
-    """A twice differentiable random curve in about -1..1 that turns about once per unit of t."""
+def smooth_noise(seed: int, seconds: np.ndarray) -> np.ndarray:
+    """(len(PERIODS_SECONDS), T): twice differentiable random curves in about -1..1, each turning once per period."""
+    t = seconds / np.array(list(PERIODS_SECONDS.values()))[:, None]
     knot = np.floor(t).astype(np.int64)
     f = t - knot
-    weights = ((1 - f) ** 3, 3 * f ** 3 - 6 * f ** 2 + 4, -3 * f ** 3 + 3 * f ** 2 + 3 * f + 1, f ** 3)
-    values = (2 * uniform(seed, channel, knot + place) - 1 for place in (-1, 0, 1, 2))
-    return 1.4 / 6 * sum(weight * value for weight, value in zip(weights, values, strict=True))
+    weights = np.stack([(1 - f) ** 3, 3 * f ** 3 - 6 * f ** 2 + 4, -3 * f ** 3 + 3 * f ** 2 + 3 * f + 1, f ** 3])
+    channels = np.arange(len(t), dtype=np.uint64)[:, None]
+    return 1.4 / 6 * (weights * (2 * uniform(seed, channels, knot + KNOTS) - 1)).sum(0)
 
 
 def held(seed: int, channel: int, seconds: np.ndarray, slot_seconds: float, change_seconds: float) -> np.ndarray:

@@ -35,7 +35,8 @@ LETTER_VISEMES = {letter: name for name, (_, _, letters) in VISEMES.items() for 
 @dataclass(frozen=True, eq=False)
 class Track:
     """Minutes of one voice, whole video frames of them, that repeat for ever. `waveform`: (N,) int16 at SAMPLE_RATE, at
-    -23 LUFS. `starts`: (P,) first sample of each phoneme; a phoneme is "" where nothing is said. `pauses`: (K, 2) first sample and end."""
+    -23 LUFS. `starts`: (P,) first sample of each phoneme; a phoneme is "" where nothing is said. `pauses`: (K, 2) first
+    sample and end."""
     name: str
     waveform: np.ndarray
     starts: np.ndarray
