@@ -1,4 +1,4 @@
-"""LongCat Avatar in a real server: a clip with speech by SamplerCustomAdvanced, a minute by Long Take, cancel, resume."""
+"""LongCat Avatar in a real server: a clip by SamplerCustomAdvanced, a minute by Long Take, cancel and resume."""
 import json
 import wave
 
