@@ -75,7 +75,7 @@ class Stage:
         self.identity, self.size, self.density = identity, size, size / CANVAS
         self.pixels = background(identity, size).expand(len(states), 3, size, size).clone()
         self.columns = torch.from_numpy(states.T.astype(np.float32))[..., None, None]
-        s = {name: states[:, index].astype(np.float64) for index, name in enumerate(STATE)}
+        s: dict[str, np.ndarray] = dict(zip(STATE, states.T.astype(np.float64), strict=True))
         self.places = {"head": self.place(HEAD_CENTRE, s["head_x"], s["head_y"], s["head_tilt"], s["head_scale"]),
                        "body": self.place(BODY_PIVOT, s["sway"], 0.6 * s["breath"], s["lean"], 1 + 0 * s["sway"])}
 
@@ -142,10 +142,11 @@ def box_distance(u: Tensor, v: Tensor, half_width: float, half_height: float, ra
 
 
 def ellipse_distance(u: Tensor, v: Tensor, width: Tensor | float, height: Tensor | float) -> Tensor:
-    """Of an ellipse about 0 with these half axes, good near its edge however flat it is."""
+    """Of an ellipse about 0 with these half axes, good near its edge; one that is flat ends where it should."""
     x, y = u / width, v / height
     reach = torch.hypot(x, y)
-    return reach * (reach - 1) / torch.hypot(x / width, y / height).clamp_min_(1e-4)
+    near = reach * (reach - 1) / torch.hypot(x / width, y / height).clamp_min_(1e-4)
+    return torch.maximum(near, u.abs() - width)
 
 
 def back_hair(stage: Stage) -> None:
@@ -199,7 +200,7 @@ def neck(stage: Stage) -> None:
         opening = torch.maximum(patch.u.abs() * 0.8 + patch.v + 18.5 - 0.3 * width, -25.5 - patch.v)
     else:
         opening = ellipse_distance(patch.u, patch.v + 24.5, width + 1.8, 3.4 if who["neckline"] == "round" else 2.0)
-    opening = torch.minimum(opening, torch.maximum(patch.u.abs() - width, patch.v + 24))
+    opening = torch.minimum(opening, torch.maximum(patch.u.abs() - width, (patch.v + 30.5).abs() - 6.5))
     collar = 1.5 if who["neckline"] == "collar" else 0.7
     patch.fill(torch.maximum(opening - collar, -25.0 - patch.v), shade(who["cloth"], 0.62))
     patch.fill(opening, skin)
@@ -263,7 +264,7 @@ def eye_patch(stage: Stage, reach: float) -> tuple[Patch, Tensor, Tensor, Tensor
 
 def eyes(stage: Stage) -> None:
     who = stage.identity
-    patch, u, outward, v = eye_patch(stage, 3.6)
+    patch, u, outward, v = eye_patch(stage, 4.3)
     v = v + who["eye_slant"] * outward
     smile = stage.column("expression").clamp(0, 1)
     opened = (who["eye_open"] * (1 - stage.column("blink")) * (1 - 0.25 * smile)).clamp_min(0.05)
@@ -306,7 +307,7 @@ def mouth(stage: Stage) -> None:
     width = who["mouth_width"] * (1 + 0.20 * wide - 0.36 * purse + 0.16 * mood.clamp_min(0))
     half = 0.16 + 3.6 * opening
     y = who["mouth_height"] * who["face_height"]
-    patch = stage.patch("head", -11, y - 7, 11, y + 9)
+    patch = stage.patch("head", -12.5, y - 7, 12.5, y + 9)
     u, v = turned(stage, patch, 1.2)
     v = v - y - 0.75 * half + 1.7 * mood * ((u / width).square() - 0.4).clamp_(-1, 1)
     lip = who["lip_thickness"] * (1 + 0.35 * purse)

@@ -8,8 +8,8 @@ import numpy as np
 
 MOTION = ("head_x", "head_y", "head_scale", "head_tilt", "turn", "nod", "sway", "lean", "breath", "blink", "brow",
           "gaze_x", "gaze_y", "expression")
-PERIODS_SECONDS = {"sway": 1.9, "sway, fast": 0.8, "turn": 1.3, "turn, fast": 0.6, "nod": 1.0, "nod, fast": 0.45,
-                   "x": 1.2, "y": 1.4, "y, fast": 0.6, "scale": 2.3, "tilt": 1.5, "tilt, fast": 0.7, "lean": 2.1,
+PERIODS_SECONDS = {"sway": 1.4, "sway, fast": 0.6, "turn": 1.0, "turn, fast": 0.5, "nod": 0.8, "nod, fast": 0.4,
+                   "x": 0.9, "y": 1.0, "y, fast": 0.5, "scale": 1.7, "tilt": 1.1, "tilt, fast": 0.55, "lean": 1.6,
                    "breath": 4.0}
 BLINK_SECONDS = 0.28
 KNOTS = np.arange(-1, 3)[:, None, None]
@@ -58,8 +58,8 @@ def held(seed: int, channel: int, seconds: np.ndarray, slot_seconds: float, chan
     slot = np.floor(seconds / slot_seconds).astype(np.int64)
     room = 1 - change_seconds / slot_seconds
     since = seconds - (slot + room * uniform(seed, channel, slot)) * slot_seconds
-    before, after = (2 * uniform(seed, channel + 1, slot + step) - 1 for step in (-1, 0))
-    return before + (after - before) * ease(since / change_seconds)
+    before, now = 2 * uniform(seed, channel + 1, np.stack([slot - 1, slot])) - 1
+    return before + (now - before) * ease(since / change_seconds)
 
 
 def blinks(seed: int, channel: int, seconds: np.ndarray) -> np.ndarray:
