@@ -23,7 +23,9 @@ def wan_vae(width: int, device="cpu"):
     vae = comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
                                    temperal_downsample=[False, True, True]).to(device)
     for name, weight in vae.named_parameters():
-        if weight.ndim > 1 and "gamma" not in name:
+        if name.endswith("residual.6.weight"):    # every residual block begins as nothing
+            torch.nn.init.zeros_(weight)
+        elif weight.ndim > 1 and "gamma" not in name:
             torch.nn.init.kaiming_normal_(weight, nonlinearity="linear")
         elif name.endswith("bias"):
             torch.nn.init.zeros_(weight)

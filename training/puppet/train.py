@@ -31,7 +31,7 @@ class Config:
     seed: int = 0
     batch: int = 16
     steps: int = 12000
-    rate: float = 1.5e-3
+    rate: float = 1e-2
     shift: float = 3.0
     modes: tuple[float, float, float, float] = (0.1, 0.25, 0.15, 0.5)
     reference: str = "flexible"

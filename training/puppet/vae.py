@@ -15,7 +15,7 @@ from .hosts import wan_vae
 from .run import Run
 from .world import World
 
-WIDTH, RATE = 12, 2e-3
+WIDTH, RATE = 12, 5e-3
 STILLS, CLIPS, CLIP_FRAMES = 8, 1, 9
 NOISE = 0.05        # on the latents, of their own spread: a decoder that forgives
 
