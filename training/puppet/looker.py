@@ -41,7 +41,7 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "puppet" / "looker.sa
 SIZE, CANVAS = 64, 64.0
 PLACED = ("head_x", "head_y", "head_scale", "head_tilt", "sway", "lean", "breath")
 POSE = ("head_x", "head_y", "head_scale", "head_tilt", "turn", "nod")
-RATE, CHARACTERS, MOMENTS, UNSURE = 3e-3, 32, 3, 0.15
+RATE, CHARACTERS, MOMENTS, LOOKS, UNSURE = 0.02, 32, 3, 2, 0.15
 HEAD, CHEST, BADGE = (-23, -25, 23, 21), (-26, -32, 26, -6), (-14, -19, 14, -7)  # left, top, right, bottom
 
 
@@ -253,19 +253,23 @@ def provenance(run: Run, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the run: its checkpoint, log, scores and finished weights")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    world, eye, generator = World(), Looker().to(memory_format=torch.channels_last), torch.Generator()
+    world, eye, generator = World(), Looker(), torch.Generator()
     for name, values in statistics(lesson(world, 9, 0, 256, 8).states.numpy())._asdict().items():
         getattr(eye, name).copy_(values)
     run = Run(options.folder, eye, options.steps, RATE)
 
+    @functools.lru_cache(1)
+    def drawn(index: int) -> Lesson:
+        return lesson(world, options.seed + 1, index, CHARACTERS, MOMENTS)
+
     def step(index: int) -> Tensor:
         generator.manual_seed(index)
-        return error(eye, lesson(world, options.seed + 1, index, CHARACTERS, MOMENTS), generator)
+        return error(eye, drawn(index // LOOKS), generator)     # drawing takes as long as two looks
 
     run.train(step, options.minutes)
     eye.load_state_dict(run.averaged)
