@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..techniques.audio_windows import Window, checked_audio, kept, plan_windows, select_layers
-from .audio_families import RATE, Wav2Vec2, Whisper
+from .audio_families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
 from .memory import give_back
 
@@ -44,7 +44,7 @@ log = logging.getLogger("lodestar")
 @dataclass(frozen=True, eq=False)
 class SpeechEncoder:
     """What our loader puts on an AUDIO_ENCODER socket."""
-    family: Wav2Vec2 | Whisper
+    family: Wav2Vec2 | Whisper | LogMel
     patcher: comfy.model_patcher.ModelPatcher
 
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict:
@@ -138,6 +138,12 @@ def sinc_resampled(mono: Tensor, rate: int) -> Iterator[Tensor]:
         offset = ((taps - (position % RATE / RATE)[:, None]) * cutoff).clamp(-zeros, zeros)
         kernel = torch.sinc(offset) * torch.cos(offset * (math.pi / 2 / zeros)) ** 2
         yield (around[position // RATE] * kernel).sum(1)[None] * cutoff
+
+
+def log_mel() -> SpeechEncoder:
+    """The encoder without weights."""
+    device = torch.device("cpu")
+    return SpeechEncoder(LogMel(), comfy.model_patcher.ModelPatcher(torch.nn.ModuleList(), device, device))
 
 
 def load_audio_encoder(path: Path, normalize: str = "auto") -> SpeechEncoder:

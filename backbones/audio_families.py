@@ -1,4 +1,5 @@
-"""The seam to speech networks: wav2vec2 (and hubert) and whisper, from ComfyUI or transformers, driven in windows.
+"""The seam to speech networks: wav2vec2 (and hubert) and whisper, from ComfyUI or transformers, driven in windows; and
+log-mel, which needs no network.
 
 Both libraries name the parts of wav2vec2 alike, so one walk serves both. Whatever in the published preprocessing spans
 the whole clip (unit variance, GroupNorm, whisper's loudest mel bin) is measured over the whole clip, whichever window
@@ -13,7 +14,9 @@ import torchaudio
 from torch import Tensor
 from torch.nn.functional import gelu, pad
 
+from ..techniques import speech_mel
 from ..techniques.audio_windows import Window, moments
+from ..techniques.speech_waveform import leveled
 
 RATE = 16_000
 SPAN_SECONDS = 30       # whole-clip statistics are gathered over spans of this length
@@ -196,6 +199,31 @@ class WhisperClip:
         mel = ((mel + 4.0) / 4.0).to(self.device)
         layers = hidden_states(self.family.encoder, mel)
         return [layers[index][:, :window.end - window.first] for index in keep]
+
+
+@dataclass(frozen=True, eq=False)
+class LogMel:
+    """Nothing but energies in bands, as the puppet hears them; no weights. Its layers are channels, all of one row."""
+    name = "log-mel"
+    rate_hz = speech_mel.RATE_HZ
+    layer_count = speech_mel.LAYERS
+    window_rows = None
+
+    def rows(self, samples: int) -> int:
+        return max(1, samples // speech_mel.STEP)
+
+    def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "LogMelClip":
+        """`speech` (1, N) at 16 kHz on the CPU."""
+        return LogMelClip(leveled(speech[0], RATE))
+
+
+@dataclass(frozen=True, eq=False)
+class LogMelClip:
+    speech: Tensor      # (N,), leveled
+
+    def encode(self, window: Window, keep: Sequence[int]) -> list[Tensor]:
+        rows = speech_mel.mel_steps(self.speech, window.first, window.end)
+        return [rows[None, :, index] for index in keep]
 
 
 def hidden_states(encoder: torch.nn.Module, mel: Tensor) -> Sequence[Tensor]:

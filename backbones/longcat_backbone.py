@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ..techniques.clean_cache import CleanCaching
 from ..techniques.flow_schedules import SHIFTS
-from ..techniques.layout import Layout, Span
+from ..techniques.layout import Layout
 from .backbone import RUN, Backbone, ChunkInputs, ChunkRequest, hides, laid_out, latents_of
-from .longcat_model import REFERENCE_INDEX, LongCatVideo
+from .longcat.headless import REFERENCE_INDEX
+from .longcat.sequence import in_order, own_layout
+from .longcat_model import LongCatVideo
 from .speech import Speech
 
 BASE, AVATAR_10, AVATAR_15 = SHIFTS
@@ -105,11 +107,8 @@ class LongCatBackbone(Backbone):
     @staticmethod
     def own_layout(call: LongCatCall) -> Layout:
         """The reference where upstream puts it, the known frames, the noise."""
-        frames, reference = call.x.shape[2], call.extra.get("reference")
-        layout = Layout((Span("chunk", tuple(range(call.known, frames)), clean=False),))
-        if reference is not None:
-            layout = layout.append(Span("reference", (REFERENCE_INDEX,) * reference.shape[2]))
-        return layout.append(Span("context", tuple(range(call.known)))) if call.known else layout
+        reference = call.extra.get("reference")
+        return own_layout(call.x.shape[2], call.known, 0 if reference is None else reference.shape[2], REFERENCE_INDEX)
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Context, or at the start of an image-driven take the picture, opens the latent and is masked out."""
@@ -172,17 +171,11 @@ def in_window(call: LongCatCall) -> LongCatCall:
 
 def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
                 process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
-    """The call with its frames in the network's order: pictures, context, noise."""
-    pictures = [span for span in layout.spans if span.clean and span.name != "context"]
-    spans = [*pictures, *(layout.find(name) for name in ("context", "chunk"))]
-    order = [frame for span in spans if span is not None for frame in layout.frame_indices(span)]
-    place = {frame: index for index, frame in enumerate(order)}
-    channels = call.x.shape[1]
-    parts = [call.extra["reference"] if span.latents is None else latents_of(span, call.x, channels, process_in)
-             for span in pictures]
-    return call.given(reference=torch.cat(parts, 2) if parts else None,
-                      times=tuple(time for span in spans if span is not None for time in span.times),
-                      factors={(place[query], place[key]): factor for (query, key), factor in factors.items()})
+    """The call with its frames in the network's order."""
+    pictures, times, factors = in_order(layout, factors)
+    parts = [call.extra["reference"] if span.latents is None else
+             latents_of(span, call.x, call.x.shape[1], process_in) for span in pictures]
+    return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, factors=factors)
 
 
 def with_cache(call: LongCatCall, where: str) -> LongCatCall:

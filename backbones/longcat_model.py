@@ -19,10 +19,10 @@ from torch.nn.functional import pad
 from ..techniques.flow_schedules import SHIFTS
 from .longcat.call import CleanCache
 from .longcat.config import LongCatConfig
+from .longcat.headless import REFERENCE_INDEX
 from .longcat.network import LongCat
 from .longcat_int8 import LongCatOperations
 
-REFERENCE_INDEX = 10    # the authors' default, in latents from the first frame
 TEXT_TOKENS = 512
 HIDDEN_PER_FACTOR = 2048    # ComfyUI's memory factor of a video transformer, by its width
 

@@ -16,7 +16,7 @@ from ..techniques.audio_windows import Window, checked_audio, plan_windows
 from ..techniques.speech_features import between, halved, positions, whisper_groups
 from ..techniques.speech_waveform import leveled, prepared
 from .audio_encoder import SpeechEncoder, as_speech_encoder, to_16_khz, watched
-from .audio_families import RATE, Wav2Vec2, Whisper, first_of
+from .audio_families import RATE, LogMel, Wav2Vec2, Whisper, first_of
 from .feature_file import FeatureFile
 from .memory import give_back
 
@@ -110,6 +110,14 @@ def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, noise:
     return ([layer[None] for layer in piece.unbind(1)] for piece in halved(map(groups, watched(stretches)), steps))
 
 
+def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, noise: torch.Generator | None) -> Pieces:
+    """Each piece by itself: a row hears its own moment alone. There is no noise floor."""
+    rows, size = family.rows(len(speech)), WINDOW_SECONDS * family.rate_hz
+    windows = [Window(first, min(first + size, rows), first, min(first + size, rows)) for first in range(0, rows, size)]
+    clip = family.open(speech[None], device, windows)
+    return (clip.encode(window, range(family.layer_count)) for window in watched(windows))
+
+
 @dataclass(frozen=True)
 class Hearing:
     """How one version hears."""
@@ -121,4 +129,5 @@ class Hearing:
 
 
 VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, wav2vec_pieces),
-            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, whisper_pieces)}
+            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, whisper_pieces),
+            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, mel_pieces)}

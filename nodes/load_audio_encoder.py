@@ -4,9 +4,9 @@ from pathlib import Path, PurePath
 import folder_paths
 from comfy_api.latest import io
 
-from ..backbones.audio_encoder import NORMALIZE, WEIGHTS, load_audio_encoder
+from ..backbones.audio_encoder import NORMALIZE, WEIGHTS, load_audio_encoder, log_mel
 
-FOLDER = "audio_encoders"
+FOLDER, LOG_MEL = "audio_encoders", "log-mel"
 
 
 def encoder_names() -> list[str]:
@@ -14,7 +14,7 @@ def encoder_names() -> list[str]:
     files = [PurePath(name) for name in folder_paths.get_filename_list(FOLDER)]
     folders = {file.parent for file in files if file.name in WEIGHTS and file.parent != PurePath()
                and folder_paths.get_full_path(FOLDER, str(file.parent / "config.json"))}
-    return sorted(map(str, folders)) + [str(file) for file in files if file.parent not in folders]
+    return sorted(map(str, folders)) + [str(file) for file in files if file.parent not in folders] + [LOG_MEL]
 
 
 def encoder_path(name: str) -> Path:
@@ -34,7 +34,8 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input("audio_encoder_name", options=encoder_names(),
                                tooltip="From models/audio_encoders: a weights file, or a folder with config.json and "
-                                       "model.safetensors or pytorch_model.bin."),
+                                       "model.safetensors or pytorch_model.bin. log-mel needs no file: what the "
+                                       "puppet hears."),
                 io.Combo.Input("normalize", options=list(NORMALIZE), default="auto",
                                tooltip="Zero mean and unit variance before wav2vec2. auto: as the model's files say; a "
                                        "bare 768-wide file is taken for the Chinese base model (off). Set on for a "
@@ -45,4 +46,6 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio_encoder_name, normalize) -> io.NodeOutput:
+        if audio_encoder_name == LOG_MEL:
+            return io.NodeOutput(log_mel())
         return io.NodeOutput(load_audio_encoder(encoder_path(audio_encoder_name), normalize))

@@ -18,7 +18,7 @@ class LodestarLongCatSpeech(io.ComfyNode):
                                                 "vocals come here, the full mix goes to Plan Take."),
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
-                                              "whisper-large-v3 for 1.5."),
+                                              "whisper-large-v3 for 1.5, log-mel for the puppet."),
                 io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
                                tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
                                        "1.5 for whisper."),

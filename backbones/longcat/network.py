@@ -63,11 +63,11 @@ class Block(nn.Module):
         return gated(x, ffn_gate, self.ffn(per_frame(x, call.frames, ffn_shift, ffn_scale)))
 
     def told(self, x: Tensor, call: Call) -> Tensor:
-        """What the text adds to the noisy tokens."""
+        """What the text adds to the noisy tokens: nothing where none is left without its padding."""
         query = self.pre_crs_attn_norm(x.float()).to(x.dtype)
         if isinstance(call.text, list):
-            return torch.cat([self.cross_attn(row[None], text, call.options)
-                              for row, text in zip(query, call.text, strict=True)])
+            return torch.cat([self.cross_attn(row[None], text, call.options) if text.shape[1] else
+                              torch.zeros_like(row)[None] for row, text in zip(query, call.text, strict=True)])
         return self.cross_attn(query, call.text, call.options)
 
     def spoken(self, x: Tensor, time: Tensor, call: Call, positions: Tensor | None) -> Tensor:

@@ -7,11 +7,13 @@ import pytest
 import torch
 from lodestar import backbones
 from lodestar.backbones import longcat_speech
-from lodestar.backbones.audio_encoder import load_audio_encoder
+from lodestar.backbones.audio_encoder import encode_speech, load_audio_encoder, log_mel
 from lodestar.backbones.audio_families import Wav2Vec2, WhisperClip, first_of
 from lodestar.backbones.longcat_speech import encode_voices, heard
 from lodestar.backbones.speech import Speech
+from lodestar.nodes.load_audio_encoder import LOG_MEL, LodestarLoadAudioEncoder
 from lodestar.nodes.longcat_speech import LodestarLongCatSpeech
+from lodestar.techniques.speech_mel import mel_steps
 from lodestar.techniques.speech_waveform import leveled, prepared
 from lodestar.techniques.timeline import Timeline
 from torch.nn.functional import interpolate
@@ -206,3 +208,21 @@ def test_cancel_is_heard_between_windows(encoders, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", stop)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         encode_voices(encoders["1.0"], [heard(audio(1))])
+
+
+# ---------------------------------------------------------------- the puppet's
+
+@pytest.mark.parametrize("seconds", [0.01, 3.999, 95.2])
+def test_the_puppet_hears_log_mel_without_a_model(seconds):
+    encoder, sound = LodestarLoadAudioEncoder.execute(LOG_MEL, "auto").args[0], audio(seconds)
+    output = encode_voices(encoder, [heard(sound)])
+    rows = max(1, int(seconds * 25))
+    wanted = mel_steps(leveled(heard(sound), 16_000), 0, rows)
+    assert (output["family"], output["rate_hz"]) == ("longcat puppet", 25.0)
+    assert torch.equal(torch.cat(output["encoded_audio_all_layers"]), wanted.movedim(1, 0))
+
+
+def test_audio_features_gives_the_same_rows():
+    encoder, sound = log_mel(), audio(40.0)
+    both = encode_voices(encoder, [heard(sound)]), encode_speech(encoder, sound, window_seconds=7.0)
+    assert all(map(torch.equal, *(output["encoded_audio_all_layers"] for output in both)))

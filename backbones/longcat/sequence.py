@@ -1,0 +1,22 @@
+"""From a layout to what the network is called with: pictures first, each by itself, then context, then noise."""
+from ...techniques.layout import Layout, Span
+
+Factors = dict[tuple[int, int], float]
+
+
+def own_layout(frames: int, known: int, references: int, reference_time: float) -> Layout:
+    """What upstream lays out: `references` pictures at one time, `known` clean frames and the noise after them."""
+    layout = Layout((Span("chunk", tuple(range(known, frames)), clean=False),))
+    if references:
+        layout = layout.append(Span("reference", (reference_time,) * references))
+    return layout.append(Span("context", tuple(range(known)))) if known else layout
+
+
+def in_order(layout: Layout, factors: Factors) -> tuple[list[Span], tuple[float, ...], Factors]:
+    """(spans of the pictures, RoPE times of all frames, factors by frame), in the network's order."""
+    pictures = [span for span in layout.spans if span.clean and span.name != "context"]
+    spans = [*pictures, *(span for name in ("context", "chunk") if (span := layout.find(name)) is not None)]
+    order = [frame for span in spans for frame in layout.frame_indices(span)]
+    place = {frame: index for index, frame in enumerate(order)}
+    times = tuple(time for span in spans for time in span.times)
+    return pictures, times, {(place[query], place[key]): factor for (query, key), factor in factors.items()}
