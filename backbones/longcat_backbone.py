@@ -26,7 +26,7 @@ from .speech import Speech
 
 BASE, AVATAR_10, AVATAR_15 = SHIFTS
 FPS = {BASE: 15, AVATAR_10: 16, AVATAR_15: 25}
-LAYERS = {AVATAR_10: 12, AVATAR_15: 5}   # of speech features
+LAYERS, RATES_HZ = {AVATAR_10: 12, AVATAR_15: 5}, {AVATAR_10: 32, AVATAR_15: 25}   # of speech features
 CONTEXT_LATENTS = 4
 OVERRIDE = "optimized_attention_override"   # of another pack: its attention for every call
 log = logging.getLogger("lodestar")
@@ -135,17 +135,14 @@ class LongCatBackbone(Backbone):
     def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, voices, frames, slots, layers, C), the window's first latent being heard as its last pixel frame."""
         frames = clock.frames_for_latents(latents)
-        return speech.windows(first_latent * self.temporal_ratio, frames, self.stride(speech))
-
-    def stride(self, speech: Speech) -> int:
-        return round(speech.rate_hz / self.fps)
+        return speech.windows(first_latent * self.temporal_ratio, frames, RATES_HZ[self.name] // self.fps)
 
     def check_speech(self, speech: Speech, clock) -> None:
-        if clock.fps != self.fps or speech.rate_hz != self.stride(speech) * self.fps:
-            raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
-                             f"{self.name} was trained at {self.fps} fps with {'32' if self.fps == 16 else '25'} Hz. "
-                             f"Set fps of Plan Take to {self.fps} and use LongCat Speech")
         super().check_speech(speech, clock)
+        if (clock.fps, speech.rate_hz) != (self.fps, RATES_HZ[self.name]):
+            raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
+                             f"{self.name} was trained at {self.fps} fps with {RATES_HZ[self.name]} Hz. Set fps of Plan "
+                             f"Take to {self.fps} and use LongCat Speech")
         if len(speech.voices) > 1 and speech.people is None:
             raise ValueError(f"audio_features: got {len(speech.voices)} voices and no masks of whose they are. Use Two "
                              "Speakers")

@@ -168,8 +168,9 @@ def test_a_take_with_kept_keys_is_the_same_take(take_of, monkeypatch):
 
 def test_speech_of_the_other_version_is_refused_with_both_numbers(take_of):
     for model, features, words in (
-            ("avatar15", speech("avatar"), "25 fps and speech features at 32 Hz"),
-            ("avatar", {**speech("avatar15"), "rate_hz": 32.0}, "got 5 layers of width 64 .*wanted 12 of 64"),
+            ("avatar15", speech("avatar"), "got 12 layers of width 64 .*wanted 5 of 64"),
+            ("avatar", speech("avatar15"), "got 5 layers of width 64 .*wanted 12 of 64"),
+            ("avatar15", {**speech("avatar15"), "rate_hz": 50.0}, "25 fps and speech features at 50 Hz"),
             ("avatar15", speech("avatar15", width=80), "got 5 layers of width 80 .*wanted 5 of 64")):
         with pytest.raises(ValueError, match=words):
             take_of(model, features=features).check()
