@@ -35,20 +35,20 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                        "the chunk, in chunk at index, chunk end on the last frame."),
                 io.Float.Input("index", default=0.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),
+                io.Latent.Input("anchor", optional=True,
+                                tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
+                                        "it open to use the model's own reference (S2V) or Long Take's picture."),
                 io.String.Input("schedule", default="", optional=True,
                                 tooltip="Optional: one RoPE time per chunk, in latent frames from the window's first, "
                                         "such as 10, 30, -10; after the last it starts again. It overrides distance, "
                                         "placement and index. LongCat's authors: 0 to 24 holds more, 30 or -10 repeats "
                                         "fewer movements."),
-                io.Latent.Input("anchor", optional=True,
-                                tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
-                                        "it open to use the model's own reference (S2V) or Long Take's picture."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the anchor attached.")],
         )
 
     @classmethod
-    def execute(cls, model, distance, unit, placement, index, schedule="", anchor=None) -> io.NodeOutput:
+    def execute(cls, model, distance, unit, placement, index, anchor=None, schedule="") -> io.NodeOutput:
         backbone = backbones.find(model)
         clock = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
         latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
