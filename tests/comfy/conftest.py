@@ -71,3 +71,12 @@ def wan():
 def longcat():
     """longcat_models.py beside this file: tiny LongCat models, headless twins, and sampling by hand."""
     return load_beside("longcat_models")
+
+
+@pytest.fixture(autouse=True)
+def output_folder():
+    """Where a test sends its output is forgotten after it."""
+    import folder_paths
+    before = folder_paths.get_output_directory()
+    yield
+    folder_paths.set_output_directory(before)
