@@ -73,8 +73,9 @@ class Reading(NamedTuple):
 
     @property
     def letters(self) -> list[str]:
-        return ["".join(word).strip() for word in zip(*(self.choices(f"letter{i}") for i in range(LETTERS)),
-                                                      strict=True)]
+        """What the chest says in each frame."""
+        slots = [self.choices(f"letter{index}") for index in range(LETTERS)]
+        return ["".join(word).strip() for word in zip(*slots, strict=True)]
 
 
 def option_logits(logits: Tensor) -> dict[str, Tensor]:
@@ -215,49 +216,55 @@ def explained(found: Tensor, true: Tensor) -> float:
 
 
 def scores(eye: Looker, given: Lesson, moments: int) -> dict:
-    """What is read right: R2 of numbers and states, shares of choices, letters and moles, how far apart frames of one
-    character, of two, and frame and truth are."""
+    """R2 of numbers and states that can be seen; shares of choices, letters, whole words and moles read right; how far
+    frames of one character, of two strangers, and frame and truth are from each other."""
     seen = eye.read(given.frames.movedim(1, -1))
     scale = embedding(torch.ones(len(MEASURED)), eye.share, eye.world)[:len(MEASURED)]
     wanted = (given.numbers - eye.mean) / eye.spread
-    measures = {name: explained(seen.embeddings[:, column] / scale[column], wanted[:, column])
-                for column, name in enumerate(MEASURED)}
     states = given.states.clone()
     for name in ("gaze_x", "gaze_y"):
         states[given.states[:, STATE.index("blink")] > 0.5, STATE.index(name)] = torch.nan
-    right = {name: round(float((part.argmax(1) == true).float().mean()), 3) for (name, part), true in
+    right = {name: share(part.argmax(1) == true) for (name, part), true in
              zip(option_logits(seen.logits).items(), given.choices.T, strict=True)}
-    words = [word == who.letters for word, who in zip(seen.letters, given.people, strict=True)]
-    moles = (seen.logits[:, :len(PLACES)] > 0) == (given.moles > 0)
     truth = torch.stack([true_embedding(who, eye.world) for who in given.people])
-    apart = {"same": seen.embeddings.roll(1, 0).view(-1, moments, seen.embeddings.shape[1])[:, 1:],
-             "strangers": seen.embeddings.roll(moments, 0).view(-1, moments, seen.embeddings.shape[1])[:, 1:],
-             "truth": truth.view(-1, moments, truth.shape[1])[:, 1:]}
-    mine = seen.embeddings.view(-1, moments, truth.shape[1])[:, 1:]
-    return {"numbers": measures, "choices": right, "words": round(sum(words) / len(words), 3),
+    mine, before, other, true = (array.view(-1, moments, truth.shape[1])[:, 1:] for array in (
+        seen.embeddings, seen.embeddings.roll(1, 0), seen.embeddings.roll(moments, 0), truth))
+    pairs = {"same": before, "strangers": other, "truth": true}
+    return {"numbers": {name: explained(seen.embeddings[:, column] / scale[column], wanted[:, column])
+                        for column, name in enumerate(MEASURED)},
             "states": {name: explained(seen.states[:, column], states[:, column]) for column, name in enumerate(STATE)},
-            "moles": round(float(moles.float().mean()), 3),
-            "identity_error": {name: round(float(identity_error(mine, other).mean()), 3)
-                               for name, other in apart.items()},
-            "cosine": {name: round(float(torch.cosine_similarity(mine, other, -1).mean()), 3)
-                       for name, other in apart.items()}}
+            "choices": right, "moles": share((seen.logits[:, :len(PLACES)] > 0) == (given.moles > 0)),
+            "words": share(torch.tensor([word == who.letters for word, who in
+                                         zip(seen.letters, given.people, strict=True)])),
+            "identity_error": {name: round(float(identity_error(mine, far).mean()), 3) for name, far in pairs.items()},
+            "cosine": {name: round(float(torch.cosine_similarity(mine, far, -1).mean()), 3)
+                       for name, far in pairs.items()}}
 
 
-def provenance(run: Run, seed: int) -> dict:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"], cwd=WEIGHTS.parents[2],
-                            capture_output=True, text=True)
-    return {"commit": commit.stdout.strip(), "command": f"python -m training.puppet.looker {' '.join(sys.argv[1:])}",
-            "seed": seed, "steps": run.done, "batch": [CHARACTERS, MOMENTS], "loss": run.log[::10]}
+def share(right: Tensor) -> float:
+    return round(float(right.float().mean()), 3)
+
+
+def commit() -> str:
+    """The last one that changed what is trained here, "+" where there are changes since."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words, "--", "training"], cwd=WEIGHTS.parents[2], capture_output=True, text=True,
+                              check=True).stdout.strip()
+
+    return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the run: its checkpoint, log, scores and finished weights")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
+    told = options.folder / "looker.json"
+    slices = json.loads(told.read_text(encoding="utf-8"))["slices"] if told.is_file() else []
+    slices.append({"commit": commit(), "command": f"python -m training.puppet.looker FOLDER {' '.join(sys.argv[2:])}"})
     world, eye, generator = World(), Looker(), torch.Generator()
     for name, values in statistics(lesson(world, 9, 0, 256, 8).states.numpy())._asdict().items():
         getattr(eye, name).copy_(values)
@@ -280,8 +287,9 @@ def main() -> None:
     weights = {name: tensor.half() if tensor.is_floating_point() else tensor
                for name, tensor in eye.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, options.folder / "looker.safetensors")
-    told = json.dumps(provenance(run, options.seed) | found, indent=1)
-    (options.folder / "looker.json").write_text(told, encoding="utf-8")
+    slices[-1]["steps"] = run.done
+    provenance = {"slices": slices, "seed": options.seed, "batch": [CHARACTERS, MOMENTS], "loss": run.log[::8]}
+    told.write_text(json.dumps(provenance | found, indent=1), encoding="utf-8")
     print(json.dumps(found))
 
 
