@@ -141,8 +141,8 @@ class LongCatBackbone(Backbone):
         super().check_speech(speech, clock)
         if (clock.fps, speech.rate_hz) != (self.fps, RATES_HZ[self.name]):
             raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
-                             f"{self.name} was trained at {self.fps} fps with {RATES_HZ[self.name]} Hz. Set fps of Plan "
-                             f"Take to {self.fps} and use LongCat Speech")
+                             f"{self.name} was trained at {self.fps} fps with {RATES_HZ[self.name]} Hz. Set fps of "
+                             f"Plan Take to {self.fps} and use LongCat Speech")
         if len(speech.voices) > 1 and speech.people is None:
             raise ValueError(f"audio_features: got {len(speech.voices)} voices and no masks of whose they are. Use Two "
                              "Speakers")
