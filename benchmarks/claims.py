@@ -1,0 +1,44 @@
+"""Reproduces the papers' claims with the puppet: `python benchmarks/claims.py`, or `--quick`; writes docs/claims.md.
+
+A batch of held-out characters speaks for a minute under every condition of claims_conditions.py. What was made is kept
+by weights, condition and source, so a run that was ended goes on where it was.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+PACK = Path(__file__).resolve().parent.parent
+sys.path.append(str(PACK / "scripts"))
+import environment  # noqa: E402
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="4 characters, 20 s, claims 1, 3, 6 and 8")
+    parser.add_argument("--claims", type=int, nargs="*", help="which of the eight; all of them")
+    parser.add_argument("--characters", type=int, help="8; 4 with --quick")
+    parser.add_argument("--seconds", type=float, help="60; 20 with --quick")
+    parser.add_argument("--every", type=int, help="look at every so manyth chunk: 4; 3 with --quick")
+    parser.add_argument("--weights", type=Path, default=PACK / "models" / "puppet",
+                        help="folder of puppet.safetensors, its variants, vae.safetensors and looker.safetensors")
+    parser.add_argument("--corpus", type=Path, help="speech, if not the one in the cache")
+    parser.add_argument("--kept", type=Path, default=environment.cache_folder() / "puppet" / "claims")
+    parser.add_argument("--page", type=Path, default=PACK / "docs" / "claims.md")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    comfyui = environment.find_comfyui(environment.NEWEST, environment.own_comfyui())
+    if comfyui is None:
+        sys.exit(f"the claims need the VAE of a ComfyUI {environment.NEWEST}: set COMFYUI_PATH to one")
+    environment.enter(environment.make_environment(environment.requirements(comfyui)))
+    sys.path.append(str(PACK))
+    import training  # noqa: F401 - which loads the pack as `lodestar`
+    sys.path.remove(str(PACK))
+    from claims_run import run
+    run(options)
+
+
+if __name__ == "__main__":
+    main()

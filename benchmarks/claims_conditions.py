@@ -1,0 +1,113 @@
+"""Under which conditions takes are made for the claims, and what one chunk of each asks of the network.
+
+The puppet's window is 13 latents, the first 4 known: new ones stand at times 4 to 12, their middle is 8, and a picture
+ahead stands at 12 + d. A lookahead of 12 frames is d = 3.
+"""
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
+from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.technique import Technique
+from lodestar.techniques.timeline import Timeline
+from lodestar.training.puppet.network import CHUNK, CONTEXT
+from lodestar.training.puppet.world import FPS
+
+NEW = CHUNK - CONTEXT
+MIDDLE = (CONTEXT + CHUNK - 1) // 2
+TIMELINE = Timeline(Fraction(FPS))
+DISTANCES = (4, 8, 12, 24, 48, 80)      # pixel frames
+DEFAULT, PAST, GUIDED = 12, 8, 3.0      # frames ahead, frames before the window (000 Tab. 4), scale of speech
+CONTEXTS, SPEECHES = ("stitch", "re-encode", "sliding", "truth"), ("speech", "silence", "null")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`weights`: name of a training config. `context`: how the next chunk begins; "sliding" has no chunks but windows
+    that move with the steps, as in Sonic; "truth" is no take, but the true frames through the VAE. `speech`: "silence"
+    is sound without anything in it, "null" the zeros that guidance calls no audio."""
+    label: str
+    techniques: tuple[Technique, ...] = ()
+    weights: str = "puppet"
+    reference: bool = True
+    story: bool = False
+    context: str = "stitch"
+    speech: str = "speech"
+    audio_scale: float = 1.0
+
+    def __post_init__(self):
+        if self.context not in CONTEXTS or self.speech not in SPEECHES:
+            raise ValueError(f"{self.label}: context {self.context!r}, speech {self.speech!r}; wanted one of "
+                             f"{CONTEXTS} and one of {SPEECHES}")
+
+
+def ahead(frames: int = DEFAULT) -> tuple[Technique, ...]:
+    return (LookaheadAnchor(distance=TIMELINE.distance_in_latents(frames)),)
+
+
+def inside(latent: int) -> tuple[Technique, ...]:
+    return (LookaheadAnchor(placement="in chunk", index=latent),)
+
+
+BEFORE = (LookaheadAnchor(placement="past", distance=TIMELINE.distance_in_latents(PAST)),)
+END = (LookaheadAnchor(placement="chunk end"),)
+UNSTITCHED, FIXED, NULL = "puppet_unstitched", "puppet_fixed_anchor", "puppet_null_silence"
+CONDITIONS = {
+    "truth": Condition("the true frames through the VAE", context="truth"),
+    "none": Condition("no reference", reference=False),
+    "plain": Condition("LongCat's own reference, index 10"),
+    **{f"ahead {frames}": Condition(f"lookahead {frames} frames", ahead(frames)) for frames in DISTANCES},
+    "past": Condition(f"reference {PAST} frames before the window", BEFORE),
+    "sonic": Condition("Sonic's position shift", context="sliding"),
+    "end": Condition("reference at the chunk's end (suffix)", END),
+    "fixed": Condition("trained with a fixed anchor, lookahead 12", ahead(), FIXED),
+    "start": Condition("reference at time 0 (no time embedding; prefix)", inside(0)),
+    "middle": Condition("reference in the middle", inside(MIDDLE)),
+    "skip": Condition("reference in the middle, skip attention", (*inside(MIDDLE), ReferenceSkip())),
+    "used only": Condition("stitching not trained, used; lookahead 12", ahead(), UNSTITCHED),
+    "neither": Condition("stitching neither trained nor used; lookahead 12", ahead(), UNSTITCHED, context="re-encode"),
+    "used only, none": Condition("stitching not trained, used; no reference", (), UNSTITCHED, False),
+    "neither, none": Condition("stitching neither trained nor used; no reference", (), UNSTITCHED, False,
+                               context="re-encode"),
+    "story": Condition("narrative keyframes, lookahead 12", ahead(), story=True),
+    "truth, silent": Condition("the true frames of silence through the VAE", context="truth", speech="silence"),
+    **{f"{name}, {speech}{' guided' * (scale > 1)}": Condition(
+        f"{words}, {'encoded silence' if speech == 'silence' else 'null audio'}{f', guided {scale:g}' * (scale > 1)}",
+        ahead(), weights, speech=speech, audio_scale=scale)
+       for name, words, weights in (("encoded", "trained with encoded silence", "puppet"),
+                                    ("null", "trained with zeros for silence", NULL))
+       for speech, scale in (("silence", 1.0), ("null", 1.0), ("silence", GUIDED))},
+}
+
+
+def techniques_of(condition: Condition, story: tuple) -> tuple[Technique, ...]:
+    """`story`: (seconds, latents) of the keyframes, used where the condition tells one."""
+    if not condition.story:
+        return condition.techniques
+    told = NarrativeKeyframes()
+    for seconds, latents in story:
+        told = told.plus(seconds, latents)
+    return (*condition.techniques, told)
+
+
+def first_new_frame(chunk: int) -> int:
+    """Of the take; chunk 0 knows its first latent alone, but is looked at from the same place as the others."""
+    return TIMELINE.first_frame(NEW * chunk + CONTEXT)
+
+
+def chunks_for(seconds: float) -> int:
+    """The fewest that reach so far."""
+    latents = TIMELINE.latents_for_frames(TIMELINE.frames_for_seconds(seconds))
+    return max(-(-(latents - CONTEXT) // NEW), 1)
+
+
+def chunk_at(seconds: Fraction) -> int:
+    """The last chunk that begins before `seconds`: the one that pursues a keyframe told for then to its end."""
+    frame = TIMELINE.frames_for_seconds(seconds)
+    return max((frame - 1 - first_new_frame(0)) // (NEW * TIMELINE.temporal_ratio), 0)
+
+
+def looked_at(chunks: int, every: int, told: tuple[Fraction, ...] = ()) -> tuple[int, ...]:
+    """The last chunk and every so manyth before it, and those in which something was told for."""
+    return tuple(sorted({*range(chunks - 1, -1, -every), *(min(chunk_at(time), chunks - 1) for time in told)}))
