@@ -1,6 +1,7 @@
 """The pack in the page: it loads in silence, every node can be added in both renderers, tooltips and help are there."""
 import environment
 import pytest
+from playwright.sync_api import expect
 
 PAGES = sorted((environment.PACK / "web" / "docs").glob("*.md"))
 RENDERERS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
@@ -34,8 +35,8 @@ def test_every_node_can_be_added(frontend, nodes, nodes_2):
         assert added["size"][0] >= added["needed"][0] and added["size"][1] >= added["needed"][1]
         if nodes_2:
             shown = frontend.page.locator("[data-node-id]")
-            shown.filter(has_text=node["display_name"]).wait_for()
-            assert all(key in shown.inner_text() for key in wanted)
+            for text in (node["display_name"], *wanted):    # each waits: the node before may still be shown
+                expect(shown).to_contain_text(text)
 
 
 def test_every_input_has_a_tooltip(nodes):
