@@ -1,15 +1,19 @@
 """The puppet's training: what a batch is made of, and a run that is ended and taken up again."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lodestar.training.puppet import train
-from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES
+from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES, lips
 from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet
 from lodestar.training.puppet.run import Run
+from lodestar.training.puppet.speech import load_tracks
+from lodestar.training.puppet.world import World
 
 CLIPS = 6
+GOLDEN = Path(__file__).parent / "golden" / "puppet"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,8 @@ def clips():
     pictures = (clip[:, None] + grid(len(PICTURES)) + 900)
     heard = (clip[:, None] + grid(FRAMES + 2 * HEARD))[:, :, None, None].expand(-1, -1, 5, 16).clone()
     heard[CLIPS - 1] = -1       # nobody speaks
-    return {"latents": latents, "heard": heard,
+    lips = (clip[:, None] % 3000 / 1000 + grid(LATENTS))[:, :, None, None].expand(-1, -1, 2, 2)
+    return {"latents": latents, "heard": heard, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
             "afresh": afresh[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "pictures": pictures[:, :, None, None, None].expand(-1, -1, 16, 2, 2)}
 
@@ -81,6 +86,24 @@ def test_who_does_not_speak_hears_silence_or_nothing(clips, silence, heard):
     assert of_the_silent and all((audio == heard).all() for audio in of_the_silent)
 
 
+def test_who_does_not_speak_can_be_left_out(clips):
+    assert not any((given.audio == -1).any() for given in samples(clips, 60, silence="left out"))
+
+
+def test_lips_count_more_than_the_rest(clips):
+    for given in samples(clips, 60, lips=2.0):
+        whose, noisy = given.noisy[:, 0, :, 0, 0] // 1000, given.noisy[:, 0, :, 0, 0] % 1000
+        wanted = 1 + 2.0 * (whose % 3 + noisy)      # what the fixture says of that clip and latent
+        assert torch.allclose(given.weight[:, 0, :, 0, 0], wanted / wanted.mean(), rtol=1e-3)
+
+
+def test_lips_are_where_the_mouth_is():
+    take = World(load_tracks(GOLDEN), size=96).take(3)
+    found = lips(take, np.arange(4), 96)
+    assert found.shape == (4, 12, 12) and found.min() == 0 and found.amax((1, 2)).min() > 0.5
+    assert (found > 0).float().mean() < 0.15 and not found[:, :4].any() and not found[:, 10:].any()
+
+
 def test_null_audio_is_as_frequent_as_asked(clips):
     nulls = [bool((audio == 0).all()) for given in samples(clips, 300, null_audio=0.3) for audio in given.audio]
     assert 0.25 < np.mean(nulls) < 0.35
@@ -126,6 +149,15 @@ def test_a_run_in_slices_is_the_run_in_one(tmp_path, monkeypatch):
     assert one.done == three.done == 12
     assert all(map(torch.equal, whole.state_dict().values(), sliced.state_dict().values()))
     assert all(torch.equal(one.averaged[name], three.averaged[name]) for name in one.averaged)
+
+
+def test_the_rate_falls_to_what_is_to_be_left(tmp_path):
+    for left in (1.0, 0.25):
+        going = Run(tmp_path, little(), 1000, 1e-2, left=left)
+        going.done = 500
+        assert going.learning_rate() == pytest.approx(1e-2 * (1 + left) / 2)
+        going.done = 1000
+        assert going.learning_rate() == pytest.approx(1e-2 * left)
 
 
 def test_it_learns_and_writes_its_log(tmp_path):

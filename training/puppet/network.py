@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 CHUNK, CONTEXT = 13, 4      # latents: 49 and 13 frames
 CONFIG = {  # the fields of an official config.json; speech is 5 x 16 numbers at 25 Hz (techniques/speech_mel.py)
     "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 5, "num_heads": 3, "caption_channels": 64,
-    "mlp_ratio": 4, "adaln_tembed_dim": 64, "frequency_embedding_size": 64, "patch_size": [1, 2, 2],
+    "mlp_ratio": 4, "adaln_tembed_dim": 16, "frequency_embedding_size": 64, "patch_size": [1, 2, 2],
     "text_tokens_zero_pad": False, "audio_window": 5, "audio_block": 5, "audio_channel": 16, "intermediate_dim": 128,
     "output_dim": 64, "context_tokens": 4, "vae_scale": 4, "audio_prenorm": False, "class_range": 24,
     "class_interval": 4}

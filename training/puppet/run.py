@@ -35,11 +35,13 @@ class Optimizer:
 
 
 class Run:
-    """`step(index)` gives the loss of one batch. `rate`: Muon's; AdamW's is a fifth. What is in `folder` already is
-    gone on from."""
+    """`step(index)` gives the loss of one batch. `rate`: Muon's; AdamW's is a fifth; at the end `left` of it is left.
+    What is in `folder` already is gone on from."""
 
-    def __init__(self, folder: Path, model: nn.Module, steps: int, rate: float, average: float = 0.999):
+    def __init__(self, folder: Path, model: nn.Module, steps: int, rate: float, average: float = 0.999,
+                 left: float = 0.05):
         self.folder, self.model, self.steps, self.rate, self.average = folder, model, steps, rate, average
+        self.left = left
         self.optimizer = Optimizer(model)
         self.averaged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.done, self.log = 0, []
@@ -67,9 +69,9 @@ class Run:
         (self.folder / "log.json").write_text(json.dumps(self.log), encoding="utf-8")
 
     def learning_rate(self) -> float:
-        """Warm-up, then a cosine down to a twentieth."""
-        progress = self.done / self.steps
-        return self.rate * min(1, (self.done + 1) / WARMUP_STEPS) * (0.525 + 0.475 * math.cos(math.pi * progress))
+        """Warm-up, then a cosine down to what is to be left."""
+        share = 0.5 + 0.5 * math.cos(math.pi * self.done / self.steps)
+        return self.rate * min(1, (self.done + 1) / WARMUP_STEPS) * (self.left + (1 - self.left) * share)
 
     def train(self, step: Callable[[int], Tensor], minutes: float) -> None:
         """Until all steps are done or `minutes` have passed."""

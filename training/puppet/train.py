@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lodestar.techniques.speech_features import window_steps
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .latents import ENCODED_AFRESH, HEARD, LATENTS, PICTURES, load
@@ -19,19 +19,24 @@ from .network import CHUNK, CONFIG, CONTEXT, puppet
 from .run import Run
 
 REFERENCES = ("flexible", "fixed", "none")
-SILENCES = ("encoded", "null")
+SILENCES = ("encoded", "null", "left out")
 
 
 @dataclass(frozen=True)
 class Config:
     """`modes`: shares of speech alone, picture, context encoded afresh, context as latents. `reference`: "flexible" is
     at the picture's own time, in the window or up to `farthest_frames` ahead; "fixed" is `fixed_latents` after the
-    window's end whatever picture it is. `silence`: what a clip without speech hears, "null" being zeros."""
+    window's end whatever picture it is. `silence`: what a clip without speech hears, "null" being zeros; "left out" has
+    no such clips. `lips`: how much more than another latent one counts in which lips move. `stem`: the config whose
+    weights it begins with. `left`: of the learning rate, at the end."""
     name: str
     seed: int = 0
-    batch: int = 16
-    steps: int = 12000
+    stem: str = ""
+    clips: int = 1500
+    batch: int = 8
+    steps: int = 2000
     rate: float = 1e-2
+    left: float = 0.05
     shift: float = 3.0
     modes: tuple[float, float, float, float] = (0.1, 0.25, 0.15, 0.5)
     reference: str = "flexible"
@@ -39,6 +44,7 @@ class Config:
     fixed_latents: int = 3
     null_audio: float = 0.1
     silence: str = "encoded"
+    lips: float = 4.0
 
     @classmethod
     def read(cls, path: Path) -> "Config":
@@ -53,12 +59,13 @@ class Config:
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One batch. `front`: (B, 16, f, h, w) clean frames, spans of `clean`; `noisy`: (B, 16, n, h, w); `times` of all;
-    `audio`: (B, 1, frames, 5, 5, 16)."""
+    `audio`: (B, 1, frames, 5, 5, 16); `weight`: (B, 1, n, h, w), its mean 1."""
     front: Tensor
     clean: tuple[int, ...]
     noisy: Tensor
     times: tuple[float, ...]
     audio: Tensor
+    weight: Tensor
 
 
 def window_of(mode: int, clips: dict[str, Tensor], index: Tensor, draw: np.random.Generator
@@ -90,7 +97,8 @@ def reference_of(config: Config, clips: dict[str, Tensor], index: Tensor, first:
 
 def sample(config: Config, clips: dict[str, Tensor], step: int) -> Sample:
     draw = np.random.default_rng([config.seed, step])
-    index = torch.from_numpy(draw.integers(len(clips["latents"]), size=config.batch))
+    who = np.flatnonzero(~clips["silent"]) if config.silence == "left out" else np.arange(len(clips["silent"]))
+    index = torch.from_numpy(draw.choice(who, size=config.batch))
     mode = int(draw.choice(4, p=config.modes))
     first, known, noisy = window_of(mode, clips, index, draw)
     front, clean, times = [known], (known.shape[2],) if known.shape[2] else (), list(range(CHUNK))
@@ -98,7 +106,8 @@ def sample(config: Config, clips: dict[str, Tensor], step: int) -> Sample:
         picture, time = reference_of(config, clips, index, first, draw)
         front, clean, times = [picture, known], (1, *clean), [time, *times]
     audio = heard(config, clips, index, first, draw)
-    return Sample(torch.cat(front, 2).float(), clean, noisy.float(), tuple(times), audio)
+    weight = 1 + config.lips * clips["lips"][index, None, first + known.shape[2]:first + CHUNK].float()
+    return Sample(torch.cat(front, 2).float(), clean, noisy.float(), tuple(times), audio, weight / weight.mean())
 
 
 def heard(config: Config, clips: dict[str, Tensor], index: Tensor, first: int, draw: np.random.Generator) -> Tensor:
@@ -107,13 +116,13 @@ def heard(config: Config, clips: dict[str, Tensor], index: Tensor, first: int, d
     audio = clips["heard"][index][:, rows].float()
     null = torch.from_numpy(draw.random(len(index)) < config.null_audio)
     if config.silence == "null":
-        null |= (clips["heard"][index] <= -1).flatten(1).all(1)
+        null |= clips["silent"][index]
     audio[null] = 0
     return audio[:, None]
 
 
 def loss_of(network, config: Config, given: Sample, generator: torch.Generator, device) -> Tensor:
-    """Mean squared error of x0 - noise, over the frames to be made."""
+    """Mean squared error of x0 - noise, over the frames to be made, lips more than the rest."""
     noisy, front = given.noisy.to(device), given.front.to(device)
     sigma = torch.rand(len(noisy), generator=generator).to(device)
     sigma = config.shift * sigma / (1 + (config.shift - 1) * sigma)
@@ -124,7 +133,7 @@ def loss_of(network, config: Config, given: Sample, generator: torch.Generator, 
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         made = network(torch.cat([front, (1 - level) * noisy + level * noise], 2), timestep, clean=given.clean,
                        times=given.times, audio=given.audio.to(device))
-    return (made[:, :, front.shape[2]:].float() - (noisy - noise)).square().mean()
+    return ((made[:, :, front.shape[2]:].float() - (noisy - noise)).square() * given.weight.to(device)).mean()
 
 
 def main() -> None:
@@ -132,13 +141,19 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("latents", type=Path, help="the folder that training.puppet.latents fills")
     parser.add_argument("folder", type=Path, help="of the run: its checkpoint, log and finished weights")
+    parser.add_argument("--stem", type=Path, help="the finished weights that the config's `stem` made")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    config, clips = Config.read(options.config), load(options.latents)
+    config = Config.read(options.config)
+    if bool(config.stem) != bool(options.stem):
+        parser.error(f"{config.name} begins with {config.stem or 'nothing'}: give --stem accordingly")
+    clips = load(options.latents, config.clips)
     torch.manual_seed(config.seed)
     network, generator = puppet(options.device), torch.Generator()
-    run = Run(options.folder, network, config.steps, config.rate)
+    if options.stem:
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(options.stem).items()})
+    run = Run(options.folder, network, config.steps, config.rate, left=config.left)
 
     def step(index: int) -> Tensor:
         generator.manual_seed(config.seed * 1_000_003 + index)
