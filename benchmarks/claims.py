@@ -19,8 +19,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--characters", type=int, help="8; 4 with --quick")
     parser.add_argument("--seconds", type=float, help="60; 20 with --quick")
     parser.add_argument("--every", type=int, help="look at every so manyth chunk: 4; 3 with --quick")
-    parser.add_argument("--weights", type=Path, default=PACK / "models" / "puppet",
-                        help="folder of puppet.safetensors, its variants, vae.safetensors and looker.safetensors")
+    parser.add_argument("--weights", type=Path, default=PACK / "models",
+                        help="where `python -m training.puppet.ship` has put them; the pack's own")
     parser.add_argument("--corpus", type=Path, help="speech, if not the one in the cache")
     parser.add_argument("--kept", type=Path, default=environment.cache_folder() / "puppet" / "claims")
     parser.add_argument("--page", type=Path, default=PACK / "docs" / "claims.md")

@@ -14,10 +14,11 @@ from claims_takes import Cast, cast, digest, frames_of_chunk, kept, made, true_f
 from claims_vae import PuppetVAE
 from claims_verdicts import AHEAD, CLAIMS, QUICK, Claim
 from lodestar.training.puppet import looker
-from lodestar.training.puppet.network import puppet
+from lodestar.training.puppet.network import trained
+from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
+from lodestar.training.puppet.vae import SIZE
 from lodestar.training.puppet.world import World
-from safetensors.torch import load_file
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +36,7 @@ class Studio:
         self.network, self.cast = cache(self.network), cache(self.cast)
 
     def file(self, name: str) -> Path:
-        return self.weights / f"{name}.safetensors"
+        return shipped(name, self.weights)
 
     @cached_property
     def made_with(self) -> str:
@@ -56,9 +57,7 @@ class Studio:
         return looker.looker(self.file("looker"))
 
     def network(self, name: str):
-        network = puppet()
-        network.load_state_dict({key: tensor.float() for key, tensor in load_file(self.file(name)).items()})
-        return network.eval()
+        return trained(self.file(name))
 
     def cast(self, silent: bool) -> Cast:
         seconds = min(self.seconds, SILENT_SECONDS) if silent else self.seconds
@@ -104,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
     size = tuple(given or default for given, default in
                  zip((options.characters, options.seconds, options.every), defaults, strict=True))
     asked = options.claims or (QUICK if options.quick else [claim.number for claim in CLAIMS])
-    world = World(load_tracks(options.corpus) if options.corpus else None)
+    world = World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
     studio = Studio(world, options.weights, options.kept, *size)
     started = time.monotonic()
     seen, found = measured(studio, [claim for claim in CLAIMS if claim.number in asked])

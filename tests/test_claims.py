@@ -13,6 +13,7 @@ from lodestar.backbones.longcat import headless
 from lodestar.training.puppet import looker
 from lodestar.training.puppet.drawing import STATE
 from lodestar.training.puppet.network import puppet
+from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.traits import statistics
 from lodestar.training.puppet.world import World
@@ -143,7 +144,7 @@ def test_only_what_a_condition_names_differs():
     assert set(CONDITIONS) == ALL and len({condition.label for condition in CONDITIONS.values()}) == len(CONDITIONS)
     weights = {name: condition.weights for name, condition in CONDITIONS.items() if condition.weights != "puppet"}
     configs = Path(claims_run.HERE.parent / "training" / "puppet" / "configs")
-    assert {path.stem for path in configs.glob("*.json")} == {"puppet", *weights.values()}
+    assert {path.stem for path in configs.glob("*.json")} == {"puppet", "puppet_stem", *weights.values()}
     assert {condition.audio_scale for condition in CONDITIONS.values()} == {1.0, claims_conditions.GUIDED}
     with pytest.raises(ValueError, match="wanted one of"):
         claims_conditions.Condition("x", context="stich")
@@ -295,10 +296,11 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
     network, eye = puppet(), looker.Looker().eval()
     for name, values in statistics(world.take(0).states(np.arange(100)), people=50)._asdict().items():
         getattr(eye, name).copy_(values)
+    for name in ("puppet", "vae", "looker"):
+        shipped(name, tmp_path).parent.mkdir(exist_ok=True)
+        shipped(name, tmp_path).write_bytes(b"")
     save_file({name: weight + 0.02 * torch.randn_like(weight) for name, weight in network.state_dict().items()},
-              tmp_path / "puppet.safetensors")
-    for name in ("vae", "looker"):
-        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+              shipped("puppet", tmp_path))
     monkeypatch.setattr(claims_run, "PuppetVAE", lambda path: Averages())
     monkeypatch.setattr(claims_run, "load_tracks", lambda path: world.tracks)
     monkeypatch.setattr(looker, "looker", lambda path: eye)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from lodestar.training.puppet import train
 from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES, lips
-from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet
+from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet, trained
 from lodestar.training.puppet.run import Run
+from lodestar.training.puppet.ship import ship, shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.world import World
+from safetensors.torch import save_file
 
 CLIPS = 6
 GOLDEN = Path(__file__).parent / "golden" / "puppet"
@@ -172,3 +174,25 @@ def test_the_network_begins_at_zero_and_is_as_small_as_it_should_be():
     x = torch.randn(1, 16, 3, 8, 8)
     with torch.no_grad():
         assert not network(x, torch.tensor([500.0]), audio=torch.randn(1, 1, 9, 5, 5, 16)).any()
+
+
+def test_what_ships_is_what_was_trained(tmp_path):
+    network = puppet()
+    for weight in network.parameters():
+        weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    for name in ("puppet_stem", "puppet", "puppet_unstitched"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.json").write_text(json.dumps([[25, 1.5], [50, 1.25]]))
+        save_file({key: weight.half() for key, weight in network.state_dict().items()},
+                  tmp_path / name / f"{name}.safetensors")
+    assert ship(tmp_path, tmp_path) == [shipped(name, tmp_path) for name in ("puppet", "puppet_unstitched")]
+    x, audio = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 1, 9, 5, 5, 16)
+    with torch.no_grad():
+        made, half, rows = (one(x, torch.tensor([500.0]), audio=audio)
+                            for one in (network, trained(shipped("puppet", tmp_path)),
+                                        trained(shipped("puppet_unstitched", tmp_path))))
+    assert 0 < (half - made).norm() / made.norm() < 5e-4 < (rows - made).norm() / made.norm() < 1e-2
+    assert shipped("puppet_unstitched", tmp_path).stat().st_size < 0.55 * shipped("puppet", tmp_path).stat().st_size
+    told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
+    assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["stem"]["steps"] == 50
+    assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40

@@ -1,7 +1,11 @@
 """The puppet's network: LongCat-Avatar (paper 001) at a few million numbers, as the pack itself runs it."""
+from pathlib import Path
+
 import torch
 from lodestar.backbones.longcat.config import LongCatConfig
+from lodestar.backbones.longcat.int8 import module_keys
 from lodestar.backbones.longcat.network import LongCat
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -31,3 +35,12 @@ def puppet(device="cpu") -> LongCat:
         elif name.endswith("bias"):
             torch.nn.init.zeros_(weight)
     return network
+
+
+def trained(path: Path) -> LongCat:
+    """The network of a file of weights, fp16 or with int8 rows, in float32."""
+    weights = load_file(path)
+    network = LongCat(LongCatConfig.from_weights(weights), torch.nn, attention, torch.float32)
+    network.load_state_dict({name: weight if weight.dtype == torch.int8 else weight.float()
+                             for name, weight in module_keys(weights).items()})
+    return network.eval()
