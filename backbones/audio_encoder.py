@@ -80,7 +80,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     """
     mono, rate = checked_audio(audio)
     give_back()     # what decoding the sound left behind
-    speech = to_16_khz(mono.cpu(), rate)
+    speech = resampled(mono.cpu(), rate)
     family = encoder.family
     chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))
@@ -108,36 +108,36 @@ def watched(windows: Sequence[Window]) -> Iterator[Window]:
         progress.update(1)
 
 
-def to_16_khz(mono: Tensor, rate: int) -> Tensor:
-    """(1, N) at `rate` Hz -> (1, ceil(N * 16000 / rate)), as torchaudio in one piece, but a chunk at a time."""
-    ratio = Fraction(RATE, rate)
+def resampled(waveform: Tensor, rate: int, wanted: int = RATE) -> Tensor:
+    """(C, N) at `rate` Hz -> (C, ceil(N * wanted / rate)), as torchaudio in one piece, but a chunk at a time."""
+    ratio = Fraction(wanted, rate)
     new, old = ratio.numerator, ratio.denominator
     if ratio == 1:
-        return mono
-    if old > LARGEST_RATIO_TERM:
-        return torch.cat(list(sinc_resampled(mono, rate)), 1)
+        return waveform
+    if max(new, old) > LARGEST_RATIO_TERM:
+        return torch.cat([torch.cat(list(sinc_resampled(channel[None], rate, wanted)), 1) for channel in waveform])
     chunk, margin = (-(-seconds * rate // old) * old for seconds in (CHUNK_SECONDS, Fraction(1, 10)))
     pieces = []
-    for start in range(0, mono.shape[1], chunk):
+    for start in range(0, waveform.shape[1], chunk):
         left = max(0, start - margin)
-        piece = torchaudio.functional.resample(mono[:, left:start + chunk + margin], old, new)
+        piece = torchaudio.functional.resample(waveform[:, left:start + chunk + margin], old, new)
         first = (start - left) // old * new
         pieces.append(piece[:, first:first + chunk // old * new])
     return torch.cat(pieces, 1)
 
 
-def sinc_resampled(mono: Tensor, rate: int) -> Iterator[Tensor]:
+def sinc_resampled(mono: Tensor, rate: int, wanted: int = RATE) -> Iterator[Tensor]:
     """torchaudio's filter (Hann-windowed sinc, 6 zeros, rolloff 0.99), each tap computed where it is needed: for rates
-    whose ratio to 16 kHz has so many phases that a table of them would take gigabytes (44099 Hz: 3 GB)."""
-    zeros, cutoff = 6, 0.99 * min(rate, RATE) / rate
+    whose ratio has so many phases that a table of them would take gigabytes (44099 Hz to 16 kHz: 3 GB)."""
+    zeros, cutoff = 6, 0.99 * min(rate, wanted) / rate
     reach = math.ceil(zeros / cutoff)
     around = pad(mono, (reach, reach + 1)).unfold(1, 2 * reach + 2, 1)[0]
-    taps, samples = torch.arange(-reach, reach + 2), -(-mono.shape[1] * RATE // rate)
-    for start in range(0, samples, RATE):
-        position = torch.arange(start, min(start + RATE, samples)) * rate
-        offset = ((taps - (position % RATE / RATE)[:, None]) * cutoff).clamp(-zeros, zeros)
+    taps, samples = torch.arange(-reach, reach + 2), -(-mono.shape[1] * wanted // rate)
+    for start in range(0, samples, wanted):
+        position = torch.arange(start, min(start + wanted, samples)) * rate
+        offset = ((taps - (position % wanted / wanted)[:, None]) * cutoff).clamp(-zeros, zeros)
         kernel = torch.sinc(offset) * torch.cos(offset * (math.pi / 2 / zeros)) ** 2
-        yield (around[position // RATE] * kernel).sum(1)[None] * cutoff
+        yield (around[position // wanted] * kernel).sum(1)[None] * cutoff
 
 
 def log_mel() -> SpeechEncoder:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..techniques.audio_windows import Window, checked_audio, plan_windows
 from ..techniques.speech_features import between, halved, positions, whisper_groups
 from ..techniques.speech_waveform import leveled, prepared
-from .audio_encoder import SpeechEncoder, as_speech_encoder, to_16_khz, watched
+from .audio_encoder import SpeechEncoder, as_speech_encoder, resampled, watched
 from .audio_families import RATE, LogMel, Wav2Vec2, Whisper, first_of
 from .feature_file import FeatureFile
 from .memory import give_back
@@ -31,7 +31,7 @@ Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
 def heard(audio: dict) -> Tensor:
     """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
     mono, rate = checked_audio(audio)
-    return to_16_khz(mono.cpu(), rate)[0]
+    return resampled(mono.cpu(), rate)[0]
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """Two people who speak (paper 001's multi-person mode): their tracks as the encoder hears them, and their mix."""
 from collections.abc import Sequence
 
-import torchaudio
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..techniques.speaker_tracks import placed
+from .audio_encoder import resampled
 from .audio_families import RATE
 from .longcat_speech import heard
 
@@ -30,7 +30,7 @@ def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[
 
 def stereo(audio: dict, rate: int, channels: int) -> Tensor:
     """The waveform (channels, N) at `rate`; another number of channels becomes the same sound in all."""
-    waveform = torchaudio.functional.resample(audio["waveform"][0].float().cpu(), int(audio["sample_rate"]), rate)
+    waveform = resampled(audio["waveform"][0].float().cpu(), int(audio["sample_rate"]), rate)
     return waveform if len(waveform) == channels else waveform.mean(0, keepdim=True).expand(channels, -1)
 
 
