@@ -31,4 +31,19 @@ def wan_vae(width: int, device="cpu"):
             torch.nn.init.zeros_(weight)
         else:
             torch.nn.init.ones_(weight)
+    without_past(vae)
     return vae
+
+
+@torch.no_grad()
+def without_past(vae) -> None:
+    """Every frame for itself, a latent the mean of its frames and every frame of it the same: what a VAE that knows
+    single frames has to begin clips with. Nothing of this touches single frames."""
+    for name, weight in vae.named_parameters():
+        if "time_conv.weight" in name and weight.shape[0] == weight.shape[1]:
+            weight.copy_(torch.eye(len(weight))[:, :, None, None, None] * torch.tensor([0, 0.5, 0.5])[:, None, None])
+        elif "time_conv.weight" in name:
+            weight.copy_(torch.eye(weight.shape[1]).repeat(2, 1)[..., None, None, None]
+                         * torch.tensor([0.0, 0, 1])[:, None, None])
+        elif weight.ndim == 5:
+            weight[:, :, :-1] = 0
