@@ -1,4 +1,7 @@
 """Floor 3: what a user drags. Each node unpacks its inputs, makes one call, and packs the answer."""
+from pathlib import Path
+
+import folder_paths
 from comfy_api.latest import ComfyExtension
 
 from .audio_features import LodestarAudioFeatures
@@ -31,4 +34,7 @@ class Lodestar(ComfyExtension):
 
 
 async def comfy_entrypoint() -> Lodestar:
+    models = Path(__file__).resolve().parent.parent / "models"    # the puppet: a model that comes with the pack
+    for folder in ("diffusion_models", "vae"):
+        folder_paths.add_model_folder_path(folder, str(models / folder))
     return Lodestar()
