@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import comfy.latent_formats
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -100,7 +99,8 @@ class LongCatBackbone(Backbone):
             return more
         config = model.diffusion_model.config
         tokens = noise_shape[3] * noise_shape[4] // 4
-        bytes_each = 2 * config.depth * config.hidden * tokens * comfy.model_management.dtype_size(model.get_dtype())
+        computed = model.manual_cast_dtype or model.get_dtype()     # of keys and values, whatever the weights are kept in
+        bytes_each = 2 * config.depth * config.hidden * tokens * computed.itemsize
         room_each = model.memory_required([1, *noise_shape[1:2], 1, *noise_shape[3:]])
         return more + math.ceil((CONTEXT_LATENTS + 1) * bytes_each / max(room_each, 1))
 
@@ -203,5 +203,3 @@ def with_cache(call: LongCatCall, where: str) -> LongCatCall:
 
 def in_ram(tensor: Tensor) -> Tensor:
     return tensor.cpu()
-
-

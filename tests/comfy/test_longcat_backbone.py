@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from lodestar import backbones
-from lodestar.backbones import attach
+from lodestar.backbones import attach, longcat_backbone
 from lodestar.backbones.longcat.network import LongCat
 from lodestar.backbones.longcat_files import load_longcat
 from lodestar.backbones.longcat_model import REFERENCE_INDEX, LongCatNetwork
@@ -241,6 +241,19 @@ def test_clean_frames_are_declared_to_comfyui(model, monkeypatch):
         sample(kind)
     plain, anchored, kept, in_ram = asked
     assert plain < anchored and plain < kept and in_ram == plain
+
+
+@pytest.mark.parametrize("kind", ["default", "fp8_e4m3fn", "int8"])
+def test_kept_keys_get_the_room_that_they_take(tiny_models, longcat, monkeypatch, kind):
+    name = longcat.INT8 if kind == "int8" else longcat.AVATAR15
+    model = longcat.load(tiny_models, name, "default" if kind == "int8" else kind)
+    kept, cached = [], LongCatNetwork.cached
+    monkeypatch.setattr(LongCatNetwork, "cached", lambda *args, **how: kept.append(cached(*args, **how)) or kept[0])
+    sample(attach.with_technique(model, CleanCaching()))
+    monkeypatch.setattr(longcat_backbone, "CONTEXT_LATENTS", 99_999)   # rounding up is nothing then
+    room = backbones.find(model).extra_latents(model.model, (1, 16, FRAMES, *SIZE), (CleanCaching(),), Moment()) \
+        * model.model.memory_required([1, 16, 1, *SIZE])
+    assert room == pytest.approx(100_000 * kept[0].bytes / kept[0].frames, rel=1e-3)
 
 
 # ---------------------------------------------------------------- context windows
