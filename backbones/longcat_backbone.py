@@ -99,7 +99,7 @@ class LongCatBackbone(Backbone):
             return more
         config = model.diffusion_model.config
         tokens = noise_shape[3] * noise_shape[4] // 4
-        computed = model.manual_cast_dtype or model.get_dtype()     # of keys and values, whatever the weights are kept in
+        computed = model.manual_cast_dtype or model.get_dtype()     # whatever the weights are kept in
         bytes_each = 2 * config.depth * config.hidden * tokens * computed.itemsize
         room_each = model.memory_required([1, *noise_shape[1:2], 1, *noise_shape[3:]])
         return more + math.ceil((CONTEXT_LATENTS + 1) * bytes_each / max(room_each, 1))
@@ -194,12 +194,8 @@ def with_cache(call: LongCatCall, where: str) -> LongCatCall:
             return call.given(cache=cache)
     theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
     cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
-                                           keep=None if where == "VRAM" else in_ram)
+                                           keep=None if where == "VRAM" else Tensor.cpu)
     log.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
              cache.bytes / 1e6, where)
     run.kept.append((clean, lengths, cache))
     return call.given(cache=cache)
-
-
-def in_ram(tensor: Tensor) -> Tensor:
-    return tensor.cpu()
