@@ -19,7 +19,8 @@ def load_beside(name: str):
 
 
 fixtures = load_beside("server")
-start_server, server, tiny_models = fixtures.start_server, fixtures.server, fixtures.tiny_models
+start_server, server, official, tiny_models = (
+    fixtures.start_server, fixtures.server, fixtures.official, fixtures.tiny_models)
 
 
 def comfyui_folder() -> Path:

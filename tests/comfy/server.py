@@ -6,6 +6,7 @@ from pathlib import Path
 import comfy_server
 import environment
 import pytest
+import stand_ins
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,10 @@ def server(start_server):
     """A real ComfyUI server with the pack and the tiny models: server.run(prompt), .queue, .upload, .get, .post."""
     with start_server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def official(server):
+    """The same server with tiny files of official names."""
+    stand_ins.place(server.base / "models")
+    return server

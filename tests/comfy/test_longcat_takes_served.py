@@ -7,7 +7,6 @@ import demo
 import environment
 import numpy as np
 import pytest
-import stand_ins
 import torch
 from comfy_server import PromptCancelled
 from safetensors.torch import load_file
@@ -15,12 +14,6 @@ from safetensors.torch import load_file
 from .test_workflows import without_text_encoder
 
 STEPS = {"kind": "normal", "steps": 4}
-
-
-@pytest.fixture(scope="module")
-def official(server):
-    stand_ins.place(server.base / "models")
-    return server
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import av
 import demo
 import environment
 import pytest
-import stand_ins
 
 WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
 SECONDS = 2.5                  # at 16 fps the chunks below make 2 of it on S2V, 3 where 13 frames overlap
@@ -21,13 +20,6 @@ SHORT = {
     "LodestarReferenceSkip": {"mode": "hard", "radius": 1},
     "LodestarLongTake": {"filename_prefix": "workflows/take"},
 }
-
-
-@pytest.fixture(scope="module")
-def official(server):
-    """The server with files of official names."""
-    stand_ins.place(server.base / "models")
-    return server
 
 
 def without_text_encoder(prompt: dict) -> dict:
