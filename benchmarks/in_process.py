@@ -24,16 +24,10 @@ if "lodestar" not in sys.modules:   # before ComfyUI is on the path, so that no 
 
 import environment  # noqa: E402
 
-COMFYUI = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
+COMFYUI = environment.newest_comfyui()
 if "comfy" not in sys.modules:
-    sys.path.insert(0, str(COMFYUI))
-    import comfy.options
-
-    comfy.options.enable_args_parsing(False)
-    import comfy.cli_args
     BASE = tempfile.TemporaryDirectory(prefix="lodestar-bench-", ignore_cleanup_errors=True)
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = BASE.name
+    environment.bring_comfyui(COMFYUI, BASE.name)
 
 import comfy.cli_args  # noqa: E402
 import torch  # noqa: E402

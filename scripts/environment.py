@@ -132,6 +132,21 @@ def clone_comfyui(version: str, folder: Path) -> None:
             (Path(temporary) / "ComfyUI").rename(folder)
 
 
+def newest_comfyui() -> Path:
+    """The user's own ComfyUI, else where the newest tested one lies in the cache."""
+    return own_comfyui() or cache_folder() / f"ComfyUI-{NEWEST}"
+
+
+def bring_comfyui(folder: Path, base: str | None = None, cpu: bool = True) -> None:
+    """The ComfyUI in `folder` into this process, its files in `base`: once, before anything of it is imported."""
+    sys.path.insert(0, str(folder))
+    import comfy.options
+    comfy.options.enable_args_parsing(False)
+    import comfy.cli_args
+    comfy.cli_args.args.cpu = cpu
+    comfy.cli_args.args.base_directory = base
+
+
 # ---------------------------------------------------------------- browser
 
 def find_chromium() -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import environment
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -41,9 +42,7 @@ class Host:
 
 def comfyui_host(folder: str) -> Host:
     """The operations, attention and latent format of the ComfyUI in `folder`, on the CPU."""
-    sys.path.insert(0, folder)
-    import comfy.cli_args
-    comfy.cli_args.args.cpu = True
+    environment.bring_comfyui(Path(folder))
     import comfy.latent_formats
     import comfy.ldm.modules.attention
     import comfy.ops

@@ -1,7 +1,6 @@
 """Puts a real ComfyUI on the path, on CPU and with a base folder of its own, before anything of it is imported."""
 import importlib.util
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,25 +22,11 @@ start_server, server, official, tiny_models = (
     fixtures.start_server, fixtures.server, fixtures.official, fixtures.tiny_models)
 
 
-def comfyui_folder() -> Path:
-    own = environment.own_comfyui()
-    cached = environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
-    if own is None and environment.comfyui_version(cached) is None:
-        pytest.exit("no ComfyUI found: set COMFYUI_PATH, or run python scripts/test.py, which brings one", returncode=3)
-    return own or cached
-
-
-COMFYUI = comfyui_folder()
-sys.path.insert(0, str(COMFYUI))
-
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing(False)
-import comfy.cli_args  # noqa: E402
-
+COMFYUI = environment.newest_comfyui()
+if environment.comfyui_version(COMFYUI) is None:
+    pytest.exit("no ComfyUI found: set COMFYUI_PATH, or run python scripts/test.py, which brings one", returncode=3)
 BASE = tempfile.TemporaryDirectory(prefix="lodestar-comfy-", ignore_cleanup_errors=True)
-comfy.cli_args.args.cpu = True
-comfy.cli_args.args.base_directory = BASE.name
+environment.bring_comfyui(COMFYUI, BASE.name)
 import utils.extra_config  # noqa: E402, F401  as main.py does: ComfyUI's nodes.py puts a folder with a utils.py first
 
 

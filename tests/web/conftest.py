@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    comfyui = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
+    comfyui = environment.newest_comfyui()
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("base"), environment.tiny_models(Path(sys.executable)))
     with comfy_server.started(comfyui, base) as running:
         yield running
