@@ -1,4 +1,6 @@
 """Techniques on LongCat in ComfyUI against the headless network called by hand, and the kept keys and values."""
+from fractions import Fraction
+
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -12,6 +14,7 @@ from lodestar.backbones.longcat_files import load_longcat
 from lodestar.backbones.longcat_model import REFERENCE_INDEX, LongCatNetwork
 from lodestar.techniques.clean_cache import CleanCaching
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.technique import Moment
 
@@ -101,6 +104,34 @@ def test_several_references_see_nothing_but_themselves(model):
     assert torch.allclose(apply(two, x_of())[:, :, KNOWN:], expected, atol=2e-6)
 
 
+STORY = NarrativeKeyframes().plus(Fraction(1), random(1, 16, 1, *SIZE, seed=11)).plus(
+    Fraction(2), random(1, 16, 1, *SIZE, seed=12))
+
+
+@pytest.mark.parametrize("start, seed", [("0", 11), ("0.99", 11), ("1", 12), ("1.99", 12), ("2", None), ("60", None)])
+@pytest.mark.parametrize("frames, others, times", [
+    (9, (), [REFERENCE_INDEX]),             # the model's own place is ahead of a chunk so short
+    (13, (), [REFERENCE_INDEX, 12 + 3]),    # the picture keeps its place inside the chunk
+    (13, (LookaheadAnchor(5),), [12 + 5])])
+def test_each_chunk_pursues_its_keyframe_and_in_the_end_the_picture(model, frames, others, times, start, seed):
+    story = attach.patched(model, (STORY, *others), Moment(start_seconds=Fraction(start)))
+    front = [conditions()["reference"]] * len(times)
+    if seed is None:
+        front = front[:1]
+    else:
+        front[-1] = model.model.process_latent_in(random(1, 16, 1, *SIZE, seed=seed))
+    x = x_of(frames=frames)
+    expected = by_hand(model, x, front, KNOWN, [*times[:len(front)], *range(frames)])
+    assert torch.allclose(apply(story, x)[:, :, KNOWN:], expected, atol=2e-6)
+
+
+def test_a_keyframe_needs_no_reference(model):
+    front = [model.model.process_latent_in(random(1, 16, 1, *SIZE, seed=11))]
+    expected = by_hand(model, x_of(), front, KNOWN, [FRAMES + 2, *range(FRAMES)])
+    story = attach.with_technique(model, STORY)
+    assert torch.allclose(apply(story, x_of(), reference=None)[:, :, KNOWN:], expected, atol=2e-6)
+
+
 @pytest.mark.parametrize("mode, radius, index, hidden", [
     ("upstream", 1, 5, range(4, 7)), ("upstream", 3, 5, range(2, 9)), ("upstream", 3, 4, ()), ("upstream", 1, 8, ()),
     ("hard", 1, 8, range(7, 9)), ("hard", 3, 3, range(2, 7)), ("hard", 1, 30, ())])
@@ -185,6 +216,14 @@ def test_another_pack_s_attention_makes_the_cache_too(model):
     assert len(alone) == 2 * (len(model.model.diffusion_model.blocks) - 1), "the last block's output is nobody's"
 
 
+@pytest.mark.parametrize("place, said", [(LookaheadAnchor(3), 1), (LookaheadAnchor(1, "in chunk", 5), 0)])
+def test_a_skip_without_effect_says_so_once_per_run(model, caplog, place, said):
+    placed = attach.with_technique(attach.with_technique(model, place), CleanCaching())
+    sample(attach.with_technique(placed, ReferenceSkip()), 3.0)
+    lines = [record.message for record in caplog.records if "reference skip is inactive" in record.message]
+    assert len(lines) == said and all("stands at 11, and no frame" in line for line in lines)
+
+
 def test_a_second_run_builds_its_own(model, built):
     caching = attach.with_technique(model, CleanCaching())
     sample(caching)
@@ -207,7 +246,7 @@ def test_branches_with_references_of_their_own_share_nothing(model, built):
 
 
 @pytest.mark.parametrize("technique", [LookaheadAnchor(12), LookaheadAnchor(5, latents=random(1, 16, 1, *SIZE, seed=9)),
-                                       ReferenceSkip("hard", 3), ReferenceSkip("soft", 2, 0.4)])
+                                       ReferenceSkip("hard", 3), ReferenceSkip("soft", 2, 0.4), STORY])
 def test_the_cache_composes_with_the_other_techniques(model, technique):
     placed = attach.with_technique(attach.with_technique(model, LookaheadAnchor(1, "in chunk", 5)), technique)
     assert torch.allclose(sample(attach.with_technique(placed, CleanCaching()), 2.0), sample(placed, 2.0), atol=1e-5)
