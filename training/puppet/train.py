@@ -34,8 +34,8 @@ class Config:
     stem: str = ""
     clips: int = 1500
     batch: int = 8
-    steps: int = 2000
-    rate: float = 1e-2
+    steps: int = 3000
+    rate: float = 3e-2
     left: float = 0.05
     shift: float = 3.0
     modes: tuple[float, float, float, float] = (0.1, 0.25, 0.15, 0.5)
