@@ -1,13 +1,14 @@
-"""A picture and a speech recording become a talking video: `python scripts/demo.py`.
+"""A drawn character talks for 20 seconds, on a CPU: `python scripts/demo.py`.
 
 Makes an environment and a ComfyUI the first time, starts a server on this machine (or uses --server URL), queues the
-workflow and shows how far the take and its chunk are. The bundled models are tiny and random: they show that everything
-runs, not what a trained model looks like.
+puppet's workflow, shows how far the take and its chunk are, and measures the video. Where no ComfyUI can be had, the
+same take is made without one (--headless). Other workflows run as well; those with tiny random models get them made.
 """
 import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -19,29 +20,34 @@ from pathlib import Path
 import comfy_server
 
 PACK = environment.PACK
-WORKFLOW = PACK / "workflows" / "api" / "first_take.json"
-PICTURE, SPEECH = PACK / "assets" / "portrait.png", PACK / "assets" / "speech.flac"
+WORKFLOW = PACK / "workflows" / "api" / "puppet.json"
+ASSETS = PACK / "assets"
+PUPPET, TINY = "lodestar_puppet", "lodestar_tiny"   # how models are named that ship, and that are made here
 
 # glibc returns each large block to the system at once; decoding on a CPU then spends 40 % of its time on page faults.
 ALLOCATOR = (("MALLOC_ARENA_MAX", 1), ("MALLOC_MMAP_THRESHOLD_", 2 ** 30), ("MALLOC_TRIM_THRESHOLD_", 2 ** 31))
 
 
-def set_file(prompt: dict, class_type: str, key: str, bundled: Path, chosen: Path | None, client) -> None:
-    """Send `chosen`, else the bundled file, and write its name on the server into the node that loads it.
+def set_file(prompt: dict, class_type: str, key: str, chosen: Path | None, client) -> None:
+    """Send `chosen`, else the bundled file that is named, and write its name on the server into the node that loads it.
 
-    A workflow's own files are left alone: without `chosen`, only nodes that name the bundled file are touched.
+    A workflow's own files are left alone: without `chosen`, only nodes that name a bundled file are touched.
     """
     loaders = [node for node in prompt.values() if node["class_type"] == class_type]
-    targets = [node for node in loaders if node["inputs"].get(key) == bundled.name]
+    targets = [node for node in loaders if bundled(node["inputs"].get(key))]
     if chosen and not targets:
         if len(loaders) != 1:
-            raise ValueError(f"--{key} sets the one {class_type} node, and this workflow has {len(loaders)}: name "
-                             f"{bundled.name} in the node that is meant")
+            raise ValueError(f"--{key} sets the one {class_type} node, and this workflow has {len(loaders)}: name a "
+                             f"file of {ASSETS} in the node that is meant")
         targets = loaders
-    if targets:
-        name = client.upload(chosen or bundled)
-        for node in targets:
-            node["inputs"][key] = name
+    for node in targets:
+        node["inputs"][key] = client.upload(chosen or bundled(node["inputs"][key]))
+
+
+def bundled(name: str) -> Path | None:
+    """The pack's own file of that name."""
+    path = ASSETS / Path(name).name
+    return path if path.name == name and path.is_file() else None
 
 
 def set_seconds(prompt: dict, seconds: float) -> None:
@@ -50,6 +56,16 @@ def set_seconds(prompt: dict, seconds: float) -> None:
         raise ValueError("--seconds sets max_seconds of the LodestarPlanTake node, and this workflow has none")
     for node in plans:
         node["inputs"]["max_seconds"] = seconds
+
+
+def filled_in(options: argparse.Namespace, client) -> dict:
+    """The workflow with the files and the length that were asked for."""
+    prompt = json.loads(options.workflow.read_text(encoding="utf-8"))
+    set_file(prompt, "LoadImage", "image", options.image, client)
+    set_file(prompt, "LoadAudio", "audio", options.audio, client)
+    if options.seconds:
+        set_seconds(prompt, options.seconds)
+    return prompt
 
 
 def bar(done: float, width: int = 16) -> str:
@@ -62,6 +78,7 @@ class Progress:
 
     def __init__(self, prompt: dict):
         self.prompt, self.chunk, self.step, self.steps, self.told = prompt, {}, 0, 1, ""
+        self.borders: list[int] = []    # the first frame of each chunk but the take's first
         self.begun: tuple[int, float] | None = None  # first chunk seen (a resumed take starts late), when
 
     def __call__(self, kind: str, data: dict) -> None:
@@ -70,6 +87,8 @@ class Progress:
             self.tell(f"{node.get('class_type', 'node')} (node {data['node']})")
         elif kind == "lodestar.chunk":
             self.chunk, self.step = data, 0
+            if 0 < data["frames_done"] < data["frames_total"]:
+                self.borders.append(data["frames_done"])
             self.begun = self.begun or (data["chunk"], time.monotonic())
             self.tell(self.bars())
         elif kind == "progress" and self.chunk and data.get("node") == self.chunk["node"]:
@@ -134,19 +153,42 @@ def describe(path: Path) -> str:
                 f"{sound.channels} channel{'s' if sound.channels > 1 else ''}")
 
 
-def take(client: comfy_server.Client, options: argparse.Namespace) -> Path:
-    """Fill the workflow in, run it on `client` and return the finished video."""
-    prompt = json.loads(options.workflow.read_text(encoding="utf-8"))
-    set_file(prompt, "LoadImage", "image", PICTURE, options.image, client)
-    set_file(prompt, "LoadAudio", "audio", SPEECH, options.audio, client)
-    if options.seconds:
-        set_seconds(prompt, options.seconds)
+def take(client: comfy_server.Client, options: argparse.Namespace) -> tuple[Path, list[int]]:
+    """Fill the workflow in, run it on `client` and return the finished video and its chunk borders."""
+    prompt = filled_in(options, client)
+    progress = Progress(prompt)
     try:
-        entry = client.run(prompt, Progress(prompt))
+        entry = client.run(prompt, progress)
     finally:
         if sys.stdout.isatty():
             print()
-    return local_path(client, finished_video(entry))
+    return local_path(client, finished_video(entry)), progress.borders
+
+
+class Here:
+    """Stands where a client stands: files are used where they lie."""
+    upload = staticmethod(str)
+
+
+def take_here(options: argparse.Namespace) -> tuple[Path, list[int]]:
+    """The same without ComfyUI."""
+    from golden import load_pack
+    load_pack()
+    import headless_take
+    prompt = filled_in(options, Here)
+    progress, target = Progress(prompt), PACK / "out" / "puppet.mp4"
+    target.parent.mkdir(exist_ok=True)
+    headless_take.make(prompt, target, lambda **told: progress("lodestar.chunk", {"node": "", **told}))
+    return target, progress.borders
+
+
+def reported(video: Path, borders: list[int], options: argparse.Namespace) -> str:
+    """The figures of the video and where its report is; the puppet is looked at by its own eye."""
+    import report
+    workflow = options.workflow.read_text(encoding="utf-8")
+    named = (node["inputs"].get("image") for node in json.loads(workflow).values() if node["class_type"] == "LoadImage")
+    reference = options.image or next(filter(None, map(bundled, named)), None)
+    return report.measured(video, reference, borders, drawn=PUPPET in workflow)
 
 
 @contextlib.contextmanager
@@ -159,7 +201,8 @@ def server_of(options: argparse.Namespace, comfyui: Path | None):
         os.environ.setdefault(name, str(size))
     base = environment.cache_folder() / "demo"
     with environment.only_one(base.with_suffix(".lock")):
-        comfy_server.prepare_base(base, environment.tiny_models(Path(sys.executable)))
+        tiny = TINY in options.workflow.read_text(encoding="utf-8")
+        comfy_server.prepare_base(base, environment.tiny_models(Path(sys.executable)) if tiny else None)
         started = time.monotonic()
         with comfy_server.started(comfyui, base, gpu=options.gpu) as server:
             print(f"ComfyUI {environment.comfyui_version(comfyui)} at {server.url}, "
@@ -183,36 +226,56 @@ def positive_seconds(text: str) -> float:
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=existing_file, help="the portrait; default: the bundled one")
+    parser.add_argument("--image", type=existing_file, help="the picture; default: the bundled one")
     parser.add_argument("--audio", type=existing_file, help="the speech; default: the bundled one")
     parser.add_argument("--seconds", type=positive_seconds, help="use only the first seconds of the speech")
     parser.add_argument("--workflow", type=existing_file, default=WORKFLOW, help="an API-format workflow (.json)")
     parser.add_argument("--server", metavar="URL", help="a running ComfyUI that has the pack and the models")
     parser.add_argument("--gpu", action="store_true", help="let the server use the GPU; default: CPU only")
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: found, else cloned")
+    parser.add_argument("--headless", action="store_true", help="the puppet's take without any ComfyUI")
     return parser.parse_args(arguments)
+
+
+def host_of(options: argparse.Namespace) -> Path | None:
+    """The ComfyUI to start; None where somebody else's is used, or none. Without any, only the puppet can be had."""
+    if options.server:
+        return None
+    if not options.headless:
+        found = environment.own_comfyui(options.comfyui) or environment.find_comfyui(environment.NEWEST)
+        if found:
+            return found
+        print("No ComfyUI can be had: the take is made without it.", flush=True)
+        options.headless = True
+        sys.argv.append("--headless")   # of this command, when it goes on in its environment
+    if PUPPET not in options.workflow.read_text(encoding="utf-8"):
+        sys.exit(f"{options.workflow.name} needs a ComfyUI: name one with --comfyui PATH, or a running one with "
+                 "--server URL. Without any, only the puppet's takes can be made.")
+    return None
 
 
 def main() -> None:
     options = parse_options()
     environment.stop_on_signals()
-    own = None if options.server else environment.own_comfyui(options.comfyui)
-    comfyui = None if options.server else own or environment.find_comfyui(environment.NEWEST)
-    if not options.server and comfyui is None:
-        sys.exit("The demo needs a ComfyUI: name one with --comfyui PATH, or a running one with --server URL.")
+    comfyui = host_of(options)
     wanted = environment.CLIENT if options.server else environment.requirements(comfyui)
     environment.enter(environment.make_environment(list(wanted)))
     started = time.monotonic()
     try:
-        with server_of(options, comfyui) as client:
-            path = take(client, options)
+        if options.headless:
+            path, borders = take_here(options)
+        else:
+            with server_of(options, comfyui) as client:
+                path, borders = take(client, options)
+        print(f"{path}\n{describe(path)}\nmade in {time.monotonic() - started:.0f} s", flush=True)
+        if importlib.util.find_spec("torch"):   # what talks to somebody else's server may have none
+            print(reported(path, borders, options))
     except comfy_server.PromptRefused as error:
         sys.exit(f"ComfyUI refused the workflow before it ran:\n{error}")
     except comfy_server.PromptFailed as error:
         sys.exit(f"ComfyUI stopped the workflow:\n{error}")
     except (comfy_server.PromptCancelled, comfy_server.ServerGone, TimeoutError, ValueError) as error:
         sys.exit(str(error))
-    print(f"{path}\n{describe(path)}\nmade in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

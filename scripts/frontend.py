@@ -17,7 +17,7 @@ SETTLED = """async () => {
   const boxes = () => JSON.stringify(app.graph.nodes.map(node => [...node.pos, ...node.size]));
   for (let before = null; before !== boxes();) { before = boxes(); await new Promise(done => setTimeout(done, 400)); }
 }"""
-INPUTS = ("portrait.png", "speech.flac")
+INPUTS = ("portrait.png", "speech.flac", "puppet.png", "speech_human.flac")
 Prompt = dict[str, dict]
 
 

@@ -25,7 +25,8 @@ from frontend import Frontend, opened
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"
 TITLE, GROUP_TITLE, PADDING, GAP, GROUP_GAP, COLUMN_GAP = 30, 50, 20, 30, 30, 50
-ROOM_FOR_A_PREVIEW = {"LoadImage": 400, "LodestarLongTake": 600, "MarkdownNote": 200}   # pixels, without the title
+ROOM_FOR_A_PREVIEW = {"LoadImage": 400, "LodestarLongTake": 600, "MarkdownNote": 200,
+                      "LodestarTakeReport": 400}   # pixels, without the title
 SCREENSHOT_WIDTH, MARGIN, MENU = 1600, 20, 60
 
 
@@ -60,6 +61,18 @@ class Page:
 WHERE = ("Below `models`: {}; *audio_encoders* {}; from Comfy-Org's Wan files (Apache-2.0) *text_encoders* "
          "`umt5_xxl_fp8_e4m3fn_scaled.safetensors` and *vae* `wan_2.1_vae.safetensors`.")
 PAGES = {
+    "puppet": Page((
+        Column(360, (Group("Models", (1, 2, 5)), Group("The speech and the character", (4, 3)))),
+        Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
+        Column(360, (Group("What is heard", (6,)), Group("What is said", (7,)), Group("Sampling", (17,)),
+                     Group("How long it is", (10,)))),
+        Column(420, (Group("Chunk by chunk to one video", (15,)), Group("What became of it", (16,))))),
+        folded=Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps"))),
+        note="A drawn character talks, on any computer: the puppet is a LongCat avatar of 4 million numbers, trained "
+             "on drawings. Model and VAE come with the pack: there is nothing to download. Put `puppet.png` and "
+             "`speech_human.flac` from the pack's `assets` folder on the two Load nodes and run: 20 seconds in a "
+             "minute or two, without a graphics card.\n\nTo try: bypass *Lookahead Anchor* and see what becomes of "
+             "the character; set its distance to 80; set *Latent Stitch* to re-encode; your own voice."),
     "first_take": Page((
         Column(360, (Group("Models", (1, 2, 5)), Group("The speech and the person", (4, 3)))),
         Column(360, (Group("What keeps the person the same", (7, 8)), Group("What is said", (6,)))),

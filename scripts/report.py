@@ -8,6 +8,7 @@ import environment  # isort: skip - first, because it refuses a Python that is t
 import argparse
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -35,6 +36,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="where the mouth is, for lip sync: left, top, right, bottom, from 0 to 1 of the picture")
     parser.add_argument("--models", type=Path, metavar="FOLDER",
                         help="where OpenCV's face files are; default: the models folder of the ComfyUI that is found")
+    parser.add_argument("--drawn", action="store_true", help="the puppet's take: look at a drawn character")
     return parser.parse_args(arguments)
 
 
@@ -45,31 +47,41 @@ def face_folders(named: Path | None) -> list[Path]:
     return [comfyui / "models" / "lodestar", comfyui / "models"] if comfyui else []
 
 
-def report(options: argparse.Namespace) -> None:
-    """Measure, write, and say what was found."""
-    import numpy as np
-    import torch
+def measured(path: Path, reference: Path | None = None, borders: Sequence[int] = (), mouth: str = "",
+             models: Sequence[Path] = (), drawn: bool = False) -> str:
+    """Measures, writes, and says what was found. `drawn`: looked at by the puppet's eye. ValueError and OSError for
+    what cannot be read."""
     from golden import load_pack
-    from PIL import Image, ImageOps, UnidentifiedImageError
     load_pack()
     from lodestar.pipelines.evaluate import evaluate
     from lodestar.pipelines.moving_pictures import VideoFile
     from lodestar.pipelines.report_files import beside, save_report
-    from lodestar.pipelines.report_picture import figures_of, missing_of, report_picture
+    from lodestar.pipelines.report_picture import figures_of, missing_of, number, report_picture
+    video, look, identity = VideoFile(path), None, None
+    picture = opened(reference) if reference else None
+    if drawn:
+        from lodestar.training.puppet.looker import looker
+        look = looker().look
+        identity = None if picture is None else looker().read(picture[None]).embeddings[0]
+    found = evaluate(video, borders=borders, reference=picture, mouth_box=mouth, models=models, look=look,
+                     identity=identity, on_frames=teller(video.stated_frames))
+    paths = save_report(found, report_picture(found), beside(path))
+    figures = figures_of(found)
+    if who := found["measures"].get("identity"):
+        first, last = number(who["first_second"]), number(who["last_second"])
+        figures.insert(0, ("Identity", f"{first} in the first second, {last} in the last  (1: the same person)"))
+    return "\n".join([*(f"{name}: {value}" for name, value in figures), *missing_of(found), *map(str, paths)])
+
+
+def opened(path: Path):
+    """A picture (H, W, 3), float 0..1."""
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps, UnidentifiedImageError
     try:
-        video, reference = VideoFile(options.video), None
-        if options.reference:
-            picture = ImageOps.exif_transpose(Image.open(options.reference)).convert("RGB")
-            reference = torch.from_numpy(np.array(picture)) / 255
-        found = evaluate(video, borders=options.borders, reference=reference, mouth_box=options.mouth,
-                         models=face_folders(options.models), on_frames=teller(video.stated_frames))
-        paths = save_report(found, report_picture(found), beside(options.video))
-    except UnidentifiedImageError:
-        sys.exit(f"{options.reference}: no picture that Pillow can read")
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    print("\n".join([*(f"{name}: {value}" for name, value in figures_of(found)), *missing_of(found),
-                     *map(str, paths)]))
+        return torch.from_numpy(np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))) / 255
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: no picture that Pillow can read") from error
 
 
 def teller(total: int):
@@ -86,7 +98,11 @@ def main() -> None:
     if not all(map(importlib.util.find_spec, ("torch", "numpy", "av", "PIL"))):
         environment.stop_on_signals()
         environment.enter(environment.make_environment(environment.requirements(None)))
-    report(options)
+    try:
+        print(measured(options.video, options.reference, options.borders, options.mouth, face_folders(options.models),
+                       options.drawn))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
 """The scripts without ComfyUI: finding one, making an environment, counting results, filling a workflow in, bars."""
-import argparse
 import importlib.util
 import json
 import os
@@ -225,14 +224,14 @@ def loader(picture):
 
 def set_picture(prompt, chosen=None):
     client = Uploads()
-    demo.set_file(prompt, "LoadImage", "image", demo.PICTURE, chosen, client)
+    demo.set_file(prompt, "LoadImage", "image", chosen, client)
     return client.sent, [node["inputs"]["image"] for node in prompt.values()]
 
 
 def test_the_bundled_file_goes_where_it_is_named():
     assert set_picture({"1": loader("portrait.png"), "2": loader("mine.png")}) == (
-        [demo.PICTURE], ["portrait (1).png", "mine.png"])
-    assert set_picture({"1": loader("mine.png")}) == ([], ["mine.png"])
+        [demo.ASSETS / "portrait.png"], ["portrait (1).png", "mine.png"])
+    assert set_picture({"1": loader("mine.png"), "2": loader("../README.md")}) == ([], ["mine.png", "../README.md"])
 
 
 def test_a_chosen_file_replaces_the_bundled_or_the_only_one():
@@ -278,6 +277,7 @@ def test_bars_follow_take_and_chunk(capsys, monkeypatch):
     progress("progress", {"node": "7", "value": 5, "max": 8})  # 4 chunks of 2 steps: half of the third
     assert progress.bars() == "take [##########......] 40/80 frames  chunk 3/4 [####....] 3.0 s each"
     progress(*chunk(4))
+    assert progress.borders == [20, 40]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and "LodestarLongTake" in lines[0] and lines[-1] == f"take {demo.bar(1)} 80/80 frames"
 
@@ -346,10 +346,14 @@ def test_a_server_is_stopped_however_the_block_ends(tmp_path):
     assert server.process.poll() is not None
 
 
-def test_the_demo_without_a_comfyui_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "parse_options", lambda: argparse.Namespace(server=None, comfyui=None))
+def test_without_a_comfyui_only_the_puppet_can_be_had(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LODESTAR_CACHE", str(tmp_path))
     monkeypatch.setattr(environment, "COMFYUI_URL", (tmp_path / "nothing").as_uri())
     monkeypatch.setattr(environment, "own_comfyui", lambda named: None)
-    monkeypatch.setattr(environment, "stop_on_signals", lambda: None)
-    with pytest.raises(SystemExit, match="--comfyui PATH.*--server URL"):
-        demo.main()
+    monkeypatch.setattr(sys, "argv", ["demo.py"])
+    options = demo.parse_options([])
+    assert demo.host_of(options) is None and options.headless and sys.argv == ["demo.py", "--headless"]
+    assert "cannot be had" in capsys.readouterr().out
+    other = demo.parse_options(["--headless", "--workflow", str(demo.WORKFLOW.with_name("first_take.json"))])
+    with pytest.raises(SystemExit, match="first_take.json .*--comfyui PATH.*--server URL"):
+        demo.host_of(other)

@@ -20,7 +20,7 @@ STEPS = {"kind": "normal", "steps": 4}
 def minute(tmp_path_factory):
     """61.3 s of speech, 16 kHz mono."""
     path = tmp_path_factory.mktemp("speech") / "minute.wav"
-    with av.open(str(demo.SPEECH)) as container:
+    with av.open(str(demo.ASSETS / "speech.flac")) as container:
         spoken = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
         rate = container.streams.audio[0].rate
     with wave.open(str(path), "wb") as file:
@@ -36,8 +36,8 @@ def take(server, name, prefix, **plan):
     path = environment.PACK / "workflows" / "api" / f"{name}.json"
     prompt = without_text_encoder(json.loads(path.read_text(encoding="utf-8")))
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    demo.set_file(prompt, "LoadImage", "image", demo.PICTURE, None, server)
-    demo.set_file(prompt, "LoadAudio", "audio", demo.SPEECH, None, server)
+    demo.set_file(prompt, "LoadImage", "image", None, server)
+    demo.set_file(prompt, "LoadAudio", "audio", None, server)
     inputs["LodestarPlanTake"].update(width=64, height=64, **plan)
     inputs["LodestarLongCatSchedule"].update(STEPS)
     inputs["LodestarLongTake"]["filename_prefix"] = prefix
@@ -62,8 +62,8 @@ def clip(server, text_scale, audio_scale):
         "load": ("LodestarLoadLongCat", {"model_name": "LongCat-Video-Avatar/avatar_single", "weight_dtype": "default",
                                          "clean_cache": "VRAM"}),
         "vae": ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
-        "picture": ("LoadImage", {"image": server.upload(demo.PICTURE)}),
-        "sound": ("LoadAudio", {"audio": server.upload(demo.SPEECH)}),
+        "picture": ("LoadImage", {"image": server.upload(demo.ASSETS / "portrait.png")}),
+        "sound": ("LoadAudio", {"audio": server.upload(demo.ASSETS / "speech.flac")}),
         "encoder": ("LodestarLoadAudioEncoder", {"audio_encoder_name": "chinese-wav2vec2-base", "normalize": "auto"}),
         "heard": ("LodestarLongCatSpeech", {"audio": ["sound", 0], "audio_encoder": ["encoder", 0], "version": "auto",
                                             "noise_floor": False, "noise_floor_seed": 0}),
