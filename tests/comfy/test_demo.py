@@ -12,6 +12,9 @@ import environment
 import pytest
 
 
+FIRST_TAKE = demo.WORKFLOW.with_name("first_take.json")
+
+
 @pytest.fixture
 def run_demo(monkeypatch):
     """demo.main() with these arguments, in this process and this environment."""
@@ -34,13 +37,24 @@ def changed(tmp_path, class_type, **inputs):
     return path
 
 
-def test_the_first_take(server, run_demo, capsys, monkeypatch, tmp_path):
+def test_the_puppet_and_its_report(server, run_demo, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "PACK", tmp_path)  # what another server made is brought into out/
-    run_demo("--server", server.url, "--seconds", 2)
-    *progress, path, contents, _ = capsys.readouterr().out.splitlines()
+    run_demo("--server", server.url, "--seconds", 2.4)
+    *progress, path, contents, _, identity, seams, _, _, _, _, _, lips, _, picture = capsys.readouterr().out.splitlines()
     assert Path(path).parent == tmp_path / "out" and contents == demo.describe(Path(path))
-    assert contents.startswith("2.00 s, 32 frames at 16 fps") and "; sound 2.0" in contents
-    assert any("LodestarLongTake" in line for line in progress) and "32/32 frames" in progress[-1]
+    assert contents.startswith("2.40 s, 60 frames at 25 fps, 96x96") and "; sound 2.4" in contents
+    assert any("LodestarLongTake" in line for line in progress) and any("60/60 frames" in line for line in progress)
+    assert identity.startswith("Identity: ") and seams.startswith("Seam score: ") and lips.startswith("Lip sync: ")
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_puppet_without_comfyui(run_demo, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "PACK", tmp_path)
+    run_demo("--headless", "--seconds", 1)
+    progress, _, path, contents, _, identity, *_, picture = capsys.readouterr().out.splitlines()
+    assert progress.startswith("take [....") and path == str(tmp_path / "out" / "puppet.mp4")
+    assert contents.startswith("1.00 s, 25 frames at 25 fps, 96x96") and identity.startswith("Identity: ")
+    assert Path(picture) == tmp_path / "out" / "puppet.report.png" and Path(picture).is_file()
 
 
 def test_own_picture_and_speech(server, tmp_path):
@@ -54,9 +68,10 @@ def test_own_picture_and_speech(server, tmp_path):
         container.mux([*stream.encode(frame), *stream.encode()])
     from PIL import Image
     Image.new("RGB", (90, 70), (200, 120, 90)).save(tmp_path / "mine.png")
-    path = demo.take(server, demo.parse_options(["--image", str(tmp_path / "mine.png"),
-                                                 "--audio", str(tmp_path / "mine.wav")]))
+    path, borders = demo.take(server, demo.parse_options([
+        "--workflow", str(FIRST_TAKE), "--image", str(tmp_path / "mine.png"), "--audio", str(tmp_path / "mine.wav")]))
     assert path.is_relative_to(server.base / "output") and "18 frames at 16 fps" in demo.describe(path)  # 1.125 s
+    assert borders == []
 
 
 def test_a_refused_workflow_is_one_clear_message(server, run_demo, tmp_path):
