@@ -257,6 +257,8 @@ def host_of(options: argparse.Namespace) -> Path | None:
 def main() -> None:
     options = parse_options()
     environment.stop_on_signals()
+    if not options.gpu:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")   # the models are tiny: threads would get in each other's way
     comfyui = host_of(options)
     wanted = environment.CLIENT if options.server else environment.requirements(comfyui)
     environment.enter(environment.make_environment(list(wanted)))
