@@ -1,7 +1,10 @@
 """backbones/feature_file.py: what is read is what was written, it does not stay in RAM, and a full disk is said."""
 import gc
 import os
+import sys
+from pathlib import Path
 
+import folder_paths
 import psutil
 import pytest
 import torch
@@ -35,6 +38,13 @@ def test_the_layers_outlive_the_file_object():
     del file
     gc.collect()
     assert torch.equal(torch.cat(read), whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is read from Linux' own list")
+def test_it_lies_in_comfyui_s_temp_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "fast disk"))
+    read = filled(50, 2, 8)[0].layers()
+    assert len(read) == 2 and str(tmp_path / "fast disk") in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 def test_other_types_are_kept_as_float32():

@@ -20,7 +20,7 @@ def chunk_of(tiny_models, wan):
         if name in SPEECH:
             layers, width, rate = SPEECH[name]
             features = {"encoded_audio_all_layers": [torch.ones(1, 200, width)] * layers, "rate_hz": rate}
-        given = {"width": 64, "height": 64, "frames": 17, "audio_features": features,
+        given = {"width": 96, "height": 64, "frames": 17, "audio_features": features,
                  "reference": torch.rand(1, 80, 70, 3), **changes}
         return LodestarOneChunk.execute(model, prompt, prompt, vae, **given).args
     return chunk
@@ -32,11 +32,31 @@ def chunk_of(tiny_models, wan):
     ("longcat_avatar", {"audio_windows"}, 1), ("longcat_avatar15", {"audio_windows"}, 1)])
 def test_every_family_gets_what_it_needs(chunk_of, name, keys, known):
     (_, positive), (_, negative), latent = (part[0] if isinstance(part, list) else part for part in chunk_of(name))
-    assert set(positive) == set(negative) == keys and latent["samples"].shape == (1, 16, 5, 8, 8)
+    assert set(positive) == set(negative) == keys and latent["samples"].shape == (1, 16, 5, 8, 12)
     mask = latent.get("noise_mask")
-    assert (mask is None) == (known == 0) and (mask is None or (mask == 0).sum() == known * 64)
+    assert (mask is None) == (known == 0) and (mask is None or (mask == 0).sum() == known * 96)
+    for key in keys & {"concat_latent_image", "reference_latents"}:
+        value = positive[key] if key == "concat_latent_image" else positive[key][0]
+        assert value.shape[-2:] == (8, 12)
     for key in keys & {"audio_embed", "audio_windows"}:
         assert positive[key].any() and not negative[key].any()
+
+
+def test_the_clip_hears_the_speech_from_its_beginning(chunk_of):
+    steps = torch.arange(200.0)[None, :, None].expand(1, 200, 64)
+    heard = chunk_of("longcat_avatar15", audio_features={"encoded_audio_all_layers": [steps] * 5, "rate_hz": 25.0}
+                     )[0][0][1]["audio_windows"]
+    assert torch.equal(heard[0, 0, :, 2, 0, 0], torch.arange(17.0)), "around each frame, its own step in the middle"
+
+
+def test_each_voice_comes_with_its_person_s_place(chunk_of):
+    masks, voices = torch.zeros(1, 3, 80, 120), tuple([torch.ones(1, 200, 64)] * 5 for _ in range(2))
+    masks[:, 0, :, :60] = masks[:, 1, :, 60:] = 1
+    features = {"voices": voices, "rate_hz": 25.0, "people_masks": masks}
+    for side in chunk_of("longcat_avatar15", audio_features=features, reference=torch.rand(1, 80, 120, 3))[:2]:
+        placed = side[0][1]["people_masks"]
+        assert placed.shape == (1, 3, 64, 96) and placed[0, 0, :, :48].all() and placed[0, 1, :, 48:].all()
+        assert placed.sum() == 64 * 96
 
 
 def test_frames_default_to_what_the_model_was_trained_with(chunk_of):
@@ -50,6 +70,8 @@ def test_what_does_not_fit_is_refused(chunk_of):
                                                      "rate_hz": 25.0})
     with pytest.raises(ValueError, match="width, height: got 24x64, wanted multiples of 16"):
         chunk_of("wan21_t2v", width=24)
+    with pytest.raises(ValueError, match="width, height: got 96x24"):
+        chunk_of("wan21_t2v", height=24)
     people = {"encoded_audio_all_layers": [torch.ones(1, 50, 64)] * 5, "rate_hz": 25.0,
               "people_masks": torch.ones(1, 3, 50, 50)}
     with pytest.raises(ValueError, match="got a picture of 70x80, but the people were marked on one of 50x50"):
