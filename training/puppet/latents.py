@@ -1,4 +1,4 @@
-"""Clips of the puppet's world as latents, made once: `python -m training.puppet.latents VAE FOLDER --clips 1500`.
+"""Clips of the puppet's world as latents, made once: `python -m training.puppet.latents VAE FOLDER --clips 1200`.
 
 Of every clip: its latents as one stream, so that any but the first is a video-type latent; the context of some windows
 encoded afresh, which begins with an image-type latent; pictures of the same person at a grid of times inside the clip,
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vae", type=Path, help="the trained vae.safetensors")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=1500)
+    parser.add_argument("--clips", type=int, default=1200)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--part", default="0/1", help="this process's share of the files: 0/2 and 1/2 for two")
     parser.add_argument("--device", default="cpu")

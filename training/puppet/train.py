@@ -32,7 +32,7 @@ class Config:
     name: str
     seed: int = 0
     stem: str = ""
-    clips: int = 1500
+    clips: int = 1200
     batch: int = 8
     steps: int = 3000
     rate: float = 3e-2
