@@ -66,7 +66,8 @@ def ship(runs: Path, models: Path) -> list[Path]:
             weights, metadata = weights if name == "puppet" else int8(weights), {"config": json.dumps(CONFIG)}
         save_file(weights, target, metadata)
         how = told(runs / name, **how, parameters=sum(weight.numel() for weight in load_file(made).values()))
-        (models / "puppet" / f"{name}.json").write_text(json.dumps(how, indent=1), encoding="utf-8")
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in how.items())
+        (models / "puppet" / f"{name}.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
         written.append(target)
     return written
 

@@ -1,0 +1,60 @@
+"""The trained puppet behaves as it should, with the weights that ship: a minute of three people nobody trained it on."""
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lodestar.training.puppet.looker import looker
+from lodestar.training.puppet.network import trained
+from lodestar.training.puppet.ship import shipped
+from lodestar.training.puppet.speech import load_tracks
+from lodestar.training.puppet.vae import SIZE
+from lodestar.training.puppet.world import World
+
+PACK = Path(__file__).resolve().parents[2]
+sys.path.append(str(PACK / "benchmarks"))
+claims_conditions, claims_measures, claims_takes, claims_vae = (
+    importlib.import_module(f"claims_{name}") for name in ("conditions", "measures", "takes", "vae"))
+CHARACTERS, SECONDS, EVERY = 3, 60.0, 12
+AHEAD = "ahead 12"
+
+
+@pytest.fixture(scope="module")
+def studio():
+    """(cast, codec, eye, network)"""
+    codec = claims_vae.PuppetVAE(shipped("vae"))
+    world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=SIZE, held_out=1)
+    cast = claims_takes.cast(world, codec, CHARACTERS, claims_conditions.chunks_for(SECONDS), silent=False)
+    return cast, codec, looker(), trained(shipped("puppet"))
+
+
+@pytest.fixture(scope="module")
+def found(studio):
+    """By condition, {figure: (characters,)} and readings over the minute."""
+    cast, codec, eye, network = studio
+    chunks = claims_conditions.looked_at(cast.chunks, EVERY)
+    results = {}
+    for name in ("none", AHEAD):
+        latents = claims_takes.made(network, codec, claims_conditions.CONDITIONS[name], cast)
+        seen = claims_measures.readings(eye, codec, cast, SIZE, chunks, lambda chunk, latents=latents:
+                                        claims_takes.frames_of_chunk(codec, latents, chunk))
+        results[name] = claims_measures.figures(seen, cast, chunks), seen
+    return results
+
+
+def test_an_anchor_keeps_the_face_for_a_minute(found):
+    (free, _), (held, _) = found["none"], found[AHEAD]
+    assert held["identity_slope"].mean() < 0.5 * free["identity_slope"].mean()
+    assert (held["identity_end"] < free["identity_end"]).all()
+
+
+def test_lips_follow_the_speech(found):
+    figures, _ = found[AHEAD]
+    assert (np.abs(figures["lag"]) <= 1).all() and figures["sync"].mean() > 0.4
+
+
+def test_lettering_can_be_read_at_minute_one(found):
+    (_, free), (_, held) = found["none"], found[AHEAD]
+    readable = [seen["letters"][:, -1].float().mean().item() for seen in (free, held)]
+    assert readable[1] > 0.75 and readable[1] > readable[0]
