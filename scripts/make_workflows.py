@@ -4,7 +4,6 @@ Each prompt is opened in ComfyUI's own frontend, laid out as PAGES says with the
 there, and saved as the frontend saves it. The result is the same on every run.
 
     --screenshots     also draw docs/images/first_take_classic.png, …_nodes2.png and the templates' thumbnails
-    --frames VIDEO    instead: docs/images/first_take_frames.png, three frames of a finished video side by side
 """
 import environment  # isort: skip - first, because it refuses a Python that is too old
 
@@ -277,20 +276,6 @@ def draw(frontend: Frontend) -> None:
         picture.save(WORKFLOWS / f"{name}.jpg", quality=85)
 
 
-def strip(video: Path, target: Path, space: int = 8) -> None:
-    """Three frames of a video, from the middle of each third, side by side."""
-    import av
-    from PIL import Image
-    with av.open(str(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    width, height = frames[0].size
-    picture = Image.new("RGB", (width * 3 + space * 2, height), "white")
-    for column in range(3):
-        picture.paste(frames[len(frames) * (2 * column + 1) // 6], (column * (width + space), 0))
-    picture.save(target, optimize=True)
-    print(target)
-
-
 def make(screenshots: bool, comfyui: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = comfy_server.prepare_base(Path(temporary), environment.tiny_models(Path(sys.executable)))
@@ -307,7 +292,6 @@ def make(screenshots: bool, comfyui: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--screenshots", action="store_true", help="also draw docs/images and the thumbnails")
-    parser.add_argument("--frames", type=Path, metavar="VIDEO", help="only make the strip of three frames")
     options = parser.parse_args()
     environment.stop_on_signals()
     comfyui = environment.find_comfyui(environment.NEWEST)
@@ -315,10 +299,7 @@ def main() -> None:
         sys.exit("A ComfyUI and a Chromium or Chrome ($CHROMIUM_PATH) are needed.")
     environment.enter(environment.make_environment(environment.requirements(comfyui)))
     IMAGES.mkdir(parents=True, exist_ok=True)
-    if options.frames:
-        strip(options.frames, IMAGES / "first_take_frames.png")
-    else:
-        make(options.screenshots, comfyui)
+    make(options.screenshots, comfyui)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The trained puppet behaves as it should, with the weights that ship: a minute of three people nobody trained it on."""
+"""The trained puppet, with the weights that ship: a minute of three people it has never seen."""
 import importlib
 import sys
 from pathlib import Path
