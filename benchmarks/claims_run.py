@@ -109,12 +109,21 @@ def run(options: argparse.Namespace) -> None:
     seen, found = measured(studio, [claim for claim in CLAIMS if claim.number in asked])
     minutes = (time.monotonic() - started) / 60
     silent = f" ({min(size[1], SILENT_SECONDS):g} s where nobody speaks)"
-    made_by = (f"`python benchmarks/claims.py{' --quick' * options.quick}`: {size[0]} held-out characters, each "
-               f"{size[1]:g} s{silent}; {minutes:.0f} minutes, takes kept from before not counted, on {os.cpu_count()} "
-               f"cores, {platform.machine()}; {time.strftime('%Y-%m-%d')}.")
+    made_by = (f"`{command(options)}`: {size[0]} held-out characters, each {size[1]:g} s{silent}; {minutes:.0f} "
+               f"minutes, takes kept from before not counted, on {os.cpu_count()} cores, {platform.machine()}; "
+               f"{time.strftime('%Y-%m-%d')}.")
     plots = drawn(studio, seen, found, options.page.parent / "images")
     written(options.page, page(found, asked, made_by, [f"images/{name}.png" for name in plots]))
     print(options.page)
+
+
+def command(options: argparse.Namespace) -> str:
+    """What makes the page again."""
+    given = {"--claims": options.claims, "--characters": options.characters, "--seconds": options.seconds,
+             "--every": options.every}
+    words = [word for name, value in given.items() if value
+             for word in (name, *(value if isinstance(value, list) else [value]))]
+    return " ".join(map(str, ("python benchmarks/claims.py", *["--quick"] * options.quick, *words)))
 
 
 def measured(studio: Studio, claims: list[Claim]) -> tuple[dict, dict]:

@@ -308,6 +308,7 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
                                  corpus=tmp_path, kept=tmp_path / "kept", page=tmp_path / "docs" / "claims.md")
     claims_run.run(options)
     text = options.page.read_text()
+    assert "`python benchmarks/claims.py --quick --claims 1 6 --characters 2 --seconds 2.5 --every 1`" in text
     assert "## 6. Stitched latents, trained and used, against a hand-over that is only used, or re-encoded: not meas" \
         in text and "used only: no weights" in capsys.readouterr().out
     assert text.count("| 1 |") == 1 and "- no take of: stitching not trained, used" in text

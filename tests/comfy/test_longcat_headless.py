@@ -37,7 +37,7 @@ def story(into):
 @pytest.mark.parametrize(("techniques", "audio_scale", "references", "known", "start"), [
     ((), 1.0, 1, KNOWN, None), ((), 1.0, 0, 0, None), ((), 1.0, 0, KNOWN, None),
     ((LookaheadAnchor(3),), 1.0, 1, 0, None), ((LookaheadAnchor(3),), 1.0, 2, KNOWN, None),
-    ((LookaheadAnchor(3),), 1.0, 1, KNOWN, 1),
+    ((LookaheadAnchor(1, "in chunk", 5),), 1.0, 1, KNOWN, 1),
     ((LookaheadAnchor(1, "in chunk", 5), ReferenceSkip("hard", 2)), 1.0, 1, KNOWN, None),
     ((LookaheadAnchor(1, "in chunk", 5), ReferenceSkip("soft", 1, 0.4)), 3.0, 1, KNOWN, None)])
 def test_headless_equals_the_host(tiny_models, techniques, audio_scale, references, known, start):
