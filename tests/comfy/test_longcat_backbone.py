@@ -245,6 +245,19 @@ def test_branches_with_references_of_their_own_share_nothing(model, built):
     assert torch.allclose(*results, atol=1e-5)
 
 
+def test_a_reference_that_changes_during_a_run_is_kept_anew(model, built):
+    results, noise = [], random(1, 16, FRAMES, *SIZE)
+    for kind in (model, attach.with_technique(model, CleanCaching())):
+        made = guider(kind)
+        first = made.original_conds["positive"][0]
+        then = {"start_percent": 0.5, "reference_latents": [random(1, 16, 1, *SIZE, seed=98)]}
+        made.original_conds["positive"] = [{**first, "end_percent": 0.5}, {**first, **then}]
+        with torch.inference_mode():
+            results.append(made.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), SIGMAS,
+                                       disable_pbar=True, seed=1))
+    assert built == [1, 1] and torch.allclose(*results, atol=1e-5)
+
+
 @pytest.mark.parametrize("technique", [LookaheadAnchor(12), LookaheadAnchor(5, latents=random(1, 16, 1, *SIZE, seed=9)),
                                        ReferenceSkip("hard", 3), ReferenceSkip("soft", 2, 0.4), STORY])
 def test_the_cache_composes_with_the_other_techniques(model, technique):
