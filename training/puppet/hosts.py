@@ -12,13 +12,8 @@ def wan_vae(width: int, device="cpu"):
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK]   # it hides ComfyUI's `nodes`
     sys.path.append(str(PACK / "scripts"))
     import environment
-    comfyui = environment.own_comfyui() or environment.cache_folder() / f"ComfyUI-{environment.NEWEST}"
     if "comfy" not in sys.modules:
-        sys.path.insert(0, str(comfyui))
-        import comfy.options
-        comfy.options.enable_args_parsing(False)
-        import comfy.cli_args
-        comfy.cli_args.args.cpu = str(device) == "cpu"
+        environment.bring_comfyui(environment.newest_comfyui(), cpu=str(device) == "cpu")
     import comfy.ldm.wan.vae
     vae = comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
                                    temperal_downsample=[False, True, True]).to(device)
