@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from ...techniques.speech_guidance import combined, shares
 from ...techniques.technique import Moment, Technique
@@ -26,6 +27,12 @@ class Request:
     techniques: tuple[Technique, ...] = ()
     moment: Moment = Moment()
     audio_scale: float = 1.0
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Tensor:
+    """(B, S, H * D) each, as ComfyUI's own attention is called: what a network without ComfyUI is built with."""
+    parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    return scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
 def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) -> Tensor:

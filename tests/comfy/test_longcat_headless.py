@@ -23,11 +23,6 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def attention(query, key, value, heads, **_):
-    parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
-
-
 def story(into):
     """Keyframes at 1 s and 2 s, in the space that `into` makes of latents."""
     frames = (into(random(1, 16, 1, *SIZE, seed=seed)) for seed in (11, 12))
@@ -45,7 +40,7 @@ def test_headless_equals_the_host(tiny_models, techniques, audio_scale, referenc
     folder = tiny_models / "models" / "diffusion_models"
     model = load_longcat(str(folder / "lodestar_tiny_longcat_avatar15.safetensors"))
     weights = {name: tensor.float() for name, tensor in model.model.diffusion_model.state_dict().items()}
-    network = LongCat(LongCatConfig.from_weights(weights), torch.nn, attention, torch.float32)
+    network = LongCat(LongCatConfig.from_weights(weights), torch.nn, headless.attention, torch.float32)
     network.load_state_dict(weights)
     out, into = model.model.process_latent_out, model.model.process_latent_in
     head, reference = random(1, 16, known, *SIZE, seed=8), random(1, 16, references, *SIZE, seed=6)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from lodestar.training.puppet.hosts import wan_vae, without_past
 from lodestar.training.puppet.looker import looker
 from lodestar.training.puppet.network import trained
 from lodestar.training.puppet.ship import shipped
@@ -58,3 +60,18 @@ def test_lettering_can_be_read_at_minute_one(found):
     (_, free), (_, held) = found["none"], found[AHEAD]
     readable = [seen["letters"][:, -1].float().mean().item() for seen in (free, held)]
     assert readable[1] > 0.75 and readable[1] > readable[0]
+
+
+def test_a_vae_without_a_past_knows_of_single_frames_what_it_knew():
+    torch.manual_seed(0)
+    vae = wan_vae(8).eval()
+    for name, weight in vae.named_parameters():
+        weight.data += 0.03 * torch.randn_like(weight) * ("time_conv.bias" not in name)
+    still, clip = torch.rand(1, 3, 1, 32, 32) * 2 - 1, torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        before, moved = vae.decode(vae.encode(still)), vae.decode(vae.encode(clip))
+        without_past(vae)
+        assert torch.allclose(vae.decode(vae.encode(still)), before, atol=1e-5)
+        alike = vae.decode(vae.encode(clip))
+    assert (alike[:, :, 1:5] - alike[:, :, 1:2]).abs().max() < 1e-5 < (alike[:, :, 5] - alike[:, :, 4]).abs().max()
+    assert (moved[:, :, 1:5] - moved[:, :, 1:2]).abs().max() > 1e-3

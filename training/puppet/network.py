@@ -3,11 +3,10 @@ from pathlib import Path
 
 import torch
 from lodestar.backbones.longcat.config import LongCatConfig
+from lodestar.backbones.longcat.headless import attention
 from lodestar.backbones.longcat.int8 import module_keys
 from lodestar.backbones.longcat.network import LongCat
 from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 CHUNK, CONTEXT = 13, 4      # latents: 49 and 13 frames
 CONFIG = {  # the fields of an official config.json; speech is 5 x 16 numbers at 25 Hz (techniques/speech_mel.py)
@@ -16,12 +15,6 @@ CONFIG = {  # the fields of an official config.json; speech is 5 x 16 numbers at
     "text_tokens_zero_pad": False, "audio_window": 5, "audio_block": 5, "audio_channel": 16, "intermediate_dim": 128,
     "output_dim": 64, "context_tokens": 4, "vae_scale": 4, "audio_prenorm": False, "class_range": 24,
     "class_interval": 4}
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Tensor:
-    """(B, S, H * D) each, as ComfyUI's own attention is called."""
-    parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
 def puppet(device="cpu") -> LongCat:
