@@ -4,6 +4,7 @@ A batch of held-out characters speaks for a minute under every condition of clai
 by weights, condition and source, so a run that was ended goes on where it was.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--claims", type=int, nargs="*", help="which of the eight; all of them")
     parser.add_argument("--characters", type=int, help="8; 4 with --quick")
     parser.add_argument("--seconds", type=float, help="60; 20 with --quick")
-    parser.add_argument("--every", type=int, help="look at every so manyth chunk: 4; 3 with --quick")
+    parser.add_argument("--every", type=int, help="look at every so manyth chunk: 6; 3 with --quick")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4),
+                        help="processes that make takes side by side, each with its share of the cores")
+    parser.add_argument("--part", help="make this share of the takes only and write no page: 0/2, 1/2")
     parser.add_argument("--weights", type=Path, default=PACK / "models",
                         help="where `python -m training.puppet.ship` has put them; the pack's own")
     parser.add_argument("--corpus", type=Path, help="speech, if not the one in the cache")

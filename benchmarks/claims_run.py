@@ -2,7 +2,10 @@
 import argparse
 import os
 import platform
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 SILENT_SECONDS, STRIP_CHARACTERS = 20, 2
-USUAL, SHORT = (8, 60.0, 4), (4, 20.0, 3)       # characters, seconds, every so manyth chunk
+USUAL, SHORT = (8, 60.0, 6), (4, 20.0, 3)       # characters, seconds, every so manyth chunk
 
 
 class Studio:
@@ -34,6 +37,7 @@ class Studio:
         self.world, self.weights, self.folder = world, weights, folder
         self.characters, self.seconds, self.every = characters, seconds, every
         self.network, self.cast = cache(self.network), cache(self.cast)
+        self.spent: dict[tuple, float] = {}     # seconds of processor time, whenever that was
 
     def file(self, name: str) -> Path:
         return shipped(name, self.weights)
@@ -76,8 +80,12 @@ class Studio:
         return (condition, weights, self.made_with, self.characters, players.chunks, self.world.size,
                 tuple(take.track.name for take in players.takes))
 
+    def kept(self, key: tuple, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found, self.spent[key] = kept(self.folder, key, make)
+        return found
+
     def latents(self, condition: Condition) -> Tensor:
-        return kept(self.folder, ("take", *self.key(condition)), lambda: {"latents": made(
+        return self.kept(("take", *self.key(condition)), lambda: {"latents": made(
             self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
 
     def seen(self, condition: Condition, told: bool) -> tuple[dict, dict]:
@@ -85,36 +93,73 @@ class Studio:
         players = self.cast_of(condition)
         usual = looked_at(players.chunks, self.every)
         looked = looked_at(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())
-        found = kept(self.folder, ("seen", *self.key(condition), looked, self.seen_with),
-                     lambda: self.look(condition, players, looked))
+        latents = None if condition.context == "truth" else self.latents(condition)
+        found = self.kept(("seen", *self.key(condition), looked, self.seen_with),
+                          lambda: self.look(latents, players, looked))
         return found, figures(found, players, usual)
 
-    def look(self, condition: Condition, players: Cast, looked: tuple[int, ...]) -> dict:
-        if condition.context == "truth":
-            return readings(self.eye, self.codec, players, self.world.size, looked,
-                            lambda chunk: true_frames_of_chunk(self.codec, players, chunk, self.world.size))
-        latents = self.latents(condition)
-        return readings(self.eye, self.codec, players, self.world.size, looked,
-                        lambda chunk: frames_of_chunk(self.codec, latents, chunk))
+    def look(self, latents: Tensor | None, players: Cast, looked: tuple[int, ...]) -> dict:
+        def frames(chunk: int) -> Tensor:
+            if latents is None:
+                return true_frames_of_chunk(self.codec, players, chunk, self.world.size)
+            return frames_of_chunk(self.codec, latents, chunk)
+
+        return readings(self.eye, self.codec, players, self.world.size, looked, frames)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Has everything made that is asked for and writes the page; with `options.part` makes that part of it only."""
     defaults = SHORT if options.quick else USUAL
     size = tuple(given or default for given, default in
                  zip((options.characters, options.seconds, options.every), defaults, strict=True))
     asked = options.claims or (QUICK if options.quick else [claim.number for claim in CLAIMS])
     world = World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
     studio = Studio(world, options.weights, options.kept, *size)
+    names = needed([claim for claim in CLAIMS if claim.number in asked])
+    if options.part:
+        measured(studio, part_of(names, *map(int, options.part.split("/"))))
+        return
     started = time.monotonic()
-    seen, found = measured(studio, [claim for claim in CLAIMS if claim.number in asked])
-    minutes = (time.monotonic() - started) / 60
+    if options.workers > 1:
+        shared_out(options.workers)
+    seen, found = measured(studio, names)
+    minutes, spent = (time.monotonic() - started) / 60, sum(studio.spent.values()) / 60
     silent = f" ({min(size[1], SILENT_SECONDS):g} s where nobody speaks)"
     made_by = (f"`{command(options)}`: {size[0]} held-out characters, each {size[1]:g} s{silent}; {minutes:.0f} "
-               f"minutes, takes kept from before not counted, on {os.cpu_count()} cores, {platform.machine()}; "
-               f"{time.strftime('%Y-%m-%d')}.")
+               f"minutes on {os.cpu_count()} cores, takes kept from before not counted; {spent:.0f} minutes of "
+               f"processor time, takes kept from before counted; {platform.machine()}, {time.strftime('%Y-%m-%d')}.")
     plots = drawn(studio, seen, found, options.page.parent / "images")
     written(options.page, page(found, asked, made_by, [f"images/{name}.png" for name in plots]))
     print(options.page)
+
+
+def needed(claims: Sequence[Claim]) -> dict[str, bool]:
+    """The names of the conditions in order, and of each whether to look where a story tells something."""
+    told = {name for claim in claims for check in claim.checks if check.figure == "told" for name in check.conditions}
+    return {name: name in told for claim in claims for name in claim.conditions}
+
+
+def part_of(names: dict[str, bool], part: int, parts: int) -> dict[str, bool]:
+    """One of `parts` shares that take about as long: what takes longest is dealt out first."""
+    def ease(name: str) -> tuple:
+        condition = CONDITIONS[name]
+        return condition.speech != "speech", condition.context == "truth", condition.context != "re-encode"
+
+    return {name: names[name] for name in sorted(names, key=ease)[part::parts]}
+
+
+def shared_out(workers: int) -> None:
+    """This command once more in so many processes, which make a share of the takes each. One thread each, on as many
+    cores, is a fifth quicker than all threads on one take."""
+    threads = str(max((os.cpu_count() or 1) // workers, 1))
+    processes = [subprocess.Popen([sys.executable, *sys.argv, "--part", f"{part}/{workers}"],
+                                  env={**os.environ, "OMP_NUM_THREADS": threads}) for part in range(workers)]
+    try:
+        if any([process.wait() for process in processes]):
+            sys.exit("a part of the takes could not be made; what was made is kept, and the same command goes on")
+    finally:
+        for process in processes:
+            process.terminate()
 
 
 def command(options: argparse.Namespace) -> str:
@@ -126,14 +171,13 @@ def command(options: argparse.Namespace) -> str:
     return " ".join(map(str, ("python benchmarks/claims.py", *["--quick"] * options.quick, *words)))
 
 
-def measured(studio: Studio, claims: list[Claim]) -> tuple[dict, dict]:
+def measured(studio: Studio, names: dict[str, bool]) -> tuple[dict, dict]:
     """Readings and figures by condition."""
-    told = {name for claim in claims for check in claim.checks if check.figure == "told" for name in check.conditions}
     seen, found = {}, {}
-    for name in dict.fromkeys(name for claim in claims for name in claim.conditions):
+    for name, told in names.items():
         started = time.monotonic()
         if studio.possible(CONDITIONS[name]):
-            seen[name], found[name] = studio.seen(CONDITIONS[name], name in told)
+            seen[name], found[name] = studio.seen(CONDITIONS[name], told)
         print(f"{name}: {time.monotonic() - started:.1f} s" if name in found else f"{name}: no weights", flush=True)
     return seen, found
 

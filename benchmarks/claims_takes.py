@@ -4,6 +4,7 @@ Paired: whatever the condition, characters, pictures, speech and the noise of ev
 """
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,12 +23,13 @@ from lodestar.training.puppet.drawing import STATE, draw
 from lodestar.training.puppet.latents import HEARD, SILENCE
 from lodestar.training.puppet.network import CHUNK
 from lodestar.training.puppet.world import FPS, Take, World
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 STEPS, SHIFT = 8, 3.0
 FIRST_SEED = 90_000         # of the characters, who are held out whatever it is
-WARM = 4                    # latents that are decoded and thrown away before those that are looked at
+WARM = 2                    # latents that are decoded and thrown away before those that are looked at: 0.02 grey levels
 SLIDE = 3                   # latents by which Sonic's windows move from step to step
 STORY = ((Fraction(1, 4), 0.95), (Fraction(2, 4), -0.65), (Fraction(3, 4), 0.95))   # share of the take, expression
 
@@ -154,15 +156,18 @@ def true_frames_of_chunk(codec: Codec, cast: Cast, chunk: int, size: int) -> Ten
     return codec.decode(codec.encode(true))[:, -NEW * TIMELINE.temporal_ratio:]
 
 
-def kept(folder: Path, key: tuple, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `make` gives, made once: a file for each key, whole or not there."""
+def kept(folder: Path, key: tuple, make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], float]:
+    """What `make` gives, made once: a file for each key, whole or not there; and the seconds of processor time that it
+    took then."""
     path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.safetensors"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        save_file({name: tensor.contiguous() for name, tensor in make().items()}, partial)
+        partial, started = path.with_suffix(".part"), time.process_time()
+        made = {name: tensor.contiguous() for name, tensor in make().items()}
+        save_file(made, partial, {"seconds": f"{time.process_time() - started:.1f}"})
         partial.replace(path)
-    return load_file(path)
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["seconds"])
 
 
 def digest(*paths: Path) -> str:

@@ -5,6 +5,7 @@ import importlib
 import sys
 from fractions import Fraction
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -212,10 +213,15 @@ def test_what_was_made_is_kept(tmp_path):
 
     def make():
         calls.append(1)
+        while process_time() < began + 0.1 * len(calls):
+            pass
         return {"x": torch.arange(3.0)}
 
+    began = process_time()
+
     for key in (("a", 1), ("a", 1), ("a", 2)):
-        assert torch.equal(claims_takes.kept(tmp_path, key, make)["x"], torch.arange(3.0))
+        found, seconds = claims_takes.kept(tmp_path, key, make)
+        assert torch.equal(found["x"], torch.arange(3.0)) and seconds == pytest.approx(0.1, abs=0.09)
     assert len(calls) == 2 and not list(tmp_path.glob("*.part"))
 
 
@@ -305,15 +311,42 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
     monkeypatch.setattr(claims_run, "load_tracks", lambda path: world.tracks)
     monkeypatch.setattr(looker, "looker", lambda path: eye)
     options = argparse.Namespace(quick=True, claims=[1, 6], characters=2, seconds=2.5, every=1, weights=tmp_path,
-                                 corpus=tmp_path, kept=tmp_path / "kept", page=tmp_path / "docs" / "claims.md")
-    claims_run.run(options)
+                                 corpus=tmp_path, kept=tmp_path / "kept", page=tmp_path / "docs" / "claims.md",
+                                 workers=1, part="0/2")
+    parts = []
+    for options.part in ("0/2", "1/2", None):
+        claims_run.run(options)
+        parts.append({line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ":" in line})
+    assert not parts[0] & parts[1] and parts[0] | parts[1] == parts[2] > {"none", "used only"}
     text = options.page.read_text()
     assert "`python benchmarks/claims.py --quick --claims 1 6 --characters 2 --seconds 2.5 --every 1`" in text
     assert "## 6. Stitched latents, trained and used, against a hand-over that is only used, or re-encoded: not meas" \
-        in text and "used only: no weights" in capsys.readouterr().out
+        in text
     assert text.count("| 1 |") == 1 and "- no take of: stitching not trained, used" in text
     for name in ("claims_drift", "claims_strip"):
         path = options.page.parent / "images" / f"{name}.png"
         assert path.stat().st_size <= 100_000 and Image.open(path).width > 400
     monkeypatch.setattr(claims_run, "made", None)       # what was made is not made again
     claims_run.run(options)
+    assert "used only: no weights" in capsys.readouterr().out
+
+
+def test_parts_are_made_side_by_side_and_a_failure_is_told(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text("import os, pathlib, sys\n"
+                      f"pathlib.Path({str(tmp_path)!r}, sys.argv[-1].replace('/', '_')).touch()\n"
+                      "assert int(os.environ['OMP_NUM_THREADS']) >= 1 and '--fail' not in sys.argv\n")
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick"])
+    claims_run.shared_out(2)
+    assert {path.name for path in tmp_path.glob("*_2")} == {"0_2", "1_2"}
+    monkeypatch.setattr(sys, "argv", [str(script), "--fail"])
+    with pytest.raises(SystemExit, match="what was made is kept"):
+        claims_run.shared_out(2)
+
+
+def test_every_take_is_in_one_part_and_the_long_ones_are_spread():
+    names = claims_run.needed(claims_verdicts.CLAIMS)
+    parts = [claims_run.part_of(names, part, 2) for part in range(2)]
+    assert not set(parts[0]) & set(parts[1]) and parts[0] | parts[1] == names and set(names) == ALL
+    assert [sum(CONDITIONS[name].context == "re-encode" for name in part) for part in parts] == [1, 1]
+    assert {name for name, told in names.items() if told} == {"story", claims_verdicts.AHEAD}
