@@ -23,8 +23,8 @@ class LodestarTakeReport(io.ComfyNode):
             display_name="Take Report",
             category="Lodestar",
             description="Measures a video from its first to its last frame: colour drift, sharpness, flicker, seams, "
-                        "freezes, repetition, motion, likeness to the reference, identity and lip sync. A picture and "
-                        "JSON, also written beside the video.",
+                        "freezes, repetition, motion, likeness to the reference, identity and lip sync, with SyncNet's "
+                        "scores where its file is present. A picture and JSON, also written beside the video.",
             inputs=[
                 io.Video.Input("video", tooltip="The finished take, or any video. It is read as a stream."),
                 io.Image.Input("reference", optional=True,
@@ -36,7 +36,7 @@ class LodestarTakeReport(io.ComfyNode):
                 io.String.Input("mouth_box", default="",
                                 tooltip="Where the mouth is, for lip sync: left, top, right, bottom, each from 0 to 1 "
                                         "of the picture, such as 0.42, 0.5, 0.58, 0.65. Empty: found with OpenCV's "
-                                        "face files where they are present."),
+                                        "face files where they are present, as the face is for SyncNet."),
             ],
             outputs=[io.Image.Output(display_name="report", tooltip="The report as a picture."),
                      io.String.Output(display_name="json", tooltip="All numbers and curves.")],

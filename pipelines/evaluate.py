@@ -5,6 +5,7 @@ Frames and sound are read as a stream and forgotten, so a video of any length fi
 """
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,16 @@ from .metrics_motion import Motion
 from .metrics_repetition import Likeness, Repetition
 from .metrics_seam import Seams
 from .metrics_sharpness import Sharpness
-from .moving_pictures import MovingPictures
+from .metrics_syncnet import SyncNetScores
+from .moving_pictures import MovingPictures, Sound, sound_of
+from .speech_mfcc import SAMPLE_RATE
+from .syncnet import SyncNetMissing, load_syncnet
 
 NO_REFERENCE = "no reference picture was given"
 NO_MOUTH = "nothing says where the mouth is: give a mouth box, or OpenCV's face files"
+NO_SOUND = "there is no sound: give the speech"
+NO_FACE_BOX = "SyncNet is for real faces, and what looks at this video does not say where one is"
+NO_SYNC_WINDOW = "no quarter of a second of the video has sound and a face in every frame"
 
 
 def evaluate(video: MovingPictures, *, speech: dict | None = None, borders: Sequence[int] = (),
@@ -40,9 +47,9 @@ def evaluate(video: MovingPictures, *, speech: dict | None = None, borders: Sequ
 
     `speech`: AUDIO {"waveform": (1, channels, N), "sample_rate"}, else the video's own sound. `borders`: the first
     frame of each chunk but the first. `reference`: a picture (H, W, 3); without one, the first face is. `mouth_box`:
-    left, top, right, bottom from 0 to 1, instead of what faces say. `models`: folders with OpenCV's face files; `look`
-    (see faces) sees in another way, and `identity` (D,) is then the reference's embedding. `on_frames` hears how many
-    frames are done, and may raise to stop.
+    left, top, right, bottom from 0 to 1, instead of what faces say. `models`: folders with OpenCV's face files and
+    SyncNet's; `look` (see faces) sees in another way, and `identity` (D,) is then the reference's embedding.
+    `on_frames` hears how many frames are done, and may raise to stop.
     Raises ValueError for what cannot be read, for borders outside the video and for a box that is none.
     """
     examination = Examination(video, speech, borders, reference, mouth_box)
@@ -50,6 +57,7 @@ def evaluate(video: MovingPictures, *, speech: dict | None = None, borders: Sequ
         examination.look, examination.identity = look, Identity(float(video.fps), identity)
     else:
         examination.look_for_faces(models, reference)
+    examination.listen_with_syncnet(models)
     for piece in video.pieces():
         examination.add(piece)
         on_frames(examination.frames)
@@ -75,9 +83,16 @@ class Examination:
         self.box = parsed_box(mouth_box, "mouth_box", video.height, video.width) if mouth_box.strip() else None
         self.identity, self.frechet = Identity(fps), WindowedFrechet(fps)
         self.lips, self.mouth = LipSync(fps), Track(fps)
-        self._sound = video.loudness()
-        if speech is not None:
-            self._sound = loudness(speech["waveform"], int(speech["sample_rate"]), fps)
+        self.speech, self.boxed = speech, False
+        self.syncnet: SyncNetScores | None = None
+        heard = self.sound()
+        self._loudness = heard and loudness(heard.pieces, heard.sample_rate, fps)
+
+    def sound(self) -> Sound | None:
+        """From its beginning each time it is asked for."""
+        if self.speech is None:
+            return self.video.sound()
+        return sound_of(self.speech["waveform"], int(self.speech["sample_rate"]))
 
     def look_for_faces(self, models: Sequence[Path], reference: Tensor | None) -> None:
         try:
@@ -88,9 +103,19 @@ class Examination:
         person = None if reference is None else faces.of_picture(reference)
         if reference is not None and person is None:
             self.left_out["identity"] = "no face was found in the reference picture"
-            self.look = lambda frames: Look(None, faces(frames).openings)
+            self.look = lambda frames: faces(frames)._replace(embeddings=None)
         else:
             self.look, self.identity = faces, Identity(float(self.video.fps), person)
+
+    def listen_with_syncnet(self, models: Sequence[Path]) -> None:
+        heard = self.sound()
+        if heard is None:
+            self.left_out["syncnet"] = NO_SOUND
+            return
+        try:
+            self.syncnet = SyncNetScores(load_syncnet(models), Fraction(self.video.fps), heard.at_rate(SAMPLE_RATE))
+        except SyncNetMissing as missing:
+            self.left_out["syncnet"] = str(missing)
 
     def add(self, frames: Tensor) -> None:
         self.frames += len(frames)
@@ -100,12 +125,16 @@ class Examination:
         seen = self.look(frames)
         if seen.embeddings is not None:
             self.identity.add(seen.embeddings)
+        if seen.boxes is not None:
+            self.boxed = True
+            if self.syncnet:
+                self.syncnet.add(frames, seen.boxes)
         openings = seen.openings if self.box is None else mouth_opening(frames, self.box)
         if openings is None:
             return
         self.mouth.add(openings)
-        if self._sound is not None:
-            energies = list(islice(self._sound, len(frames)))
+        if self._loudness is not None:
+            energies = list(islice(self._loudness, len(frames)))
             self.lips.add(openings, np.array(energies + [math.nan] * (len(frames) - len(energies))))
 
     def report(self) -> dict[str, Any]:
@@ -119,6 +148,7 @@ class Examination:
         if not self.borders:
             left_out["seams"] = "no chunk borders were given: connect the plan, or name them"
         self._add_tracks(found, left_out)
+        self._add_syncnet(found, left_out)
         fps = float(self.video.fps)
         return {"video": {"name": self.video.name, "frames": self.frames, "fps": fps, "seconds": self.frames / fps,
                           "width": self.video.width, "height": self.video.height},
@@ -140,7 +170,18 @@ class Examination:
             left_out["lip_sync"] = NO_MOUTH
         else:
             left_out["lip_sync"] = ("the mouth or the sound never changes, or there are too few frames"
-                                    if self._sound is not None else "there is no sound: give the speech")
+                                    if self._loudness is not None else NO_SOUND)
+
+    def _add_syncnet(self, found: dict[str, Any], left_out: dict[str, str]) -> None:
+        scores = self.syncnet.result() if self.syncnet else {"windows": 0}
+        if scores["windows"]:
+            found["syncnet"] = scores
+        elif self.boxed:
+            left_out.setdefault("syncnet", NO_SYNC_WINDOW)
+        elif "identity" in self.left_out:
+            left_out.setdefault("syncnet", self.left_out["identity"])
+        else:
+            left_out["syncnet"] = NO_FACE_BOX
 
 
 def fitted(picture: Tensor, width: int, height: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""What a look at a frame finds: who it is and how far the mouth is open; here by OpenCV's YuNet and SFace.
+"""What a look at a frame finds: who it is, how far the mouth is open and where the face is; here by OpenCV's YuNet and
+SFace.
 
 Both come as small ONNX files of OpenCV's own model zoo (names below) that the user puts into ComfyUI's models folder;
 nothing is downloaded. A drawn character is looked at in another way: any function from frames to a Look will do.
@@ -27,6 +28,7 @@ class Look(NamedTuple):
     """Per frame; NaN where there is no face. None: not looked for."""
     embeddings: Tensor | None = None    # (T, D)
     openings: Tensor | None = None      # (T,)
+    boxes: Tensor | None = None         # (T, 4): the face's left, top, right, bottom in pixels
 
 
 class OpenCvFaces:
@@ -52,30 +54,31 @@ class OpenCvFaces:
     def __call__(self, frames: Tensor) -> Look:
         looks = [self._look(frame, (self._frame + index) % self._every == 0) for index, frame in enumerate(frames)]
         self._frame += len(frames)
-        width = max(len(embedding) for embedding, _ in looks)
-        return Look(torch.stack([embedding.expand(width) for embedding, _ in looks]),
-                    torch.tensor([opening for _, opening in looks]))
+        width = max(len(embedding) for embedding, _, _ in looks)
+        return Look(torch.stack([embedding.expand(width) for embedding, _, _ in looks]),
+                    torch.tensor([opening for _, opening, _ in looks]), torch.stack([box for _, _, box in looks]))
 
     def of_picture(self, picture: Tensor) -> Tensor | None:
         """The embedding (D,) of a picture (H, W, 3); None without a face."""
-        embedding, _ = self._look(picture, True)
+        embedding, _, _ = self._look(picture, True)
         return embedding if embedding.isfinite().all() else None
 
-    def _look(self, frame: Tensor, who: bool) -> tuple[Tensor, float]:
+    def _look(self, frame: Tensor, who: bool) -> tuple[Tensor, float, Tensor]:
         unknown = torch.full((1,), torch.nan)
         picture = np.ascontiguousarray(frame.flip(-1).mul(255).round().clamp(0, 255).byte().cpu().numpy())   # BGR
         self._detector.setInputSize((picture.shape[1], picture.shape[0]))
         _, faces = self._detector.detect(picture)
         if faces is None or not len(faces):
-            return unknown, float("nan")
+            return unknown, float("nan"), unknown.expand(4)
         face = max(faces, key=lambda row: row[2] * row[3])
         opening = float("nan")
         if box := mouth_box(face, picture.shape[0], picture.shape[1]):
             opening = float(mouth_opening(frame[None], box)[0])
+        place = torch.tensor([*face[:2], *(face[:2] + face[2:4])])
         if not who:
-            return unknown, opening
+            return unknown, opening, place
         embedding = self._recogniser.feature(self._recogniser.alignCrop(picture, face))
-        return torch.from_numpy(np.array(embedding)).flatten().double(), opening
+        return torch.from_numpy(np.array(embedding)).flatten().double(), opening, place
 
 
 def mouth_box(face: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:

@@ -3,7 +3,7 @@
 Correlation of a track of mouth openings with the loudness of the speech, at each lag. A positive lag is a mouth that
 comes after its sound. It is no SyncNet: it knows open and shut, not which sound; 0.3 to 0.7 is usual for real speech.
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -45,12 +45,11 @@ class SpeechEnergy:
         return np.array(found)
 
 
-def loudness(waveform: Tensor, sample_rate: int, fps: float) -> Iterator[float]:
-    """Per video frame, of a waveform (..., samples) that is there as a whole; channels are averaged."""
-    mono = waveform.reshape(-1, waveform.shape[-1])
+def loudness(pieces: Iterable[np.ndarray], sample_rate: int, fps: float) -> Iterator[float]:
+    """Per video frame, of mono samples that begin with the first frame."""
     energy = SpeechEnergy(fps, sample_rate)
-    for piece in mono.split(sample_rate, 1):
-        yield from energy.add(piece.float().mean(0).cpu().numpy())
+    for piece in pieces:
+        yield from energy.add(piece)
     yield from energy.finish()
 
 

@@ -1,19 +1,42 @@
-"""Where frames come from when a video is measured: a file, read as a stream, or frames that are there already."""
+"""Where frames and sound come from when a video is measured: a file, read as a stream, or what is there already."""
 import io
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av
 import numpy as np
 import torch
 from torch import Tensor
 
-from .metrics_lipsync import SpeechEnergy
-
 PIECE_FRAMES, PIECE_PIXELS = 16, 4_000_000
+
+
+class Sound(NamedTuple):
+    """Mono samples from the first frame on, in pieces of any length, to be read once."""
+    sample_rate: int
+    pieces: Iterator[np.ndarray]
+
+    def at_rate(self, sample_rate: int) -> Iterator[np.ndarray]:
+        """The same at another rate, by FFmpeg's resampler."""
+        return self.pieces if sample_rate == self.sample_rate else self._resampled(sample_rate)
+
+    def _resampled(self, sample_rate: int) -> Iterator[np.ndarray]:
+        resampler = av.AudioResampler("flt", "mono", sample_rate)
+        for piece in self.pieces:
+            if len(piece):
+                frame = av.AudioFrame.from_ndarray(np.asarray(piece, dtype=np.float32)[None], "flt", "mono")
+                frame.sample_rate = self.sample_rate
+                yield from (part.to_ndarray()[0] for part in resampler.resample(frame))
+        yield from (part.to_ndarray()[0] for part in resampler.resample(None))
+
+
+def sound_of(waveform: Tensor, sample_rate: int) -> Sound:
+    """Of a waveform (..., samples) that is there as a whole; channels are averaged."""
+    pieces = waveform.reshape(-1, waveform.shape[-1]).split(sample_rate, 1)
+    return Sound(sample_rate, (piece.float().mean(0).cpu().numpy() for piece in pieces))
 
 
 class MovingPictures(Protocol):
@@ -26,8 +49,8 @@ class MovingPictures(Protocol):
     def pieces(self) -> Iterator[Tensor]:
         """Frames (T, H, W, 3), float32 0..1, a few at a time."""
 
-    def loudness(self) -> Iterator[float] | None:
-        """Of each frame (see metrics_lipsync), from the video's own sound; None where it has none."""
+    def sound(self) -> Sound | None:
+        """The video's own, from its beginning each time it is asked for; None where it has none."""
 
 
 def piece_frames(width: int, height: int) -> int:
@@ -45,7 +68,7 @@ class Clip:
         for piece in self.frames.split(piece_frames(self.width, self.height)):
             yield piece / 255 if piece.dtype == torch.uint8 else piece.float()
 
-    def loudness(self) -> None:
+    def sound(self) -> None:
         return None
 
 
@@ -63,7 +86,7 @@ class VideoFile:
             self.fps, self.width, self.height = Fraction(rate), stream.width, stream.height
             self._start_seconds = float((stream.start_time or 0) * stream.time_base)
             self.stated_frames = int(stream.frames)
-            self._has_sound = bool(container.streams.audio)
+            self._sample_rate = next((stream.rate for stream in container.streams.audio), 0)
 
     def pieces(self) -> Iterator[Tensor]:
         with self._opened() as container:
@@ -72,24 +95,21 @@ class VideoFile:
             while piece := list(islice(frames, piece_frames(self.width, self.height))):
                 yield torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in piece])) / 255
 
-    def loudness(self) -> Iterator[float] | None:
-        return self._loudness() if self._has_sound else None
+    def sound(self) -> Sound | None:
+        return Sound(self._sample_rate, self._heard()) if self._sample_rate else None
 
-    def _loudness(self) -> Iterator[float]:
+    def _heard(self) -> Iterator[np.ndarray]:
         with self._opened() as container:
-            energy, late = None, 0
-            mono = av.AudioResampler("fltp", "mono")
+            late = None
+            mono = av.AudioResampler("fltp", "mono", self._sample_rate)
             for frame in self._decoded(container, container.streams.audio[0]):
-                if energy is None:
-                    energy = SpeechEnergy(float(self.fps), frame.sample_rate)
-                    late = round((float(frame.time or 0) - self._start_seconds) * frame.sample_rate)
-                    yield from energy.add(np.zeros(max(late, 0)))
+                if late is None:
+                    late = round((float(frame.time or 0) - self._start_seconds) * self._sample_rate)
+                    yield np.zeros(max(late, 0))
                 for part in mono.resample(frame):
                     early = min(max(-late, 0), part.samples)    # sound from before the first frame
                     late += early
-                    yield from energy.add(part.to_ndarray()[0, early:])
-            if energy is not None:
-                yield from energy.finish()
+                    yield part.to_ndarray()[0, early:]
 
     def _opened(self) -> Any:
         if isinstance(self.source, io.BytesIO):

@@ -89,6 +89,9 @@ def figures_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     if lips := measure_of(report, "lip_sync"):
         found.append(("Lip sync", f"correlation {lips['correlation']:.2f}, the mouth is "
                       + lag_in_words(lips["lag_frames"])))
+    if scores := measure_of(report, "syncnet"):
+        found.append(("SyncNet, at 25 fps", f"LSE-C {scores['confidence']:.2f}, LSE-D {scores['distance']:.2f}, the "
+                      f"mouth is {lag_in_words(scores['offset_frames'])}"))
     return found
 
 

@@ -35,7 +35,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mouth", default="", metavar="BOX",
                         help="where the mouth is, for lip sync: left, top, right, bottom, from 0 to 1 of the picture")
     parser.add_argument("--models", type=Path, metavar="FOLDER",
-                        help="where OpenCV's face files are; default: the models folder of the ComfyUI that is found")
+                        help="where OpenCV's face files and SyncNet's are; default: the models folder of ComfyUI")
     parser.add_argument("--drawn", action="store_true", help="the puppet's take: look at a drawn character")
     return parser.parse_args(arguments)
 

@@ -72,7 +72,8 @@ def test_a_file_is_measured_with_its_own_sound(report):
     assert report["measures"]["colour_drift"]["most"] < 2 and report["measures"]["freeze"]["count"] == 0
     assert report["measures"]["seams"]["score"] < 2 and set(report["measures"]["seams"]["jumps"]) == {"50", "100"}
     assert report["measures"]["likeness"]["most"] > 0.95
-    assert set(report["left_out"]) == {"identity"} and "pip install opencv-python" in report["left_out"]["identity"]
+    assert set(report["left_out"]) == {"identity", "syncnet"} and "syncnet_v2.model" in report["left_out"]["syncnet"]
+    assert "pip install opencv-python" in report["left_out"]["identity"]
     assert json.loads(json.dumps(report, allow_nan=False)) == json.loads(json.dumps(report))
 
 
@@ -144,7 +145,7 @@ def test_faces_are_looked_at_where_opencv_and_its_files_are(tmp_path):
 
 def test_what_cannot_be_measured_is_left_out_with_a_reason():
     found = evaluate(Clip(talking()[:10], FPS))
-    assert set(found["left_out"]) == {"likeness", "seams", "frechet", "identity", "mouth", "lip_sync"}
+    assert set(found["left_out"]) == {"likeness", "seams", "frechet", "identity", "mouth", "lip_sync", "syncnet"}
     assert "seams" in found["measures"] and found["measures"]["seams"]["score"] is None
     assert "no sound" in evaluate(Clip(talking(), FPS), mouth_box=MOUTH)["left_out"]["lip_sync"]
     still = evaluate(Clip(talking()[:1].expand(30, -1, -1, -1), FPS), speech=voice(), mouth_box=MOUTH)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lodestar.pipelines.faces import FacesMissing, OpenCvFaces
 
-from .tiny_onnx import write_detector, write_recogniser
+from .tiny_onnx import FACE, write_detector, write_recogniser
 
 HEIGHT, WIDTH = 160, 192
 
@@ -44,6 +44,13 @@ def test_the_mouth_is_looked_at_where_the_face_is(folder):
     faces = OpenCvFaces([folder], fps=25)
     openings = faces(torch.stack([portrait(10, 8), portrait(14, 5, opening=0.4), portrait(9, 9, opening=0.8)])).openings
     assert openings[0] < 0.02 and 0.1 < openings[1] < openings[2] - 0.1
+
+
+def test_the_box_is_that_of_the_face(folder):
+    boxes = OpenCvFaces([folder], fps=25)(torch.stack([portrait(10, 8), torch.zeros(HEIGHT, WIDTH, 3)])).boxes
+    half = FACE * 8 / 2
+    assert boxes[0].tolist() == pytest.approx([84 - half, 68 - half, 84 + half, 68 + half], abs=0.5)
+    assert boxes.shape == (2, 4) and boxes[1].isnan().all()
 
 
 def test_who_it_is_is_looked_at_five_times_a_second(folder):
