@@ -231,7 +231,8 @@ def test_what_is_missing_is_said(models, tmp_path):
 
 
 def test_a_look_of_ones_own_may_say_where_the_face_is(folder):
-    video, speech = speaker(8)
+    video, _ = speaker(8)
+    speech = {"waveform": torch.rand(1, 2, 8 * 320) - 0.5, "sample_rate": 8000}
     box = torch.tensor([68.0, 52, 100, 84])
     looked = evaluate(Clip(video, FPS), speech=speech, models=[folder],
                       look=lambda frames: Look(boxes=box.expand(len(frames), 4)))
