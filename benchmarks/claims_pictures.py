@@ -41,10 +41,11 @@ class Plot(NamedTuple):
 
 
 def plotted(plots: Sequence[Plot]) -> Tensor:
-    """(H, WIDTH, 3) in 0..1, two plots beside each other."""
+    """(H, WIDTH, 3) in 0..1, two plots beside each other; half as wide where there is one."""
     key = KEY * max(len(plot.curves) for plot in plots)
     height, half = PANEL_HEIGHT + 60 + key, (WIDTH - 2 * MARGIN - GAP) // 2
-    sheet = Sheet(WIDTH, 2 * MARGIN + -(-len(plots) // 2) * (height + GAP) - GAP)
+    width = WIDTH if len(plots) > 1 else half + 2 * MARGIN
+    sheet = Sheet(width, 2 * MARGIN + -(-len(plots) // 2) * (height + GAP) - GAP)
     for place, plot in enumerate(plots):
         left, top = MARGIN + (place % 2) * (half + GAP), MARGIN + place // 2 * (height + GAP)
         drawn(sheet, (left, top, left + half, top + PANEL_HEIGHT + 60), plot)
