@@ -39,12 +39,13 @@ def changed(tmp_path, class_type, **inputs):
 def test_the_puppet_and_its_report(server, run_demo, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "PACK", tmp_path)  # what another server made is brought into out/
     run_demo("--server", server.url, "--seconds", 2.4)
-    *progress, path, contents, _, identity, seams, _, _, _, _, _, lips, _, picture = \
+    *progress, path, contents, _, identity, seams, _, _, _, _, _, lips, left_out, _, picture = \
         capsys.readouterr().out.splitlines()
     assert Path(path).parent == tmp_path / "out" and contents == demo.describe(Path(path))
     assert contents.startswith("2.40 s, 60 frames at 25 fps, 96x96") and "; sound 2.4" in contents
     assert any("LodestarLongTake" in line for line in progress) and any("60/60 frames" in line for line in progress)
     assert identity.startswith("Identity: ") and seams.startswith("Seam score: ") and lips.startswith("Lip sync: ")
+    assert left_out.startswith("Not measured: syncnet. SyncNet is for real faces")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 
