@@ -12,7 +12,7 @@ from lodestar.training.puppet.run import Run
 from lodestar.training.puppet.ship import PACK, ship, shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.world import World
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 CLIPS = 6
 GOLDEN = Path(__file__).parent / "golden" / "puppet"
@@ -193,6 +193,8 @@ def test_what_ships_is_what_was_trained(tmp_path):
                                         trained(shipped("puppet_unstitched", tmp_path))))
     assert 0 < (half - made).norm() / made.norm() < 5e-4 < (rows - made).norm() / made.norm() < 1e-2
     assert shipped("puppet_unstitched", tmp_path).stat().st_size < 0.55 * shipped("puppet", tmp_path).stat().st_size
+    scales = [one.dtype for name, one in load_file(shipped("puppet_unstitched", tmp_path)).items() if "_scale" in name]
+    assert len(scales) > 50 and set(scales) == {torch.float16}
     told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
     assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["stem"]["steps"] == 50
     assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40
