@@ -149,8 +149,8 @@ def part_of(names: dict[str, bool], part: int, parts: int) -> dict[str, bool]:
 
 
 def shared_out(workers: int) -> None:
-    """This command once more in so many processes, which make a share of the takes each. One thread each, on as many
-    cores, is a fifth quicker than all threads on one take."""
+    """This command once more in so many processes, which make a share of the takes each: that many small networks keep
+    the cores busier than one on all of them."""
     threads = str(max((os.cpu_count() or 1) // workers, 1))
     processes = [subprocess.Popen([sys.executable, *sys.argv, "--part", f"{part}/{workers}"],
                                   env={**os.environ, "OMP_NUM_THREADS": threads}) for part in range(workers)]

@@ -29,7 +29,7 @@ from torch import Tensor
 
 STEPS, SHIFT = 8, 3.0
 FIRST_SEED = 90_000         # of the characters, who are held out whatever it is
-WARM = 2                    # latents that are decoded and thrown away before those that are looked at: 0.02 grey levels
+WARM = 2                    # latents that are decoded and thrown away before those that are looked at
 SLIDE = 3                   # latents by which Sonic's windows move from step to step
 STORY = ((Fraction(1, 4), 0.95), (Fraction(2, 4), -0.65), (Fraction(3, 4), 0.95))   # share of the take, expression
 

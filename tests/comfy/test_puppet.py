@@ -62,6 +62,21 @@ def test_lettering_can_be_read_at_minute_one(found):
     assert readable[1] > 0.75 and readable[1] > readable[0]
 
 
+def test_latents_that_begin_a_clip_are_near_those_of_a_stream(studio):
+    """Docs/claims.md, 6, says how near; and few latents of warm-up do for what the claims look at."""
+    cast, codec, *_ = studio
+    frames = torch.stack([take.frames(np.arange(49), SIZE) for take in cast.takes])
+    stream, afresh = codec.encode(frames), codec.encode(frames[:, 16:29])
+    apart = (afresh - stream[:, :, 4:8]).square().mean((0, 1, 3, 4)).sqrt() / stream.square().mean().sqrt()
+    neighbours = (stream[:, :, 5:] - stream[:, :, 4:-1]).square().mean().sqrt() / stream.square().mean().sqrt()
+    print(f"first to fourth latent {apart.tolist()}, neighbours {neighbours.item()}")
+    assert 0.09 < apart[0] < 0.14 and 0.02 < apart[1] < 0.04 and (apart[2:] < 0.015).all() and 0.15 < neighbours < 0.3
+    whole = codec.decode(stream)[:, -4 * claims_conditions.NEW:]
+    warm = claims_takes.frames_of_chunk(codec, stream, 0)
+    assert stream.shape[2] == claims_conditions.NEW + claims_conditions.CONTEXT and warm.shape == whole.shape
+    assert 255 * (warm - whole).abs().mean() < 0.25
+
+
 def test_a_vae_without_a_past_knows_of_single_frames_what_it_knew():
     torch.manual_seed(0)
     vae = wan_vae(8).eval()
