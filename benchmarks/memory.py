@@ -56,8 +56,8 @@ def write_speech(path: Path, seconds: int) -> None:
 
 
 def graph(server: comfy_server.Server, model: str, seconds: int) -> dict:
-    """The shipped first take with `model`, small, one step, and speech of `seconds`."""
-    prompt = json.loads((in_process.PACK / "workflows" / "api" / "first_take.json").read_text(encoding="utf-8"))
+    """The tiny take with `model`, small, one step, and speech of `seconds`."""
+    prompt = json.loads((in_process.PACK / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
     write_speech(server.base / "speech.wav", seconds)
     inputs["LoadAudio"]["audio"] = server.upload(server.base / "speech.wav")

@@ -354,6 +354,7 @@ def test_without_a_comfyui_only_the_puppet_can_be_had(tmp_path, monkeypatch, cap
     options = demo.parse_options([])
     assert demo.host_of(options) is None and options.headless and sys.argv == ["demo.py", "--headless"]
     assert "cannot be had" in capsys.readouterr().out
-    other = demo.parse_options(["--headless", "--workflow", str(demo.WORKFLOW.with_name("first_take.json"))])
-    with pytest.raises(SystemExit, match="first_take.json .*--comfyui PATH.*--server URL"):
+    tiny = environment.PACK / "tests" / "golden" / "tiny_take.json"
+    other = demo.parse_options(["--headless", "--workflow", str(tiny)])
+    with pytest.raises(SystemExit, match="tiny_take.json .*--comfyui PATH.*--server URL"):
         demo.host_of(other)

@@ -38,8 +38,8 @@ def inputs_of(prompt, node_class):
 
 
 def take(server, changed=None, **inputs):
-    """The shipped first take, small and short, with a name and seed of its own; `inputs` of the node `changed`."""
-    prompt = json.loads((ROOT / "workflows" / "api" / "first_take.json").read_text(encoding="utf-8"))
+    """The tiny take, small and short, with a name and seed of its own; `inputs` of the node `changed`."""
+    prompt = json.loads((ROOT / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
     inputs_of(prompt, "LoadImage")["image"] = server.picture
     inputs_of(prompt, "LoadAudio")["audio"] = server.sound
     inputs_of(prompt, PLAN).update(width=64, height=64, chunk_frames=21, max_seconds=SECONDS)

@@ -11,7 +11,7 @@ import demo
 import environment
 import pytest
 
-FIRST_TAKE = demo.WORKFLOW.with_name("first_take.json")
+TINY_TAKE = environment.PACK / "tests" / "golden" / "tiny_take.json"
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_own_picture_and_speech(server, tmp_path):
     from PIL import Image
     Image.new("RGB", (90, 70), (200, 120, 90)).save(tmp_path / "mine.png")
     path, borders = demo.take(server, demo.parse_options([
-        "--workflow", str(FIRST_TAKE), "--image", str(tmp_path / "mine.png"), "--audio", str(tmp_path / "mine.wav")]))
+        "--workflow", str(TINY_TAKE), "--image", str(tmp_path / "mine.png"), "--audio", str(tmp_path / "mine.wav")]))
     assert path.is_relative_to(server.base / "output") and "18 frames at 16 fps" in demo.describe(path)  # 1.125 s
     assert borders == []
 

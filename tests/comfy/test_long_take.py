@@ -16,8 +16,8 @@ STEPS, MANY_STEPS, CHUNKS = 2, 60, 4    # many: so that a chunk lasts long enoug
 
 
 def graph(server, prefix, *, steps=STEPS, **changes):
-    """The shipped first take, small and short: 4 s of speech in 4 chunks of 64x64. `changes`: input of any node."""
-    prompt = json.loads((ROOT / "workflows" / "api" / "first_take.json").read_text(encoding="utf-8"))
+    """The tiny take, small and short: 4 s of speech in 4 chunks of 64x64. `changes`: input of any node."""
+    prompt = json.loads((ROOT / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
     by_class = {node["class_type"]: node["inputs"] for node in prompt.values()}
     by_class["LoadImage"]["image"] = server.upload(ROOT / "assets" / "portrait.png")
     by_class["LoadAudio"]["audio"] = server.upload(ROOT / "assets" / "speech.flac")

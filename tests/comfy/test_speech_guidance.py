@@ -288,7 +288,7 @@ def test_cfg_zero_is_the_formula_on_velocities(t2v, wan, scale):
 
 
 def test_a_long_take_on_a_server(server):
-    graph = json.loads((ROOT / "workflows" / "api" / "first_take.json").read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
     nodes = {node["class_type"]: node["inputs"] for node in graph.values()}
     nodes["LoadImage"]["image"] = server.upload(ROOT / "assets" / "portrait.png")
     nodes["LoadAudio"]["audio"] = server.upload(ROOT / "assets" / "speech.flac")

@@ -21,8 +21,8 @@ SPEECH = {"waveform": torch.zeros(1, 1, 16000 * 30 // 16), "sample_rate": 16000}
 
 @pytest.fixture(scope="module")
 def history(server):
-    """The shipped first take, small and short, with a report of it."""
-    prompt = json.loads((ROOT / "workflows" / "api" / "first_take.json").read_text(encoding="utf-8"))
+    """The tiny take, small and short, with a report of it."""
+    prompt = json.loads((ROOT / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
     by_class = {node["class_type"]: (name, node["inputs"]) for name, node in prompt.items()}
     by_class["LoadImage"][1]["image"] = server.upload(ROOT / "assets" / "portrait.png")
     by_class["LoadAudio"][1]["audio"] = server.upload(ROOT / "assets" / "speech.flac")
