@@ -17,7 +17,7 @@ import environment  # noqa: E402
 
 SECTIONS = {
     "Counted: the same on every machine, held by tests/comfy/test_counts.py":
-        ("flops", "longcat_flops", "takes", "live_bytes"),
+        ("flops", "longcat_flops", "takes", "live_bytes", "plans"),
     "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, judged by nobody":
         ("speed", "longcat_speed"),
     "Sampled from outside a real server": ("memory",),

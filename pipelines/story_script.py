@@ -7,6 +7,7 @@
     1:02:03 she waves
 """
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -102,7 +103,11 @@ def _read(number: int, lines: list[str], alone: bool) -> StoryLine:
 
 
 def _nearest(starts: Sequence[Fraction], seconds: Fraction) -> int:
-    return min(range(len(starts)), key=lambda chunk: (abs(starts[chunk] - seconds), -chunk))
+    """The chunk whose start is nearest, the later of two that are equally near. `starts` rise from 0."""
+    after = bisect_right(starts, seconds)
+    if after == len(starts) or seconds - starts[after - 1] < starts[after] - seconds:
+        return after - 1
+    return after
 
 
 def _error(number: int, text: str, problem: str) -> ValueError:

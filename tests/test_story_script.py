@@ -90,6 +90,14 @@ def test_before_the_first_line_the_graph_speaks():
     assert notes[-1] == "the prompt of the graph is used until chunk 3"
 
 
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(0, 3000))
+def test_a_line_takes_hold_where_a_search_of_all_chunks_would_put_it(steps, at):
+    starts, seconds = [Fraction(sum(steps[:count]), 4) for count in range(len(steps) + 1)], Fraction(at, 8)
+    prompts, _ = snapped(f"{clock(seconds)} x", starts, end=10 ** 6)
+    nearest = min(range(len(starts)), key=lambda chunk: (abs(starts[chunk] - seconds), -chunk))
+    assert prompts == [""] * nearest + ["x"] * (len(starts) - nearest)
+
+
 @given(st.integers(0, 10 ** 8).map(lambda ms: Fraction(ms, 1000)))
 def test_the_clock_is_the_scripts_own_notation(seconds):
     assert parse_story(f"{clock(seconds)} x")[0].seconds == seconds

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-flops, longcat_flops, takes, live_bytes = (
-    importlib.import_module(name) for name in ("flops", "longcat_flops", "takes", "live_bytes"))
+flops, longcat_flops, takes, live_bytes, plans = (
+    importlib.import_module(name) for name in ("flops", "longcat_flops", "takes", "live_bytes", "plans"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -57,6 +57,13 @@ def test_a_stitched_chunk_encodes_nothing_decodes_nothing_twice_and_masks_nothin
 def test_the_hooks_see_what_re_encoding_costs():
     encoder_calls, decoded_again, _ = takes.per_continuation("wan21_t2v", "re-encode")
     assert encoder_calls > 0 and decoded_again > 0
+
+
+def test_a_long_script_is_placed_without_asking_every_chunk():
+    plan, per_line = plans.counted()
+    assert len(plan.chunks) == plans.CHUNKS and plan.chunks[-1].prompt == f"line {plans.LINES - 1}"
+    assert len({chunk.prompt for chunk in plan.chunks}) > plans.CHUNKS * 0.9
+    assert 10 < per_line <= plans.GOAL
 
 
 def test_a_longer_stream_keeps_no_more_bytes_alive():
