@@ -47,7 +47,8 @@ def counted() -> tuple[ChunkPlan, float]:
 
 
 def rows() -> Iterator[Row]:
-    yield Row.at_most(f"plan of {CHUNKS:,} chunks with {LINES:,} lines: times compared, per line", counted()[1], GOAL, 1)
+    what = f"plan of {CHUNKS:,} chunks with {LINES:,} lines: times compared, per line"
+    yield Row.at_most(what, counted()[1], GOAL, 1)
 
 
 if __name__ == "__main__":
