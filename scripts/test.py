@@ -1,11 +1,13 @@
 """Runs every check of the pack: `python scripts/test.py`. Standard library only; it makes the tools' environment.
 
-Tiers, in order: lint (ruff, mypy), torch (no ComfyUI), comfy (a real ComfyUI, the newest and the floor side by side),
-web (a real browser), gpu (where there is one). All of them run even when one fails; the exit code is 1 if any failed.
+Tiers: lint (ruff, mypy), torch (no ComfyUI; also with PyTorch held to AVX2 and to no vector extensions), comfy (a real
+ComfyUI, the newest, and the floor held to AVX2), web (a real browser), gpu (where there is one). As many run side by
+side as there are cores; all of them run even when one fails; the exit code is 1 if any failed.
 """
 import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,15 +15,24 @@ import sys
 import tempfile
 import threading
 import time
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 PACK = environment.PACK
 TIERS = ("lint", "torch", "comfy", "web", "gpu")
 FLOORS = ("techniques", "pipelines", "backbones", "nodes")
-TIER_LIMIT_SECONDS = 1500
+RIG = PACK / "tests" / "rig"
+sys.path.append(str(RIG))
+import progress  # noqa: E402
+
+TEST_LIMIT_SECONDS = 600     # the slowest takes a tenth of it on two shared cores
+PROCESSORS = {               # what PyTorch and the libraries below it may use of a newer processor
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
 
 
 @dataclass
@@ -43,23 +54,31 @@ class Outcome:
 class Runner:
     """Runs the tools with the environment's Python, each line of output under its tier's name."""
 
-    def __init__(self, python: Path, keyword: str | None, require_all: bool):
-        self.python, self.keyword, self.require_all = python, keyword, require_all
+    def __init__(self, python: Path, keyword: str | None, require_all: bool, slow: bool = False):
+        self.python, self.keyword, self.require_all, self.slow = python, keyword, require_all, slow
         self.children: list[subprocess.Popen] = []
 
-    def run(self, tier: str, arguments: list[str], folder: Path = PACK, **variables: str) -> int:
-        """The exit code of `python -m arguments…` in `folder`; a tier that hangs is ended after TIER_LIMIT_SECONDS."""
+    def run(self, tier: str, arguments: list[str], folder: Path = PACK, sign_of_life: Path | None = None,
+            **variables: str) -> int:
+        """The exit code of `python -m arguments…` in `folder`. It is ended when `sign_of_life`, a file it writes to,
+        has not been written to for TEST_LIMIT_SECONDS."""
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1", **variables}
         child = subprocess.Popen([str(self.python), "-m", *arguments], cwd=folder, env=variables, text=True,
                                  encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         self.children.append(child)
-        alarm = threading.Timer(TIER_LIMIT_SECONDS, self.end, [child])
-        alarm.start()
+        if sign_of_life is not None:
+            threading.Thread(target=self.watch, args=(child, sign_of_life), daemon=True).start()
         for line in child.stdout:
             print(f"[{tier}] {line}", end="", flush=True)
-        alarm.cancel()
         return child.wait()
+
+    def watch(self, child: subprocess.Popen, sign_of_life: Path) -> None:
+        while child.poll() is None:
+            time.sleep(1)
+            with contextlib.suppress(FileNotFoundError):   # the tier is over
+                if time.time() - sign_of_life.stat().st_mtime > TEST_LIMIT_SECONDS:
+                    self.end(child)
 
     @staticmethod
     def end(child: subprocess.Popen) -> None:
@@ -88,17 +107,29 @@ class Runner:
                                            f"--cache-dir={os.devnull}", *packages], Path(temporary)))
         return Outcome("lint", codes.count(0), len(codes) - codes.count(0), 0, time.monotonic() - started)
 
-    def pytest(self, tier: str, arguments: list[str], **variables: str) -> Outcome:
+    def pytest(self, tier: str, arguments: list[str], marks: str = "", **variables: str) -> Outcome:
+        """A test that hangs or takes the process down fails; the tier then goes on behind it."""
         started = time.monotonic()
+        marks = " and ".join(filter(None, [marks, "" if self.slow else "not slow"]))
+        keyword = ["-k", self.keyword] if self.keyword else []
         with tempfile.TemporaryDirectory() as temporary:
-            report = Path(temporary) / "junit.xml"
-            keyword = ["-k", self.keyword] if self.keyword else []
-            code = self.run(tier, ["pytest", "-q", "--durations=8", "--continue-on-collection-errors",
-                                   f"--junitxml={report}", *keyword, *arguments],
-                            **variables)
-            outcome = Outcome(tier, *count(report), seconds=time.monotonic() - started)
-        if code == 5 and self.keyword:
-            outcome.reason = f"no test matches {self.keyword!r}"
+            file = Path(temporary) / "progress"
+            file.touch()
+            went_on = True
+            while went_on:
+                code = self.run(tier, ["pytest", "-q", "-p", "progress", "--durations=8", "-m", marks, *keyword,
+                                       "--continue-on-collection-errors", *arguments], sign_of_life=file,
+                                **variables, PYTHONPATH=str(RIG), LODESTAR_PROGRESS=str(file))
+                unfinished = [test for test, state in progress.states(file).items() if state == "began"]
+                for test in unfinished:
+                    print(f"[{tier}] {test} was running when pytest ended with exit code {code}: it hung or crashed",
+                          flush=True)
+                    progress.append(file, test, "failed")
+                went_on = bool(unfinished)
+            states = list(progress.states(file).values())
+        outcome = Outcome(tier, *map(states.count, ("passed", "failed", "skipped")), time.monotonic() - started)
+        if code == 5 and (self.keyword or states):
+            outcome.reason = "" if states else f"no test matches {self.keyword!r}"
         elif code and not outcome.failed:
             outcome.failed, outcome.reason = 1, f"pytest ended with exit code {code}"
         return outcome
@@ -108,27 +139,20 @@ class Runner:
         return Outcome(tier, failed=int(self.require_all), reason=reason)
 
 
-def count(report: Path) -> tuple[int, int, int]:
-    """(passed, failed, skipped) of a JUnit file; zeros where pytest ended before it wrote one."""
-    if not report.is_file():
-        return 0, 0, 0
-    totals = {key: sum(int(suite.get(key, 0)) for suite in ElementTree.parse(report).iter("testsuite"))
-              for key in ("tests", "failures", "errors", "skipped")}
-    failed = totals["failures"] + totals["errors"]
-    return totals["tests"] - failed - totals["skipped"], failed, totals["skipped"]
+def torch_tier(runner: Runner, processor: str = "") -> Outcome:
+    """What needs no ComfyUI; on a lesser processor only what may compute something else there."""
+    elsewhere = [f"--ignore=tests/{folder}" for folder in ("comfy", "web", "gpu")]
+    return runner.pytest("-".join(filter(None, ("torch", processor))), ["tests", *elsewhere],
+                         "not once" if processor else "", **PROCESSORS.get(processor, {}))
 
 
-def comfy_tiers(runner: Runner, trees: dict[str, Path | None]) -> list[Outcome]:
-    """tests/comfy once per ComfyUI, side by side, so that the slower one sets the time."""
-    def one(version: str) -> Outcome:
-        if trees[version] is None:
-            return runner.left_out(f"comfy-{version}", f"ComfyUI {version} is not here and could not be cloned")
-        return runner.pytest(f"comfy-{version}", ["tests/comfy"], COMFYUI_PATH=str(trees[version]))
-    with ThreadPoolExecutor(len(trees)) as pool:
-        try:
-            return list(pool.map(one, trees))
-        finally:
-            runner.end_all()  # on Ctrl-C, before the pool waits for them
+def comfy_tier(runner: Runner, version: str, comfyui: Path | None) -> Outcome:
+    """With the floor, only what may depend on the ComfyUI, and on a lesser processor: both at the price of one."""
+    if comfyui is None:
+        return runner.left_out(f"comfy-{version}", f"ComfyUI {version} is not here and could not be cloned")
+    floor = version == environment.FLOOR
+    return runner.pytest(f"comfy-{version}", ["tests/comfy"], "not once" if floor else "", COMFYUI_PATH=str(comfyui),
+                         **(PROCESSORS["avx2"] if floor else {}))
 
 
 def web_tier(runner: Runner, comfyui: Path | None) -> Outcome:
@@ -149,19 +173,20 @@ def gpu_tier(runner: Runner, comfyui: Path | None) -> Outcome:
 
 
 def run_tiers(runner: Runner, wanted: list[str], trees: dict[str, Path | None]) -> list[Outcome]:
-    outcomes = []
-    if "lint" in wanted:
-        outcomes.append(runner.lint())
-    if "torch" in wanted:
-        elsewhere = [f"--ignore=tests/{folder}" for folder in ("comfy", "web", "gpu")]
-        outcomes.append(runner.pytest("torch", ["tests", *elsewhere]))
-    if "comfy" in wanted:
-        outcomes.extend(comfy_tiers(runner, trees))
-    if "web" in wanted:
-        outcomes.append(web_tier(runner, trees[environment.NEWEST]))
-    if "gpu" in wanted:
-        outcomes.append(gpu_tier(runner, trees[environment.NEWEST]))
-    return outcomes
+    """The longest begin first. Outcomes in the order of the table that is printed."""
+    newest = trees[environment.NEWEST]
+    tiers: dict[str, list[Callable[[], Outcome]]] = {
+        "comfy": [partial(comfy_tier, runner, version, tree) for version, tree in trees.items()],
+        "web": [partial(web_tier, runner, newest)],
+        "torch": [partial(torch_tier, runner, processor) for processor in ("", *PROCESSORS)],
+        "lint": [runner.lint],
+        "gpu": [partial(gpu_tier, runner, newest)],
+    }
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4)) as pool:
+        try:
+            return list(pool.map(lambda tier: tier(), [one for name in tiers if name in wanted for one in tiers[name]]))
+        finally:
+            runner.end_all()  # on Ctrl-C, before the pool waits for them
 
 
 def main() -> int:
@@ -169,13 +194,14 @@ def main() -> int:
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder to test with; default: found, else cloned")
     parser.add_argument("--tier", action="append", choices=TIERS, help="only this tier; may be given several times")
     parser.add_argument("-k", dest="keyword", help="only tests whose name matches, as pytest's -k")
+    parser.add_argument("--slow", action="store_true", help="the slow tests too, as every night")
     parser.add_argument("--require-all", action="store_true", help="a missing ComfyUI or browser is a failure")
     options = parser.parse_args()
     environment.stop_on_signals()
     own = environment.own_comfyui(options.comfyui)
     trees = {version: environment.find_comfyui(version, own) for version in (environment.NEWEST, environment.FLOOR)}
     runner = Runner(environment.make_environment(environment.requirements(trees[environment.NEWEST])),
-                    options.keyword, options.require_all)
+                    options.keyword, options.require_all, options.slow)
     try:
         outcomes = run_tiers(runner, options.tier or list(TIERS), trees)
     finally:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from lodestar.pipelines.chunk_plan import describe, disk_bytes, exact_fps, plan_take, ram_bytes
 from lodestar.techniques.timeline import Timeline
 
+pytestmark = pytest.mark.once
+
 RATES = st.sampled_from([8000, 16000, 22050, 44100, 48000, 192000])
 FPS = st.sampled_from([Fraction(1), Fraction(12), Fraction(16), Fraction(24000, 1001), Fraction(24), Fraction(25),
                        Fraction(30000, 1001), Fraction(30), Fraction(25, 2), Fraction(240)])

@@ -23,6 +23,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn.functional import avg_pool2d
 
+pytestmark = pytest.mark.once
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 (claims_conditions, claims_measures, claims_page, claims_pictures, claims_run, claims_statistics, claims_takes,
  claims_verdicts) = (importlib.import_module(f"claims_{name}") for name in (

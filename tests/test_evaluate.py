@@ -18,6 +18,8 @@ from lodestar.pipelines.report_picture import figures_of, missing_of, report_pic
 from lodestar.pipelines.video_writer import VideoWriter
 from PIL import Image
 
+pytestmark = pytest.mark.once
+
 FPS, WIDTH, HEIGHT, FRAMES, RATE = 25, 80, 64, 110, 16000
 MOUTH = "0.4, 0.5, 0.7, 0.8"    # pixels 32 to 51 down, 32 to 56 across
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "report.py"

@@ -10,6 +10,8 @@ from lodestar.pipelines.journal import Journal, JournalBusy, NotWritten, digest,
 
 from .full_disk import files_limited_to
 
+pytestmark = pytest.mark.once
+
 CONTRACTS = [{"model": "m", "prompt": f"p{index}", "seed": str(index)} for index in range(5)]
 
 

@@ -13,6 +13,8 @@ import demo
 import environment
 import pytest
 
+pytestmark = pytest.mark.once
+
 SCRIPTS = Path(environment.__file__).parent
 
 
@@ -160,6 +162,9 @@ def test_results_are_counted_and_a_tier_that_cannot_start_is_a_failure(run_tests
     assert "[mine] " in capsys.readouterr().out
     outcome = runner.pytest("mine", [str(tmp_path / "nothing_here")])
     assert (outcome.passed, outcome.failed) == (0, 1) and "exit code 4" in outcome.row()
+    (tmp_path / "test_unreadable.py").write_text("import nothing_of_this_name\n")
+    outcome = runner.pytest("mine", [str(tmp_path)])
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (2, 3, 1)
     runner.keyword = "test_a"
     assert runner.pytest("mine", [str(tests)]).passed == 1
     runner.keyword = "nothing_like_this"
@@ -167,17 +172,40 @@ def test_results_are_counted_and_a_tier_that_cannot_start_is_a_failure(run_tests
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups are looked at with POSIX means")
-def test_a_tier_that_hangs_is_ended_with_what_it_started(run_tests, tmp_path, monkeypatch):
+def test_a_test_that_hangs_is_ended_with_what_it_started_and_its_tier_goes_on(run_tests, tmp_path, monkeypatch, capsys):
     tests = tmp_path / "test_it.py"
-    tests.write_text(f"import pathlib, subprocess, sys\ndef test_a():\n"
+    tests.write_text(f"import os, pathlib, subprocess, sys\ndef test_a(): pass\ndef test_hangs():\n"
                      f"    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-                     f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n    child.wait()\n")
-    monkeypatch.setattr(run_tests, "TIER_LIMIT_SECONDS", 4)
+                     f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n    child.wait()\n"
+                     "def test_b(): pass\ndef test_crashes(): os._exit(3)\ndef test_c(): assert 0\n"
+                     "def test_d(): pass\n")
+    monkeypatch.setattr(run_tests, "TEST_LIMIT_SECONDS", 4)
     outcome = run_tests.Runner(Path(sys.executable), None, False).pytest("mine", [str(tests)])
-    assert outcome.failed == 1 and 4 <= outcome.seconds < 30
+    assert (outcome.passed, outcome.failed) == (3, 3) and 4 <= outcome.seconds < 60
+    said = capsys.readouterr().out
+    assert "test_it.py::test_hangs was running when" in said and "test_it.py::test_crashes was running when" in said
     child = (tmp_path / "pid").read_text()
     state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True).stdout.strip()
     assert state in ("", "Z")
+
+
+def test_what_needs_no_second_look_is_counted_once(run_tests, monkeypatch):
+    """Slow tests wait for the night; on a lesser processor and an older ComfyUI only what may differ there runs."""
+    asked = []
+    monkeypatch.setattr(run_tests.Runner, "run", lambda self, tier, arguments, **variables: asked.append(
+        (tier, arguments[arguments.index("-m") + 1], variables.get("ATEN_CPU_CAPABILITY"))) or 0)
+    trees = {environment.NEWEST: Path("new"), environment.FLOOR: Path("old")}
+    runner = run_tests.Runner(Path(sys.executable), None, False)
+    run_tests.run_tiers(runner, ["torch", "comfy"], trees)
+    newest, floor = f"comfy-{environment.NEWEST}", f"comfy-{environment.FLOOR}"
+    assert sorted(asked) == sorted([
+        ("torch", "not slow", None), ("torch-avx2", "not once and not slow", "avx2"),
+        ("torch-default", "not once and not slow", "default"), (newest, "not slow", None),
+        (floor, "not once and not slow", "avx2")])
+    asked.clear()
+    runner.slow = True
+    run_tests.run_tiers(runner, ["comfy"], trees)
+    assert sorted(asked) == sorted([(newest, "", None), (floor, "not once", "avx2")])
 
 
 @pytest.mark.parametrize("require_all", [False, True])

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lodestar.pipelines.story_script import clock, parse_story, prompts_for_chunks
 
+pytestmark = pytest.mark.once
+
 STARTS = [Fraction(0), Fraction(4), Fraction(8), Fraction(12)]
 
 

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lodestar.techniques.timeline import Timeline
 
+pytestmark = pytest.mark.once
+
 FPS = st.sampled_from([Fraction(1), Fraction(16), Fraction(24000, 1001), Fraction(25), Fraction(25, 2), Fraction(240)])
 RATIO = st.sampled_from([1, 4, 8])
 

@@ -14,6 +14,8 @@ from lodestar.techniques.timeline import Timeline
 from .full_disk import files_limited_to, limit_files_to
 from .tiny_backbone import ToyModel, ToyStream
 
+pytestmark = pytest.mark.once
+
 WIDTH, HEIGHT = 64, 48
 FILM = Fraction(24000, 1001)
 
