@@ -1,8 +1,8 @@
 """Wan 2.2 S2V (speech to video) on ComfyUI's WanModel_S2V.
 
 Its own reference already stands in the future at max(30, n+9) with timestep 0: the anchor techniques move it, and
-further anchors join it as reference frames. Its context is outside the window (19 motion latents). We cut the speech
-features per context window, where ComfyUI repeats the first window's.
+further anchors join it as reference frames. Its context is outside the window (19 motion latents). Chunks and context
+windows hear what the whole take would have given them (wan_s2v_audio.py).
 """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,14 +11,17 @@ import comfy.latent_formats
 import comfy.ldm.wan.model
 import comfy.model_base
 import torch
+from torch import Tensor
 
 from ..techniques.layout import Layout, Span
 from .backbone import Backbone, ChunkInputs, ChunkRequest, hides, laid_out
+from .speech import Speech
 from .wan_call import WanCall, split_attention
+from .wan_s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
+from .wan_s2v_timesteps import with_exact_timesteps
 
 MOTION_LATENTS = 19
-FRAMES_PER_LATENT = 4   # speech rows per latent
-SPEECH, SPEECH_LAYERS, SPEECH_WIDTH = "audio_embed", 25, 1024   # wav2vec2-large
+SPEECH_WIDTH = 1024     # wav2vec2-large
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class WanS2V(Backbone):
         return MOTION_LATENTS
 
     def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
-        call = with_window_audio(WanCall.bind(executor, args, kwargs))
+        call = with_audio_tokens(WanCall.bind(executor, args, kwargs), moment.first_latent)
+        return with_exact_timesteps(self.with_layout(call, techniques, moment, process_in))
+
+    def with_layout(self, call: WanCall, techniques, moment, process_in) -> WanCall:
         own = self.own_layout(call)
         layout, factors = laid_out(own, techniques, moment, call.transformer_options)
         if layout is own and not hides(techniques):
@@ -78,6 +84,11 @@ class WanS2V(Backbone):
         first = max(30, call.x.shape[2] + 9)
         return layout.append(Span("reference", tuple(range(first, first + reference.shape[2]))))
 
+    def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
+        """(layers, rows, C), 4 rows per latent, those of `history_latents` first."""
+        history = history_latents(first_latent)
+        return super().hear(speech, clock, first_latent - history, history + latents)
+
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         channels, height, width = request.latent_shape
         samples = torch.zeros(1, channels, request.latents, height, width)
@@ -99,20 +110,3 @@ def with_references(call: WanCall, layout: Layout, process_in) -> WanCall:
     for span in layout.references:
         parts.append(call.extra["reference_latent"] if span.latents is None else call.latents(span, process_in))
     return call.change(extra={**call.extra, "reference_latent": torch.cat(parts, dim=2)}) if parts else call
-
-
-def with_window_audio(call: WanCall) -> WanCall:
-    """The call with the speech of its own context window, where the take is sampled in context windows."""
-    window, audio = call.transformer_options.get("context_window"), call.extra.get(SPEECH)
-    if window is None or audio is None:
-        return call
-    if audio.shape[1] not in (1, SPEECH_LAYERS):
-        raise ValueError(f"audio: ComfyUI cut the speech features' {SPEECH_LAYERS} layers as if they were time, which "
-                         f"happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer or shorter")
-    first = getattr(window, "causal_anchor_index", None)
-    frames = ([first] if first is not None and first >= 0 else []) + list(window.index_list)
-    rows = [frame * FRAMES_PER_LATENT + i for frame in frames for i in range(FRAMES_PER_LATENT)]
-    if len(frames) != call.x.shape[2] or rows[-1] >= audio.shape[-1]:
-        raise ValueError(f"audio: the context window has {call.x.shape[2]} latents at {frames[0]}..{frames[-1]}, the "
-                         f"speech features cover {audio.shape[-1] // FRAMES_PER_LATENT}. Encode the whole speech")
-    return call.change(extra={**call.extra, SPEECH: audio[..., rows]})

@@ -218,7 +218,8 @@ class TakeSession:
         inputs = self.backbone.chunk_inputs(ChunkRequest(
             chunk.latents, self.latent_shape, context, reference, self.audio_of(chunk),
             self.canvases[min(chunk.index, 1)], self.people))
-        moment = Moment(self.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index)
+        moment = Moment(self.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index,
+                        chunk.first_latent)
         guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
                                   self.prompts.get(chunk.prompt))
         noise = copy.copy(self.noise)

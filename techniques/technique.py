@@ -21,12 +21,13 @@ class Moment:
 
     `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
     `context`: (1, C, k, h, w) clean latents that open the window, for models that take them as tokens. `chunk`: its
-    number, from 0.
+    number, from 0. `first_latent`: number of the window's first latent in the take.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
     context: Tensor | None = None
     chunk: int = 0
+    first_latent: int = 0
 
 
 @dataclass(frozen=True, eq=False)

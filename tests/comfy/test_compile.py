@@ -32,6 +32,10 @@ def test_a_compiled_model_follows_every_change_of_anchor_and_band(tiny_models, w
             results.append(wan.apply(patched(model), x))
             assert torch.allclose(wan.apply(patched(compiled), x), results[-1], atol=1e-5), (place, skip)
     assert torch.allclose(wan.apply(compiled, x), results[0], atol=1e-5)
+    if name.endswith("s2v"):
+        for audio in (wan.random(1, 25, 1024, 4 * wan.FRAMES, seed=seed) for seed in (30, 31)):
+            others = [wan.apply(patched(patcher), x, audio_embed=audio) for patcher in (model, compiled)]
+            assert torch.allclose(*others, atol=1e-5) and not torch.allclose(others[0], results[-1], atol=1e-3)
     assert len({result.sum().item() for result in results}) == 7     # ahead of the chunk both bands change nothing
 
 

@@ -125,28 +125,6 @@ def test_context_windows_keep_working_in_either_order(model, wan):
     assert not torch.equal(inside, sample(windowed(model), wan, frames=15, steps=2))
 
 
-def test_every_context_window_hears_its_own_speech(tiny_models, wan):
-    """ComfyUI hands each window the whole speech, of which S2V then reads the beginning."""
-    model = wan.load(tiny_models, "wan22_s2v")
-    heard = []
-    clone = windowed(attach.patched(model, (), attach.Moment()))
-
-    def listen(executor, *args, **kwargs):
-        window = args[5]["context_window"]
-        first = getattr(window, "causal_anchor_index", None)
-        frames = ([first] if first is not None and first >= 0 else []) + list(window.index_list)
-        heard.append((frames, kwargs["audio_embed"]))
-        return executor(*args, **kwargs)
-
-    clone.add_wrapper_with_key("diffusion_model", "z_listener", listen)
-    sample(clone, wan, frames=15, steps=1, cfg=1.0)
-    full = wan.random(1, 25, 1024, 60, seed=5)
-    assert len({tuple(frames) for frames, _ in heard}) > 1
-    for frames, audio in heard:
-        expected = torch.cat([full[..., 4 * frame:4 * frame + 4] for frame in frames], dim=-1)
-        assert torch.equal(audio[:1], expected)
-
-
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_another_pack_s_attention_override_keeps_running(model, wan, ours_first):
     """Assigned, as such nodes do, without chaining what was there."""
