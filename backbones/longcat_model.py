@@ -11,12 +11,15 @@ import comfy.model_base
 import comfy.ops
 import comfy.supported_models_base
 import torch
+from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..techniques.flow_schedules import SHIFTS
+from ..techniques.people import check_people
+from ..techniques.rope import rotate
 from .longcat.call import CleanCache
 from .longcat.config import LongCatConfig
 from .longcat.headless import REFERENCE_INDEX
@@ -31,7 +34,7 @@ class LongCatNetwork(LongCat):
     """The same weights and numbers, called as ComfyUI calls its own video models."""
 
     def __init__(self, config: LongCatConfig, operations, dtype: torch.dtype | None = None, device=None):
-        super().__init__(config, operations, optimized_attention, dtype, device)
+        super().__init__(config, operations, optimized_attention, dtype, device, turned)
         self.dtype = dtype
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor | None = None,  # type: ignore[override]
@@ -91,6 +94,8 @@ class LongCatVideo(comfy.model_base.BaseModel):
         hears = self.diffusion_model.config.audio
         if audio is None and hears is not None:
             audio = torch.zeros(1, 1, hears.ratio * (noise.shape[2] - 1) + 1, hears.window, 1, hears.width)
+        if kwargs.get("people_masks") is not None:
+            check_people(kwargs["people_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
         found = {"audio": audio, "people": kwargs.get("people_masks"),
                  "reference": self.reference(kwargs.get("reference_latents") or (), noise)}
         out |= {name: comfy.conds.CONDRegular(value) for name, value in found.items() if value is not None}
@@ -152,6 +157,11 @@ class Float8Operations(LongCatOperations):
         def forward_comfy_cast_weights(self, x: Tensor) -> Tensor:
             kind = comfy.ops.manual_cast if x.dtype == torch.float32 else comfy.ops.fp8_ops
             return kind.Linear.forward_comfy_cast_weights(self, x)
+
+
+def turned(x: Tensor, rows: Tensor) -> Tensor:
+    """techniques.rope.rotate, below float32 by ComfyUI's fused kernel; in float32 the same bits everywhere."""
+    return rotate(x, rows) if x.dtype == torch.float32 else apply_rope1(x, rows)
 
 
 def known_frames(denoise_mask: Tensor | None) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..techniques.people import fitted_masks, token_masks
+from ..techniques.people import check_people, fitted_masks
 from ..techniques.speech_features import window_steps
 from ..techniques.timeline import Timeline
 from .feature_file import FeatureFile
@@ -59,7 +59,7 @@ class Speech:
             raise ValueError(f"reference: got a picture of {picture.shape[2]}x{picture.shape[1]}, but the people were "
                              f"marked on one of {drawn[1]}x{drawn[0]}. Connect the same picture to both")
         masks = fitted_masks(self.people[0], height, width)[None]
-        token_masks(masks, height // grid, width // grid)    # refuses
+        check_people(masks, height // grid, width // grid)
         return masks
 
     def rows(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
 
 Box = Sequence[int]     # y_min, x_min, y_max, x_max in pixels
 
@@ -103,27 +103,30 @@ def fitted_masks(masks: Tensor, height: int, width: int) -> Tensor:
 
 
 def token_masks(masks: Tensor, height: int, width: int) -> Tensor:
-    """Pixel masks (B, K, H, W) -> (B, K, height * width) of 0 and 1. ValueError where a speaker's covers no token."""
-    tokens = (interpolate(masks.float(), (height, width)) > 0).flatten(2)
-    for person in range(2):
-        if not tokens[:, person].any(1).all():
-            raise ValueError(f"masks: got a mask of person {person + 1} that covers no token of {width}x{height}; draw "
+    """Pixel masks (B, K, H, W) -> (B, K, height * width) of 0 and 1, float32."""
+    return (interpolate(masks.float(), (height, width)) > 0).flatten(2).float()
+
+
+def check_people(masks: Tensor, height: int, width: int) -> None:
+    """ValueError where the mask of one who speaks covers no token of height x width."""
+    for person, covered in enumerate(token_masks(masks[:, :2], height, width).any(2).all(0).tolist(), start=1):
+        if not covered:
+            raise ValueError(f"masks: got a mask of person {person} that covers no token of {width}x{height}; draw "
                              "it larger, or give the person a box")
-    return tokens.float()
 
 
 def person_map(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
     """How much each token looks at each person: (B, N, H, D), first frame's (B, S, H, D), (B, K, S) -> (B, K, N).
 
-    Queries and keys are rotated already; the softmax is over the first frame alone. One head at a time, since all of
-    them together are as large as dense attention over that frame.
+    Queries and keys are rotated already; the softmax is over the first frame alone. Attention with the masks as values
+    gives every head's sum over each person, and never holds the map.
     """
-    shares = (masks / masks.sum(2, keepdim=True).clamp(min=1)).to(query)
-    total = query.new_zeros(query.shape[0], masks.shape[1], query.shape[1])
-    for head in range(query.shape[2]):
-        logits = query[:, :, head] @ key[:, :, head].transpose(1, 2) * query.shape[-1] ** -0.5
-        total += shares @ logits.softmax(-1).transpose(1, 2)
-    return total / query.shape[2]
+    query, key = query.transpose(1, 2), key.transpose(1, 2)
+    people = masks.shape[1]
+    values = pad(masks.transpose(1, 2), (0, max(0, query.shape[-1] - people))).to(query)    # as wide as the keys
+    values = values[:, None].expand(-1, query.shape[1], -1, -1).contiguous()
+    sums = scaled_dot_product_attention(query, key, values)[..., :people].float().mean(1).transpose(1, 2)
+    return sums / masks.sum(2).clamp(min=1)[..., None]
 
 
 def centers(classes: int, streams: int, span: int = 24, interval: int = 4) -> tuple[float, ...]:
@@ -139,7 +142,6 @@ def background(classes: int, span: int = 24) -> float:
 
 def query_positions(shares: Tensor, span: int = 24, interval: int = 4) -> Tensor:
     """`person_map`'s (B, K, N) -> the position of each video token (B, N), float32."""
-    shares = shares.float()
     low, high = shares.amin(2, keepdim=True), shares.amax(2, keepdim=True)
     inside = (shares - low) / (high - low + 1e-8) * interval
     winner = shares.argmax(1)

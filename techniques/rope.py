@@ -1,7 +1,7 @@
 """Rotary position rows for any set of times, heights and widths (Su et al., RoFormer; axis split as in Wan 2.1).
 
 Stateless: rows are computed from the positions asked for and nothing is kept, since a table cached by length alone is
-the bug that breaks lookahead anchors. Positions are float64 on the way in, the rows float32 whatever the model dtype.
+the bug that breaks lookahead anchors. Times are float64 on the way in, the rows float32 whatever the model dtype.
 """
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def rotation(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
-    """(N,) positions -> (N, dim / 2, 2, 2) rotation matrices of one axis, float32."""
+    """(N,) positions -> (N, dim / 2, 2, 2) rotation matrices of one axis, float32, computed in the positions' dtype."""
     frequency = theta ** -torch.linspace(0, (dim - 2) / dim, dim // 2, dtype=torch.float64, device=positions.device)
-    angle = positions.double()[:, None] * frequency
-    rows = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1)
-    return rows.unflatten(-1, (2, 2)).float()
+    angle = positions[:, None] * frequency.to(positions.dtype)
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([cosine, -sine, sine, cosine], dim=-1).unflatten(-1, (2, 2)).float()
 
 
 def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequence[int], *, theta: float = 10000.0,

@@ -9,6 +9,7 @@ from lodestar.techniques.people import (
     background,
     box_masks,
     centers,
+    check_people,
     fitted_masks,
     person_map,
     query_positions,
@@ -17,6 +18,8 @@ from lodestar.techniques.people import (
 from lodestar.techniques.speaker_tracks import padded, placed
 from lodestar.techniques.speech_features import halved, resampled, whisper_features, whisper_groups, windows
 from lodestar.techniques.speech_guidance import as_pair, combined, projection_scale, shares, zero_guided
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def recursion(x: list[float], numerator, denominator) -> list[float]:
@@ -168,6 +171,21 @@ def test_person_map_equals_the_dense_one():
     assert ((positions <= 4) | (positions >= 20)).all() and positions.max() <= 24
 
 
+def test_a_person_map_is_one_kernel_for_all_heads_and_holds_no_map():
+    query, key, masks = torch.zeros(1, 96, 8, 16), torch.zeros(1, 64, 8, 16), torch.ones(1, 3, 64)
+    seen = []
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            seen.extend(tensor.numel() for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor))
+            return result
+
+    with torch.no_grad(), Kernels():
+        person_map(query, key, masks)
+    assert max(seen) <= query.numel() and len(seen) < 30     # a map would be 8 * 96 * 64
+
+
 def test_voices_stand_where_their_people_are():
     assert centers(3, 2) == (2, 22) and centers(4, 3) == (2, 22, 100) and background(3) == 12
 
@@ -178,10 +196,11 @@ def test_masks_and_boxes_that_cover_nothing_are_refused():
     with pytest.raises(ValueError, match="covers nothing"):
         box_masks(24, 40, (0, 0, 4, 4), (5, 40, 9, 50))
     masks = box_masks(480, 832)[None]
+    check_people(masks, 30, 52)
     assert token_masks(masks, 30, 52).shape == (1, 3, 1560)
     masks[:, 1] = 0
     with pytest.raises(ValueError, match="person 2 that covers no token"):
-        token_masks(masks, 30, 52)
+        check_people(masks, 30, 52)
 
 
 @pytest.mark.parametrize("size", [(16, 20), (48, 20), (7, 400), (24, 40)])

@@ -3,8 +3,10 @@
 Clean frames (reference, context, image) never see noise, text, audio or the timestep, so what they offer to the others
 can be computed once per chunk and reused by every step and every guidance branch; only their RoPE is put on anew.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ...techniques.rope import rotation
@@ -24,16 +26,18 @@ class CleanCache:
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """`masks` (B, K, tokens) of the first frame; `centers`: the voices' positions; each has `tokens` audio tokens."""
+    """`masks` (B, K, tokens) of the first frame; `key_rows`: RoPE rows of the voices' audio tokens."""
     masks: Tensor
-    centers: tuple[float, ...]
-    tokens: int
+    key_rows: Tensor
     span: int
     interval: int
 
-    def key_rows(self, head_dim: int) -> Tensor:
-        positions = self.masks.new_tensor(self.centers).repeat_interleave(self.tokens)
-        return rotation(positions, head_dim)[None, :, None]
+    @classmethod
+    def of(cls, masks: Tensor, centers: Sequence[float], tokens: int, head_dim: int, span: int, interval: int
+           ) -> "People":
+        """The voices stand at `centers`, each with its `tokens` audio tokens."""
+        positions = torch.cat([torch.full((tokens,), center, device=masks.device) for center in centers])
+        return cls(masks, rotation(positions, head_dim)[None, :, None], span, interval)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """The layers of LongCat-Video (paper 001): attentions, gated FFN, embedders, audio projector; official key names.
 
 `operations` makes every layer with weights and must compute in the dtype of what comes in (torch.nn in float32,
-comfy.ops.manual_cast elsewhere); `attention` is called as (q, k, v, heads, transformer_options=...) on (B, S, H * D).
+comfy.ops.manual_cast elsewhere); `attention` is called as (q, k, v, heads, transformer_options=...) on (B, S, H * D),
+`turn` as techniques.rope.rotate.
 """
 import math
 from collections.abc import Callable
@@ -11,19 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...techniques.people import person_map, query_positions
-from ...techniques.rope import rotate, rotation
+from ...techniques.rope import rotation
 from ...techniques.visibility import attend_by_groups
 from .call import Call
 from .config import AudioConfig, LongCatConfig
 
 EPS = 1e-6
 Attention = Callable[..., Tensor]
+Turn = Callable[[Tensor, Tensor], Tensor]
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config: LongCatConfig, operations, attention: Attention, **kind):
+    def __init__(self, config: LongCatConfig, operations, attention: Attention, turn: Turn, **kind):
         super().__init__()
-        self.heads, self.attention = config.heads, attention
+        self.heads, self.attention, self.turn = config.heads, attention, turn
         self.qkv = operations.Linear(config.hidden, 3 * config.hidden, **kind)
         self.q_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
         self.k_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
@@ -40,7 +42,7 @@ class SelfAttention(nn.Module):
         if cached is not None:
             key, value = (torch.cat([for_branches(old.to(new), len(new)), new], 1)
                           for old, new in zip(cached, (key, value), strict=True))
-        query, key = rotate(query, call.rows[:, -x.shape[1]:]), rotate(key, call.rows)
+        query, key = self.turn(query, call.rows[:, -x.shape[1]:]), self.turn(key, call.rows)
         positions = None
         if call.people is not None:
             people = call.people
@@ -66,9 +68,10 @@ def for_branches(kept: Tensor, batch: int) -> Tensor:
 class CrossAttention(nn.Module):
     """Video tokens look at text or at their own frame's audio; `context_width` is the width of the latter."""
 
-    def __init__(self, config: LongCatConfig, context_width: int, operations, attention: Attention, **kind):
+    def __init__(self, config: LongCatConfig, context_width: int, operations, attention: Attention, turn: Turn,
+                 **kind):
         super().__init__()
-        self.heads, self.attention = config.heads, attention
+        self.heads, self.attention, self.turn = config.heads, attention, turn
         self.q_linear = operations.Linear(config.hidden, config.hidden, **kind)
         self.kv_linear = operations.Linear(context_width, 2 * config.hidden, **kind)
         self.q_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
@@ -81,7 +84,7 @@ class CrossAttention(nn.Module):
         key, value = self.kv_linear(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
         key = self.k_norm(key)
         if query_rows is not None and key_rows is not None:
-            query, key = rotate(query, query_rows), rotate(key, key_rows)
+            query, key = self.turn(query, query_rows), self.turn(key, key_rows)
         mixed = self.attention(query.flatten(2), key.flatten(2), value.flatten(2), self.heads,
                                transformer_options=options)
         return self.proj(mixed)
@@ -128,7 +131,7 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, h, w) -> tokens (B, T * h/2 * w/2, D), frame by frame, row by row."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()    # or every block would carry the turned layout on
 
 
 class AudioProjector(nn.Module):
@@ -170,6 +173,13 @@ def people_rows(positions: Tensor, frames: int, head_dim: int) -> Tensor:
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without gain of (B, T, S, C), then shift and scale (B, T, 1, C), all in float32."""
-    normed = functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
-    return torch.addcmul(shift, normed, 1 + scale)
+    """LayerNorm without gain of (B, T, S, C), then float32 shift and scale (B, T, 1, C), in the dtype of x."""
+    return written_as(x, torch.addcmul, shift, functional.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+
+
+def written_as(x: Tensor, operation: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """`operation` on float32 values and such of lower dtypes, computed in float32 and written in the shape and dtype of
+    x: one kernel on a GPU, where a float32 result in between would be written and read once more. Autograd knows none
+    of that, so with gradients there is one."""
+    out = None if x.dtype == torch.float32 or torch.is_grad_enabled() else torch.empty_like(x)
+    return operation(*values, out=out).to(x.dtype)

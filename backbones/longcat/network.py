@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...techniques.people import centers, token_masks
-from ...techniques.rope import rope_rows, split_head
+from ...techniques.rope import rope_rows, rotate, split_head
 from ...techniques.visibility import closed_spans, query_groups
 from .call import Call, CleanCache, People
 from .config import LongCatConfig
@@ -27,28 +27,30 @@ from .layers import (
     PatchEmbedder,
     SelfAttention,
     TimeEmbedder,
+    Turn,
     modulated,
     people_rows,
+    written_as,
 )
 
 Cached = tuple[Tensor, Tensor]
 
 
 class Block(nn.Module):
-    def __init__(self, config: LongCatConfig, operations, attention: Attention, **kind):
+    def __init__(self, config: LongCatConfig, operations, attention: Attention, turn: Turn, **kind):
         super().__init__()
         width, audio, self.head_dim = config.hidden, config.audio, config.head_dim
         self.adaLN_modulation = modulation(config, 6, operations, **kind)
-        self.attn = SelfAttention(config, operations, attention, **kind)
+        self.attn = SelfAttention(config, operations, attention, turn, **kind)
         self.pre_crs_attn_norm = operations.LayerNorm(width, eps=EPS, **kind)
-        self.cross_attn = CrossAttention(config, width, operations, attention, **kind)
+        self.cross_attn = CrossAttention(config, width, operations, attention, turn, **kind)
         self.ffn = GatedFFN(config, operations, **kind)
         if audio is not None:
             self.audio_adaLN_modulation = modulation(config, 3, operations, **kind)
             self.pre_video_crs_attn_norm = operations.LayerNorm(width, eps=EPS, **kind)
             if audio.prenorm:
                 self.pre_audio_crs_attn_norm = operations.LayerNorm(audio.output, eps=EPS, **kind)
-            self.audio_cross_attn = CrossAttention(config, audio.output, operations, attention, **kind)
+            self.audio_cross_attn = CrossAttention(config, audio.output, operations, attention, turn, **kind)
 
     def forward(self, x: Tensor, time: Tensor, call: Call, cached: Cached | None = None) -> Tensor:
         """Tokens (B, T * S, C) and time embeddings (B, T, C') float32 -> tokens."""
@@ -64,25 +66,25 @@ class Block(nn.Module):
 
     def told(self, x: Tensor, call: Call) -> Tensor:
         """What the text adds to the noisy tokens: nothing where none is left without its padding."""
-        query = self.pre_crs_attn_norm(x.float()).to(x.dtype)
+        query = self.pre_crs_attn_norm(x)
         if isinstance(call.text, list):
             return torch.cat([self.cross_attn(row[None], text, call.options) if text.shape[1] else
                               torch.zeros_like(row)[None] for row, text in zip(query, call.text, strict=True)])
         return self.cross_attn(query, call.text, call.options)
 
     def spoken(self, x: Tensor, time: Tensor, call: Call, positions: Tensor | None) -> Tensor:
-        """What each frame's own audio adds to its noisy tokens, float32; the norm acts on the attention's output."""
+        """What each frame's own audio adds to its noisy tokens; the norm acts on the attention's output."""
         assert call.audio is not None
         frames, audio = time.shape[1], call.audio.flatten(0, 1)
         if hasattr(self, "pre_audio_crs_attn_norm"):
-            audio = self.pre_audio_crs_attn_norm(audio.float()).to(x.dtype)
-        query = self.pre_video_crs_attn_norm(x.float()).to(x.dtype).unflatten(1, (frames, -1)).flatten(0, 1)
+            audio = self.pre_audio_crs_attn_norm(audio)
+        query = self.pre_video_crs_attn_norm(x).unflatten(1, (frames, -1)).flatten(0, 1)
         rows: tuple[Tensor, ...] = ()
         if call.people is not None and positions is not None:
-            rows = people_rows(positions, frames, self.head_dim), call.people.key_rows(self.head_dim)
+            rows = people_rows(positions, frames, self.head_dim), call.people.key_rows
         heard = self.audio_cross_attn(query, audio, call.options, *rows).unflatten(0, (-1, frames))
         shift, scale, gate = self.audio_adaLN_modulation(time).unsqueeze(2).chunk(3, -1)
-        return (gate * modulated(heard, shift, scale)).flatten(1, 2)
+        return written_as(heard, torch.mul, gate, modulated(heard, shift, scale)).flatten(1, 2)
 
 
 class FinalLayer(nn.Module):
@@ -95,14 +97,14 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """(B, T * S, C) -> (B, T, S, patch rows * patch columns * channels), float32."""
         shift, scale = self.adaLN_modulation(time).unsqueeze(2).chunk(2, -1)
-        return self.linear(modulated(x.unflatten(1, (time.shape[1], -1)), shift, scale))
+        return self.linear(modulated(x.float().unflatten(1, (time.shape[1], -1)), shift, scale))
 
 
 class LongCat(nn.Module):
-    """`operations`, `attention`: see layers.py. `dtype`, `device` of the weights."""
+    """`operations`, `attention`, `turn`: see layers.py. `dtype`, `device` of the weights."""
 
     def __init__(self, config: LongCatConfig, operations, attention: Attention, dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None):
+                 device: torch.device | str | None = None, turn: Turn = rotate):
         super().__init__()
         kind = {"dtype": dtype, "device": device}
         layers = with_int8(operations) if config.int8 else operations
@@ -110,7 +112,7 @@ class LongCat(nn.Module):
         self.x_embedder = PatchEmbedder(config, layers, **kind)
         self.t_embedder = TimeEmbedder(config, layers, **kind)
         self.y_embedder = CaptionEmbedder(config, layers, **kind)
-        self.blocks = nn.ModuleList(Block(config, layers, attention, **kind) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, layers, attention, turn, **kind) for _ in range(config.depth))
         self.final_layer = FinalLayer(config, layers, operations, **kind)
         if config.audio is not None:
             self.audio_proj = AudioProjector(config.audio, layers, **kind)
@@ -215,8 +217,8 @@ class LongCat(nn.Module):
             raise ValueError(f"audio: got {streams} voices and no masks of who they belong to")
         grid = (shape[-2] // self.config.patch[1], shape[-1] // self.config.patch[2])
         where = centers(people.shape[1], streams, config.class_range, config.class_interval)
-        return replace(call, people=People(token_masks(people, *grid).to(tokens.device), where, config.tokens,
-                                           config.class_range, config.class_interval))
+        return replace(call, people=People.of(token_masks(people, *grid).to(tokens.device), where, config.tokens,
+                                              self.config.head_dim, config.class_range, config.class_interval))
 
     def through(self, x: Tensor, time: Tensor, call: Call, cache: CleanCache | None, latents: Tensor) -> Tensor:
         """All blocks, with the hooks that other packs expect of a ComfyUI model."""
@@ -255,16 +257,16 @@ def with_int8(operations) -> SimpleNamespace:
 
 def per_frame(x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
     """(B, T * S, C) normed and modulated by each frame's shift and scale (B, T, 1, C)."""
-    return modulated(x.unflatten(1, (frames, -1)), shift, scale).to(x.dtype).flatten(1, 2)
+    return modulated(x.unflatten(1, (frames, -1)), shift, scale).flatten(1, 2)
 
 
 def gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-    """x + gate * update in float32; gate (B, T, 1, C), the others (B, T * S, C)."""
-    frames = (gate.shape[1], -1)
-    return torch.addcmul(x.unflatten(1, frames), gate, update.unflatten(1, frames)).to(x.dtype).flatten(1, 2)
+    """x + gate * update; gate (B, T, 1, C) float32, the others (B, T * S, C)."""
+    x, update = (part.unflatten(1, (gate.shape[1], -1)) for part in (x, update))
+    return written_as(x, torch.addcmul, x, gate, update).flatten(1, 2)
 
 
 def on_noise(x: Tensor, update: Tensor, call: Call) -> Tensor:
     """`update` (B, noisy tokens, C) added to the noisy tokens; the clean ones stay as they are."""
-    noisy = (x[:, call.clean_tokens:] + update).to(x.dtype)
+    noisy = x[:, call.clean_tokens:] + update
     return noisy if not call.clean else torch.cat([x[:, :call.clean_tokens], noisy], 1)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-flops, longcat_flops, takes, live_bytes, plans = (
-    importlib.import_module(name) for name in ("flops", "longcat_flops", "takes", "live_bytes", "plans"))
+flops, longcat_bytes, longcat_flops, takes, live_bytes, plans = (
+    importlib.import_module(name)
+    for name in ("flops", "longcat_bytes", "longcat_flops", "takes", "live_bytes", "plans"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -45,6 +46,14 @@ def test_upstreams_skip_on_longcat_saves_what_it_hides_without_a_mask():
     assert skipping.cached.self_attention / seeing.cached.self_attention == pytest.approx(1 - 7 / 500, abs=1e-9)
     assert skipping.own.self_attention / seeing.own.self_attention == pytest.approx(1 - 7 / 517, abs=1e-9)
     assert skipping.masked == 0 and skipping.cached.calls == 2 * 2
+
+
+def test_a_longcat_block_moves_little_beside_its_products_and_two_voices_add_few_kernels():
+    """Rotation, norms, modulation and residuals each read once and write once: no float32 copy of a sequence."""
+    (alone, kernels), (pair, more) = longcat_bytes.block(), longcat_bytes.block(2)
+    assert alone.total() <= 17.0e9 and pair.total() <= 18.5e9
+    assert more - kernels <= 40
+    assert alone["_to_copy"] <= 0.2e9 and alone["apply_rope1"] <= 1.3e9
 
 
 @pytest.mark.parametrize("name", takes.MODELS)

@@ -137,6 +137,13 @@ def test_two_voices_and_their_masks_reach_the_network(avatar, longcat):
     torch.testing.assert_close(got[:, :, 1:], longcat.euler(avatar, predict)[:, :, 1:], atol=2e-5, rtol=0)
 
 
+def test_a_person_whose_mask_covers_no_token_is_refused(avatar, longcat):
+    voices, people = torch.cat([longcat.speech(avatar)] * 2, 1), torch.ones(1, 3, 64, 64)
+    people[:, 1] = 0
+    with pytest.raises(ValueError, match="person 2 that covers no token"):
+        longcat.sample(avatar, longcat.prompt(avatar, audio_windows=voices, people_masks=people))
+
+
 # ---------------------------------------------------------------- conditions
 
 def test_an_avatar_without_speech_hears_null_audio(avatar, longcat):
