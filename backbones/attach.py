@@ -15,6 +15,7 @@ from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.technique import Moment, Technique
 from . import find
 from .backbone import RUN
+from .patches import check_patches
 
 KEY = "lodestar"
 FORWARDS = ("forward", "_forward", "forward_orig")
@@ -59,9 +60,11 @@ class Run:
 
 
 def with_run(executor, *args, **kwargs):
-    """An OUTER_SAMPLE wrapper: gives the model's calls a store. Weights that a hook changes between calls make what is
-    kept of them wrong, so there is none then."""
+    """An OUTER_SAMPLE wrapper: gives the model's calls a store, and looks at other nodes' patches. Weights that a hook
+    changes between calls make what is kept of them wrong, so there is none then."""
     guider = executor.class_obj
+    check_patches(guider.model_patcher.model.diffusion_model, guider.model_options.get("transformer_options", {}),
+                  find(guider.model_patcher).name)
     if any("hooks" in entry for entries in guider.conds.values() for entry in entries):
         return executor(*args, **kwargs)
     options = guider.model_options.setdefault("transformer_options", {})

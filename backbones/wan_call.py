@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..techniques.layout import Span
-from ..techniques.rope import rope_rows
+from ..techniques.rope import rope_rows, scaled_axes
 from ..techniques.visibility import attend_by_groups, query_groups
 from .backbone import latents_of
 
@@ -77,12 +77,10 @@ class WanCall:
 
     def rows(self, times: Sequence[float]) -> Tensor:
         """RoPE rows for latent frames at `times`, with ScaleROPE's options acting on them as on the model's own."""
-        options = self.transformer_options.get("rope_options") or {}
+        scale, shift = scaled_axes(self.transformer_options.get("rope_options"))
         embedder = self.module.rope_embedder
-        axes = ("t", "y", "x")
-        return rope_rows(times, *self.grid, embedder.axes_dim, theta=embedder.theta, device=self.x.device,
-                         scale=tuple(options.get(f"scale_{axis}", 1.0) for axis in axes),
-                         shift=tuple(options.get(f"shift_{axis}", 0.0) for axis in axes))
+        return rope_rows(times, *self.grid, embedder.axes_dim, theta=embedder.theta, device=self.x.device, scale=scale,
+                         shift=shift)
 
     def latents(self, span: Span, process_in: Callable[[Tensor], Tensor]) -> Tensor:
         return latents_of(span, self.x, self.module.out_dim, process_in)

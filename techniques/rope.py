@@ -3,10 +3,12 @@
 Stateless: rows are computed from the positions asked for and nothing is kept, since a table cached by length alone is
 the bug that breaks lookahead anchors. Times are float64 on the way in, the rows float32 whatever the model dtype.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+Axes = tuple[float, float, float]   # time, height, width
 
 
 def rotation(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
@@ -18,7 +20,7 @@ def rotation(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
 
 
 def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequence[int], *, theta: float = 10000.0,
-              scale: tuple[float, float, float] = (1.0, 1.0, 1.0), shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+              scale: Axes = (1.0, 1.0, 1.0), shift: Axes = (0.0, 0.0, 0.0),
               device: torch.device | None = None) -> Tensor:
     """Rows for latent frames at `times`, each with `height` x `width` tokens -> (1, T*H*W, 1, sum(axes_dim)/2, 2, 2).
 
@@ -36,6 +38,15 @@ def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequenc
         view[axis] = shape[axis]
         parts.append(part.reshape(*view, *part.shape[1:]).expand(*shape, *part.shape[1:]))
     return torch.cat(parts, dim=3).reshape(1, len(times) * height * width, 1, -1, 2, 2)
+
+
+def scaled_axes(options: Mapping[str, float] | None) -> tuple[Axes, Axes]:
+    """(scale, shift) of `rope_rows` as a ScaleROPE node writes them: scale_t, shift_t, ... for time, height, width."""
+    def of(what: str, plain: float) -> Axes:
+        time, height, width = ((options or {}).get(f"{what}_{axis}", plain) for axis in "tyx")
+        return time, height, width
+
+    return of("scale", 1.0), of("shift", 0.0)
 
 
 def split_head(head_dim: int) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...techniques.people import centers, token_masks
-from ...techniques.rope import rope_rows, rotate, split_head
+from ...techniques.rope import rope_rows, rotate, scaled_axes, split_head
 from ...techniques.visibility import closed_spans, query_groups
 from .call import Call, CleanCache, People
 from .config import LongCatConfig
@@ -176,7 +176,9 @@ class LongCat(nn.Module):
         for pair, factor in (factors or {}).items():
             table[pair] = table.get(pair, 1.0) * factor
         groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()}, x.shape[2])
-        rows = rope_rows(times, height, width, split_head(self.config.head_dim), device=x.device)
+        scale, shift = scaled_axes((options or {}).get("rope_options"))
+        rows = rope_rows(times, height, width, split_head(self.config.head_dim), scale=scale, shift=shift,
+                         device=x.device)
         options = {**(options or {}), "grid_sizes": (x.shape[2], height, width), "total_blocks": len(self.blocks),
                    "block_type": "double"}
         return Call(x.shape[2], sum(clean) - ahead, height * width, rows, groups, options=options)
