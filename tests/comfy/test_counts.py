@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.once
+
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 flops, longcat_bytes, longcat_flops, takes, live_bytes, plans = (
     importlib.import_module(name)

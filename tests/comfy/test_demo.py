@@ -11,6 +11,8 @@ import demo
 import environment
 import pytest
 
+pytestmark = pytest.mark.once
+
 TINY_TAKE = environment.PACK / "tests" / "golden" / "tiny_take.json"
 
 

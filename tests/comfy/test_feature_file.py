@@ -13,6 +13,8 @@ from lodestar.techniques.timeline import Timeline
 
 from ..full_disk import files_limited_to
 
+pytestmark = pytest.mark.once
+
 
 def filled(rows: int, layers: int, width: int, pieces: int = 3) -> tuple[FeatureFile, torch.Tensor]:
     """A file of `rows` rows, written in pieces, and the same (layers, rows, width) in RAM."""

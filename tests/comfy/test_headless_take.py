@@ -12,6 +12,8 @@ import report
 import torch
 from lodestar.training.puppet.hosts import wan_vae
 
+pytestmark = pytest.mark.once
+
 
 def test_diffusers_reads_the_weights_as_comfyui_does():
     torch.manual_seed(0)

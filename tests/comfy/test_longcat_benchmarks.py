@@ -8,6 +8,8 @@ import pytest
 import torch
 from lodestar.techniques.clean_cache import PLACES
 
+pytestmark = pytest.mark.once
+
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 in_process, live_bytes, longcat, longcat_gpu, longcat_speed = (
     importlib.import_module(name) for name in ("in_process", "live_bytes", "longcat", "longcat_gpu", "longcat_speed"))

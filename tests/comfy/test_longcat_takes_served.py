@@ -49,6 +49,7 @@ def frames_of(server, entry):
         return container.streams.video[0].frames
 
 
+@pytest.mark.slow    # test_workflows has every model's length, test_long_take the odd ones
 def test_a_minute_is_as_long_as_its_speech(official, minute):
     prompt, inputs = take(official, "longcat_avatar_15", "longcat/minute")
     inputs["LoadAudio"]["audio"] = official.upload(minute)

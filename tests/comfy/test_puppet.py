@@ -14,6 +14,8 @@ from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.vae import SIZE
 from lodestar.training.puppet.world import World
 
+pytestmark = pytest.mark.once
+
 PACK = Path(__file__).resolve().parents[2]
 sys.path.append(str(PACK / "benchmarks"))
 claims_conditions, claims_measures, claims_takes, claims_vae = (

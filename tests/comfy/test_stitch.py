@@ -6,6 +6,8 @@ import torch
 from lodestar.backbones.vae import encode_frames, open_stream
 from lodestar.techniques.latent_stitch import LatentStitch
 
+pytestmark = pytest.mark.once
+
 CONTEXT, HANDOVERS = 3, 4
 
 

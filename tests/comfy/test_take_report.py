@@ -14,6 +14,8 @@ from lodestar.pipelines.chunk_plan import plan_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 30
 SPEECH = {"waveform": torch.zeros(1, 1, 16000 * 30 // 16), "sample_rate": 16000}
