@@ -17,6 +17,7 @@ from torch import Tensor
 from ..techniques.clean_cache import CleanCaching
 from ..techniques.flow_schedules import SHIFTS
 from ..techniques.layout import Layout
+from ..techniques.speech_features import CHUNK_FRAMES, OVERLAP_FRAMES
 from .backbone import RUN, Backbone, ChunkInputs, ChunkRequest, hides, laid_out, latents_of
 from .longcat.headless import REFERENCE_INDEX
 from .longcat.sequence import in_order, own_layout
@@ -64,8 +65,8 @@ class LongCatBackbone(Backbone):
     audio_shape: tuple[int, int] | None
     name: str
     fps: int
-    chunk_frames: int = 93
-    overlap_frames: int = 13
+    chunk_frames: int = CHUNK_FRAMES
+    overlap_frames: int = OVERLAP_FRAMES
     grid: int = 16
     handover: str = "re-encode"
     follows_itself: bool = True
@@ -123,8 +124,9 @@ class LongCatBackbone(Backbone):
         if request.context is not None and request.reference is not None and self.audio_shape:
             conditions["reference_latents"] = [request.reference]
         if request.audio is not None:
-            conditions["audio_windows"] = request.audio
-            silent["audio_windows"] = torch.zeros_like(request.audio)
+            frames = self.temporal_ratio * (request.latents - 1) + 1
+            conditions["audio_windows"] = request.audio if known is None else request.audio[:, :, -frames:]
+            silent["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
             if request.people is not None:
                 if known is None:
                     raise ValueError("reference: several voices need a picture of their people, and none came. Connect "
@@ -133,9 +135,11 @@ class LongCatBackbone(Backbone):
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
 
     def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
-        """(1, voices, frames, slots, layers, C), the window's first latent being heard as its last pixel frame."""
-        frames = clock.frames_for_latents(latents)
-        return speech.windows(first_latent * self.temporal_ratio, frames, RATES_HZ[self.name] // self.fps)
+        """(1, voices, frames, slots, layers, C) from the latent before the window on; of the first of all latents there
+        is but one frame, its last."""
+        before = min(first_latent, 1)
+        frames = clock.frames_for_latents(before + latents)
+        return speech.windows((first_latent - before) * self.temporal_ratio, frames, RATES_HZ[self.name] // self.fps)
 
     def check_speech(self, speech: Speech, clock) -> None:
         super().check_speech(speech, clock)
@@ -158,12 +162,21 @@ def in_window(call: LongCatCall) -> LongCatCall:
     known = next((place for place, frame in enumerate(frames) if frame >= call.known), len(frames))
     audio = call.extra.get("audio")
     if audio is not None:
-        rows = [frames[0] * 4] + [max(frame * 4 + step, 0) for frame in frames[1:] for step in range(-3, 1)]
-        if len(frames) != call.x.shape[2] or max(rows) >= audio.shape[2]:
+        before = (audio.shape[2] - 1) // 4 + 1 - window.total_frames     # latents before the chunk's own
+        rows = rows_of([before + frame for frame in frames])
+        if len(frames) != call.x.shape[2] or before < 0:
             raise ValueError(f"audio: the context window has latents {frames[0]} to {frames[-1]}, the speech covers "
                              f"{(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
         call = call.given(audio=audio[:, :, rows])
     return call.given(known=known)
+
+
+def rows_of(latents: list[int]) -> list[int]:
+    """The pixel frames whose speech some latents hear: four each behind one that goes before; the take's first latent
+    has but one."""
+    first, *others = latents
+    own = [4 * first - 4, *(4 * first + step for step in range(-3, 1))] if first else [0]
+    return own + [max(4 * latent + step, 0) for latent in others for step in range(-3, 1)]
 
 
 def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],

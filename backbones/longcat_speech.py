@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import comfy.model_management
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..techniques.audio_windows import Window, checked_audio, plan_windows
-from ..techniques.speech_features import between, halved, positions, whisper_groups
+from ..techniques.speech_features import between, halved, positions, silence_after, whisper_groups
 from ..techniques.speech_waveform import leveled, prepared
 from .audio_encoder import SpeechEncoder, as_speech_encoder, resampled, watched
 from .audio_families import RATE, LogMel, Wav2Vec2, Whisper, first_of
@@ -39,8 +40,9 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
                   people: Tensor | None = None) -> dict:
     """Waveforms (N,) at 16 kHz, one per person -> AUDIO_ENCODER_OUTPUT as the LongCat backbone reads it.
 
-    `noise_seed`: of 1.0's noise floor, another one per voice; None for none. `people`: masks (1, K, H, W) of who has
-    which voice. Silence is a voice of zeros. ValueError where the encoder is not the one `version` was trained with.
+    Each is followed by silence, to the end of the longest one's last chunk (`silence_after`). `noise_seed`: of 1.0's
+    noise floor, another one per voice; None for none. `people`: masks (1, K, H, W) of who has which voice. Silence is a
+    voice of zeros. ValueError where the encoder is not the one `version` was trained with.
     """
     encoder = as_speech_encoder(audio_encoder)
     version = version_of(encoder, version)
@@ -48,16 +50,18 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
     give_back()     # what decoding the sound left behind
     comfy.model_management.load_model_gpu(encoder.patcher)
     files = tuple(FeatureFile() for _ in voices)
+    longest = max(len(speech) for speech in voices)
+    end = longest + silence_after(longest, RATE, hearing.fps)
     for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
         noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed + person)
         log.info("LongCat %s: voice %d of %d, %.2f s of speech", version, person + 1, len(voices), len(speech) / RATE)
-        for layers in hearing.encode(encoder.family, encoder.patcher.load_device, speech, noise):
+        for layers in hearing.encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
             file.append(layers)
             del layers      # or the next window would be made beside it
     give_back()
     stored = tuple(file.layers() for file in files)
     several = {"voices": stored, "people_masks": people} if people is not None else {}
-    return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": len(voices[0]),
+    return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": longest,
             "rate_hz": float(hearing.rate_hz), "family": f"longcat {version}", "files": files, **several}
 
 
@@ -75,11 +79,13 @@ def version_of(encoder: SpeechEncoder, version: str) -> str:
     return own
 
 
-def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, noise: torch.Generator | None) -> Pieces:
-    """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them."""
-    speech = prepared(speech, RATE, noise)
+def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None
+                   ) -> Pieces:
+    """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them. The
+    silence up to sample `end` counts in the clip's variance, as in the authors' own."""
+    speech = prepared(followed(speech, end), RATE, noise)
     family = replace(family, variance_correction=None)      # `prepared` did that
-    steps = max(1, len(speech) * WAV2VEC_RATE // RATE)
+    steps = end * WAV2VEC_RATE // RATE
     windows = plan_windows(steps, WINDOW_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
     clip = family.open(speech[None], device, windows)
     rows = family.rows(clip.speech.shape[1])
@@ -96,38 +102,45 @@ def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, noise
     return map(encoded, watched(windows))
 
 
-def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, noise: torch.Generator | None) -> Pieces:
+def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None
+                   ) -> Pieces:
     """The five groups; like upstream whisper hears 30 s at a time, each stretch by itself. There is no noise floor."""
     stretch = family.window_rows * family.hop
-    stretches = leveled(speech, RATE).split(stretch)
+    stretches = leveled(followed(speech, end), RATE).split(stretch)
     whole = Window(0, family.window_rows, 0, family.window_rows)
 
     def groups(samples: Tensor) -> Tensor:
         clip = family.open(samples[None], device, [whole])
         return whisper_groups(clip.encode(whole, range(family.layer_count)))
 
-    steps = max(1, len(speech) * WHISPER_RATE // RATE)
+    steps = end * WHISPER_RATE // RATE
     return ([layer[None] for layer in piece.unbind(1)] for piece in halved(map(groups, watched(stretches)), steps))
 
 
-def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, noise: torch.Generator | None) -> Pieces:
-    """Each piece by itself: a row hears its own moment alone. There is no noise floor."""
-    rows, size = family.rows(len(speech)), WINDOW_SECONDS * family.rate_hz
+def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None) -> Pieces:
+    """Each piece by itself: a row hears its own moment alone, beyond the speech silence. There is no noise floor."""
+    rows, size = family.rows(end), WINDOW_SECONDS * family.rate_hz
     windows = [Window(first, min(first + size, rows), first, min(first + size, rows)) for first in range(0, rows, size)]
     clip = family.open(speech[None], device, windows)
     return (clip.encode(window, range(family.layer_count)) for window in watched(windows))
 
 
+def followed(speech: Tensor, end: int) -> Tensor:
+    """(N,) and silence up to sample `end`."""
+    return pad(speech, (0, end - len(speech)))
+
+
 @dataclass(frozen=True)
 class Hearing:
-    """How one version hears."""
+    """How one version hears, and at how many frames a second it was trained."""
     family: type
     encoder: str
     layers: int
     rate_hz: int
+    fps: int
     encode: Callable[..., Pieces]
 
 
-VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, wav2vec_pieces),
-            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, whisper_pieces),
-            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, mel_pieces)}
+VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, 16, wav2vec_pieces),
+            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, 25, whisper_pieces),
+            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, 25, mel_pieces)}

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..techniques.people import check_people, fitted_masks
 from ..techniques.speech_features import window_steps
 from ..techniques.timeline import Timeline
+from .audio_families import RATE
 from .feature_file import FeatureFile
 
 CORE_RATE_HZ = 50.0   # of core's own encoders, which do not say theirs
@@ -23,13 +24,14 @@ class Speech:
     family: str = ""
     people: Tensor | None = None
     files: tuple[FeatureFile, ...] = ()
+    samples: int | None = None      # of the speech at 16 kHz, which silence may follow in the features
 
     @classmethod
     def of(cls, features: dict) -> "Speech":
         """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's."""
         return cls(features.get("voices") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
-                   features.get("people_masks"), features.get("files", ()))
+                   features.get("people_masks"), features.get("files", ()), features.get("audio_samples"))
 
     @property
     def layers(self) -> int:
@@ -41,7 +43,9 @@ class Speech:
 
     @property
     def seconds(self) -> float:
-        return self.voices[0][0].shape[1] / self.rate_hz
+        """How much speech they cover."""
+        encoded = self.voices[0][0].shape[1] / self.rate_hz
+        return encoded if self.samples is None else min(encoded, self.samples / RATE)
 
     def check_length(self, seconds: float) -> None:
         if self.seconds < seconds - SPARE_SECONDS:

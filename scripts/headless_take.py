@@ -20,8 +20,8 @@ from lodestar.pipelines.take import Tail, make_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, parse_schedule
-from lodestar.techniques.speech_features import window_steps
-from lodestar.techniques.speech_mel import SAMPLE_RATE, STEP, mel_steps
+from lodestar.techniques.speech_features import silence_after, window_steps
+from lodestar.techniques.speech_mel import RATE_HZ, SAMPLE_RATE, STEP, mel_steps
 from lodestar.techniques.speech_waveform import leveled
 from lodestar.techniques.technique import Moment, Technique
 from lodestar.techniques.timeline import Timeline
@@ -132,8 +132,9 @@ def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
     wan = WanVae(load_file(shipped("vae")))
     picture = fitted(opened(Path(inputs["LoadImage"]["image"])), plan.width, plan.height)
     steps = inputs["LodestarLongCatSchedule"]
+    rows = (len(speech) + silence_after(len(speech), SAMPLE_RATE, RATE_HZ)) // STEP
     puppet = Puppet(
-        trained(shipped("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, max(len(speech) // STEP, 1)),
+        trained(shipped("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, rows),
         wan.encode(picture), anchors(inputs.get("LodestarLookaheadAnchor"), plan.timeline),
         schedule(steps["kind"], steps["steps"], steps["shift"]), inputs["RandomNoise"]["noise_seed"])
 

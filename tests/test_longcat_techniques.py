@@ -16,7 +16,14 @@ from lodestar.techniques.people import (
     token_masks,
 )
 from lodestar.techniques.speaker_tracks import padded, placed
-from lodestar.techniques.speech_features import halved, resampled, whisper_features, whisper_groups, windows
+from lodestar.techniques.speech_features import (
+    halved,
+    resampled,
+    silence_after,
+    whisper_features,
+    whisper_groups,
+    windows,
+)
 from lodestar.techniques.speech_guidance import as_pair, combined, projection_scale, shares, zero_guided
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -232,3 +239,21 @@ def test_halving_piece_by_piece_is_halving_at_once(cuts):
     rows = torch.randn(4500, 2, 3, generator=torch.Generator().manual_seed(5))
     pieces = rows.tensor_split(cuts)
     assert torch.equal(torch.cat(list(halved(pieces, 2011))), whisper_features(rows, 2011 * 640, 16000))
+
+
+# ---------------------------------------------------------------- silence behind the speech
+
+@pytest.mark.parametrize("fps", [16, 25])
+def test_speech_is_followed_by_silence_to_the_end_of_its_last_chunk(fps):
+    """As the authors pad it: 93 frames and 80 more for each further chunk."""
+    for seconds in (0.01, 1.0, 3.0, 5.0, 33.3, 600.0):
+        samples = round(seconds * 16_000)
+        end = samples + silence_after(samples, 16_000, fps)
+        lengths = [(93 + 80 * more) * 16_000 // fps for more in range(200)]
+        wanted = next(length for length in lengths if length >= samples)
+        assert end == wanted or wanted - samples < 8_000 and end == samples + 8_000
+
+
+def test_half_a_second_follows_speech_that_fills_its_chunks():
+    assert silence_after(93_000, 16_000, 16) == 8_000
+    assert silence_after(93_000 - 9_000, 16_000, 16) == 9_000

@@ -39,6 +39,13 @@ def encoders(tiny_models):
             for version, name in NAMES.items()}
 
 
+def followed(sound, fps):
+    """The speech with the silence that the authors put behind it: to the end of its last chunk."""
+    speech = heard(sound)
+    ends = (16_000 * (93 + 80 * more) // fps for more in range(100))
+    return torch.nn.functional.pad(speech, (0, next(end for end in ends if end >= len(speech)) - len(speech)))
+
+
 def features(encoder, sound, **how):
     return torch.cat(encode_voices(encoder, [heard(sound)], **how)["encoded_audio_all_layers"])
 
@@ -52,12 +59,12 @@ def far(got, wanted):
 
 def test_avatar_10_hears_what_one_pass_of_transformers_hears(encoders):
     encoder, sound = encoders["1.0"], audio(4.7)
-    network, samples = encoder.family.network, len(heard(sound))
-    drawn = torch.randn(samples, generator=torch.Generator().manual_seed(7))
+    network, speech = encoder.family.network, followed(sound, 16)
+    drawn = torch.randn(len(speech), generator=torch.Generator().manual_seed(7))
     got = features(encoder, sound, noise_seed=7)
     with torch.no_grad():
-        convolved = network.feature_extractor(prepared(heard(sound), 16_000, drawn)[None])
-        steps = interpolate(convolved, int(4.7 * 32), mode="linear", align_corners=True).transpose(1, 2)
+        convolved = network.feature_extractor(prepared(speech, 16_000, drawn)[None])
+        steps = interpolate(convolved, len(speech) // 500, mode="linear", align_corners=True).transpose(1, 2)
         hidden = first_of(network.feature_projection(steps))
         states = [network.encoder.layer_norm(hidden + network.encoder.pos_conv_embed(hidden))]
         for layer in network.encoder.layers:
@@ -68,13 +75,13 @@ def test_avatar_10_hears_what_one_pass_of_transformers_hears(encoders):
 def test_avatar_15_hears_what_the_authors_chunks_of_30_seconds_give(encoders):
     from transformers import WhisperFeatureExtractor
     encoder, sound = encoders["1.5"], audio(33.3)
-    got, speech = features(encoder, sound), leveled(heard(sound), 16_000)
+    got, speech = features(encoder, sound), leveled(followed(sound, 25), 16_000)
     extractor, states = WhisperFeatureExtractor(feature_size=128), []
     for chunk in speech.split(480_000):
         mel = extractor(chunk.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
         with torch.no_grad():
             states.append(torch.cat(encoder.family.encoder(mel, output_hidden_states=True).hidden_states))
-    states, steps = torch.cat(states, 1), int(33.3 * 25)
+    states, steps = torch.cat(states, 1), int(len(speech) / 16_000 * 25)
     groups = [states[first:end].mean(0) for first, end in ((0, 8), (8, 16), (16, 24), (24, 32), (32, 33))]
     rows = torch.stack(groups)[:, :2 * steps].transpose(1, 2)
     wanted = interpolate(rows, steps, mode="linear", align_corners=True).transpose(1, 2)
@@ -132,11 +139,12 @@ def test_encoders_from_core_s_own_loader_are_taken(config, layers):
 
 @pytest.mark.parametrize("version", NAMES)
 @pytest.mark.parametrize("seconds", [0.01, 1, 3.999, 31])
-def test_features_last_as_long_as_the_speech(encoders, version, seconds):
+def test_features_last_to_the_end_of_the_last_chunk(encoders, version, seconds):
     layers, rate = SHAPES[version]
     output = encode_voices(encoders[version], [heard(audio(seconds))])
-    assert [layer.shape for layer in output["encoded_audio_all_layers"]] == [
-        (1, max(1, int(seconds * rate)), 64)] * layers
+    end = len(followed(audio(seconds), 16 if version == "1.0" else 25)) / 16_000
+    assert [layer.shape for layer in output["encoded_audio_all_layers"]] == [(1, int(end * rate), 64)] * layers
+    assert Speech.of(output).seconds == pytest.approx(seconds), "silence is no speech that a take may last for"
     assert output["rate_hz"] == rate and output["family"] == f"longcat {version}"
     assert torch.equal(output["encoded_audio"], output["encoded_audio_all_layers"][-1])
     assert output["audio_samples"] == round(seconds * 16_000) and "voices" not in output
@@ -170,9 +178,9 @@ def test_the_model_of_that_version_takes_it(encoders, longcat, tiny_models, vers
     output = LodestarLongCatSpeech.execute(audio(4), encoders[version], "auto", True, 0)[0]
     backbone, speech, clock = backbones.find(longcat.load(tiny_models, model)), Speech.of(output), Timeline(fps)
     backbone.check_speech(speech, clock)
-    rows = backbone.hear(speech, clock, 2, 3)
-    assert rows.shape == (1, 1, 9, 5, SHAPES[version][0], 64)
-    assert torch.equal(rows[0, 0, 0, 2, 3], output["encoded_audio_all_layers"][3][0, 8 * SHAPES[version][1] // fps])
+    rows = backbone.hear(speech, clock, 2, 3)       # and the latent before
+    assert rows.shape == (1, 1, 13, 5, SHAPES[version][0], 64)
+    assert torch.equal(rows[0, 0, 4, 2, 3], output["encoded_audio_all_layers"][3][0, 8 * SHAPES[version][1] // fps])
 
 
 # ---------------------------------------------------------------- refusals
@@ -216,7 +224,7 @@ def test_cancel_is_heard_between_windows(encoders, monkeypatch):
 def test_the_puppet_hears_log_mel_without_a_model(seconds):
     encoder, sound = LodestarLoadAudioEncoder.execute(LOG_MEL, "auto").args[0], audio(seconds)
     output = encode_voices(encoder, [heard(sound)])
-    rows = max(1, int(seconds * 25))
+    rows = len(followed(sound, 25)) // 640
     wanted = mel_steps(leveled(heard(sound), 16_000), 0, rows)
     assert (output["family"], output["rate_hz"]) == ("longcat puppet", 25.0)
     assert torch.equal(torch.cat(output["encoded_audio_all_layers"]), wanted.movedim(1, 0))
@@ -225,4 +233,28 @@ def test_the_puppet_hears_log_mel_without_a_model(seconds):
 def test_audio_features_gives_the_same_rows():
     encoder, sound = log_mel(), audio(40.0)
     both = encode_voices(encoder, [heard(sound)]), encode_speech(encoder, sound, window_seconds=7.0)
-    assert all(map(torch.equal, *(output["encoded_audio_all_layers"] for output in both)))
+    spoken, rows = (output["encoded_audio_all_layers"] for output in both)
+    assert all(torch.equal(layer[:, :1000], row) for layer, row in zip(spoken, rows, strict=True))
+
+
+# ---------------------------------------------------------------- behind the end
+
+def test_frames_behind_the_speech_hear_silence():
+    """The puppet's, whose rows say what they heard: the other two hear the same waveform, as the tests above hold."""
+    vowel = {"waveform": torch.sin(900 * torch.arange(3.6 * 16_000) / 16_000)[None, None], "sample_rate": 16_000}
+    speech = Speech.of(encode_voices(log_mel(), [heard(vowel)]))
+    rows = speech.windows(80, 40, 1)[0, 0, :, 2]        # from 3.2 s on: 10 frames of speech, then silence
+    assert (rows[:10] > -1).flatten(1).any(1).all() and (rows[11:] == -1).all()
+
+
+def test_voices_of_unequal_length_end_together(encoders):
+    """What the shorter one hears after its end is silence, encoded with it, and its features last as long."""
+    long, short = heard(audio(4)), heard(audio(1, seed=1))
+    people = torch.ones(1, 3, 8, 8)
+    for version, encoder in encoders.items():
+        output = encode_voices(encoder, [long, short], people=people)
+        filled = torch.nn.functional.pad(short, (0, len(long) - len(short)))
+        for voice, alone in zip(output["voices"], (long, filled), strict=True):
+            wanted = encode_voices(encoder, [alone])["encoded_audio_all_layers"]
+            assert all(torch.equal(layer, row) for layer, row in zip(voice, wanted, strict=True)), version
+        assert output["audio_samples"] == len(long)

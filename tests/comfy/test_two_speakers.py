@@ -61,7 +61,7 @@ def test_in_turn_the_second_begins_where_the_first_ends(encoder):
     one, two = audio(1, seed=1), audio(2, seed=2)
     features, mix = speakers(encoder, "in turn", audio_1=one, audio_2=two)
     assert torch.equal(mix["waveform"], torch.cat([one["waveform"], two["waveform"]], -1))
-    assert {layer.shape for voice in features["voices"] for layer in voice} == {(1, 96, 64)}
+    assert {layer.shape for voice in features["voices"] for layer in voice} == {(1, 186, 64)}
 
 
 def test_others_hear_a_third_voice_of_silence(encoder):
