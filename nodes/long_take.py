@@ -3,7 +3,6 @@
 `TakeSession` gives pipelines/take.py the functions it asks for: ComfyUI's sampler, its VAE, its server.
 """
 import copy
-import json
 import logging
 import re
 import time
@@ -15,10 +14,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
-import latent_preview
-from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
-from server import PromptServer
 from torch import Tensor
 
 from .. import backbones
@@ -28,9 +24,13 @@ from ..backbones.memory import give_back
 from ..backbones.pictures import encode_picture, fit_picture
 from ..backbones.speech import Speech
 from ..backbones.vae import encode_frames, open_stream
+from ..host.metadata import graph_tags
+from ..host.output_names import fill_in, numbered, problem_of, subfolder_of
+from ..host.progress import TakeProgress
 from ..pipelines.chunk_plan import Chunk
 from ..pipelines.contract import fingerprint, graph_contract
-from ..pipelines.journal import Journal, unfinished_beside, writing
+from ..pipelines.final_file import publish, published
+from ..pipelines.journal import Journal, unfinished_beside
 from ..pipelines.take import ChunkDone, Tail, make_take
 from ..pipelines.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
@@ -40,7 +40,6 @@ from .sockets import PLAN, Take
 logger = logging.getLogger("lodestar")
 GRAPH_INPUTS = ("noise", "guider", "sampler", "sigmas", "vae", "reference", "clip")
 SEEDS = 2 ** 64
-LONGEST_NAME_BYTES = 200   # file systems take 255, and a number and an ending follow
 
 
 @dataclass(frozen=True)
@@ -100,38 +99,49 @@ class TakeSession:
         ratio = self.backbone.spatial_ratio
         return self.model.latent_format.latent_channels, self.plan.height // ratio, self.plan.width // ratio
 
+    @cached_property
+    def progress(self) -> TakeProgress:
+        return TakeProgress(self.hidden.unique_id, self.plan, self.sigmas.shape[-1] - 1)
+
     def make(self, prefix: str, keep_chunks: bool) -> Made:
         """Make or resume the take and write the video. Raises ValueError for inputs that do not fit together."""
-        if problem := prefix_problem(prefix):   # a name that came by a link was not seen before
-            raise ValueError(problem)
-        self.check()
-        writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
-        common = self.common_contract(writer)
-        folder, contracts = self.journal_folder(prefix, common), self.contracts(common)
-        with Journal.open(folder, contracts) as journal:
-            logger.info("%s (%s)", journal.note, journal.folder)
-            if not journal.finished and (other := unfinished_beside(folder, folder_name(prefix), contracts[0])):
-                logger.info(other)
-            result = make_take(self.plan, partial(self.sample_chunk, journal=journal), lambda: open_stream(self.vae),
-                               journal, writer, context_of=self.context_of if self.handed_latents else None,
-                               tail_frames=self.tail_frames, on_chunk=self.on_chunk,
-                               check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
-            self.tell(len(self.plan.chunks), journal.finished_frames)
-            end = journal.finished_latents
-            tail = journal.latents(end - self.plan.chunks[-1].new_latents, end)
-            path, subfolder = self.final_name(prefix)
-            writer.finish(result.segments, self.take.audio, self.metadata(), path)
-            if not keep_chunks:
-                journal.discard()
-        return Made(path, subfolder, tail)
+        with self.progress:
+            name = self.named(prefix)
+            self.check()
+            writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
+            common = self.common_contract(writer)
+            folder, contracts = self.journal_folder(prefix, common), self.contracts(common)
+            with Journal.open(folder, contracts, prefix) as journal:
+                made_of = fingerprint([prefix, folder_paths.get_output_directory(), self.take.audio])
+                path = published(journal, made_of) or self.write_video(prefix, name, journal, writer, made_of)
+                tail = journal.latents(journal.finished_latents - self.plan.chunks[-1].new_latents,
+                                       journal.finished_latents)
+                if not keep_chunks:
+                    journal.discard()
+            self.progress.finished()
+        return Made(path, subfolder_of(path), tail)
 
-    def final_name(self, prefix: str) -> tuple[Path, str]:
-        """The next free name for `prefix`, numbered as ComfyUI's own nodes do, and its folder below output."""
-        output = folder_paths.get_output_directory()
-        with writing(Path(output)):    # it makes the folder
-            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-                prefix, output, self.plan.width, self.plan.height)
-        return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
+    def named(self, prefix: str) -> str:
+        """The file name that was asked for, with its tokens filled in, before anything is made. Raises ValueError."""
+        name = fill_in(prefix, self.plan.width, self.plan.height, self.hidden.prompt or {}, time.localtime())
+        if problem := problem_of(prefix) or problem_of(name):   # one that came by a link was not seen before
+            raise ValueError(problem)
+        return name
+
+    def write_video(self, prefix: str, name: str, journal: Journal, writer: VideoWriter, made_of: str) -> Path:
+        """Make the chunks that are missing and join all of them under the next free number of `name`."""
+        tags = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo)
+        self.progress.opened(journal)
+        if not journal.finished and (other := unfinished_beside(journal.folder, prefix, journal.contracts[0])):
+            logger.info(other)
+        result = make_take(self.plan, partial(self.sample_chunk, journal=journal), lambda: open_stream(self.vae),
+                           journal, writer, context_of=self.context_of if self.handed_latents else None,
+                           tail_frames=self.tail_frames, on_chunk=self.on_chunk, on_frames=self.progress.decoded,
+                           on_replay=self.progress.replayed,
+                           check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
+        self.progress.joining()
+        return publish(journal, made_of, lambda path: writer.finish(result.segments, self.take.audio, tags, path),
+                       lambda: numbered(name, self.plan.width, self.plan.height))
 
     def check(self) -> None:
         """Refuse what does not fit together before any sampling."""
@@ -213,7 +223,7 @@ class TakeSession:
 
     def sample_chunk(self, chunk: Chunk, context: Tensor | None, journal: Journal | None = None) -> Tensor:
         """The chunk's whole window (1, C, n, h, w) through the guider, sampler and callbacks that core would use."""
-        self.tell(chunk.index, self.plan.frames_of(chunk)[0])
+        self.progress.begun(chunk)
         reference = self.reference_of(chunk, journal)
         inputs = self.backbone.chunk_inputs(ChunkRequest(
             chunk.latents, self.latent_shape, context, reference, self.audio_of(chunk),
@@ -222,46 +232,18 @@ class TakeSession:
                         chunk.first_latent)
         guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
                                   self.prompts.get(chunk.prompt))
+        callback = self.progress.sampling(chunk, self.guider.model_patcher.load_device, self.model.latent_format)
         noise = copy.copy(self.noise)
         noise.seed = (self.noise.seed + chunk.seed_offset) % SEEDS
         sampled = guider.sample(noise.generate_noise({"samples": inputs.samples}), inputs.samples, self.sampler,
-                                self.sigmas, denoise_mask=inputs.noise_mask, callback=self.progress(chunk),
+                                self.sigmas, denoise_mask=inputs.noise_mask, callback=callback,
                                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=noise.seed)
+        self.progress.sampled()
         return inputs.window(sampled.float().cpu(), context if chunk.context_latents else None)
-
-    def progress(self, chunk: Chunk):
-        """A sampler callback that counts the steps of the whole take and shows ComfyUI's own previews."""
-        steps = self.sigmas.shape[-1] - 1
-        bar = comfy.utils.ProgressBar(steps * len(self.plan.chunks), node_id=self.hidden.unique_id)
-        previewer = latent_preview.get_previewer(self.guider.model_patcher.load_device, self.model.latent_format)
-
-        def callback(step, denoised, latents, total_steps):
-            preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
-            bar.update_absolute(chunk.index * steps + step + 1, preview=preview)
-
-        return callback
 
     def on_chunk(self, done: ChunkDone) -> None:
         give_back()
         logger.info("chunk %d of %d is safe on disk", done.chunk.index + 1, len(self.plan.chunks))
-
-    def tell(self, finished_chunks: int, finished_frames: int) -> None:
-        """An event for whoever watches: the front end, scripts/demo.py, an API client."""
-        server = getattr(PromptServer, "instance", None)
-        if server is not None:
-            server.send_sync("lodestar.chunk", {
-                "node": self.hidden.unique_id, "chunk": finished_chunks, "chunks": len(self.plan.chunks),
-                "frames_done": finished_frames, "frames_total": self.plan.total_frames, "time": time.time()},
-                server.client_id)
-
-    def metadata(self) -> dict[str, str]:
-        """The queued prompt and the workflow, so that the video opens as a graph when dragged into ComfyUI."""
-        if args.disable_metadata:
-            return {}
-        found = {**(self.hidden.extra_pnginfo or {})}
-        if self.hidden.prompt is not None:
-            found["prompt"] = self.hidden.prompt
-        return {name: json.dumps(value) for name, value in found.items()}
 
     def common_contract(self, writer: VideoWriter) -> dict[str, str]:
         """What determines every chunk alike, by name."""
@@ -289,25 +271,6 @@ class TakeSession:
 
 def folder_name(prefix: str) -> str:
     return re.sub(r"[^\w-]+", "_", prefix).strip("_")[:64]
-
-
-def prefix_problem(prefix: str | None) -> str | None:
-    """Why `prefix` cannot name a file below the output folder; None where it can."""
-    if prefix is None:
-        return None
-    wanted, slashed = "such as lodestar/take", prefix.replace("\\", "/")
-    parts = slashed.split("/")
-    if parts[-1].strip() in ("", ".", "..") or re.search(r"[\0-\x1f\ud800-\udfff]", prefix):
-        return f"filename_prefix is {prefix!r}; it must name a file, {wanted}"
-    if max(len(part.encode()) for part in parts) > LONGEST_NAME_BYTES:
-        return f"filename_prefix is {prefix!r}, too long for a file name; use a shorter one, {wanted}"
-    output = Path(folder_paths.get_output_directory()).resolve()
-    path = (output / slashed).resolve()
-    if not path.is_relative_to(output):
-        return f"filename_prefix is {prefix!r}, which leaves ComfyUI's output folder; use a name {wanted}"
-    if blocker := next((parent for parent in path.parents if parent.is_file()), None):
-        return f"filename_prefix is {prefix!r}, but {blocker} is a file, no folder; use another name, {wanted}"
-    return None
 
 
 def locate(name: str) -> Path | None:
@@ -371,4 +334,4 @@ class LodestarLongTake(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None):
-        return prefix_problem(filename_prefix) or True
+        return problem_of(filename_prefix) or True

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .journal import writing
+from .safe_files import writing
 
 
 def beside(video: Path) -> Path:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .chunk_plan import Chunk, ChunkPlan
-from .journal import Journal, NotWritten
+from .journal import Journal
+from .safe_files import NotWritten
 from .video_writer import VideoWriter
 
 
@@ -77,28 +78,34 @@ class TakeResult:
 def make_take(plan: ChunkPlan, sample_chunk: Callable[[Chunk, Any], Tensor], open_stream: Callable[[], FrameStream],
               journal: Journal, writer: VideoWriter, *, context_of: Callable[[Tail], Any] | None = None,
               tail_frames: int = 0, check_cancelled: Callable[[], None] = lambda: None,
-              on_chunk: Callable[[ChunkDone], None] = lambda done: None) -> TakeResult:
+              on_chunk: Callable[[ChunkDone], None] = lambda done: None,
+              on_frames: Callable[[Chunk, int], None] = lambda chunk, frames: None,
+              on_replay: Callable[[int, int], None] = lambda latents, total: None) -> TakeResult:
     """Make every chunk of `plan` that `journal` does not hold; afterwards `writer.finish(result.segments, ...)`.
 
     sample_chunk(chunk, context) -> latents (1, C, chunk.latents, h, w), the whole window, context latents first.
     context_of(tail) -> what the next chunk continues from, passed on as `context`; None for the first chunk.
     tail_frames: how many decoded frames `tail.frames` must be able to give (0: the hand-over needs only latents).
     check_cancelled() is called between chunks and between groups of frames; what it raises passes through, and the
-    finished chunks stay in the journal. on_chunk(done) is called after a chunk is safe on disk.
+    finished chunks stay in the journal. on_chunk(done) is called after a chunk is safe on disk; on_frames(chunk,
+    frames) after so many frames of a chunk are decoded and written; on_replay(latents, total) before each portion of
+    the finished latents that the decoder of a resumed take must see again.
 
-    Raises ValueError for latents of a wrong length or with NaN, NotWritten if the disk refuses.
+    Raises ValueError for latents of a wrong length or with NaN, NotWritten if the disk refuses, NotReadable if the
+    journal's folder is gone.
     """
     first = journal.finished
     stream = open_stream()
     tail = Tail(journal, stream, tail_frames)
     if 0 < first < len(plan.chunks):
-        _warm_up(plan, stream, tail, journal, tail_frames)
+        _warm_up(plan, stream, tail, journal, tail_frames, check_cancelled, on_replay)
     for chunk in plan.chunks[first:]:
         check_cancelled()
+        journal.check_present()
         context = context_of(tail) if context_of and chunk.index else None
         latents = _checked(sample_chunk(chunk, context), chunk)[:, :, chunk.context_latents:]
         try:
-            frames = _write_segment(plan, chunk, latents, stream, tail, journal, writer, check_cancelled)
+            frames = _write_segment(plan, chunk, latents, stream, tail, journal, writer, check_cancelled, on_frames)
             journal.commit(chunk.index, latents, frames)
         except NotWritten as error:
             raise NotWritten(f"{error}. {journal.finished} of {len(plan.chunks)} chunks are safe in "
@@ -108,7 +115,8 @@ def make_take(plan: ChunkPlan, sample_chunk: Callable[[Chunk, Any], Tensor], ope
 
 
 def _write_segment(plan: ChunkPlan, chunk: Chunk, latents: Tensor, stream: FrameStream, tail: Tail, journal: Journal,
-                   writer: VideoWriter, check_cancelled: Callable[[], None]) -> int:
+                   writer: VideoWriter, check_cancelled: Callable[[], None],
+                   on_frames: Callable[[Chunk, int], None]) -> int:
     """Decode and write the frames that become ready with `chunk`; returns how many."""
     is_last = chunk is plan.chunks[-1]
     wanted = plan.total_frames - journal.finished_frames
@@ -117,6 +125,7 @@ def _write_segment(plan: ChunkPlan, chunk: Chunk, latents: Tensor, stream: Frame
             check_cancelled()
             tail.keep(frames)
             segment.write(frames[:wanted - segment.frames])
+            on_frames(chunk, segment.frames)
         if is_last and segment.frames != wanted:
             raise ValueError(f"the VAE gave {journal.finished_frames + segment.frames} frames for a take of "
                              f"{plan.total_frames}: it does not make {plan.timeline.temporal_ratio} frames per latent")
@@ -129,7 +138,8 @@ def _decode(stream: FrameStream, latents: Tensor, is_last: bool) -> Iterator[Ten
         yield from stream.flush()
 
 
-def _warm_up(plan: ChunkPlan, stream: FrameStream, tail: Tail, journal: Journal, tail_frames: int) -> None:
+def _warm_up(plan: ChunkPlan, stream: FrameStream, tail: Tail, journal: Journal, tail_frames: int,
+             check_cancelled: Callable[[], None], on_replay: Callable[[int, int], None]) -> None:
     """Bring a new stream, and the frames kept for the hand-over, to where the finished chunks left them.
 
     The first latent must have an even number: a new stream decodes it alone, as it does latent 0, and the pairs after
@@ -141,7 +151,9 @@ def _warm_up(plan: ChunkPlan, stream: FrameStream, tail: Tail, journal: Journal,
     first = max(max(start for start in starts if start <= kept) - stream.warmup_latents, 0) // 2 * 2
     cuts = [first, *(start for start in starts if start > first), end]
     for low, high in pairwise(cuts):
+        on_replay(low - first, end - first)
         for frames in stream.push(journal.latents(low, high)):
+            check_cancelled()
             tail.keep(frames)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..techniques.audio_windows import checked_audio
-from .journal import NotWritten, sync, writing
+from .safe_files import SUFFIX, NotWritten, reading, remove, sync, writing
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 THREADS = 4  # fixed: x264's decisions depend on it
@@ -53,7 +53,7 @@ class VideoWriter:
         that were not written alike.
         """
         path = Path(path)
-        draft = path.with_name(path.name + ".part")
+        draft = path.with_name(path.name + SUFFIX)
         try:
             with writing(path):
                 _join(segments, speech, metadata, self.fps, draft)
@@ -63,7 +63,7 @@ class VideoWriter:
         except NotWritten as error:
             raise NotWritten(f"{error}. All {len(segments)} video segments are safe in {segments[0].parent}") from error
         finally:
-            draft.unlink(missing_ok=True)
+            remove(draft)
         return path
 
 
@@ -96,13 +96,13 @@ class Segment:
         if kind is not None:
             with suppress(OSError):  # what went wrong before says more than that this went wrong too
                 self._container.close()
-            self._path.unlink(missing_ok=True)
+            remove(self._path)
             return
         try:
             with writing(self._path):
                 self._finish()
         except NotWritten:
-            self._path.unlink(missing_ok=True)
+            remove(self._path)
             raise
 
     def _encode(self, picture: np.ndarray) -> None:
@@ -139,7 +139,7 @@ def _join(segments: Sequence[Path], speech: dict | None, metadata: Mapping[str, 
     options = {"movflags": "use_metadata_tags+faststart", "video_track_timescale": str(fps.numerator * 100)}
     with av.open(str(draft), "w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
-        with av.open(str(segments[0])) as first:
+        with reading(segments[0]), av.open(str(segments[0])) as first:
             video = container.add_stream_from_template(first.streams.video[0], opaque=True)
         packets = [_video_packets(segments, video, fps)]
         if speech is not None:
@@ -152,7 +152,7 @@ def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fractio
     """The segments' packets, one per frame, renumbered on one clock."""
     header, number = None, 0
     for path in segments:
-        with av.open(str(path)) as segment:
+        with reading(path), av.open(str(path)) as segment:
             stream = segment.streams.video[0]
             header = header or stream.codec_context.extradata
             if stream.codec_context.extradata != header:

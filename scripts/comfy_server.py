@@ -19,6 +19,7 @@ from pathlib import Path
 from environment import PACK, link_or_copy
 
 OnEvent = Callable[[str, dict], None]
+PROGRESS_TEXT = (3).to_bytes(4, "big")   # what a binary message with a node's line of text begins with
 
 
 class PromptRefused(ValueError):
@@ -169,9 +170,12 @@ class Client:
             except (OSError, websocket.WebSocketException) as error:
                 self.check_alive()
                 raise ServerGone(f"the connection to {self.url} broke: {error}") from error
-            if isinstance(message, str) and message:  # previews are binary
+            if isinstance(message, str) and message:
                 parsed = json.loads(message)
                 yield parsed["type"], parsed["data"]
+            elif message[:4] == PROGRESS_TEXT:  # the other binary ones are previews
+                end = 8 + int.from_bytes(message[4:8], "big")
+                yield "progress_text", {"node": message[8:end].decode(), "text": message[end:].decode()}
 
 
 class Server(Client):

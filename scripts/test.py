@@ -23,7 +23,7 @@ from pathlib import Path
 
 PACK = environment.PACK
 TIERS = ("lint", "torch", "comfy", "web", "gpu")
-FLOORS = ("techniques", "pipelines", "backbones", "nodes")
+FLOORS = ("techniques", "pipelines", "backbones", "host", "nodes")
 RIG = PACK / "tests" / "rig"
 sys.path.append(str(RIG))
 import progress  # noqa: E402
@@ -95,7 +95,7 @@ class Runner:
             self.end(child)
 
     def lint(self) -> Outcome:
-        """ruff over everything, mypy over the four floors under the name `lodestar`, whatever the folder is called."""
+        """ruff over everything, mypy over the floors under the name `lodestar`, whatever the folder is called."""
         started = time.monotonic()
         codes = [self.run("lint", ["ruff", "check", "--no-cache", "--output-format=concise", "."])]
         with tempfile.TemporaryDirectory() as temporary:

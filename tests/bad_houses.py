@@ -31,6 +31,8 @@ if find_spec("comfy_api"):
     "backbones/attach.py": '"""The door."""\n\n\ndef attach(model):\n    return model.clone().add_wrapper("x", 1)\n',
     "backbones/audio.py": '"""Speech."""\n\n\ndef encode():\n    import transformers\n    return transformers\n',
     "pipelines/take.py": '"""The driver."""\nimport logging\n\nlogger = logging.getLogger("lodestar")\n',
+    "host/session.py": '"""The join."""\nimport comfy.utils\n\nfrom ..backbones import attach\n'
+                       'from ..pipelines import take\n\nPARTS = (comfy, attach, take)\n',
     "nodes/sockets.py": '"""Sockets."""\nfrom comfy_api.latest import io\n\nPlan = io.Custom("LODESTAR_PLAN")\n',
     "nodes/__init__.py": '"""Nodes."""\nfrom .skip import LodestarSkip\n\nNODES = [LodestarSkip]\n',
     "nodes/skip.py": NODE,
@@ -66,6 +68,9 @@ BAD = [
     ("import_law", {"pipelines/a.py": module("from ..backbones.attach import attach")}, "may not import backbones"),
     ("import_law", {"pipelines/a.py": module("import transformers")}, "not transformers"),
     ("import_law", {"backbones/a.py": module("from ..nodes.sockets import Plan")}, "may not import nodes"),
+    ("import_law", {"host/a.py": module("from ..nodes.sockets import Plan")}, "may not import nodes"),
+    ("import_law", {"backbones/a.py": module("from ..host import session")}, "may not import host"),
+    ("import_law", {"pipelines/a.py": module("from ..host import session")}, "may not import host"),
     ("import_law", {"backbones/deep/a.py": module("from ...pipelines.take import x")}, "may not import pipelines"),
     ("import_law", {"nodes/a.py": module("from .skip import LodestarSkip")}, "nodes share only"),
     ("import_law", {"nodes/a.py": module("from lodestar.techniques import rope")}, "relative path"),

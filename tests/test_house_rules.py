@@ -16,9 +16,10 @@ import pytest
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ("techniques", "backbones", "pipelines", "nodes")
+FLOORS = ("techniques", "backbones", "pipelines", "host", "nodes")
 MAY_IMPORT = {"techniques": {"techniques"}, "backbones": {"techniques", "backbones"},
-              "pipelines": {"techniques", "pipelines"}, "nodes": set(FLOORS)}
+              "pipelines": {"techniques", "pipelines"},
+              "host": {"techniques", "backbones", "pipelines", "host"}, "nodes": set(FLOORS)}
 SHARED = {"techniques": {"timeline", "layout", "visibility", "rope", "technique"}, "nodes": {"sockets"}}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "node_helpers",
         "execution", "latent_preview"}

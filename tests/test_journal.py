@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.pipelines.journal import Journal, JournalBusy, NotWritten, digest, writing
+from lodestar.pipelines.folder_lock import FolderBusy
+from lodestar.pipelines.journal import Journal, digest
+from lodestar.pipelines.safe_files import NotWritten, writing
 
 from .full_disk import files_limited_to
 
@@ -105,16 +107,16 @@ def test_a_damaged_file_counts_as_unfinished(tmp_path, name, damage):
                                               "anew")])
 def test_an_unreadable_manifest_is_said(tmp_path, text, note):
     make(tmp_path)
-    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "manifest.jsonl").write_text(text)
     assert found(tmp_path) == (0, note)
     assert (tmp_path / "chunk_0004.mp4").exists()
 
 
 def test_a_crash_between_files_and_manifest_costs_that_chunk_only(tmp_path):
     make(tmp_path, stop=3)
-    manifest = (tmp_path / "manifest.json").read_bytes()
+    manifest = (tmp_path / "manifest.jsonl").read_bytes()
     make(tmp_path, stop=4)
-    (tmp_path / "manifest.json").write_bytes(manifest)   # as if the plug had been pulled before the last rename
+    (tmp_path / "manifest.jsonl").write_bytes(manifest)   # as if the plug had been pulled before the last rename
     (tmp_path / "chunk_0004.mp4.part").write_bytes(b"half a vid")
     assert found(tmp_path) == (3, "resuming at chunk 4 of 5")
     make(tmp_path)
@@ -146,7 +148,7 @@ def test_discard_removes_only_its_own(tmp_path):
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
     with Journal.open(tmp_path, CONTRACTS):
-        with pytest.raises(JournalBusy, match="in use by another run"):
+        with pytest.raises(FolderBusy, match="in use by another run"):
             Journal.open(tmp_path, CONTRACTS)
     assert found(tmp_path)[0] == 0
 
@@ -160,7 +162,7 @@ def test_a_killed_run_does_not_block_the_next(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         assert run.stdout.readline().strip() == "held"
-        with pytest.raises(JournalBusy):
+        with pytest.raises(FolderBusy):
             Journal.open(tmp_path, CONTRACTS)
     finally:
         run.kill()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from lodestar.pipelines.chunk_plan import plan_take
-from lodestar.pipelines.journal import Journal, NotWritten
+from lodestar.pipelines.journal import Journal
+from lodestar.pipelines.safe_files import NotWritten
 from lodestar.pipelines.take import make_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline

@@ -3,6 +3,7 @@
 What can be known before running is HTTP 400, the rest fails in the node at fault. A take that fails leaves nothing
 behind but its finished chunks, and the same server makes a good take right after it.
 """
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -266,10 +267,18 @@ def test_an_input_left_out(server, node_class, name):
     *((prefix, "it must name a file, such as lodestar/take")
       for prefix in ("", "  ", "lodestar/", "..", "a/ ", "a\0b", "a\nb")),
     *((prefix, "too long for a file name; use a shorter one") for prefix in ("a" * 300, "b/" + "\u5149" * 80)),
-    ("there.txt/take", "there.txt is a file, no folder; use another name")])
+    ("/".join(["folder"] * 999), "too long for a file name; use a shorter one"),
+    ("there.txt/take", "there.txt is a file, no folder; use another name"),
+    ("loop/take", "a path that cannot be followed"),
+    *((prefix, f"Windows cannot have {prefix[1]!r} in a file name") for prefix in ("C:/take", "a|b", "a?", "a*b")),
+    *((prefix, "is a device on Windows. Use another name, such as lodestar/take")
+      for prefix in ("con/take", "lodestar/NUL.", "lpt1.x/take")),
+    *((prefix, "Windows drops the dot or space at the end of") for prefix in ("a./take", "a /take"))])
 def test_a_name_that_is_no_file_below_output(server, prefix, words):
     (server.base / "output" / "there.txt").touch()
-    refused(server, take(server, TAKE, filename_prefix=prefix), TAKE, f"filename_prefix is {prefix!r}", words)
+    with contextlib.suppress(FileExistsError):
+        (server.base / "output" / "loop").symlink_to("loop")
+    refused(server, take(server, TAKE, filename_prefix=prefix), TAKE, f"filename_prefix is {prefix[:9]!r}"[:-1], words)
 
 
 @pytest.mark.parametrize("prefix", ["../evil", "/evil"])
@@ -281,7 +290,7 @@ def test_such_a_name_by_a_link(server, prefix):
 
 @pytest.mark.parametrize(("disk_kilobytes", "file_kilobytes", "said"), [
     (120, 20, r"lodestar_takes\S+ could not be written .* [02] of 3 chunks are safe in \S+lodestar_takes"),
-    (224, 60, r"take_00001_\.mp4 could not be written .* All 3 video segments are safe in \S+lodestar_takes"),
+    (224, 60, r"final\.mp4 could not be written .* All 3 video segments are safe in \S+lodestar_takes"),
 ], ids=["in a chunk", "in the final file"])
 def test_a_full_disk(server, disk_kilobytes, file_kilobytes, said):
     """Once there is room, the same queue goes on after the last finished chunk."""

@@ -1,6 +1,7 @@
 """A whole take through an unmodified ComfyUI server: its length, its file, and what a crash or a cancel costs."""
 import copy
 import json
+import re
 import types
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, MANY_STEPS, CHUNKS = 2, 60, 4    # many: so that a chunk lasts long enough to be interrupted
+UNITS = MANY_STEPS * 5 // 4              # of the progress bar, per chunk of many steps: decoding counts a quarter
 
 
 def graph(server, prefix, *, steps=STEPS, **changes):
@@ -60,6 +62,11 @@ def take_folders(server, name):
     return sorted((server.base / "output" / "lodestar_takes").glob(f"{name}-*"))
 
 
+def texts(events):
+    """The lines that the take's node showed, in order."""
+    return [data["text"] for kind, data in events if kind == "progress_text"]
+
+
 def log_since(server, start):
     return server.log.read_bytes()[start:].decode("utf-8", errors="replace")
 
@@ -101,9 +108,20 @@ def test_progress_counts_the_take_and_events_count_the_chunks(uninterrupted):
     events = uninterrupted.events
     steps = [(data["value"], data["max"]) for kind, data in events if kind == "progress"]
     chunks = [data for kind, data in events if kind == "lodestar.chunk"]
-    assert steps[-1] == (CHUNKS * MANY_STEPS,) * 2 and steps == sorted(steps)
+    assert steps[-1] == (CHUNKS * UNITS,) * 2 and steps == sorted(steps)
     assert [data["chunk"] for data in chunks] == [0, 1, 2, 3, 4] and chunks[-1]["frames_done"] == 64
     assert {data["chunks"] for data in chunks} == {4} and {data["frames_total"] for data in chunks} == {64}
+    left = [data["seconds_left"] for data in chunks]
+    assert left[0] is None and left[-1] == 0 and left[1] > left[3] > 0
+
+
+def test_the_node_says_what_is_done_and_how_long_it_will_take(uninterrupted):
+    said = texts(uninterrupted.events)
+    assert said[0] == "Preparing" and said[1] == "Starting with chunk 1 of 4"
+    assert said[2] == "Chunk 1 of 4, 0 of 64 frames"
+    assert said[-2:] == ["All 4 chunks are finished: writing the video", "Finished: 64 of 64 frames"]
+    assert any(re.fullmatch(r"Chunk 3 of 4, 2\d of 64 frames, \d+ s left", line) for line in said)
+    assert any(re.fullmatch(r"Chunk 3 of 4: decoding, 3\d of 64 frames, \d+ s left", line) for line in said)
 
 
 def test_a_finished_take_leaves_no_working_files_unless_asked(server, uninterrupted):
@@ -119,7 +137,7 @@ def test_kill_in_mid_chunk_costs_that_chunk_only(start_server, uninterrupted):
         prompt = graph(server, "killed/take", steps=MANY_STEPS, keep_chunks=True)
 
         def kill_in_third_chunk(kind, data):
-            if kind == "progress" and data["value"] > 2.2 * MANY_STEPS:
+            if kind == "progress" and data["value"] > 2.2 * UNITS:
                 server.kill()
                 raise Killed
 
@@ -136,22 +154,33 @@ def test_kill_in_mid_chunk_costs_that_chunk_only(start_server, uninterrupted):
 
 
 def cancel_in_second_chunk(server, prompt):
+    """What the server said on the way."""
+    events = []
+
     def cancel(kind, data):
-        if kind == "progress" and data["value"] > 1.2 * MANY_STEPS:
+        events.append((kind, data))
+        if kind == "progress" and data["value"] > 1.2 * UNITS:
             server.request("/interrupt", b"{}")
 
     with pytest.raises(comfy_server.PromptCancelled):
         server.run(prompt, cancel)
+    return events
 
 
 def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
     prompt = graph(server, "cancelled/take", steps=MANY_STEPS, keep_chunks=True)
-    cancel_in_second_chunk(server, prompt)
-    assert len(take_folders(server, "cancelled_take")) == 1
+    start = server.log.stat().st_size
+    said = texts(cancel_in_second_chunk(server, prompt))
+    assert said[-1] == "Cancelled: 1 of 4 chunks are safe, queue again to go on"
+    (folder,) = take_folders(server, "cancelled_take")
+    assert re.search(rf"They are in {re.escape(str(folder))}, \d\.\d MB; delete that folder", log_since(server, start))
     assert not list((server.base / "output" / "cancelled").glob("*"))
     start = server.log.stat().st_size
-    history = server.run(prompt)
+    events = []
+    history = server.run(prompt, lambda kind, data: events.append((kind, data)))
     assert "resuming at chunk 2 of 4" in log_since(server, start)
+    assert texts(events)[:3] == ["Preparing", "Resuming at chunk 2 of 4",
+                                 "Resuming at chunk 2 of 4: the decoder is at latent 0 of 5"]
     assert_same_take(server, "cancelled_take", video_of(server, history), uninterrupted)
 
 

@@ -1,0 +1,151 @@
+"""How far a take is: ComfyUI's bar over sampling and decoding, a line of text with the time left, and how it ended.
+
+The bar gives every chunk the same room: one unit per step, and a quarter as many for decoding and writing.
+"""
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.utils
+import latent_preview
+from comfy.model_management import InterruptProcessingException
+
+from ..pipelines.chunk_plan import Chunk, ChunkPlan
+from ..pipelines.journal import Journal
+from .events import TakeEvents
+
+logger = logging.getLogger("lodestar")
+
+
+@dataclass
+class Pace:
+    """Seconds per step, or per frame, as far as this run has measured them."""
+    seconds: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float, count: int) -> None:
+        self.seconds, self.count = self.seconds + seconds, self.count + count
+
+    def seconds_for(self, count: int) -> float:
+        return self.seconds / self.count * count if self.count else 0.0
+
+
+class TakeProgress:
+    """Use as `with TakeProgress(...) as progress:` around the whole run; an error or a cancel is told and passes on."""
+
+    def __init__(self, node_id: str | None, plan: ChunkPlan, steps: int, clock: Callable[[], float] = time.monotonic):
+        self._plan, self._steps, self._clock = plan, steps, clock
+        self._events = TakeEvents(node_id)
+        self._decode_units = max(1, round(steps / 4))
+        self._bar = comfy.utils.ProgressBar((steps + self._decode_units) * len(plan.chunks), node_id=node_id)
+        self._step_pace, self._frame_pace = Pace(), Pace()
+        self._since = clock()
+        self._steps_done = self._frames = 0
+        self._first = 0    # the chunk this run begins with: its first step also loads the model
+        self._journal: Journal | None = None
+
+    def __enter__(self) -> "TakeProgress":
+        self._events.say("Preparing")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            return
+        cancelled = issubclass(kind, InterruptProcessingException)
+        finished = self._journal.finished if self._journal else 0
+        how = "Cancelled" if cancelled else "Stopped by an error"
+        safe = (f"{finished} of {len(self._plan.chunks)} chunks are safe, queue again to go on" if finished else
+                "no chunk was finished")
+        self._events.say(f"{how}: {safe}")
+        if finished and self._journal:
+            logger.info("%s: %s. They are in %s, %.1f MB; delete that folder if you do not want them", how, safe,
+                        self._journal.folder, self._journal.megabytes())
+
+    def opened(self, journal: Journal) -> None:
+        """The journal says where the take goes on."""
+        self._journal, self._first = journal, journal.finished
+        note = journal.note[0].upper() + journal.note[1:]
+        self._events.say(note)
+        logger.info("%s (%s)", journal.note, journal.folder)
+        self._steps_done, self._frames = journal.finished * self._steps, journal.finished_frames
+        if journal.finished:
+            self._bar.update_absolute(journal.finished * (self._steps + self._decode_units))
+
+    def replayed(self, latents: int, total: int) -> None:
+        """Latents of finished chunks pushed through the decoder again, to bring it to where it was."""
+        self._events.say(f"Resuming at chunk {self._first + 1} of {len(self._plan.chunks)}: the decoder is at latent "
+                         f"{latents} of {total}")
+
+    def begun(self, chunk: Chunk) -> None:
+        self._lap()
+        self._event(chunk.index, self._plan.frames_of(chunk)[0])
+        self._tell(chunk)
+
+    def sampling(self, chunk: Chunk, load_device, latent_format):
+        """A sampler callback that moves the bar and shows ComfyUI's own previews."""
+        previewer = latent_preview.get_previewer(load_device, latent_format)
+
+        def callback(step, denoised, latents, total_steps):
+            preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
+            seconds = self._lap()
+            if step or chunk.index > self._first:
+                self._step_pace.add(seconds, 1)
+            self._steps_done = chunk.index * self._steps + step + 1
+            self._bar.update_absolute(chunk.index * self._decode_units + self._steps_done, preview=preview)
+            self._tell(chunk)
+
+        return callback
+
+    def sampled(self) -> None:
+        """What comes now is decoding."""
+        self._lap()
+
+    def decoded(self, chunk: Chunk, frames: int) -> None:
+        """So many frames of the chunk are decoded and written."""
+        before = self._journal.finished_frames if self._journal else 0
+        self._frame_pace.add(self._lap(), before + frames - self._frames)
+        self._frames = before + frames
+        first, end = self._plan.frames_of(chunk)
+        units = self._decode_units * min(frames, end - first) // max(end - first, 1)
+        self._bar.update_absolute(chunk.index * self._decode_units + self._steps_done + units)
+        self._tell(chunk, ": decoding")
+
+    def joining(self) -> None:
+        self._events.say(f"All {len(self._plan.chunks)} chunks are finished: writing the video")
+
+    def finished(self) -> None:
+        """The video is where it belongs."""
+        self._steps_done = self._steps * len(self._plan.chunks)
+        self._frames = self._plan.total_frames
+        self._bar.update_absolute(self._bar.total)
+        self._event(len(self._plan.chunks), self._frames)
+        self._events.say(f"Finished: {self._frames} of {self._frames} frames")
+
+    def seconds_left(self) -> int | None:
+        """Until the last frame is written, at the pace of this run; None before a step was measured."""
+        steps, frames = self._steps * len(self._plan.chunks) - self._steps_done, self._plan.total_frames - self._frames
+        if not self._step_pace.count:
+            return None
+        return round(self._step_pace.seconds_for(steps) + self._frame_pace.seconds_for(frames))
+
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        since, self._since = self._since, self._clock()
+        return self._since - since
+
+    def _event(self, chunk: int, frames: int) -> None:
+        self._events.chunk(chunk, len(self._plan.chunks), frames, self._plan.total_frames, self.seconds_left())
+
+    def _tell(self, chunk: Chunk, doing: str = "") -> None:
+        left = self.seconds_left()
+        self._events.say(f"Chunk {chunk.index + 1} of {len(self._plan.chunks)}{doing}, {self._frames} of "
+                         f"{self._plan.total_frames} frames{'' if left is None else f', {in_words(left)} left'}")
+
+
+def in_words(seconds: int) -> str:
+    """About how long: 45 s, 12 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+

@@ -1,0 +1,120 @@
+"""A small take that is killed at every step of its end, and made again; as a script it reports JSON, a case a line.
+
+`python killed_takes.py FOLDER keep|tidy link|copy`: in each case a forked child gets SIGKILL before its n-th file
+operation after the last chunk (in the middle of the copy as well), and another child makes the same take again.
+"""
+import itertools
+import json
+import os
+import runpy
+import shutil
+import signal
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))
+
+import torch  # noqa: E402
+from lodestar.pipelines import safe_files  # noqa: E402
+from lodestar.pipelines.chunk_plan import plan_take  # noqa: E402
+from lodestar.pipelines.final_file import publish, published  # noqa: E402
+from lodestar.pipelines.journal import Journal, digest  # noqa: E402
+from lodestar.pipelines.take import make_take  # noqa: E402
+from lodestar.pipelines.video_writer import VideoWriter  # noqa: E402
+from lodestar.techniques.timeline import Timeline  # noqa: E402
+
+tiny = runpy.run_path(str(Path(__file__).parents[1] / "tiny_backbone.py"))
+WIDTH, HEIGHT, FPS = 32, 16, Fraction(25)
+PLAN = plan_take(Timeline(FPS), 40, 25, 5, WIDTH, HEIGHT)
+OPERATIONS = {"open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}   # the system's audit events
+
+
+def make(folder: Path, keep: bool, before_the_end=lambda: None) -> dict:
+    """As Long Take does it. `folder` gets `journal` and `output`."""
+    writer, output = VideoWriter(WIDTH, HEIGHT, FPS, crf=0), folder / "output"
+    output.mkdir(parents=True, exist_ok=True)
+    with Journal.open(folder / "journal", [PLAN.contract_of(chunk) for chunk in PLAN.chunks]) as journal:
+        path = published(journal, "take")
+        if path is None:
+            result = make_take(PLAN, tiny["ToyModel"](WIDTH, HEIGHT), tiny["ToyStream"], journal, writer,
+                               context_of=lambda tail: tail.latents(2))
+            before_the_end()
+            path = publish(journal, "take", lambda joined: writer.finish(result.segments, None, {}, joined),
+                           lambda: names(output))
+        tail = journal.latents(journal.finished_latents - PLAN.chunks[-1].new_latents, journal.finished_latents)
+        if not keep:
+            journal.discard()
+    return {"path": str(path), "tail": digest(tail)}
+
+
+def names(output: Path):
+    taken = [int(path.stem.split("_")[1]) for path in output.iterdir()]
+    return (output / f"take_{number}.mp4" for number in itertools.count(max(taken, default=0) + 1))
+
+
+def killer(number: int):
+    """A hook that kills this process before its n-th file operation from now on."""
+    count = itertools.count()
+
+    def hook(event, arguments):
+        if event in OPERATIONS and next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return lambda: sys.addaudithook(hook)
+
+
+def copy_and_die(original, copy, block):
+    copy.write(original.read(100))
+    copy.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(work) -> bool:
+    """Do `work` in a fork; whether it came to its end."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def refuse_links(*arguments, **named):
+    raise PermissionError(1, "this disk knows no links")
+
+
+def run(folder: Path, keep: bool, links: bool) -> None:
+    if not links:
+        os.link = refuse_links
+    chunks = folder / "chunks"
+    in_child(lambda: make(chunks, True, lambda: os._exit(0)))   # the chunks once, for all cases
+    for number in itertools.count(-1):
+        place = folder / str(number)
+        shutil.copytree(chunks, place)
+
+        def die(place=place, number=number):
+            if number < 0:
+                shutil.copyfileobj = copy_and_die
+                make(place, keep)
+            else:
+                make(place, keep, killer(number))
+        ended = in_child(die)
+        over = not (place / "journal" / "manifest.jsonl").exists()
+        shown = [path.name for path in (place / "output").iterdir()]
+        report = place / "report.json"
+        in_child(lambda place=place, report=report: report.write_text(json.dumps(make(place, keep))))
+        found = json.loads(report.read_text()) if report.exists() else {}
+        left = sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path != report)
+        sys.stdout.write(json.dumps({"number": number, "ended": ended, "over": over, "shown": shown, "left": left,
+                                     **found}) + "\n")
+        sys.stdout.flush()
+        if ended and number >= 0:
+            return
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)   # a fork has no others
+    safe_files.BLOCK_BYTES = 1 << 10
+    run(Path(sys.argv[1]), sys.argv[2] == "keep", sys.argv[3] == "link")
