@@ -7,9 +7,11 @@ import copy
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import comfy.model_patcher
 import comfy.sampler_helpers
 import torch
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import WrappersMP
+from torch import nn
 
 from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.technique import Moment, Technique
@@ -137,19 +139,23 @@ def guider_at(guider, techniques: tuple[Technique, ...], moment: Moment, conditi
     return chunk_guider
 
 
-def with_weight_patches(model, patches: dict, strength: float, functions: dict):
+def with_weight_patches(model, patches: dict, strength: float, functions: dict, factors: nn.Module | None = None):
     """A clone with core's weight `patches`, and with `functions` {key: called on that weight each time it is used}.
 
-    A function with `move_to(device)` is brought along with the weight, and off the device when the model leaves it.
+    `factors`: what the functions need; ComfyUI loads, streams, counts and offloads it as it does the model.
     """
-    def leave(patcher, unpatch_all: bool) -> None:
-        if unpatch_all:
-            for function in functions.values():
-                function.move_to(patcher.offload_device)
-
     clone = model.clone()
     clone.add_patches(patches, strength)
     for key, function in functions.items():
         clone.add_weight_wrapper(key, function)
-    clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, leave)
+    if factors is not None:
+        others = clone.get_additional_models_with_key(KEY)
+        clone.set_additional_models(KEY, [*others, patcher_of(factors, model.load_device, model.offload_device)])
     return clone
+
+
+def patcher_of(module: nn.Module, load_device, offload_device, disable_dynamic: bool = False):
+    """ComfyUI's manager of a module's weights: the one that streams them, where this ComfyUI has it."""
+    dynamic = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else dynamic
+    return kind(module, load_device, offload_device)

@@ -7,7 +7,6 @@ import importlib
 import json
 import logging
 import math
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,7 +18,6 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 import torchaudio
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -27,6 +25,7 @@ from ..techniques.audio_windows import Window, checked_audio, kept, plan_windows
 from .audio_families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
 from .memory import give_back
+from .weight_files import load_weights
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NORMALIZE = ("auto", "on", "off")
@@ -155,7 +154,7 @@ def load_audio_encoder(path: Path, normalize: str = "auto") -> SpeechEncoder:
     weights = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if weights is None:
         raise ValueError(f"audio_encoder_name: {path.name} has neither {' nor '.join(WEIGHTS)}; download one of them")
-    state, metadata = read_weights(weights)
+    state, metadata = load_weights(weights, "audio_encoder_name")
     if path.is_file() and "config" not in metadata and core_knows(state):
         encoder = as_speech_encoder(core.load_audio_encoder_from_sd(state))
     else:
@@ -166,15 +165,6 @@ def load_audio_encoder(path: Path, normalize: str = "auto") -> SpeechEncoder:
         raise ValueError(f"normalize: got {normalize!r}, but {encoder.family.name} has no such step; choose auto")
     correction = None if normalize == "off" else encoder.family.variance_correction or 0
     return replace(encoder, family=replace(encoder.family, variance_correction=correction))
-
-
-def read_weights(weights: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        state, metadata = comfy.utils.load_torch_file(str(weights), safe_load=True, return_metadata=True)
-    except (ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"audio_encoder_name: {weights.name} cannot be read; it is incomplete or no weights file, "
-                         f"download it again ({error})") from error
-    return state, metadata or {}
 
 
 def core_knows(state: dict[str, Tensor]) -> bool:

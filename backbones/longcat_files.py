@@ -1,30 +1,35 @@
-"""Reads LongCat-Video checkpoints as the authors publish them: one safetensors file, or a folder of indexed shards.
+"""Reads LongCat-Video checkpoints: one safetensors or GGUF file, or the authors' folder of indexed shards.
 
-The weights say what they are (paper 001's base, Avatar 1.0 or 1.5; bf16, float 8 or the official int8); everything else
-is refused by name. Files are mapped, not copied: a tensor is copied only where its dtype has to change.
+The weights say what they are (paper 001's base, Avatar 1.0 or 1.5; bf16, float 8, the official int8, scaled float 8 or
+int8, GGUF); everything else is refused by name. Files are mapped, not copied: a tensor is copied only where its dtype
+has to change, or where one layer's q, k and v come apart.
 """
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..techniques.flow_schedules import SHIFTS
+from . import attach
 from .longcat.config import LongCatConfig
-from .longcat.int8 import module_keys
+from .longcat.gguf_file import read_gguf
+from .longcat.layouts import official
 from .longcat.network import LongCat
-from .longcat_int8 import LongCatOperations
+from .longcat.packed import Packed, Weight, count
 from .longcat_model import Float8Operations, LongCatModelConfig
+from .longcat_packed import LongCatOperations, PackedLinear, PackedOperations
+from .weight_files import load_weights, why_unreadable
 
 INDEX = "*.safetensors.index.json"
+GGUF = ".gguf"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 WEIGHT_DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
                  "fp8_e5m2": torch.float8_e5m2}
@@ -32,7 +37,8 @@ LAYERS = (12, 5)        # of speech features: Avatar 1.0, 1.5
 LAYERS_OF_WIDTH = {12 * 768: 12, 5 * 1280: 5}      # what the official sizes tell without a config.json
 UNSEEN = ("keep_padding", "class_range", "class_interval")      # of a config: nothing in the weights shows them
 
-Weights = dict[str, Tensor]
+Weights = dict[str, Weight]
+log = logging.getLogger("lodestar")
 
 
 def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool = False):
@@ -44,53 +50,64 @@ def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool
     weights, told = read_checkpoint(Path(path))
     config = config_of(name, weights, told)
     refuse_misfits(name, config, weights)
-    if config.int8 and WEIGHT_DTYPES[weight_dtype] is not None:
-        raise ValueError(f"weight_dtype: got {weight_dtype}, but {name} is int8 already; choose default")
+    kinds = sorted({weight.kind for weight in weights.values() if isinstance(weight, Packed)})
+    if kinds and WEIGHT_DTYPES[weight_dtype] is not None:
+        raise ValueError(f"weight_dtype: got {weight_dtype}, but {name} is {', '.join(kinds)} already; choose default")
     manager = comfy.model_management
     load_device, offload_device = manager.get_torch_device(), manager.unet_offload_device()
-    stored, cast = dtypes(config, weights, WEIGHT_DTYPES[weight_dtype], load_device)
-    picked = comfy.ops.pick_operations(stored, cast, load_device, fp8_optimizations=weight_dtype.endswith("_fast"))
-    operations = Float8Operations if picked is comfy.ops.fp8_ops else LongCatOperations
+    stored, cast = dtypes(weights, bool(kinds), WEIGHT_DTYPES[weight_dtype], load_device)
+    operations = PackedOperations if kinds else \
+        operations_for(stored, cast, load_device, weight_dtype.endswith("_fast"))
     model_config = LongCatModelConfig(config, version_of(name, config, told), operations)
     model_config.set_inference_dtype(stored, cast)
-    weights = module_keys(weights)
     model = model_config.get_model(weights, device=torch.device("meta"))
     fill(model.diffusion_model, weights, stored, cast or stored)
     model.device = offload_device
     model.to(offload_device)
-    dynamic = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    patcher = (comfy.model_patcher.ModelPatcher if disable_dynamic else dynamic)(model, load_device, offload_device)
+    patcher = attach.patcher_of(model, load_device, offload_device, disable_dynamic)
     patcher.cached_patcher_init = (load_longcat, (path, weight_dtype))     # how ComfyUI makes one for another device
     return patcher
 
 
-def dtypes(config: LongCatConfig, weights: Weights, chosen: torch.dtype | None, device) -> tuple:
-    """What the weights are kept in, and what they are cast to for computing (None: the same): ComfyUI's own rules."""
+def dtypes(weights: Weights, packed: bool, chosen: torch.dtype | None, device) -> tuple:
+    """What plain weights are kept in, and what they are cast to for computing (None: the same): ComfyUI's own rules."""
     manager, supported = comfy.model_management, LongCatModelConfig.supported_inference_dtypes
-    stored = chosen or manager.unet_dtype(model_params=comfy.utils.calculate_parameters(weights),
-                                          supported_dtypes=supported, weight_dtype=comfy.utils.weight_dtype(weights))
+    stored = chosen or manager.unet_dtype(model_params=sum(map(count, weights.values())), supported_dtypes=supported,
+                                          weight_dtype=None if packed else comfy.utils.weight_dtype(weights))
     cast = manager.unet_manual_cast(stored, device, supported)
-    return (cast, None) if config.int8 and stored.itemsize == 1 else (stored, cast)
+    return (cast, None) if packed and stored.itemsize == 1 else (stored, cast)
+
+
+def operations_for(stored: torch.dtype, cast: torch.dtype | None, device, fast: bool) -> type[LongCatOperations]:
+    picked = comfy.ops.pick_operations(stored, cast, device, fp8_optimizations=fast)
+    return Float8Operations if picked is comfy.ops.fp8_ops else LongCatOperations
 
 
 def fill(network, weights: Weights, stored: torch.dtype, computed: torch.dtype) -> None:
     """Give the network its weights without a second copy of them; `weights` is emptied.
 
     With a float 8 `stored` only the blocks' large matrices are in it: norms, biases, embedders and all that is computed
-    in float32 keep more.
+    in float32 keep more. What comes packed stays so in layers that unpack it.
     """
-    ready = {}
+    ready: dict[str, Tensor] = {}
     for name in list(weights):
-        tensor = weights.pop(name)
-        if tensor.dtype == torch.int8 or name.endswith(".weight_scale"):
-            ready[name] = tensor
+        weight = weights.pop(name)
+        if isinstance(weight, Packed) and isinstance(layer_of(network, name), PackedLinear):
+            ready |= weight.state(name)
         else:
-            matrix = name.startswith("blocks.") and tensor.ndim == 2 and "adaLN" not in name
-            ready[name] = tensor.to(stored if stored.itemsize > 1 or matrix else computed)
+            matrix = name.startswith("blocks.") and len(weight.shape) == 2 and "adaLN" not in name
+            plain = weight.float() if isinstance(weight, Packed) else weight
+            ready[name] = plain.to(stored if stored.itemsize > 1 or matrix else computed)
     network.load_state_dict(ready, assign=True)
     network.requires_grad_(False)
     if hasattr(comfy.model_management, "archive_model_dtypes"):     # newer ComfyUI casts each weight to what it noted
         comfy.model_management.archive_model_dtypes(network)
+
+
+def layer_of(network: nn.Module, name: str) -> nn.Module | None:
+    """The layer whose `weight` a name is."""
+    path, _, part = name.rpartition(".")
+    return network.get_submodule(path) if part == "weight" else None
 
 
 # ---------------------------------------------------------------- reading
@@ -98,8 +115,8 @@ def fill(network, weights: Weights, stored: torch.dtype, computed: torch.dtype) 
 def read_checkpoint(path: Path) -> tuple[Weights, Mapping | None]:
     """(weights under their official names, the config that came with them or None)."""
     if path.is_dir():
-        weights, config = read_folder(path), path / "config.json"
-        text = config.read_text("utf-8") if config.is_file() else None
+        weights, metadata = read_folder(path)
+        text = (path / "config.json").read_text("utf-8") if (path / "config.json").is_file() else None
     else:
         weights, metadata = read_file(path)
         text = metadata.get("config")
@@ -107,11 +124,25 @@ def read_checkpoint(path: Path) -> tuple[Weights, Mapping | None]:
         if own := {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}:
             weights = own
             break
+    try:
+        weights = official(weights, metadata)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"model_name: {path.name} cannot be read: {error}") from error
     return weights, None if text is None else read_json(f"the config of {path.name}", text)
 
 
-def read_folder(folder: Path) -> Weights:
-    """All shards that the folder's index names."""
+def read_file(path: Path) -> tuple[Weights, Mapping[str, str]]:
+    """(weights, mapped from the file; its metadata)."""
+    if path.suffix.lower() != GGUF:
+        return load_weights(path, "model_name")
+    try:
+        return read_gguf(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"model_name: {why_unreadable(path, error)}") from error
+
+
+def read_folder(folder: Path) -> tuple[Weights, Mapping[str, str]]:
+    """(all shards that the folder's index names, their metadata)."""
     indices = sorted(folder.glob(INDEX))
     if len(indices) != 1:
         raise ValueError(f"model_name: {folder.name} has {len(indices)} files {INDEX}, wanted one; download the whole "
@@ -124,22 +155,15 @@ def read_folder(folder: Path) -> Weights:
         raise ValueError(f"model_name: {folder.name} lacks {len(gone)} of {len(shards)} shards that its index names, "
                          f"{gone[0]} first; download them")
     weights: Weights = {}
+    metadata: dict[str, str] = {}
     for shard in shards:
-        weights |= read_file(folder / shard)[0]
+        found, told = read_file(folder / shard)
+        weights |= found
+        metadata |= told
     if absent := sorted(set(listed) - set(weights)):
         raise ValueError(f"model_name: the shards of {folder.name} lack {len(absent)} weights that the index names, "
                          f"{absent[0]} in {listed[absent[0]]} first; download that shard again")
-    return weights
-
-
-def read_file(path: Path) -> tuple[Weights, Mapping[str, str]]:
-    """(tensors mapped from the file, its metadata)."""
-    try:
-        weights, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
-    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
-        raise ValueError(f"model_name: {path.name} cannot be read; it is incomplete or no safetensors file, download "
-                         f"it again ({error})") from error
-    return weights, metadata or {}
+    return weights, metadata
 
 
 def read_json(name: str, text: str) -> Mapping:
@@ -195,7 +219,7 @@ def refuse_misfits(name: str, config: LongCatConfig, weights: Weights) -> None:
     """Every weight of the network is there in its shape, and nothing besides."""
     expected = LongCat(config, torch.nn, optimized_attention, device="meta").state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in expected.items()}
-    found = {key: tuple(tensor.shape) for key, tensor in module_keys(weights).items()}
+    found = {key: tuple(weight.shape) for key, weight in weights.items()}
     if missing := [key for key in wanted if key not in found]:
         raise ValueError(f"model_name: {name} lacks {len(missing)} of {len(wanted)} weights, {missing[0]} first; it is "
                          "incomplete, or one shard of several, which belong in one folder with their index")

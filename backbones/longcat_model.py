@@ -24,7 +24,7 @@ from .longcat.call import CleanCache
 from .longcat.config import LongCatConfig
 from .longcat.headless import REFERENCE_INDEX
 from .longcat.network import LongCat
-from .longcat_int8 import LongCatOperations
+from .longcat_packed import LongCatOperations
 
 TEXT_TOKENS = 512
 HIDDEN_PER_FACTOR = 2048    # ComfyUI's memory factor of a video transformer, by its width

@@ -7,13 +7,13 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..backbones import attach
-from ..backbones.longcat_files import WEIGHT_DTYPES, load_longcat
+from ..backbones.longcat_files import GGUF, WEIGHT_DTYPES, load_longcat
 from ..techniques.clean_cache import PLACES, CleanCaching
 from ..techniques.technique import Moment
 
 OFF = "off"
 FOLDERS = ("diffusion_models", "longcat")
-SUFFIXES = (".safetensors", ".sft")
+SUFFIXES = (".safetensors", ".sft", GGUF)
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -21,6 +21,8 @@ def model_names() -> list[str]:
     """Files, and every folder of shards as one entry."""
     folder_paths.add_model_folder_path("longcat", os.path.join(folder_paths.models_dir, "longcat"))
     files = [PurePath(name) for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
+    files += [PurePath(name) for root in folder_paths.get_folder_paths(FOLDERS[0])     # ComfyUI lists no GGUF there
+              for name in folder_paths.recursive_search(root)[0] if name.endswith(GGUF)]
     whole = (file.parent if SHARD.fullmatch(file.name) and file.parent != PurePath() else file
              for file in files if file.suffix in SUFFIXES)
     return sorted(set(map(str, whole)))
@@ -43,14 +45,16 @@ class LodestarLoadLongCat(io.ComfyNode):
             display_name="Load LongCat",
             category="Lodestar/loaders",
             description="Loads LongCat-Video, LongCat-Video-Avatar 1.0 or 1.5 as an ordinary MODEL: one safetensors "
-                        "file, or an official folder of shards, the int8 one too. The weights say which it is.",
+                        "or GGUF file, or an official folder of shards; bf16, fp8, scaled fp8 and int8. The weights "
+                        "say which it is.",
             inputs=[
                 io.Combo.Input("model_name", options=model_names(),
                                tooltip="From models/diffusion_models or models/longcat: a file, or a folder with "
                                        "shards, their index and config.json."),
                 io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), default="default",
                                tooltip="default: as the file is. fp8: half the memory of bf16, a little coarser; "
-                                       "fast multiplies in fp8 too, on cards that can. An int8 checkpoint stays int8."),
+                                       "fast multiplies in fp8 too, on cards that can. What is quantised already "
+                                       "(int8, scaled fp8, GGUF) stays as it is."),
                 io.Combo.Input("clean_cache", options=[*PLACES, OFF], default=PLACES[0],
                                tooltip="Keys and values of reference and context, worked out once per chunk for all "
                                        "steps: about a tenth of the time, with the same result. 5 latents at 480x832 "

@@ -1,9 +1,11 @@
-"""Load LongCat LoRA: official LongCat LoRA files, and ordinary ones, on bf16, fp8 and int8 weights alike."""
-import comfy.utils
+"""Load LongCat LoRA: official LongCat LoRA files, and ordinary ones, on bf16, fp8 and quantised weights alike."""
+from pathlib import Path
+
 import folder_paths
 from comfy_api.latest import io
 
 from ..backbones.longcat_lora import with_lora
+from ..backbones.weight_files import load_weights
 
 
 class LodestarLoadLongCatLora(io.ComfyNode):
@@ -14,8 +16,8 @@ class LodestarLoadLongCatLora(io.ComfyNode):
             display_name="Load LongCat LoRA",
             category="Lodestar/loaders",
             description="Puts a LoRA on a LongCat model: the official files (the 8-step LoRA of Avatar 1.5, the "
-                        "16-step and the refinement LoRA) as they are, and ordinary ones. On int8 weights it stays "
-                        "exact.",
+                        "16-step and the refinement LoRA) as they are, and ordinary ones. On int8, scaled "
+                        "fp8 and GGUF weights it stays exact.",
             inputs=[
                 io.Model.Input("model", tooltip="From Load LongCat. Several of these nodes may follow each other."),
                 io.Combo.Input("lora_name", options=folder_paths.get_filename_list("loras"),
@@ -28,5 +30,5 @@ class LodestarLoadLongCatLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("loras", lora_name)
-        return io.NodeOutput(with_lora(model, comfy.utils.load_torch_file(path, safe_load=True), strength, lora_name))
+        path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
+        return io.NodeOutput(with_lora(model, load_weights(path, "lora_name")[0], strength, lora_name))

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..techniques.weight_files import read_weights
+
 FILE = "syncnet_v2.model"
 FEATURES, SIZE, WINDOW_FRAMES, WINDOW_STEPS = 512, 1024, 5, 20     # a window: 5 frames at 25 fps, 20 rows of MFCC
 SOURCE = f"{FILE} of github.com/joonson/syncnet_python (its download_model.sh gets it)"
@@ -82,8 +84,8 @@ def load_syncnet(folders: Iterable[Path]) -> SyncNet:
     if path is None:
         raise SyncNetMissing(f"{NEEDED} (missing: {FILE})")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        state = read_weights(path)[0]
+    except (ValueError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         came = str(error).strip().splitlines()
         raise SyncNetMissing(f"{path} cannot be read ({came[0] if came else type(error).__name__}). Wanted: {SOURCE}. "
                              "Get it again") from error

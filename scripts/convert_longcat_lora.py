@@ -30,12 +30,13 @@ def convert(source: Path, target: Path) -> None:
     """Write `target` whole or not at all, and say what is in it."""
     from golden import load_pack
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
     load_pack()
     from lodestar.backbones.longcat.lora import ordinary
+    from lodestar.techniques.weight_files import read_weights
     unfinished = target.with_name(f"{target.name}.unfinished")
     try:
-        pairs = ordinary(load_file(source))
+        pairs = ordinary(read_weights(source)[0])
         save_file(pairs, unfinished)
         unfinished.replace(target)
     except (ValueError, SafetensorError, OSError) as error:

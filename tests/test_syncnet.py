@@ -135,6 +135,13 @@ def test_newer_files_with_counters_load_as_well(state, tmp_path):
     assert torch.equal(load_syncnet([tmp_path]).netfclip[3].weight, state["netfclip.3.weight"])
 
 
+def test_bytes_after_the_end_of_the_file_do_no_harm(state, tmp_path):
+    torch.save(state, tmp_path / "syncnet_v2.model")
+    with open(tmp_path / "syncnet_v2.model", "ab") as file:
+        file.write(bytes(4096))
+    assert torch.equal(load_syncnet([tmp_path]).netfclip[3].weight, state["netfclip.3.weight"])
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SyncNetMissing, match=r"syncnet_v2.model of github.com/joonson/syncnet_python.*models/lodestar"):
         load_syncnet([tmp_path, tmp_path / "nowhere"])

@@ -316,7 +316,7 @@ def test_a_full_disk(server, disk_kilobytes, file_kilobytes, said):
     ("UNETLoader", "unet_name", "lodestar_tiny_wan22_s2v.safetensors", "deserializing header"),
     ("VAELoader", "vae_name", "lodestar_tiny_wan_vae.safetensors", "deserializing header"),
     ("LodestarLoadAudioEncoder", "audio_encoder_name", "lodestar_tiny_wav2vec2.safetensors",
-     "safetensors cannot be read; it is incomplete or no weights file, download it again"),
+     "safetensors cannot be read: it is cut short"),
 ], ids=["model", "VAE", "audio encoder"])
 def test_a_truncated_model_file(server, node_class, name, file, words, cut):
     """The first two are ComfyUI's own loaders, in its own words."""

@@ -1,6 +1,7 @@
 """Load LongCat: what it reads, how it reads it, and what it refuses in one line."""
 import json
 import shutil
+from pathlib import Path
 
 import folder_paths
 import pytest
@@ -143,7 +144,7 @@ def without(folder, *patterns):
 
 BROKEN = {
     "a cut shard": (lambda folder: cut(folder / "quantized_model-00002-of-00002.safetensors", 0.6),
-                    "quantized_model-00002-of-00002.safetensors cannot be read; it is incomplete"),
+                    "quantized_model-00002-of-00002.safetensors cannot be read: it is cut short"),
     "a shard of 5 bytes": (lambda folder: (folder / "quantized_model-00001-of-00002.safetensors").write_bytes(b"<html"),
                            "quantized_model-00001-of-00002.safetensors cannot be read"),
     "a missing shard": (lambda folder: without(folder, "*-00001-of*"),
@@ -180,8 +181,10 @@ CHANGED = {
     "a missing weight": (lambda kept: kept.pop("blocks.1.ffn.w2.weight"),
                          "lacks 1 of 90 weights, blocks.1.ffn.w2.weight first"),
     "no blocks": (lambda kept: [kept.pop(name) for name in list(kept) if name.startswith("blocks.")], "no 'blocks.0"),
-    "an unknown weight": (lambda kept: kept.update({"blocks.0.ffn.w1.scale_weight": torch.ones(1)}),
-                          "has 1 weights that LongCat-Video has not, blocks.0.ffn.w1.scale_weight first"),
+    "an unknown weight": (lambda kept: kept.update({"blocks.0.ffn.w9.weight": torch.ones(1)}),
+                          "has 1 weights that LongCat-Video has not, blocks.0.ffn.w9.weight first"),
+    "a scale too many": (lambda kept: kept.update({"blocks.0.ffn.w1.scale_weight": torch.tensor(0.5)}),
+                         "blocks.0.ffn.w1 has a scale of its own and a weight in torch.bfloat16"),
     "a wrong shape": (lambda kept: kept.update({"blocks.1.attn.qkv.weight": torch.zeros(192, 32)}),
                       r"blocks.1.attn.qkv.weight in shape \(192, 32\), wanted \(192, 64\)"),
     "a flat embedder": (lambda kept: kept.update({"x_embedder.proj.weight": torch.zeros(64, 64)}),
@@ -208,13 +211,24 @@ def test_another_model_s_file_is_refused_by_what_is_in_it(tiny_models, name):
     assert first in str(caught.value) and path.name in str(caught.value)
 
 
-@pytest.mark.parametrize("share", [0, 0.0005, 0.3, 0.999])
-def test_a_file_cut_anywhere_is_refused(tiny_models, longcat, tmp_path, share):
+@pytest.mark.parametrize(("share", "says"), [
+    (0, "it is no safetensors file: it begins with b''"), (0.0005, "it is cut short within its header"),
+    (0.3, r"it is cut short: 511.7 kB of 1.706 MB are here; download it again"), (0.999, "it is cut short: 1.704 MB")])
+def test_a_file_cut_anywhere_is_refused(tiny_models, longcat, tmp_path, share, says):
     file = tmp_path / "cut.safetensors"
     shutil.copy(longcat.path(tiny_models, longcat.AVATAR), file)
     cut(file, share)
-    with pytest.raises(ValueError, match="cut.safetensors cannot be read; it is incomplete or no safetensors file"):
+    with pytest.raises(ValueError, match=f"model_name: cut.safetensors cannot be read: {says}"):
         load_longcat(str(file))
+
+
+def test_bytes_after_the_end_of_a_file_are_left_out(tiny_models, longcat, tmp_path, caplog):
+    """As a download manager or a disk leaves them: said once, and the same model."""
+    whole = longcat.path(tiny_models, longcat.AVATAR)
+    file = tmp_path / "padded.safetensors"
+    file.write_bytes(Path(whole).read_bytes() + bytes(4096))
+    assert torch.equal(answer(load_longcat(str(file)), longcat), answer(load_longcat(whole), longcat))
+    assert "padded.safetensors: 4.096 kB after the end of its weights are left out" in caplog.text
 
 
 def test_an_int8_checkpoint_is_not_made_fp8(tiny_models, longcat, monkeypatch):

@@ -9,6 +9,7 @@ import comfy.lora
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.supported_models
 import comfy.utils
 import environment
@@ -16,11 +17,13 @@ import golden
 import pytest
 import torch
 from golden_longcat import Dit, forward
+from lodestar.backbones.longcat.config import AudioConfig, LongCatConfig
 from lodestar.backbones.longcat.int8 import module_keys, quantized
-from lodestar.backbones.longcat.lora import PREFIX, ordinary
+from lodestar.backbones.longcat.lora import DOT, PREFIX, ordinary
 from lodestar.backbones.longcat.network import LongCat
-from lodestar.backbones.longcat_int8 import LongCatOperations
-from lodestar.backbones.longcat_lora import with_lora
+from lodestar.backbones.longcat_lora import LoraFactors, with_lora
+from lodestar.backbones.longcat_model import LongCatModelConfig
+from lodestar.backbones.longcat_packed import LongCatOperations
 from safetensors.torch import load_file, save_file
 
 from .test_longcat_server import graph, latents
@@ -207,17 +210,60 @@ def test_the_official_pair_of_int8_and_lora_through_the_loader(tiny_models, long
         delta = pairs[f"{path}.alpha"] / up.shape[1] * up @ pairs[f"{path}.lora_down.weight"]
         network.get_submodule(path).weight += delta
     without, said = longcat.sample(model, longcat.prompt(model)), longcat.speech(model)
-    got = longcat.sample(with_lora(model, lora, 1.0, "lora"), longcat.prompt(model))
+    patched = with_lora(model, lora, 1.0, "lora")
+    got = longcat.sample(patched, longcat.prompt(model))
+    assert any(isinstance(loaded.model, LoraFactors) for loaded in comfy.model_management.loaded_models())
     wanted = longcat.euler(model, lambda x, sigma: longcat.velocity(network, x, sigma, audio=said))
     assert far(got, wanted) < 0.03 < 0.1 < far(got, without)
 
 
-def test_the_factors_come_along_with_the_model(weights, lora):
-    """Brought by ComfyUI when it loads the weights, and taken back when the model leaves the device for good."""
+def test_comfyui_counts_and_loads_the_factors(weights, lora):
+    """A model beside the model, as large as the file: core's book-keeping has every byte, whichever way it loads."""
     model = with_lora(patcher(as_int8(weights), int8=True), lora, 0.8, FILE)
-    function = next(iter(model.weight_wrapper_patches.values()))[0]
-    assert function.move_to("meta") == sum(part.nbytes for part in function.patch.weights[:2])
-    assert all(part.is_meta for part in function.patch.weights[:2])
+    beside, = model.get_nested_additional_models()
+    assert beside.model_size() == sum(part.nbytes for name, part in lora.items()    # the last layer is no int8 one
+                                      if part.ndim == 2 and f"final_layer{DOT}linear" not in name)
+    comfy.model_management.load_models_gpu([beside])
+    assert comfy.model_management.loaded_models().count(beside) == 1
+    twice = with_lora(model, lora, 0.1, FILE)
+    assert len(twice.get_nested_additional_models()) == 2 and len(model.get_nested_additional_models()) == 1
+
+
+def official_file(config, dtype=torch.float32):
+    """What the authors' distilled files hold, without the numbers: rank 128, a down matrix for each part."""
+    parts = {"attn.qkv": (3, config.hidden, config.hidden), "attn.proj": (1, config.hidden, config.hidden),
+             "cross_attn.q_linear": (1, config.hidden, config.hidden),
+             "cross_attn.kv_linear": (2, config.hidden, config.hidden), "ffn.w1": (1, config.ffn, config.hidden),
+             "ffn.w2": (1, config.hidden, config.ffn), "ffn.w3": (1, config.ffn, config.hidden)}
+    file = {}
+    for path, (count, rows, width) in parts.items():
+        for stem in (f"{PREFIX}blocks.{block}.{path}".replace(".", DOT) for block in range(config.depth)):
+            ups = ["weight"] if count == 1 else [f"blocks.{part}.weight" for part in range(count)]
+            file |= {f"{stem}.lora_up.{up}": torch.empty(rows, 128, dtype=dtype, device="meta") for up in ups}
+            file |= {f"{stem}.lora_down.weight": torch.empty(128 * count, width, dtype=dtype, device="meta"),
+                     f"{stem}.alpha_scale": torch.tensor(0.5)}
+    return file
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_official_file_takes_1_26_gb_beside_int8(dtype):
+    """2.52 GB in the file, which is float32; in one block-diagonal pair a layer it would be 3.33 GB."""
+    config = LongCatModelConfig(LongCatConfig(audio=AudioConfig(6400), int8=True), "LongCat-Avatar 1.5")
+    config.set_inference_dtype(torch.bfloat16, None)
+    model = comfy.model_patcher.ModelPatcher(config.get_model({}, device=torch.device("meta")), CPU, CPU)
+    file = official_file(model.model.diffusion_model.config, dtype)
+    beside, = with_lora(model, file, 1.0, FILE).get_nested_additional_models()
+    assert sum(part.nbytes for part in file.values()) * 2 // dtype.itemsize == pytest.approx(1.2615e9, rel=1e-3)
+    assert beside.model_size() == pytest.approx(1.2615e9, rel=1e-3)
+    assert {factor.dtype for factor in beside.model.parameters()} == {torch.bfloat16}
+
+
+def test_factors_are_brought_in_the_dtype_of_the_call(weights, lora):
+    """No second copy of them a call: the cast that ComfyUI makes on the way gives back the very tensor."""
+    model = with_lora(patcher(as_int8(weights), torch.bfloat16, int8=True), lora, 0.8, FILE)
+    factors = list(model.get_nested_additional_models()[0].model.factors)
+    held = [comfy.ops.cast_bias_weight(factor, device=CPU, dtype=torch.bfloat16)[0] for factor in factors]
+    assert [tensor.data_ptr() for tensor in held] == [factor.weight.data_ptr() for factor in factors]
 
 
 # ---------------------------------------------------------------- refusals
@@ -232,7 +278,7 @@ def test_a_lora_of_another_model_is_refused(weights, lora):
 def test_a_lora_of_another_size_is_refused_with_both_sizes(weights, lora):
     wider = {name: torch.cat([tensor, tensor], -1) if name.endswith("lora_down.weight") else tensor
              for name, tensor in lora.items()}
-    with pytest.raises(ValueError, match=r"big: got diffusion_model\.\S+ of 128 x 40 \(the model's is 128 x 20\)"):
+    with pytest.raises(ValueError, match=r"big: got diffusion_model\.\S+ of 64 x 40 \(the model's is 64 x 20\)"):
         with_lora(patcher(weights), {name: wider[name] for name in wider if "final_layer" in name and "adaLN" in name},
                   1.0, "big")
 
@@ -250,7 +296,7 @@ def test_what_fits_in_part_is_named_in_the_log(weights, lora, caplog):
 
 def test_a_scheduled_lora_on_int8_is_refused(weights):
     layer = patcher(as_int8(weights), int8=True).model.diffusion_model.blocks[0].attn.qkv
-    with pytest.raises(ValueError, match="int8 weights: a LoRA that is scheduled by hooks"):
+    with pytest.raises(ValueError, match="quantised weights: a LoRA that is scheduled by hooks"):
         layer.set_weight(torch.zeros(192, 64), inplace_update=True, seed=0)
 
 

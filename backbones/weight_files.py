@@ -1,0 +1,35 @@
+"""Weights from disk the way ComfyUI reads them, and what to tell a user whose file is not as it should be."""
+import logging
+import pickle
+from pathlib import Path
+
+import comfy.utils
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..techniques.weight_files import amount, read_weights, surplus_bytes
+
+UNREADABLE = (ValueError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
+log = logging.getLogger("lodestar")
+
+
+def load_weights(path: Path, input_id: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file that the input `input_id` names; ComfyUI maps it. Bytes after its end are left out.
+
+    Raises ValueError that begins with `input_id` and says what is wrong with the file and what to do.
+    """
+    try:
+        surplus = surplus_bytes(path)
+        if not surplus:
+            weights, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+            return weights, metadata or {}
+        log.warning("%s: %s after the end of its weights are left out", path.name, amount(surplus))
+        return read_weights(path)
+    except UNREADABLE as error:
+        raise ValueError(f"{input_id}: {why_unreadable(path, error)}") from error
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """A line for the user: the file and the first line of what went wrong."""
+    came = str(error).strip().splitlines()
+    return f"{path.name} cannot be read: {came[0] if came else type(error).__name__}"
