@@ -1,14 +1,15 @@
 """Loads the pack as `lodestar` from the folder it lies in, whatever that folder is called.
 
-The pack has a package named `nodes`, and so has ComfyUI: the repo root must never be on sys.path. The scripts come last
-on it, so that tests can `import environment`, `import comfy_server`, `import make_tiny_models`.
+The pack has a package named `nodes`, and so has ComfyUI: the repo root must never be on sys.path. The scripts and the
+tests' rig come last on it, so that tests can `import environment`, `import make_tiny_models`, `import rounding`.
 """
 import importlib.util
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT / "scripts")]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [
+    str(ROOT / "scripts"), str(ROOT / "tests" / "rig")]
 
 
 def load_pack():

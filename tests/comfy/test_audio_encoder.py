@@ -9,6 +9,7 @@ from pathlib import Path
 import comfy.audio_encoders.audio_encoders as core
 import folder_paths
 import pytest
+import rounding
 import torch
 from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
 from lodestar.backbones import audio_encoder
@@ -19,9 +20,10 @@ from lodestar.techniques.audio_windows import plan_windows
 from torch.nn.functional import gelu
 
 ROOT = Path(__file__).resolve().parents[2]
-# Relative difference of windowed from one-pass features, RMS over the clip. The encoder's input is exact. Behind it,
-# attention is global, and untrained attention looks everywhere alike: the worst case. Twice what was measured.
-ENCODER_INPUT = 1e-6
+# Relative difference of windowed from one-pass features, RMS over the clip. The encoder's input is exact but for
+# rounding: a norm of the whole clip, seven convolutions each with its own norm, a projection. Behind it, attention is
+# global, and untrained attention looks everywhere alike: the worst case. Twice what was measured.
+ENCODER_INPUT = rounding.room(16)
 HIDDEN_LAYERS = {(True, 30): 0.04, (True, 10): 0.08, (False, 30): 0.12, (False, 10): 0.16}    # (large, window seconds)
 
 
@@ -148,7 +150,7 @@ def test_the_front_end_is_exact_wherever_it_is_cut(large):
         clip = family.open(waveform, torch.device("cpu"), (None, None))
         rows = family.rows(waveform.shape[1])
         for first, end in ((0, 1), (0, 77), (100, 151), (rows - 1, rows), (3, rows)):
-            assert difference(clip.features(first, end), whole[:, first:end]) < 1e-5
+            assert difference(clip.features(first, end), whole[:, first:end]) < ENCODER_INPUT
 
 
 def test_seconds_that_no_window_boundary_divides_still_give_every_row(tiny):
@@ -217,7 +219,7 @@ def test_published_folders_are_encoded_as_transformers_does(tmp_path, kind, conf
     ours = encode_speech(encoder, audio)
     assert max(difference(*pair) for pair in zip(layers_of(ours), theirs, strict=True)) < 1e-5
     windowed = encode_speech(encoder, audio, window_seconds=2, overlap_seconds=1)
-    assert difference(layers_of(windowed)[0], theirs[0]) < ENCODER_INPUT * 10
+    assert difference(layers_of(windowed)[0], theirs[0]) < ENCODER_INPUT
 
 
 def test_a_published_whisper_of_another_size(tmp_path):
