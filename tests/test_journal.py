@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lodestar.pipelines.folder_lock import FolderBusy
-from lodestar.pipelines.journal import Journal, digest
+from lodestar.pipelines.journal import FORMAT, MANIFEST, FinalFile, Journal, digest, unfinished_beside
 from lodestar.pipelines.safe_files import NotWritten, writing
 
 from .full_disk import files_limited_to
@@ -110,6 +110,62 @@ def test_an_unreadable_manifest_is_said(tmp_path, text, note):
     (tmp_path / "manifest.jsonl").write_text(text)
     assert found(tmp_path) == (0, note)
     assert (tmp_path / "chunk_0004.mp4").exists()
+
+
+WRONG_SHAPES = [b"[]", b"null", b"3", b'"x"', b"{}", b'{"format": 2}', b'{"format": 2, "chunks": []}', b"[" * 9999,
+                b"\xff\xfe", json.dumps({"format": FORMAT, "take": "", "sum": "x"}).encode()]
+
+
+@pytest.mark.parametrize("text", WRONG_SHAPES, ids=range(len(WRONG_SHAPES)))
+def test_a_manifest_of_another_shape_heals(tmp_path, text):
+    make(tmp_path)
+    (tmp_path / MANIFEST).write_bytes(text)
+    assert found(tmp_path) == (0, "the journal's manifest is damaged: all 5 chunks are made anew")
+    make(tmp_path)
+    assert found(tmp_path)[0] == 5
+
+
+@pytest.mark.parametrize("text", [*WRONG_SHAPES, None], ids=range(len(WRONG_SHAPES) + 1))
+@pytest.mark.parametrize("line", [1, 3, 5])
+def test_a_damaged_line_costs_its_chunk_and_what_follows(tmp_path, line, text):
+    """None: the line is not there."""
+    make(tmp_path)
+    lines = (tmp_path / MANIFEST).read_bytes().splitlines()
+    (tmp_path / MANIFEST).write_bytes(b"\n".join([*lines[:line], *([] if text is None else [text]), *lines[line + 1:]]))
+    anew = "chunk 5 is" if line == 5 else f"chunks from {line} on are" if line > 1 else "all 5 chunks are"
+    said = f"the journal's manifest is damaged: {anew} made anew"
+    said = "resuming at chunk 5 of 5" if line == 5 and text is None else said
+    assert found(tmp_path) == (line - 1, said)
+    make(tmp_path)
+    assert found(tmp_path)[0] == 5
+
+
+def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
+    """What is believed is what was written: the same chunks, from the first on, and the same final file."""
+    make(tmp_path)
+    with Journal.open(tmp_path, CONTRACTS) as journal:
+        journal.record(FinalFile("a.mp4", "content", 3, "sum"))
+        whole = journal.content(""), journal.final
+    data = (tmp_path / MANIFEST).read_bytes()
+    entries = [json.loads(line)["chunk"] for line in data.splitlines()[1:6]]
+    for place in range(0, len(data), 7):
+        (tmp_path / MANIFEST).write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 7)]) + data[place + 1:])
+        with Journal.open(tmp_path, CONTRACTS) as journal:
+            believed = journal._entries
+            assert believed == entries[:len(believed)] and journal.final in (None, whole[1])
+            assert len(believed) < 5 or journal.final is None or journal.content("") == whole[0]
+
+
+@pytest.mark.parametrize("other", ["x-y", "x y", "X", "x/", "x\u0301", "a/x", "x_"])
+def test_another_take_s_name_is_never_folded_into_one_s_own(tmp_path, other):
+    """Whatever their folders are called: only the user's own words say that a take is meant."""
+    with Journal.open(tmp_path / "x-other", CONTRACTS, other) as journal:
+        journal.commit(0, torch.zeros(1, 1, 1, 1, 1), 0)
+    changed = {**CONTRACTS[0], "seed": "other"}
+    assert unfinished_beside(tmp_path / "x-own", "x", changed) == ""
+    said = unfinished_beside(tmp_path / "x-own", other, changed)
+    assert said.startswith("seed changed: this is a fresh take. The unfinished one, 1 chunks, stays in ")
+    assert f"{tmp_path / 'x-other'}; delete that folder" in said
 
 
 def test_a_crash_between_files_and_manifest_costs_that_chunk_only(tmp_path):

@@ -1,4 +1,5 @@
 """The driver on a toy model: a take made in one go, interrupted anywhere, resumed, changed; and what it keeps alive."""
+import shutil
 from fractions import Fraction
 
 import av
@@ -7,6 +8,7 @@ import pytest
 import torch
 from lodestar.pipelines.chunk_plan import plan_take
 from lodestar.pipelines.journal import Journal
+from lodestar.pipelines.safe_files import NotReadable
 from lodestar.pipelines.take import make_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
@@ -36,13 +38,15 @@ class Take:
 
     def __init__(self, folder, plan, context_of=latent_context, tail_frames=0, stream=ToyStream, **options):
         self.model = ToyModel(WIDTH, HEIGHT, fail_at=options.pop("fail_at", None))
+        self.model.sampled = options.pop("sampled", self.model.sampled)
         self.stream, self.streams, self.done = stream, [], []
+        also = options.pop("lose", lambda done: None)
         with Journal.open(folder, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal:
             self.note = journal.note
             self.result = make_take(plan, self.model, self.open_stream, journal,
                                     VideoWriter(WIDTH, HEIGHT, FPS, LOSSLESS),
                                     context_of=context_of, tail_frames=tail_frames,
-                                    on_chunk=lambda done: self.done.append(done), **options)
+                                    on_chunk=lambda done: (self.done.append(done), also(done)), **options)
             self.latents = journal.latents(0, plan.total_latents)
 
     def open_stream(self):
@@ -149,6 +153,39 @@ def test_cancelled_in_the_middle_of_a_decode_and_resumed(tmp_path, calls):
         Take(tmp_path / "cut", plan, check_cancelled=stop_after(calls))
     assert not list((tmp_path / "cut").glob("*.part"))
     assert np.array_equal(pictures(Take(tmp_path / "cut", plan)), pictures(whole))
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_cancelled_while_the_decoder_is_brought_back_and_resumed(tmp_path, calls):
+    """The warm-up decodes up to a chunk and more: it says so, and a cancel comes through at every group of frames."""
+    plan = plan_of()
+    whole = Take(tmp_path / "whole", plan)
+    with pytest.raises(ConnectionError):
+        Take(tmp_path / "cut", plan, fail_at=2)
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        Take(tmp_path / "cut", plan, check_cancelled=stop_after(calls), on_replay=lambda *at: told.append(at))
+    assert told[0] == (0, told[0][1]) and all(0 <= at < end == told[0][1] for at, end in told)
+    resumed = Take(tmp_path / "cut", plan)
+    assert resumed.note == "resuming at chunk 3 of 5" and np.array_equal(pictures(resumed), pictures(whole))
+
+
+def test_frames_are_told_as_they_are_written(tmp_path):
+    told = []
+    take = Take(tmp_path, plan_of(), on_frames=lambda chunk, frames: told.append((chunk.index, frames)))
+    ends = [max(frames for index, frames in told if index == chunk) for chunk in range(5)]
+    assert told == sorted(told) and len(told) > 10 and sum(ends) == take.result.frames == 100
+
+
+def test_nothing_is_sampled_for_a_folder_that_is_gone(tmp_path):
+    def lose(done):
+        if done.chunk.index == 1:
+            shutil.rmtree(tmp_path / "a")
+
+    model = []
+    with pytest.raises(NotReadable, match="a cannot be read"):
+        Take(tmp_path / "a", plan_of(), check_cancelled=lambda: None, lose=lose, sampled=model)
+    assert model == [0, 1]
 
 
 def test_a_short_warm_up_would_show(tmp_path, monkeypatch):

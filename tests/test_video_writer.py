@@ -5,6 +5,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.frame import PictureType
+from lodestar.pipelines import video_writer
 from lodestar.pipelines.chunk_plan import plan_take
 from lodestar.pipelines.journal import Journal
 from lodestar.pipelines.safe_files import NotWritten
@@ -227,6 +229,43 @@ def test_a_full_disk_while_the_file_is_joined(tmp_path, room):
     assert [path.read_bytes() for path in parts] == before and len(list(tmp_path.iterdir())) == 4
     VideoWriter(WIDTH, HEIGHT, FILM).finish(parts, speech(2), {}, tmp_path / "take.mp4")
     assert np.array_equal(stored(tmp_path / "take.mp4"), stored(*parts))
+
+
+def test_every_packet_is_shown_when_it_is_decoded(tmp_path):
+    """A moving disc, which x264 would like to predict from both sides: in the segments and in the joined file every
+    frame has the time of its number, and nothing is shown out of order or later than it is decoded."""
+    down, across = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    discs = torch.stack([((down - 24) ** 2 + (across - 8 - frame) ** 2 < 64).float() for frame in range(50)])
+    frames = discs[..., None].expand(-1, -1, -1, 3)
+    writer = VideoWriter(WIDTH, HEIGHT, FILM)
+    parts = [write(tmp_path / "0.mp4", frames[:27]), write(tmp_path / "1.mp4", frames[27:])]
+    joined = writer.finish(parts, speech(50 / FILM), {}, tmp_path / "take.mp4")
+    for path, count in ((parts[0], 27), (parts[1], 23), (joined, 50)):
+        with av.open(str(path)) as file:
+            video = file.streams.video[0]
+            packets = [packet for packet in file.demux(video) if packet.size]
+            assert [packet.pts * video.time_base for packet in packets] == [number / FILM for number in range(count)]
+            assert all(packet.pts == packet.dts for packet in packets)
+        with av.open(str(path)) as file:
+            kinds = {PictureType(int(frame.pict_type)) for frame in file.decode(video=0)}
+            assert kinds == {PictureType.I, PictureType.P}
+
+
+@pytest.mark.parametrize("lost", [1, 100, 10_000])
+def test_last_bytes_that_the_disk_lost_in_silence_cost_the_joined_file(tmp_path, monkeypatch, lost):
+    """FFmpeg says nothing about an error in what it writes last: the joined file must be whole before it has a name."""
+    parts = segments(tmp_path)
+    join = video_writer._join
+
+    def lose(segments, speech, metadata, fps, draft):
+        join(segments, speech, metadata, fps, draft)
+        with open(draft, "rb+") as file:
+            file.truncate(draft.stat().st_size - lost)
+
+    monkeypatch.setattr(video_writer, "_join", lose)
+    with pytest.raises(NotWritten, match="take.mp4 could not be written .the last bytes are missing.* All 4 video"):
+        VideoWriter(WIDTH, HEIGHT, FILM).finish(parts, speech(2), {}, tmp_path / "take.mp4")
+    assert not list(tmp_path.glob("take*"))
 
 
 @pytest.mark.parametrize("room", [0, 200, 2500])
