@@ -19,18 +19,15 @@ def find(model) -> Backbone:
                      f"Lodestar does not support. Supported: {supported}")
 
 
-def anchor_latents(model, latent: dict | None, name: str) -> Tensor | None:
-    """A LATENT input's samples (1, C, k, h, w), refused by its input's `name` where they are not this model's kind."""
+def anchor_latents(model, latent: dict | None) -> Tensor | None:
+    """A LATENT's samples (1, C, k, h, w); ValueError where they are not this model's kind."""
     if latent is None:
         return None
     samples, channels = latent["samples"], model.model.latent_format.latent_channels
     if samples.ndim == 4:    # a still picture's latent from a two-dimensional VAE
         samples = samples.unsqueeze(2)
     if samples.ndim != 5 or samples.shape[1] != channels:
-        raise ValueError(f"{name}: got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, "
+        raise ValueError(f"got latents of shape {tuple(samples.shape)}, this model's are (1, {channels}, "
                          f"frames, height, width): they come from another model's VAE. Encode with the one that "
                          "belongs to it")
-    if not samples.isfinite().all():
-        raise ValueError(f"{name}: got NaN or infinite latents. The node that made them is broken; encode the picture "
-                         "again")
     return samples[:1]

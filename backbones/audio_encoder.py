@@ -21,7 +21,8 @@ import torchaudio
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..techniques.audio_windows import Window, checked_audio, kept, plan_windows, select_layers
+from ..techniques.audio_windows import Window, kept, plan_windows, select_layers
+from ..techniques.socket_values import audio_clip, described, mono_of
 from .audio_families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
 from .memory import give_back
@@ -62,8 +63,8 @@ def as_speech_encoder(audio_encoder) -> SpeechEncoder:
     elif isinstance(network, core.WhisperLargeV3):
         family = Whisper(network.encoder)
     else:
-        raise ValueError(f"audio_encoder: got {type(network or audio_encoder).__name__}, wanted wav2vec2, hubert or "
-                         f"whisper from Load Audio Encoder (core's or Lodestar's)")
+        raise ValueError(f"got {described(network or audio_encoder)}, wanted wav2vec2, hubert or whisper from Load "
+                         "Audio Encoder (core's or Lodestar's)")
     return SpeechEncoder(family, audio_encoder.patcher)
 
 
@@ -77,9 +78,9 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     holds the layers. One pass where the speech fits one window; whisper's window is always its own 30 s. ValueError
     names the input at fault.
     """
-    mono, rate = checked_audio(audio)
+    sound = audio_clip(audio)
     give_back()     # what decoding the sound left behind
-    speech = resampled(mono.cpu(), rate)
+    speech = resampled(mono_of(sound), sound["sample_rate"])
     family = encoder.family
     chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))

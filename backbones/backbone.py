@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -87,6 +86,10 @@ class Backbone(ABC):
                              f"(its motion frames). Set it to -1 or 0")
         return self.overlap_frames if asked_frames < 0 else asked_frames
 
+    def text_width(self, base) -> int:
+        """The width of the encoded prompts that a comfy.model_base object of this family reads."""
+        return base.diffusion_model.text_dim
+
     def fps_note(self, fps: Fraction) -> str:
         """A line for the plan's summary where the take runs at another rate than the family was trained at."""
         return "" if fps == self.fps else (f"\n{self.name} was trained at {self.fps} fps; at {float(fps):g} fps lips "
@@ -140,15 +143,15 @@ def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment, tra
              ) -> tuple[Layout, dict[tuple[int, int], float]]:
     """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}.
 
-    A technique that changes nothing in this layout says so in the log, once in a sampling run.
+    A technique that changes nothing in this layout says so in the log, in the first step of a sampling run.
     """
     layout = own
     for technique in techniques:
         layout = technique.layout(layout, moment)
     for technique in techniques:
         notice = technique.notice(layout)
-        if notice is not None:
-            say(notice, transformer_options)
+        if notice is not None and is_first_step(transformer_options):
+            logging.getLogger("lodestar").warning(notice)
     return layout, factors_of(layout, techniques)
 
 
@@ -166,13 +169,12 @@ def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[
     return table
 
 
-def say(notice: str, transformer_options: dict) -> None:
-    """Log a warning, once in a sampling run."""
-    run, warn = transformer_options.get(RUN), partial(logging.getLogger("lodestar").warning, notice)
-    if run is None:
-        warn()
-    else:
-        run.once(("said", notice), warn)
+def is_first_step(transformer_options: dict) -> bool:
+    """Whether this call is the first of a sampling run, as far as the sampler tells; negatives do not count."""
+    schedule, now = transformer_options.get("sample_sigmas"), transformer_options.get("sigmas")
+    if schedule is None or now is None or 0 not in transformer_options.get("cond_or_uncond", (0,)):
+        return False
+    return bool(torch.isclose(now.flatten()[0], schedule[0].to(now)))
 
 
 def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor]) -> Tensor:

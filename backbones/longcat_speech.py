@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..techniques.audio_windows import Window, checked_audio, plan_windows
+from ..techniques.audio_windows import Window, plan_windows
+from ..techniques.socket_values import audio_clip, mono_of
 from ..techniques.speech_features import between, halved, positions, silence_after, whisper_groups
 from ..techniques.speech_waveform import leveled, prepared
 from .audio_encoder import SpeechEncoder, as_speech_encoder, resampled, watched
@@ -31,8 +32,8 @@ Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
 
 def heard(audio: dict) -> Tensor:
     """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
-    mono, rate = checked_audio(audio)
-    return resampled(mono.cpu(), rate)[0]
+    clip = audio_clip(audio)
+    return resampled(mono_of(clip), clip["sample_rate"])[0]
 
 
 @torch.no_grad()

@@ -3,28 +3,24 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..techniques.socket_values import SMALLEST_PICTURE, first_picture
 from .vae import encode_frames
 
 FITS = ("crop", "pad")
-SMALLEST = 8   # pixels; below this there is nothing to enlarge
 
 
-def fit_picture(image: Tensor, width: int, height: int, fit: str = "crop", name: str = "image") -> Tensor:
+def fit_picture(image: Tensor, width: int, height: int, fit: str = "crop") -> Tensor:
     """IMAGE (B, H, W, 3 or 4) in 0..1 -> the first of it as (1, height, width, 3).
 
     Alpha is flattened onto white. `crop` fills the size and cuts what is over; `pad` keeps everything on black bars.
-    Raises ValueError, with the `name` of the input, for what is empty, tiny, too narrow to crop or not finite.
+    Raises ValueError for what is no picture (see first_picture) or too narrow to crop.
     """
-    if image.ndim != 4 or not image.shape[0] or image.shape[-1] not in (3, 4) or min(image.shape[1:3]) < SMALLEST:
-        raise ValueError(f"{name}: got shape {tuple(image.shape)}, wanted (pictures, height, width, 3 or 4 channels), "
-                         f"at least {SMALLEST} pixels each way. Load a picture of the person")
-    rows, columns = image.shape[1:3]
-    if fit == "crop" and min(rows * width / height, columns * height / width) < SMALLEST:
-        raise ValueError(f"{name}: cropping {columns}x{rows} to the shape of {width}x{height} leaves fewer than "
-                         f"{SMALLEST} pixels. Use pad (Reference Picture has it), or a picture of nearer proportions")
-    picture = image[:1].float()
-    if not torch.isfinite(picture).all():
-        raise ValueError(f"{name}: got NaN or infinite pixels. The node that made it is broken; load the picture again")
+    picture = first_picture(image)
+    rows, columns = picture.shape[1:3]
+    if fit == "crop" and min(rows * width / height, columns * height / width) < SMALLEST_PICTURE:
+        raise ValueError(f"cropping {columns}x{rows} to the shape of {width}x{height} leaves fewer than "
+                         f"{SMALLEST_PICTURE} pixels. Use pad (Reference Picture has it), or a picture of nearer "
+                         "proportions")
     if picture.shape[-1] == 4:
         picture = picture[..., :3] * picture[..., 3:] + (1 - picture[..., 3:])
     channels_first = picture.movedim(-1, 1)                     # BHWC -> BCHW

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..techniques.people import check_people, fitted_masks
+from ..techniques.socket_values import speech_features
 from ..techniques.speech_features import window_steps
 from ..techniques.timeline import Timeline
 from .audio_families import RATE
@@ -28,7 +29,8 @@ class Speech:
 
     @classmethod
     def of(cls, features: dict) -> "Speech":
-        """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's."""
+        """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's. ValueError where it is none."""
+        features = speech_features(features)
         return cls(features.get("voices") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
                    features.get("people_masks"), features.get("files", ()), features.get("audio_samples"))

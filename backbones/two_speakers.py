@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..techniques.socket_values import audio_clip
 from ..techniques.speaker_tracks import placed
 from .audio_encoder import resampled
 from .audio_families import RATE
@@ -17,8 +18,9 @@ def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[
 
     ValueError where they cannot be spoken together, or there is no speech.
     """
+    audio_1, audio_2 = (audio if audio is None else audio_clip(audio) for audio in (audio_1, audio_2))
     given = [audio for audio in (audio_1, audio_2) if audio is not None]
-    rate = max((int(audio["sample_rate"]) for audio in given), default=0)
+    rate = max((audio["sample_rate"] for audio in given), default=0)
     channels = max((audio["waveform"].shape[1] for audio in given), default=0)
     mono = [None if audio is None else heard(audio) for audio in (audio_1, audio_2)]
     sound = [None if audio is None else stereo(audio, rate, channels) for audio in (audio_1, audio_2)]
@@ -30,7 +32,7 @@ def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[
 
 def stereo(audio: dict, rate: int, channels: int) -> Tensor:
     """The waveform (channels, N) at `rate`; another number of channels becomes the same sound in all."""
-    waveform = resampled(audio["waveform"][0].float().cpu(), int(audio["sample_rate"]), rate)
+    waveform = resampled(audio["waveform"][0], audio["sample_rate"], rate)
     return waveform if len(waveform) == channels else waveform.mean(0, keepdim=True).expand(channels, -1)
 
 

@@ -21,7 +21,7 @@ from .wan_call import WanCall, split_attention
 class Wan(Backbone):
     supported: ClassVar[str] = "Wan 2.1 T2V, Wan 2.1 I2V, Wan 2.2 A14B T2V and I2V, Wan 2.2 TI2V-5B"
     mode: str                            # "t2v", "i2v" or "ti2v"
-    name: str = "wan"
+    name: str = "Wan"
     fps: int = 16
     chunk_frames: int = 81
     overlap_frames: int = 13
@@ -37,11 +37,11 @@ class Wan(Backbone):
             return None
         kind = (type(base), module.in_dim, module.out_dim)
         if kind == (comfy.model_base.WAN22, 48, 48):
-            return cls("ti2v", fps=24, chunk_frames=121, grid=32)
+            return cls("ti2v", "Wan 2.2 TI2V-5B", fps=24, chunk_frames=121, grid=32)
         if kind == (comfy.model_base.WAN21, 16, 16):
-            return cls("t2v")
+            return cls("t2v", "Wan text-to-video")
         if kind == (comfy.model_base.WAN21, 36, 16):
-            return cls("i2v")
+            return cls("i2v", "Wan image-to-video")
         return None
 
     def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:

@@ -28,7 +28,7 @@ SPEECH_WIDTH = 1024     # wav2vec2-large
 class WanS2V(Backbone):
     supported: ClassVar[str] = "Wan 2.2 S2V"
     encoder: ClassVar[str] = "wav2vec2-large, or one layer of an encoder of that width, through Audio Features"
-    name: str = "wan_s2v"
+    name: str = "Wan 2.2 S2V"
     fps: int = 16
     chunk_frames: int = 77
     overlap_frames: int = 0

@@ -2,6 +2,11 @@
 import torch
 from comfy_api.latest import io
 
+from ..backbones import find
+from .input_checks import checked
+
+UMT5_WIDTH = 4096
+
 
 class LodestarBlankPrompt(io.ComfyNode):
     @classmethod
@@ -15,12 +20,18 @@ class LodestarBlankPrompt(io.ComfyNode):
             inputs=[
                 io.Int.Input("tokens", default=16, min=1, max=512,
                              tooltip="Rows of zeros. Wan answers the same for any number of them: they are all alike."),
-                io.Int.Input("width", default=4096, min=1, max=16384,
-                             tooltip="How wide the text encoder of the model is. 4096 is umt5-xxl, which Wan uses."),
+                io.Int.Input("width", default=0, min=0, max=16384,
+                             tooltip="How wide the text encoder of the model is. 0: as the connected model reads, else "
+                                     "4096, which is umt5-xxl, of Wan and LongCat."),
+                io.Model.Input("model", optional=True,
+                               tooltip="The model that will read it. Needed by models that do not read umt5-xxl, such "
+                                       "as the puppet."),
             ],
             outputs=[io.Conditioning.Output(tooltip="In place of CLIP Text Encode.")],
         )
 
     @classmethod
-    def execute(cls, tokens, width) -> io.NodeOutput:
-        return io.NodeOutput([[torch.zeros(1, tokens, width), {}]])
+    @checked
+    def execute(cls, tokens, width, model=None) -> io.NodeOutput:
+        own = UMT5_WIDTH if model is None else find(model).text_width(model.model)
+        return io.NodeOutput([[torch.zeros(1, tokens, width or own), {}]])

@@ -3,6 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones import attach
 from ..techniques.latent_stitch import MODES, LatentStitch
+from .input_checks import checked
 
 
 class LodestarLatentStitch(io.ComfyNode):
@@ -24,5 +25,6 @@ class LodestarLatentStitch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, mode) -> io.NodeOutput:
         return io.NodeOutput(attach.with_technique(model, LatentStitch(mode)))

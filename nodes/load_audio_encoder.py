@@ -5,6 +5,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..backbones.audio_encoder import NORMALIZE, WEIGHTS, load_audio_encoder, log_mel
+from .input_checks import checked
 
 FOLDER, LOG_MEL = "audio_encoders", "log-mel"
 
@@ -45,6 +46,7 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, audio_encoder_name, normalize) -> io.NodeOutput:
         if audio_encoder_name == LOG_MEL:
             return io.NodeOutput(log_mel())

@@ -10,6 +10,7 @@ from ..backbones import attach
 from ..backbones.longcat_files import GGUF, WEIGHT_DTYPES, load_longcat
 from ..techniques.clean_cache import PLACES, CleanCaching
 from ..techniques.technique import Moment
+from .input_checks import checked
 
 OFF = "off"
 FOLDERS = ("diffusion_models", "longcat")
@@ -64,6 +65,7 @@ class LodestarLoadLongCat(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model_name, weight_dtype, clean_cache) -> io.NodeOutput:
         model = load_longcat(model_path(model_name), weight_dtype)
         techniques = () if clean_cache == OFF else (CleanCaching(clean_cache),)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..backbones.longcat_lora import with_lora
 from ..backbones.weight_files import load_weights
+from .input_checks import checked
 
 
 class LodestarLoadLongCatLora(io.ComfyNode):
@@ -29,6 +30,7 @@ class LodestarLoadLongCatLora(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
         path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
         return io.NodeOutput(with_lora(model, load_weights(path, "lora_name")[0], strength, lora_name))

@@ -23,6 +23,7 @@ from ..backbones.backbone import ChunkRequest
 from ..backbones.memory import give_back
 from ..backbones.pictures import encode_picture, fit_picture
 from ..backbones.speech import Speech
+from ..backbones.take_checks import check_guider, check_pictures, check_prompt, check_schedule, say_unreached
 from ..backbones.vae import encode_frames, open_stream
 from ..host.metadata import graph_tags
 from ..host.output_names import fill_in, numbered, problem_of, subfolder_of
@@ -35,6 +36,7 @@ from ..pipelines.take import ChunkDone, Tail, make_take
 from ..pipelines.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
 from ..techniques.technique import Moment
+from .input_checks import checked, named
 from .sockets import PLAN, Take
 
 logger = logging.getLogger("lodestar")
@@ -88,7 +90,8 @@ class TakeSession:
     def fitted_picture(self) -> Tensor | None:
         if self.picture is None:
             return None
-        return fit_picture(self.picture, self.plan.width, self.plan.height, name="reference")
+        with named("reference"):
+            return fit_picture(self.picture, self.plan.width, self.plan.height)
 
     @cached_property
     def reference(self) -> Tensor | None:
@@ -150,8 +153,12 @@ class TakeSession:
         if channels != self.latent_shape[0]:
             raise ValueError(f"vae: it makes latents of {channels} channels, {self.backbone.name} wants "
                              f"{self.latent_shape[0]}. Load the VAE that belongs to the model")
-        if self.sigmas.shape[-1] < 2:
-            raise ValueError(f"sigmas: got {self.sigmas.shape[-1]} values, wanted at least 2 (one step)")
+        with named("sigmas"):
+            check_schedule(self.guider.model_patcher, self.sigmas)
+        with named("guider"):
+            check_guider(self.guider)
+        check_pictures(self.techniques, *self.latent_shape[1:])
+        say_unreached(self.techniques, self.plan.seconds)
         if any(chunk.prompt for chunk in self.plan.chunks) and self.clip is None:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
@@ -163,7 +170,9 @@ class TakeSession:
             self.backbone.check_speech(self.speech, self.plan.timeline)
             self.speech.check_length(float(self.plan.seconds))
             _ = self.people
-        _ = self.prompts
+        with named("clip"):
+            for prompt in self.prompts.values():
+                check_prompt(self.guider.model_patcher, [text for text, _ in prompt])
 
     def check_plan(self) -> None:
         plan, grid, repeated = self.plan, self.backbone.grid, self.plan.chunks[-1].context_latents
@@ -324,6 +333,7 @@ class LodestarLongTake(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, noise, guider, sampler, sigmas, vae, plan, audio_features=None, reference=None, clip=None,
                 filename_prefix="lodestar/take", keep_chunks=False) -> io.NodeOutput:
         session = TakeSession(noise, guider, sampler, sigmas, vae, plan, audio_features, reference, clip, cls.hidden)

@@ -1,8 +1,10 @@
 """LongCat Schedule (paper 001): the sigmas that LongCat-Video was made and distilled with."""
 from comfy_api.latest import io
 
+from ..backbones import find
 from ..backbones.longcat_model import LongCatVideo
-from ..techniques.flow_schedules import KINDS, schedule, unshifted
+from ..techniques.flow_schedules import KINDS, schedule
+from .input_checks import checked
 
 MOST_STEPS = 1000
 
@@ -32,21 +34,9 @@ class LodestarLongCatSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, kind, steps, shift) -> io.NodeOutput:
         if not isinstance(model.model, LongCatVideo):
-            raise ValueError(f"model: got {type(model.model).__name__}, wanted a LongCat model. Connect Load LongCat, "
+            raise ValueError(f"model: got {find(model).name}, wanted a LongCat model. Connect Load LongCat, "
                              "or use BasicScheduler for this one")
         return io.NodeOutput(schedule(kind, steps, shift or model.get_model_object("model_sampling").shift))
-
-    @classmethod
-    def validate_inputs(cls, kind=None, steps=None):
-        """None is what comes by a link; ComfyUI leaves the range of what is checked here to this check."""
-        if kind is None or not isinstance(steps, int):
-            return True
-        if not 1 <= steps <= MOST_STEPS:
-            return f"steps: got {steps}, wanted 1 to {MOST_STEPS}"
-        try:
-            unshifted(kind, steps)
-        except ValueError as problem:
-            return str(problem)
-        return True

@@ -7,6 +7,7 @@ from .. import backbones
 from ..backbones import attach
 from ..techniques.lookahead_anchor import FARTHEST, PLACEMENTS, LookaheadAnchor, parse_schedule
 from ..techniques.timeline import Timeline
+from .input_checks import checked, named
 
 UNITS = ("pixel frames", "latent frames")
 
@@ -48,26 +49,21 @@ class LodestarLookaheadAnchor(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, distance, unit, placement, index, anchor=None, schedule="") -> io.NodeOutput:
         backbone = backbones.find(model)
         clock = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
         latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
-        technique = LookaheadAnchor(latents, placement, index, backbones.anchor_latents(model, anchor, "anchor"),
-                                    parse_schedule(schedule))
+        with named("anchor"):
+            pictures = backbones.anchor_latents(model, anchor)
+        technique = LookaheadAnchor(latents, placement, index, pictures, parse_schedule(schedule))
         return io.NodeOutput(attach.with_technique(model, technique))
 
     @classmethod
-    def validate_inputs(cls, distance=None, unit=None, placement=None, schedule=None):
+    def validate_inputs(cls, schedule=None):
+        """One input only: ComfyUI says an error under each that is read."""
         try:
             parse_schedule(schedule or "")
         except ValueError as error:
             return str(error)
-        if not isinstance(distance, (int, float)) or None in (unit, placement):    # linked, left out or no number
-            return True
-        if unit not in UNITS or placement not in PLACEMENTS:
-            return f"got unit {unit!r} and placement {placement!r}; wanted one of {UNITS} and one of {PLACEMENTS}"
-        nearest = 0 if placement in ("in chunk", "chunk end") else 4 if unit == "pixel frames" else 1
-        if not nearest <= distance <= FARTHEST:
-            return (f"distance is {distance:g} {unit}; it must be from {nearest} (1 latent frame, which is 4 pixel "
-                    f"frames, lies just outside the chunk) to {FARTHEST:g}")
         return True

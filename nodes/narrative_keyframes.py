@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from .. import backbones
 from ..backbones import attach
 from ..techniques.narrative_keyframes import NarrativeKeyframes
+from .input_checks import checked, named
 
 
 class LodestarNarrativeKeyframe(io.ComfyNode):
@@ -29,7 +30,9 @@ class LodestarNarrativeKeyframe(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, keyframe, at_seconds) -> io.NodeOutput:
         story = attach.technique_of(model, NarrativeKeyframes) or NarrativeKeyframes()
-        latents = backbones.anchor_latents(model, keyframe, "keyframe")
+        with named("keyframe"):
+            latents = backbones.anchor_latents(model, keyframe)
         return io.NodeOutput(attach.with_technique(model, story.plus(Fraction(str(at_seconds)), latents)))

@@ -8,9 +8,11 @@ from .. import backbones
 from ..backbones.backbone import ChunkRequest
 from ..backbones.pictures import encode_picture, fit_picture
 from ..backbones.speech import Speech
+from ..backbones.take_checks import check_prompt
 from ..backbones.vae import encode_frames
 from ..techniques.timeline import Timeline
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, SMALLEST_SIDE, size_problem
+from .input_checks import checked, named
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, SMALLEST_SIDE
 
 
 class LodestarOneChunk(io.ComfyNode):
@@ -45,12 +47,12 @@ class LodestarOneChunk(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width=None, height=None):
-        return size_problem(width, height) or True
-
-    @classmethod
+    @checked
     def execute(cls, model, positive, negative, vae, width, height, frames, audio_features=None, reference=None
                 ) -> io.NodeOutput:
+        for name, prompt in (("positive", positive), ("negative", negative)):
+            with named(name):
+                check_prompt(model, [text for text, _ in prompt])
         asked = request(model, vae, width, height, frames, audio_features, reference)
         inputs = backbones.find(model).chunk_inputs(asked)
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
@@ -67,7 +69,8 @@ def request(model, vae, width: int, height: int, frames: int, features: dict | N
                          f"{backbone.name}")
     clock, audio, people = Timeline(Fraction(backbone.fps), backbone.temporal_ratio), None, None
     latents = clock.latents_for_frames(frames or backbone.chunk_frames)
-    fitted = None if picture is None else fit_picture(picture, width, height, name="reference")
+    with named("reference"):
+        fitted = None if picture is None else fit_picture(picture, width, height)
     if features is not None and backbone.audio_shape is not None:
         speech = Speech.of(features)
         backbone.check_speech(speech, clock)

@@ -4,9 +4,9 @@ from comfy_api.latest import io
 from .. import backbones
 from ..pipelines.chunk_plan import MAX_FPS, MIN_FPS, describe, exact_fps, plan_take
 from ..pipelines.story_script import parse_story
-from ..techniques.audio_windows import checked_audio
 from ..techniques.timeline import Timeline
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, SMALLEST_SIDE, Take, size_problem
+from .input_checks import checked
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, SMALLEST_SIDE, Take
 
 
 class LodestarPlanTake(io.ComfyNode):
@@ -46,6 +46,7 @@ class LodestarPlanTake(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step,
                 max_seconds) -> io.NodeOutput:
         backbone = backbones.find(model)
@@ -58,14 +59,8 @@ class LodestarPlanTake(io.ComfyNode):
         return io.NodeOutput(Take(plan, speech), summary + backbone.fps_note(clock.fps))
 
     @classmethod
-    def validate_inputs(cls, width=None, height=None, script=None, chunk_frames=None, overlap_frames=None):
-        """None is what comes by a link or not at all; ComfyUI itself says what is missing or of another type."""
-        if problem := size_problem(width, height):
-            return problem
-        known = isinstance(chunk_frames, int) and isinstance(overlap_frames, int)
-        if known and not -1 <= overlap_frames < chunk_frames <= LONGEST_CHUNK:
-            return (f"chunk_frames is {chunk_frames} and overlap_frames {overlap_frames}; the chunk must be longer "
-                    f"than its overlap, at most {LONGEST_CHUNK} frames, and the overlap -1 (the model's own) or more")
+    def validate_inputs(cls, script=None):
+        """None is what comes by a link or not at all. One input only: ComfyUI says an error under each that is read."""
         try:
             parse_story(script or "")
         except ValueError as error:
@@ -74,7 +69,6 @@ class LodestarPlanTake(io.ComfyNode):
 
 
 def opening_of(audio: dict, seconds: float) -> dict:
-    """The first `seconds` of the speech, all of it for 0. Raises ValueError where it is no usable sound."""
-    _, rate = checked_audio(audio)
-    waveform = audio["waveform"]
+    """The first `seconds` of the speech, all of it for 0."""
+    waveform, rate = audio["waveform"], audio["sample_rate"]
     return {"waveform": waveform[..., :max(round(seconds * rate), 1)] if seconds else waveform, "sample_rate": rate}

@@ -2,7 +2,8 @@
 from comfy_api.latest import io
 
 from ..backbones.pictures import FITS, encode_picture, fit_picture
-from .sockets import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE, size_problem
+from .input_checks import checked, named
+from .sockets import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE
 
 
 class LodestarReferencePicture(io.ComfyNode):
@@ -31,10 +32,8 @@ class LodestarReferencePicture(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width=None, height=None):
-        return size_problem(width, height) or True
-
-    @classmethod
+    @checked
     def execute(cls, image, vae, width, height, fit) -> io.NodeOutput:
-        picture = fit_picture(image, width, height, fit)
+        with named("image"):
+            picture = fit_picture(image, width, height, fit)
         return io.NodeOutput({"samples": encode_picture(vae, picture)}, picture)

@@ -3,6 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones import attach
 from ..techniques.reference_skip import MODES, ReferenceSkip
+from .input_checks import checked
 
 
 class LodestarReferenceSkip(io.ComfyNode):
@@ -29,5 +30,6 @@ class LodestarReferenceSkip(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, mode, radius, factor) -> io.NodeOutput:
         return io.NodeOutput(attach.with_technique(model, ReferenceSkip(mode, radius, factor)))

@@ -3,7 +3,10 @@ import logging
 
 from comfy_api.latest import io
 
+from ..backbones import find
 from ..backbones.speech_guider import SpeechGuider
+from ..backbones.take_checks import check_prompt
+from .input_checks import checked, named
 
 logger = logging.getLogger("lodestar")
 
@@ -36,9 +39,13 @@ class LodestarSpeechGuidance(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, positive, negative, text_scale, audio_scale, cfg_zero) -> io.NodeOutput:
+        for name, prompt in (("positive", positive), ("negative", negative)):
+            with named(name):
+                check_prompt(model, [text for text, _ in prompt])
         guider = SpeechGuider(model, positive, negative, text_scale, audio_scale, cfg_zero)
         if guider.audio_condition is None:
             logger.warning("Speech Guidance: %s does not listen to speech; audio_scale is not used, text_scale leads",
-                           type(model.model).__name__)
+                           find(model).name)
         return io.NodeOutput(guider)

@@ -12,6 +12,7 @@ from ..pipelines.evaluate import evaluate
 from ..pipelines.moving_pictures import Clip, MovingPictures, VideoFile
 from ..pipelines.report_files import as_json, beside, save_report
 from ..pipelines.report_picture import report_picture
+from .input_checks import checked, named
 from .sockets import PLAN, Take
 
 
@@ -44,10 +45,13 @@ class LodestarTakeReport(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, video, mouth_box, reference=None, plan=None) -> io.NodeOutput:
-        pictures, sound = opened(video)
+        with named("video"):
+            pictures, sound = opened(video)
         if reference is not None:
-            reference = fit_picture(reference, pictures.width, pictures.height, name="reference")[0]
+            with named("reference"):
+                reference = fit_picture(reference, pictures.width, pictures.height)[0]
         report = evaluate(pictures, speech=plan.audio if plan else sound, borders=borders_of(plan, pictures),
                           reference=reference, mouth_box=mouth_box, models=face_folders(),
                           on_frames=progress(pictures))

@@ -5,6 +5,7 @@ from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voic
 from ..backbones.two_speakers import spoken
 from ..techniques.people import placed_people
 from ..techniques.speaker_tracks import MODES
+from .input_checks import checked
 
 PLACE = "Where person {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
 
@@ -48,6 +49,7 @@ class LodestarTwoSpeakers(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, picture, audio_encoder, version, noise_floor, noise_floor_seed, mode, box_1, box_2, others,
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
         height, width = picture.shape[1:3]

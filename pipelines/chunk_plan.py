@@ -111,7 +111,7 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     overlap_latents = timeline.latents_within_frames(overlap_frames)
     if overlap_frames < 0 or chunk_latents <= overlap_latents:
         raise ValueError(
-            f"chunk shorter than overlap: a chunk of {chunk_frames} frames ({chunk_latents} latents) must be longer "
+            f"chunk_frames: a chunk of {chunk_frames} frames ({chunk_latents} latents) must be longer "
             f"than its overlap of {overlap_frames} frames ({overlap_latents} latents), and the overlap 0 or more; "
             f"make the chunk at least {timeline.frames_for_latents(max(overlap_latents, 0) + 1)} frames")
     windows = _windows(timeline.latents_for_frames(total_frames), chunk_latents, overlap_latents)

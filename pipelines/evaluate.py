@@ -34,7 +34,6 @@ from .syncnet import SyncNetMissing, load_syncnet
 
 NO_REFERENCE = "no reference picture was given"
 NO_MOUTH = "nothing says where the mouth is: give a mouth box, or OpenCV's face files"
-NO_SOUND = "there is no sound: give the speech"
 NO_FACE_BOX = "SyncNet is for real faces, and what looks at this video does not say where one is"
 NO_SYNC_WINDOW = "no quarter of a second of the video has sound and a face in every frame"
 
@@ -94,6 +93,10 @@ class Examination:
             return self.video.sound()
         return sound_of(self.speech["waveform"], int(self.speech["sample_rate"]))
 
+    @property
+    def no_sound(self) -> str:
+        return f"{self.video.why_silent}: give the speech"
+
     def look_for_faces(self, models: Sequence[Path], reference: Tensor | None) -> None:
         try:
             faces = OpenCvFaces(models, float(self.video.fps))
@@ -110,7 +113,7 @@ class Examination:
     def listen_with_syncnet(self, models: Sequence[Path]) -> None:
         heard = self.sound()
         if heard is None:
-            self.left_out["syncnet"] = NO_SOUND
+            self.left_out["syncnet"] = self.no_sound
             return
         try:
             self.syncnet = SyncNetScores(load_syncnet(models), Fraction(self.video.fps), heard.at_rate(SAMPLE_RATE))
@@ -139,7 +142,7 @@ class Examination:
 
     def report(self) -> dict[str, Any]:
         if not self.frames:
-            raise ValueError(f"video: {self.video.name} has no frames")
+            raise ValueError(f"{self.video.name} has no frames")
         if self.borders and not 0 < self.borders[0] <= self.borders[-1] < self.frames:
             raise ValueError(f"borders: got {self.borders[0]} to {self.borders[-1]}, but {self.video.name} has "
                              f"{self.frames} frames. Give the plan that made this video")
@@ -170,7 +173,7 @@ class Examination:
             left_out["lip_sync"] = NO_MOUTH
         else:
             left_out["lip_sync"] = ("the mouth or the sound never changes, or there are too few frames"
-                                    if self._loudness is not None else NO_SOUND)
+                                    if self._loudness is not None else self.no_sound)
 
     def _add_syncnet(self, found: dict[str, Any], left_out: dict[str, str]) -> None:
         scores = self.syncnet.result() if self.syncnet else {"windows": 0}

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import av
 import numpy as np
 import torch
 from torch import Tensor
+
+from .media_file import MediaFile
 
 PIECE_FRAMES, PIECE_PIXELS = 16, 4_000_000
 
@@ -49,6 +51,10 @@ class MovingPictures(Protocol):
     def pieces(self) -> Iterator[Tensor]:
         """Frames (T, H, W, 3), float32 0..1, a few at a time."""
 
+    @property
+    def why_silent(self) -> str:
+        """Why there is no sound, where there is none."""
+
     def sound(self) -> Sound | None:
         """The video's own, from its beginning each time it is asked for; None where it has none."""
 
@@ -63,6 +69,7 @@ class Clip:
     def __init__(self, frames: Tensor, fps: Fraction | float, name: str = "the clip"):
         self.frames, self.fps, self.name = frames, Fraction(fps), name
         self.stated_frames, self.height, self.width = frames.shape[:3]
+        self.why_silent = f"{name} has no sound"
 
     def pieces(self) -> Iterator[Tensor]:
         for piece in self.frames.split(piece_frames(self.width, self.height)):
@@ -76,53 +83,27 @@ class VideoFile:
     """A file, or a BytesIO of one. Its average frame rate is its clock. Raises ValueError for what is no video."""
 
     def __init__(self, source: str | Path | io.BytesIO):
-        self.source = source
-        self.name = "the video" if isinstance(source, io.BytesIO) else Path(source).name
-        with self._opened() as container:
+        self.source, self.media = source, MediaFile(source)
+        self.name = self.media.name
+        with self.media.opened() as container:
             stream = next(iter(container.streams.video), None)
             rate = stream and (stream.average_rate or stream.guessed_rate)
             if not stream or not rate or not stream.width:
-                raise ValueError(f"video: {self.name} has no moving picture. Give a video file, such as an MP4")
+                raise ValueError(f"{self.name} has no moving picture. Give a video file, such as an MP4")
             self.fps, self.width, self.height = Fraction(rate), stream.width, stream.height
             self._start_seconds = float((stream.start_time or 0) * stream.time_base)
             self.stated_frames = int(stream.frames)
-            self._sample_rate = next((stream.rate for stream in container.streams.audio), 0)
 
     def pieces(self) -> Iterator[Tensor]:
-        with self._opened() as container:
-            container.streams.video[0].thread_type = "AUTO"
-            frames = self._decoded(container, container.streams.video[0])
+        with self.media.opened() as container:
+            frames = self.media.pictures(container)
             while piece := list(islice(frames, piece_frames(self.width, self.height))):
                 yield torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in piece])) / 255
 
     def sound(self) -> Sound | None:
-        return Sound(self._sample_rate, self._heard()) if self._sample_rate else None
+        rate = self.media.sound_rate
+        return Sound(rate, self.media.mono(rate, self._start_seconds)) if rate else None
 
-    def _heard(self) -> Iterator[np.ndarray]:
-        with self._opened() as container:
-            late = None
-            mono = av.AudioResampler("fltp", "mono", self._sample_rate)
-            for frame in self._decoded(container, container.streams.audio[0]):
-                if late is None:
-                    late = round((float(frame.time or 0) - self._start_seconds) * self._sample_rate)
-                    yield np.zeros(max(late, 0))
-                for part in mono.resample(frame):
-                    early = min(max(-late, 0), part.samples)    # sound from before the first frame
-                    late += early
-                    yield part.to_ndarray()[0, early:]
-
-    def _opened(self) -> Any:
-        if isinstance(self.source, io.BytesIO):
-            return self._read(lambda: av.open(io.BytesIO(self.source.getvalue())))
-        return self._read(lambda: av.open(str(self.source)))
-
-    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        frames = container.decode(stream)
-        while (frame := self._read(lambda: next(frames, None))) is not None:
-            yield frame
-
-    def _read(self, step: Any) -> Any:
-        try:
-            return step()
-        except (av.error.FFmpegError, OSError) as error:
-            raise ValueError(f"video: {self.name} cannot be read ({error}). Give a file that FFmpeg plays") from error
+    @property
+    def why_silent(self) -> str:
+        return self.media.why_silent

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..techniques.audio_windows import checked_audio
+from ..techniques.socket_values import audio_clip, mono_of
 from .safe_files import SUFFIX, NotWritten, reading, remove, sync, writing
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -168,8 +168,8 @@ def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fractio
 
 
 def _speech_packets(speech: dict, container: av.container.OutputContainer) -> Iterator[av.Packet]:
-    mono, rate = checked_audio(speech)
-    waveform = mono if speech["waveform"].shape[1] > 2 else speech["waveform"][0].float()
+    clip = audio_clip(speech)
+    rate, waveform = clip["sample_rate"], mono_of(clip) if clip["waveform"].shape[1] > 2 else clip["waveform"][0]
     layout = "mono" if waveform.shape[0] == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
     return _encode_speech(waveform, rate, layout, stream)

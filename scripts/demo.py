@@ -148,8 +148,8 @@ def describe(path: Path) -> str:
         if not container.streams.audio:
             return text + ", no sound"
         sound = container.streams.audio[0]
-        samples = sum(frame.samples for frame in container.decode(sound))
-        return (f"{text}; sound {samples / sound.rate:.2f} s, {sound.codec_context.name}, {sound.rate} Hz, "
+        seconds = float(sound.duration * sound.time_base)      # what is decoded behind it is AAC's padding
+        return (f"{text}; sound {seconds:.2f} s, {sound.codec_context.name}, {sound.rate} Hz, "
                 f"{sound.channels} channel{'s' if sound.channels > 1 else ''}")
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from lodestar.backbones.longcat.headless import Request, sample
 from lodestar.pipelines.chunk_plan import Chunk, ChunkPlan, exact_fps, plan_take
 from lodestar.pipelines.evaluate import fitted
 from lodestar.pipelines.journal import Journal
+from lodestar.pipelines.media_file import MediaFile
 from lodestar.pipelines.take import Tail, make_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.flow_schedules import schedule
@@ -167,14 +167,10 @@ def anchors(inputs: dict | None, clock: Timeline) -> tuple[Technique, ...]:
 
 def spoken(path: Path) -> Tensor:
     """The sound of a file as mono at 16 kHz (N,)."""
-    try:
-        with av.open(str(path)) as container:
-            resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE)
-            pieces = [piece.to_ndarray()[0] for frame in (*container.decode(audio=0), None)
-                      for piece in resampler.resample(frame)]
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path}: no sound that can be read ({error})") from error
-    return torch.from_numpy(np.concatenate(pieces))
+    file = MediaFile(path)
+    if not file.sound_rate:
+        raise ValueError(f"{path}: {file.why_silent}")
+    return torch.from_numpy(np.concatenate(list(file.mono(SAMPLE_RATE))))
 
 
 def opening_of(speech: Tensor, seconds: float) -> Tensor:

@@ -3,15 +3,12 @@
 No paper: a speech encoder attends over its whole input, so its memory grows with the clip. Overlapping windows, whose
 margins are thrown away, bound it; statistics that belong to the whole clip are gathered over windows without rounding.
 """
-import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 
 
 @dataclass(frozen=True)
@@ -80,25 +77,3 @@ def select_layers(text: str, count: int = 0) -> tuple[int, ...]:
                              f"the first block, {count - 1} the final output)")
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))
-
-
-def checked_audio(audio: dict) -> tuple[Tensor, int]:
-    """A ComfyUI AUDIO {"waveform": (1, channels, N), "sample_rate"} -> mono waveform (1, N) float32 and its rate.
-
-    Channels are averaged. Silence is fine; ValueError for anything that is not one finite clip of sound.
-    """
-    waveform, rate = audio["waveform"], int(audio["sample_rate"])
-    if waveform.ndim != 3 or waveform.shape[0] != 1:
-        raise ValueError(f"audio: got a waveform of shape {tuple(waveform.shape)}, wanted one clip (1, channels, "
-                         f"samples); pass one clip at a time")
-    if not waveform.numel():
-        raise ValueError("audio: got 0 samples, wanted sound; check the trim or the file before this node")
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise ValueError(f"audio: got a sample rate of {rate} Hz, wanted {LOWEST_RATE} to {HIGHEST_RATE}; resample it")
-    if waveform.shape[1] > 2:
-        logging.getLogger("lodestar").info("audio: %d channels are averaged to mono", waveform.shape[1])
-    mono = waveform[:, 0].float() if waveform.shape[1] == 1 else waveform.float().mean(1)
-    if not torch.stack(mono.aminmax()).isfinite().all():    # without a copy of the whole clip
-        raise ValueError("audio: got NaN or infinite samples, wanted finite ones; the file or the node that made it is "
-                         "broken, export it again")
-    return mono, rate

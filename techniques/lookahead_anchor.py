@@ -21,15 +21,20 @@ def anchor_time(layout: Layout, placement: str, distance: float, index: float = 
 
     lookahead: n-1+d. past: -d, that is d before the window's first frame. in chunk: `index`. chunk end: n-1.
     """
+    check_distance(placement, distance)
+    if placement == "in chunk" and not 0 <= index <= layout.last_time:
+        raise ValueError(f"index: got {index:g}, wanted 0 to {layout.last_time:g}, the chunk's latent frames")
+    return {"lookahead": layout.last_time + distance, "past": -distance, "in chunk": index,
+            "chunk end": layout.last_time}[placement]
+
+
+def check_distance(placement: str, distance: float) -> None:
+    """ValueError where an anchor that should stand outside the chunk would not, or for no placement at all."""
     if placement not in PLACEMENTS:
         raise ValueError(f"placement: got {placement!r}, wanted one of {', '.join(PLACEMENTS)}")
     if placement in ("lookahead", "past") and distance < 1:
         raise ValueError(f"distance: got {distance:g} latent frames, wanted at least 1: at 0 the anchor would lie "
                          f"inside the chunk. Raise it (4 pixel frames are 1 latent frame) or place it 'chunk end'")
-    if placement == "in chunk" and not 0 <= index <= layout.last_time:
-        raise ValueError(f"index: got {index:g}, wanted 0 to {layout.last_time:g}, the chunk's latent frames")
-    return {"lookahead": layout.last_time + distance, "past": -distance, "in chunk": index,
-            "chunk end": layout.last_time}[placement]
 
 
 def parse_schedule(text: str) -> tuple[float, ...]:
@@ -57,9 +62,16 @@ class LookaheadAnchor(Technique):
     latents: Tensor | None = None
     schedule: tuple[float, ...] = ()
 
+    def __post_init__(self):
+        if not self.schedule:
+            check_distance(self.placement, self.distance)
+
     def sort_key(self) -> tuple:
         return (self.rank, self.latents is not None, PLACEMENTS.index(self.placement), self.distance, self.index,
                 self.schedule)
+
+    def pictures(self) -> dict[str, Tensor]:
+        return {} if self.latents is None else {"anchor": self.latents}
 
     def time(self, layout: Layout, moment: Moment) -> float:
         if self.schedule:

@@ -30,6 +30,9 @@ class NarrativeKeyframes(Technique):
             raise ValueError(f"keyframe: got {latents.shape[2]} latent frames, wanted 1 (one picture)")
         return replace(self, keyframes=tuple(sorted((*self.keyframes, (seconds, latents)), key=lambda pair: pair[0])))
 
+    def pictures(self) -> dict[str, Tensor]:
+        return {f"keyframe at {float(seconds):g} s": latents for seconds, latents in self.keyframes}
+
     def keyframe_at(self, start_seconds: Fraction) -> Tensor | None:
         """What a chunk whose first new frame stands at `start_seconds` pursues; None once all are passed."""
         return next((latents for seconds, latents in self.keyframes if seconds > start_seconds), None)

@@ -45,6 +45,10 @@ class Technique:
         """{(query frame, key frame): factor} for pairs that do not see each other in full (0 hides, 1 is normal)."""
         return {}
 
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Latents (1, C, k, h, w) of its own, by what the user calls them."""
+        return {}
+
     def notice(self, layout: Layout) -> str | None:
         """A sentence for the log when the technique changes nothing in this layout."""
         return None

@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.techniques.audio_windows import checked_audio, kept, moments, plan_windows, select_layers
+from lodestar.techniques.audio_windows import kept, moments, plan_windows, select_layers
 
 
 def kept_steps(windows) -> list[int]:
@@ -75,31 +75,3 @@ def test_layers_are_spell_checked_without_an_encoder():
     select_layers("0-99")
     with pytest.raises(ValueError, match="layers"):
         select_layers("every")
-
-
-def audio(waveform: torch.Tensor, rate: int = 16_000) -> dict:
-    return {"waveform": waveform, "sample_rate": rate}
-
-
-@pytest.mark.parametrize("waveform, rate, words", [
-    (torch.zeros(1, 1, 0), 16_000, "0 samples"), (torch.zeros(1, 0, 9), 16_000, "0 samples"),
-    (torch.tensor([[[0.0, torch.nan]]]), 16_000, "NaN"), (torch.tensor([[[torch.inf, 0.0]]]), 16_000, "NaN"),
-    (torch.tensor([[[torch.inf], [-torch.inf]]]), 16_000, "NaN"), (torch.zeros(2, 1, 9), 16_000, "one clip"),
-    (torch.zeros(1, 9), 16_000, "shape"), (torch.zeros(1, 1, 9), 7_999, "7999 Hz"), (torch.zeros(1, 1, 9), 0, "0 Hz"),
-    (torch.zeros(1, 1, 9), 192_001, "192001 Hz"),
-])
-def test_bad_audio_is_refused_by_name(waveform, rate, words):
-    with pytest.raises(ValueError, match=f"^audio: got .*{words}"):
-        checked_audio(audio(waveform, rate))
-
-
-@pytest.mark.parametrize("channels", [1, 2, 7])
-def test_any_number_of_channels_is_averaged(channels):
-    waveform = torch.randn(1, channels, 50, dtype=torch.float64)
-    mono, rate = checked_audio(audio(waveform, 48_000))
-    assert mono.dtype == torch.float32 and rate == 48_000
-    assert torch.allclose(mono, sum(waveform[:, index] for index in range(channels)).float() / channels, atol=1e-6)
-
-
-def test_silence_is_sound():
-    assert checked_audio(audio(torch.zeros(1, 2, 8)))[0].shape == (1, 8)

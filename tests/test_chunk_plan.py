@@ -27,7 +27,7 @@ def test_the_video_is_as_long_as_the_audio(seconds, rate, fps, ratio, chunk, ove
     frames = timeline.frames_for_samples(samples, rate)
     chunk_latents, overlap_latents = (timeline.latents_within_frames(size) for size in (chunk, overlap))
     if chunk_latents <= overlap_latents:
-        with pytest.raises(ValueError, match="chunk shorter than overlap"):
+        with pytest.raises(ValueError, match="chunk_frames: a chunk of"):
             plan_take(timeline, frames, chunk, overlap, 64, 48)
         return
     made = plan_take(timeline, frames, chunk, overlap, 64, 48)
@@ -82,11 +82,11 @@ def test_audio_shorter_than_a_chunk_is_one_chunk_of_what_it_needs():
 
 @pytest.mark.parametrize("values, words", [
     (dict(frames=0), "the take has 0 frames"),
-    (dict(frames=50, chunk=13, overlap=13), "chunk shorter than overlap: a chunk of 13 frames .4 latents. .* "
+    (dict(frames=50, chunk=13, overlap=13), "chunk_frames: a chunk of 13 frames .4 latents. .* "
                                             "overlap of 13 frames .4 latents."),
     (dict(frames=50, chunk=9, overlap=77), "make the chunk at least 81 frames"),
-    (dict(frames=50, chunk=14, overlap=13), "chunk shorter than overlap"),   # both are 4 latents
-    (dict(frames=50, chunk=0, overlap=0), "chunk shorter than overlap"),
+    (dict(frames=50, chunk=14, overlap=13), "chunk_frames: a chunk of"),   # both are 4 latents
+    (dict(frames=50, chunk=0, overlap=0), "chunk_frames: a chunk of"),
     (dict(frames=50, overlap=-1), "the overlap 0 or more"),
     (dict(frames=50, fps=0), "fps is 0; it must be from 1 to 240"),
     (dict(frames=50, fps=1000), "fps is 1000; it must be from 1 to 240"),

@@ -20,7 +20,7 @@ FLOORS = ("techniques", "backbones", "pipelines", "host", "nodes")
 MAY_IMPORT = {"techniques": {"techniques"}, "backbones": {"techniques", "backbones"},
               "pipelines": {"techniques", "pipelines"},
               "host": {"techniques", "backbones", "pipelines", "host"}, "nodes": set(FLOORS)}
-SHARED = {"techniques": {"timeline", "layout", "visibility", "rope", "technique"}, "nodes": {"sockets"}}
+SHARED = {"techniques": {"timeline", "layout", "visibility", "rope", "technique"}, "nodes": {"sockets", "input_checks"}}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "node_helpers",
         "execution", "latent_preview"}
 LIBRARIES = {"techniques": {"torch", "einops"},
@@ -251,7 +251,8 @@ def inputs_of(expression: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.
 
 
 def node_classes_are_readable(root: Path):
-    """Class name == literal node_id, direct base io.ComfyNode: the Manager's scanner and old workflows depend on it."""
+    """Class name == literal node_id, direct base io.ComfyNode: the Manager's scanner and old workflows depend on it.
+    `execute` gets its inputs checked, all of them, by what their sockets are."""
     entry = root / "nodes" / "__init__.py"
     registered = {name_of(name) for name in ast.walk(Source(root, entry).tree) if isinstance(name, ast.Name)}
     for source, node, schema in node_classes(root):
@@ -259,6 +260,9 @@ def node_classes_are_readable(root: Path):
             yield source.at(node, f"{node.name} is not registered in nodes/__init__.py")
         if [ast.unparse(base) for base in node.bases] != ["io.ComfyNode"]:
             yield source.at(node, f"{node.name} inherits io.ComfyNode directly, and nothing else")
+        if not any(getattr(member, "name", "") == "execute" and "checked" in map(ast.unparse, member.decorator_list)
+                   for member in node.body if isinstance(member, Function)):
+            yield source.at(node, f"{node.name}: its execute is @checked, so that every input is")
         if not node.name.startswith("Lodestar") or getattr(schema.get("node_id"), "value", None) != node.name:
             yield source.at(node, f"{node.name} has node_id={node.name!r} as a literal, beginning with Lodestar")
         if not str(getattr(schema.get("category"), "value", "")).startswith("Lodestar"):

@@ -12,14 +12,12 @@ from torch import Tensor
 from ...techniques.rope import rotation
 from ...techniques.visibility import Factors
 
-Groups = list[tuple[list[int], Factors]]
-
 
 @dataclass(frozen=True, eq=False)
 class CleanCache:
     """`blocks`: per block keys after their norm and before RoPE, and values, each (B, frames * tokens, heads, D)."""
     frames: int
-    blocks: Sequence[tuple[Tensor, Tensor]]
+    blocks: tuple[tuple[Tensor, Tensor], ...]
 
     @property
     def bytes(self) -> int:
@@ -53,7 +51,7 @@ class Call:
     clean: int
     tokens: int
     rows: Tensor
-    groups: Groups
+    groups: list[tuple[list[int], Factors]]
     text: Tensor | list[Tensor] | None = None
     audio: Tensor | None = None
     people: People | None = None

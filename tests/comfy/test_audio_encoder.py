@@ -323,7 +323,7 @@ def test_core_s_node_takes_our_encoder_and_our_node_takes_core_s(tiny):
     assert all(map(torch.equal, layers_of(ours), layers_of(theirs))) and len(layers_of(theirs)) == 2
     from_core, = LodestarAudioFeatures.execute(audio, core_wav2vec2(True), "0,-1", 30.0, 4.0).args
     assert len(layers_of(from_core)) == 2 and from_core["family"] == "wav2vec2"
-    with pytest.raises(ValueError, match="^audio_encoder: got str"):
+    with pytest.raises(ValueError, match="^audio_encoder: got 'whisper'"):
         LodestarAudioFeatures.execute(audio, "whisper", "all", 30.0, 4.0)
 
 

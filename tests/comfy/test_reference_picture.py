@@ -86,7 +86,7 @@ def test_a_picture_as_thin_as_a_thread_is_fitted_or_refused(vae, shape, size):
             fitted(vae, image, *size)
 
 
-def test_a_size_off_the_grid_is_answered_before_anything_runs(server):
+def test_a_size_it_cannot_have_is_said_once_under_its_own_name(server):
     portrait = server.upload(comfy_server.PACK / "assets" / "portrait.png")
     prompt = {"1": {"class_type": "LoadImage", "inputs": {"image": portrait}},
               "2": {"class_type": "VAELoader", "inputs": {"vae_name": "lodestar_tiny_wan_vae.safetensors"}},
@@ -94,10 +94,17 @@ def test_a_size_off_the_grid_is_answered_before_anything_runs(server):
                     "inputs": {"image": ["1", 0], "vae": ["2", 0], "width": 64, "height": 96, "fit": "pad"}},
               "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}}}
     assert server.run(prompt)["status"]["status_str"] == "success"
-    for name, size in (("width", 100), ("height", 0), ("width", -16), ("height", 32768)):
-        wrong = {**prompt, "3": {**prompt["3"], "inputs": {**prompt["3"]["inputs"], name: size}}}
-        with pytest.raises(comfy_server.PromptRefused, match=f"{name} is {size}; it must be a multiple of 16"):
-            server.queue(wrong)
+    def wrong(name, size):
+        return {**prompt, "3": {**prompt["3"], "inputs": {**prompt["3"]["inputs"], name: size}}}
+
+    for name, size in (("height", 0), ("width", -16), ("height", 32768)):
+        with pytest.raises(comfy_server.PromptRefused) as refusal:
+            server.queue(wrong(name, size))
+        (_, found), = refusal.value.node_errors.items()
+        assert [error["extra_info"]["input_name"] for error in found["errors"]] == [name], "once, under its own name"
+    for name, size in (("width", 100), ("height", 456)):
+        with pytest.raises(comfy_server.PromptFailed, match=f"{name}: got {size}, wanted a multiple of 16 from 16"):
+            server.run(wrong(name, size))
 
 
 def test_a_blank_prompt_says_the_same_however_long(tiny_models, wan):

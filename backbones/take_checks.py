@@ -1,0 +1,60 @@
+"""What is checked of a take before its first chunk: prompts, schedule, pictures. ValueErrors say what does not fit."""
+import logging
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from torch import Tensor
+
+from ..techniques.narrative_keyframes import NarrativeKeyframes
+from ..techniques.socket_values import check_text, check_whole_schedule, sigmas
+from ..techniques.technique import Technique
+from . import find
+
+logger = logging.getLogger("lodestar")
+
+
+def check_prompt(model, texts: Sequence[Tensor]) -> None:
+    """Of encoded prompts (1, tokens, width): that there is one, and that `model` reads their width."""
+    backbone = find(model)
+    width = backbone.text_width(model.model)
+    if not texts:
+        raise ValueError("got an empty conditioning, wanted a prompt. Connect CLIP Text Encode, or Blank Prompt")
+    for text in texts:
+        check_text(text)
+        if text.shape[-1] != width:
+            raise ValueError(f"got a prompt of width {text.shape[-1]}, wanted {width} for {backbone.name}. Connect the "
+                             "text encoder that belongs to it, or a Blank Prompt to which this model is connected")
+
+
+def check_guider(guider) -> None:
+    """Of every condition of a core GUIDER: that it is a prompt for its model."""
+    for name, entries in guider.original_conds.items():
+        try:
+            check_prompt(guider.model_patcher, [entry["cross_attn"] for entry in entries if "cross_attn" in entry])
+        except ValueError as error:
+            raise ValueError(f"its {name} conditioning: {error}") from error
+
+
+def check_schedule(model, schedule: Tensor) -> None:
+    """That the sigmas run from noise alone to no noise at all."""
+    check_whole_schedule(sigmas(schedule), float(model.get_model_object("model_sampling").sigma_max))
+
+
+def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> None:
+    """Of the techniques' own pictures: that they have the take's size, in latents."""
+    for technique in techniques:
+        for name, latents in technique.pictures().items():
+            rows, columns = latents.shape[-2:]
+            if (rows, columns) != (height, width):
+                raise ValueError(f"{name}: got latents of {columns}x{rows}, the take's are {width}x{height}. Encode "
+                                 "the picture at the take's width and height")
+
+
+def say_unreached(techniques: Iterable[Technique], end_seconds: Fraction) -> None:
+    """In the log: keyframes that the take ends before, or that are passed when it begins."""
+    for technique in techniques:
+        for seconds, _ in technique.keyframes if isinstance(technique, NarrativeKeyframes) else ():
+            if seconds >= end_seconds:
+                logger.warning("the keyframe at %g s is never reached: the take ends at %g s", seconds, end_seconds)
+            elif seconds == 0:
+                logger.warning("the keyframe at 0 s is passed before the take begins; give it a later time")

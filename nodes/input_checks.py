@@ -1,0 +1,150 @@
+"""Every input of every node is checked by what its socket is, before the node sees it.
+
+A wire brings whatever another pack makes of ComfyUI's types, and a link brings a number that no widget has limited.
+`checked` looks each input up in the node's own schema, so that a new node or input needs no line here.
+"""
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+from ..backbones.audio_encoder import as_speech_encoder
+from ..techniques.socket_values import (
+    audio_clip,
+    conditioning,
+    described,
+    first_mask,
+    first_picture,
+    latent,
+    loudness_peak,
+    real_number,
+    sigmas,
+    speech_features,
+    whole_number,
+)
+from .sockets import Take
+
+logger = logging.getLogger("lodestar")
+AUDIBLY_OVER = 1.001    # of full scale
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Puts the input's name before what is said of its value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def checked(execute: Callable) -> Callable:
+    """A node's `execute`, whose inputs are checked and made one kind first. A ValueError begins with the input's name.
+
+    An optional input that is None is left out.
+    """
+    @wraps(execute)
+    def execute_checked(cls, *args, **inputs):
+        given = signature(execute).bind(cls, *args, **inputs)
+        sockets = {socket.id: socket for socket in cls.define_schema().inputs}
+        for name, value in list(given.arguments.items())[1:]:
+            if value is None and sockets[name].optional:
+                del given.arguments[name]
+                continue
+            with named(name):
+                given.arguments[name] = check(value, sockets[name])
+        return execute(*given.args, **given.kwargs)
+
+    return execute_checked
+
+
+def check(value: Any, socket) -> Any:
+    """`value` as its socket wants it; ValueError where it cannot be."""
+    kind = socket.get_io_type()
+    return WIRES[kind](value) if kind in WIRES else WIDGETS[kind](value, socket)
+
+
+def audible(value: Any) -> dict:
+    """AUDIO as one clip; what is over full scale is said, since a video clips it."""
+    clip = audio_clip(value)
+    if (peak := loudness_peak(clip["waveform"])) > AUDIBLY_OVER:
+        logger.warning("the sound has samples up to %.2f, where 1 is full scale; the video will clip them", peak)
+    if clip["waveform"].shape[1] > 2:
+        logger.info("the sound's %d channels are averaged to mono", clip["waveform"].shape[1])
+    return clip
+
+
+def integer(value: Any, socket) -> int:
+    return whole_number(value, socket.min, socket.max, socket.step or 1)
+
+
+def number(value: Any, socket) -> float:
+    return real_number(value, socket.min, socket.max)
+
+
+def chosen(value: Any, socket) -> str:
+    if value not in socket.options:
+        few = len(socket.options) <= 20
+        raise ValueError(f"got {described(value)}, wanted one of "
+                         + (", ".join(map(str, socket.options)) if few else f"the {len(socket.options)} in its list"))
+    return value
+
+
+def text(value: Any, socket) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"got {described(value)}, wanted text")
+    return value
+
+
+def switch(value: Any, socket) -> bool:
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError(f"got {described(value)}, wanted true or false")
+    return bool(value)
+
+
+def plan(value: Any) -> Take:
+    if not isinstance(value, Take):
+        raise ValueError(f"got {described(value)}, wanted the plan of Plan Take")
+    return value
+
+
+def model(value: Any) -> Any:
+    if getattr(getattr(value, "model", None), "diffusion_model", None) is None:
+        raise ValueError(f"got {described(value)}, wanted a MODEL, as Load Diffusion Model gives")
+    return value
+
+
+@dataclass(frozen=True)
+class Has:
+    """A check for an object of ComfyUI's, by what is asked of it."""
+    wanted: str
+    members: tuple[str, ...]
+
+    def __call__(self, value: Any) -> Any:
+        if not all(hasattr(value, member) for member in self.members):
+            raise ValueError(f"got {described(value)}, wanted {self.wanted}")
+        return value
+
+
+WIRES: dict[str, Callable[[Any], Any]] = {
+    "AUDIO": audible,
+    "IMAGE": first_picture,
+    "MASK": first_mask,
+    "LATENT": latent,
+    "CONDITIONING": conditioning,
+    "SIGMAS": sigmas,
+    "AUDIO_ENCODER": as_speech_encoder,
+    "AUDIO_ENCODER_OUTPUT": speech_features,
+    "MODEL": model,
+    "LODESTAR_PLAN": plan,
+    "VIDEO": Has("a VIDEO, as Load Video or Long Take gives", ("get_components", "save_to")),
+    "VAE": Has("a VAE, as Load VAE gives", ("encode", "decode", "first_stage_model")),
+    "CLIP": Has("a text encoder, as Load CLIP gives", ("tokenize", "encode_from_tokens_scheduled")),
+    "NOISE": Has("the noise of Random Noise", ("generate_noise", "seed")),
+    "GUIDER": Has("a guider, such as CFG Guider", ("model_patcher", "original_conds", "sample")),
+    "SAMPLER": Has("a sampler, as KSamplerSelect gives", ("sample",)),
+}
+WIDGETS: dict[str, Callable[[Any, Any], Any]] = {
+    "INT": integer, "FLOAT": number, "STRING": text, "COMBO": chosen, "BOOLEAN": switch}

@@ -1,0 +1,127 @@
+"""A file that FFmpeg reads, or a BytesIO of one, opened in one place: pictures strictly, sound as far as it goes.
+
+The sound is the first track that can be decoded (phones put spatial sound first, which few can). A damaged packet is
+silence of its length, so that what follows keeps its time; what is padding behind the end of an MP4's track is cut.
+"""
+import io
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+
+logger = logging.getLogger("lodestar")
+TRIED_PACKETS = 50      # of a sound track, before it counts as one that cannot be decoded
+T = TypeVar("T")
+
+
+class MediaFile:
+    """`name` for messages. Every method opens the file for itself; ValueError where it cannot be read."""
+
+    def __init__(self, source: str | Path | io.BytesIO):
+        self.source = source
+        self.name = "the video" if isinstance(source, io.BytesIO) else Path(source).name
+
+    def opened(self) -> Any:
+        source = self.source
+        return self.read(lambda: av.open(
+            io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else str(source)))
+
+    def read(self, step: Callable[[], T]) -> T:
+        """What `step` gives; FFmpeg's and the system's refusals in words."""
+        try:
+            return step()
+        except (av.error.FFmpegError, OSError) as error:
+            raise ValueError(f"{self.name} cannot be read ({error}). Give a file that FFmpeg plays") from error
+
+    def pictures(self, container: Any) -> Iterator[Any]:
+        """The frames of the first moving picture."""
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        frames = container.decode(stream)
+        while (frame := self.read(lambda: next(frames, None))) is not None:
+            yield frame
+
+    @cached_property
+    def sound_track(self) -> int | None:
+        """The place, among the sound tracks, of the first that can be decoded."""
+        with self.opened() as container:
+            tracks = len(container.streams.audio)
+        return next((track for track in range(tracks) if self._decodes(track)), None)
+
+    @cached_property
+    def why_silent(self) -> str:
+        """Why there is no sound track to be read."""
+        with self.opened() as container:
+            tracks = len(container.streams.audio)
+        if not tracks:
+            return f"{self.name} has no sound"
+        return (f"{self.name} has {tracks} sound track{'s' if tracks > 1 else ''}, but FFmpeg here has no decoder for "
+                f"{'any of them' if tracks > 1 else 'it'}")
+
+    @cached_property
+    def sound_rate(self) -> int:
+        """Hz of the sound track; 0 without one."""
+        if self.sound_track is None:
+            return 0
+        with self.opened() as container:
+            return container.streams.audio[self.sound_track].rate
+
+    def mono(self, sample_rate: int, from_seconds: float = 0.0) -> Iterator[np.ndarray]:
+        """The sound track from `from_seconds` on, mono float32, in pieces; silence where it begins later."""
+        with self.opened() as container:
+            stream = container.streams.audio[self.sound_track]
+            left, late = stated_samples(container, stream, sample_rate), None
+            for seconds, samples in self._pieces(container, stream, sample_rate):
+                if late is None:
+                    late = round((seconds - from_seconds) * sample_rate)
+                    yield np.zeros(max(late, 0), np.float32)
+                samples = samples[:max(min(left, len(samples)), 0)]
+                left -= len(samples)
+                early = min(max(-late, 0), len(samples))    # sound from before `from_seconds`
+                late += early
+                yield samples[early:]
+
+    def _pieces(self, container: Any, stream: Any, sample_rate: int) -> Iterator[tuple[float, np.ndarray]]:
+        """Of each packet: when it begins, in seconds, and its samples."""
+        resampler, damaged = av.AudioResampler("fltp", "mono", sample_rate), 0
+        packets = container.demux(stream)
+        while (packet := self.read(lambda: next(packets, None))) is not None:
+            seconds = float((packet.pts or 0) * stream.time_base)
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                damaged += 1
+                yield seconds, np.zeros(round((packet.duration or 0) * stream.time_base * sample_rate), np.float32)
+                continue
+            for frame in frames:
+                for part in resampler.resample(frame):
+                    yield float(frame.time or 0), part.to_ndarray()[0]
+        for part in resampler.resample(None):
+            yield 0.0, part.to_ndarray()[0]
+        if damaged:
+            logger.warning("%s: %d damaged packets of sound are heard as silence", self.name, damaged)
+
+    def _decodes(self, track: int) -> bool:
+        with self.opened() as container:
+            stream = container.streams.audio[track]
+            if stream.codec_context is None:
+                return False
+            for packet in islice(container.demux(stream), TRIED_PACKETS):
+                with suppress(av.error.FFmpegError):
+                    if packet.decode():
+                        return True
+        return False
+
+
+def stated_samples(container: Any, stream: Any, sample_rate: int) -> float:
+    """How long an MP4 says that its sound is: behind it there is the encoder's padding. Endless for other files."""
+    if "mp4" not in container.format.name or not stream.duration:
+        return math.inf
+    return round(stream.duration * stream.time_base * sample_rate)
