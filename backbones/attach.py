@@ -4,8 +4,10 @@ The wrapper is a fresh object for each set of techniques and each chunk, and hol
 overrides are installed inside it, so that they chain whatever other packs put there, in any node order.
 """
 import copy
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import comfy.model_patcher
 import comfy.sampler_helpers
@@ -57,22 +59,42 @@ def refuse_replaced_forward(executor, *args, **kwargs):
 
 @dataclass(eq=False)
 class Run:
-    """What may be kept for the length of one sampling run; it goes with the run. `kept`: backbones add to it."""
-    kept: list = field(default_factory=list)
+    """What is kept for the length of one sampling run, and goes with it. `shape`: of the sampler's latent. `steady`: no
+    hook changes the weights between calls, so what they made is still what they would make. `ends`: what is then done.
+    """
+    shape: tuple[int, ...]
+    steady: bool = True
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+    ends: ExitStack = field(default_factory=ExitStack)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gave the first time it was asked for under this key, which holds host values alone. It outlives
+        the step, so ComfyUI's record of what a step allocates leaves it out."""
+        if key not in self.kept:
+            with outside_of_steps():
+                self.kept[key] = make()
+        return self.kept[key]
 
 
-def with_run(executor, *args, **kwargs):
-    """An OUTER_SAMPLE wrapper: gives the model's calls a store, and looks at other nodes' patches. Weights that a hook
-    changes between calls make what is kept of them wrong, so there is none then."""
-    guider = executor.class_obj
-    check_patches(guider.model_patcher.model.diffusion_model, guider.model_options.get("transformer_options", {}),
-                  find(guider.model_patcher).name)
-    if any("hooks" in entry for entries in guider.conds.values() for entry in entries):
-        return executor(*args, **kwargs)
-    options = guider.model_options.setdefault("transformer_options", {})
-    options[RUN] = Run()
+def outside_of_steps() -> AbstractContextManager:
+    """ComfyUI's compiler records no allocation inside, where it has one."""
     try:
-        return executor(*args, **kwargs)
+        from comfy.model_prefetch import pause_malloc_graph
+    except ImportError:
+        return nullcontext()
+    return pause_malloc_graph()
+
+
+def with_run(executor, noise, *args, **kwargs):
+    """An OUTER_SAMPLE wrapper: gives the model's calls a store, and looks at other nodes' patches."""
+    guider = executor.class_obj
+    options = guider.model_options.setdefault("transformer_options", {})
+    check_patches(guider.model_patcher.model.diffusion_model, options, find(guider.model_patcher).name)
+    hooked = any("hooks" in entry for entries in guider.conds.values() for entry in entries)
+    options[RUN] = Run(tuple(noise.shape), steady=not hooked)
+    try:
+        with options[RUN].ends:
+            return executor(noise, *args, **kwargs)
     finally:
         options.pop(RUN, None)
 

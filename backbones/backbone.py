@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -143,15 +144,15 @@ def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment, tra
              ) -> tuple[Layout, dict[tuple[int, int], float]]:
     """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}.
 
-    A technique that changes nothing in this layout says so in the log, in the first step of a sampling run.
+    A technique that changes nothing in this layout says so in the log, once in a sampling run.
     """
     layout = own
     for technique in techniques:
         layout = technique.layout(layout, moment)
     for technique in techniques:
         notice = technique.notice(layout)
-        if notice is not None and is_first_step(transformer_options):
-            logging.getLogger("lodestar").warning(notice)
+        if notice is not None:
+            say(notice, transformer_options)
     return layout, factors_of(layout, techniques)
 
 
@@ -169,12 +170,13 @@ def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[
     return table
 
 
-def is_first_step(transformer_options: dict) -> bool:
-    """Whether this call is the first of a sampling run, as far as the sampler tells; negatives do not count."""
-    schedule, now = transformer_options.get("sample_sigmas"), transformer_options.get("sigmas")
-    if schedule is None or now is None or 0 not in transformer_options.get("cond_or_uncond", (0,)):
-        return False
-    return bool(torch.isclose(now.flatten()[0], schedule[0].to(now)))
+def say(notice: str, transformer_options: dict) -> None:
+    """Log a warning, once in a sampling run."""
+    run, warn = transformer_options.get(RUN), partial(logging.getLogger("lodestar").warning, notice)
+    if run is None:
+        warn()
+    else:
+        run.once(("said", notice), warn)
 
 
 def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor]) -> Tensor:

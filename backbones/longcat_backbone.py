@@ -5,8 +5,8 @@ are kept for the length of a sampling run.
 """
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,9 +19,11 @@ from ..techniques.flow_schedules import SHIFTS
 from ..techniques.layout import Layout
 from ..techniques.speech_features import CHUNK_FRAMES, OVERLAP_FRAMES
 from .backbone import RUN, Backbone, ChunkInputs, ChunkRequest, hides, laid_out, latents_of
+from .longcat.call import CleanCache
 from .longcat.headless import REFERENCE_INDEX
 from .longcat.sequence import in_order, own_layout
-from .longcat_model import LongCatVideo
+from .longcat_model import REFERENCE_KEY, LongCatVideo
+from .ram_blocks import RamBlocks
 from .speech import Speech
 
 BASE, AVATAR_10, AVATAR_15 = SHIFTS
@@ -88,13 +90,15 @@ class LongCatBackbone(Backbone):
 
     def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> LongCatCall:
         x, timestep, context, options = args
+        pictures = kwargs.pop(REFERENCE_KEY, None)
+        known_to_run = pictures is not None or kwargs.get("reference") is None
         call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
         layout, factors = laid_out(own, techniques, moment, call.transformer_options)
         if layout is not own or hides(techniques):
             call = with_layout(call, layout, factors, process_in)
         caching = next((technique for technique in techniques if isinstance(technique, CleanCaching)), None)
-        return with_cache(call, caching.place) if caching is not None else call
+        return with_cache(call, caching.place, pictures) if caching is not None and known_to_run else call
 
     def extra_latents(self, model, noise_shape, techniques, moment) -> int:
         """Kept keys and values count as the latent frames that would take as much room."""
@@ -160,8 +164,7 @@ def in_window(call: LongCatCall) -> LongCatCall:
     window = call.transformer_options.get("context_window")
     if window is None:
         return call
-    first = getattr(window, "causal_anchor_index", None)
-    frames = ([first] if first is not None and first >= 0 else []) + list(window.index_list)
+    frames = frames_of(window)
     known = next((place for place, frame in enumerate(frames) if frame >= call.known), len(frames))
     audio = call.extra.get("audio")
     if audio is not None:
@@ -182,6 +185,12 @@ def rows_of(latents: list[int]) -> list[int]:
     return own + [max(4 * latent + step, 0) for latent in others for step in range(-3, 1)]
 
 
+def frames_of(window) -> list[int]:
+    """The latent frames of the sampler's that a context window holds, in its order."""
+    first = getattr(window, "causal_anchor_index", None)
+    return ([first] if first is not None and first >= 0 else []) + list(window.index_list)
+
+
 def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
                 process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
     """The call with its frames in the network's order."""
@@ -191,27 +200,51 @@ def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int]
     return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, factors=factors)
 
 
-def with_cache(call: LongCatCall, where: str) -> LongCatCall:
-    """The call with the keys and values of its clean frames, from this sampling run's store or made now."""
+def with_cache(call: LongCatCall, where: str, pictures: Hashable) -> LongCatCall:
+    """The call with the keys and values of its clean frames, from this sampling run's store or made now. `pictures`: of
+    the condition's own reference, the digest.
+
+    The store knows them by host values: looking at latents would make the processor wait for the card in every step. A
+    call of which these values do not say what its clean frames are works them out itself.
+    """
     run = call.transformer_options.get(RUN)
+    if run is None or not run.steady:
+        return call
+    key = clean_key(call, run.shape, pictures)
+    if key is None:
+        return call
+    return call.given(cache=run.once(("clean", where, key), lambda: made_cache(call, where, run.ends)))
+
+
+def clean_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
+    """What determines the clean frames of a call in a sampling run on latents of shape `sampled`. None where there are
+    none, and where the call is of some part of the latent (tiles, areas)."""
+    reference, window = call.extra.get("reference"), call.transformer_options.get("context_window")
+    frames = tuple(frames_of(window)) if window is not None else tuple(range(sampled[2]))
+    if len(frames) != call.x.shape[2] or sampled[3:] != call.x.shape[3:] or (reference is None and not call.known):
+        return None
+    return (id(call.executor.class_obj), pictures, 0 if reference is None else reference.shape[2], call.known, frames,
+            branches(call), tuple(call.x.shape), call.x.dtype, call.x.device)
+
+
+def branches(call: LongCatCall) -> int:
+    """How many conditions a batch holds one behind the other; ComfyUI batches such as have the same reference."""
+    return len(call.transformer_options.get("cond_or_uncond", (0,)))
+
+
+def made_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
+    """The keys and values of the clean frames, those of one condition: all see the same ones."""
     reference = call.extra.get("reference")
     parts = [part for part in (reference, call.x[:, :, :call.known]) if part is not None and part.shape[2]]
-    if run is None or not parts:
-        return call
-    clean = torch.cat(parts, 2)
-    branches = len(call.transformer_options.get("cond_or_uncond", (0,)))
-    clean, *others = clean.chunk(branches)
-    if any(not torch.equal(other, clean) for other in others):   # as when one branch alone has a reference
-        return call
+    clean = torch.cat(parts, 2).chunk(branches(call))[0]
     lengths = (1,) * (clean.shape[2] - call.known) + ((call.known,) if call.known else ())
-    for latents, of, cache in run.kept:
-        if of == lengths and latents.device == clean.device and latents.dtype == clean.dtype \
-                and latents.shape == clean.shape and torch.equal(latents, clean):
-            return call.given(cache=cache)
     theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
+    blocks = RamBlocks(clean.device) if where == "RAM" else None
+    if blocks is not None:
+        ends.callback(blocks.close)
     cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
-                                           keep=None if where == "VRAM" else Tensor.cpu)
+                                           keep=None if blocks is None else blocks.park)
+    cache = cache if blocks is None else replace(cache, blocks=blocks)
     log.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
              cache.bytes / 1e6, where)
-    run.kept.append((clean, lengths, cache))
-    return call.given(cache=cache)
+    return cache

@@ -3,7 +3,9 @@
 The weights keep their official names under `diffusion_model.`. What a sampler hands over (noise mask, reference, speech
 windows) becomes the sequence that the authors trained: clean frames first, at timestep 0; the velocity is -M.
 """
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import comfy.conds
 import comfy.latent_formats
@@ -20,13 +22,15 @@ from torch.nn.functional import pad
 from ..techniques.flow_schedules import SHIFTS
 from ..techniques.people import check_people
 from ..techniques.rope import rotate
-from .longcat.call import CleanCache
+from .backbone import RUN
+from .longcat.call import CleanCache, Groups
 from .longcat.config import LongCatConfig
 from .longcat.headless import REFERENCE_INDEX
-from .longcat.network import LongCat
+from .longcat.network import LongCat, Place
 from .longcat_packed import LongCatOperations
 
 TEXT_TOKENS = 512
+REFERENCE_KEY = "reference_key"     # among a condition's values: the digest of its reference
 HIDDEN_PER_FACTOR = 2048    # ComfyUI's memory factor of a video transformer, by its width
 
 
@@ -43,6 +47,12 @@ class LongCatNetwork(LongCat):
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timestep, context, transformer_options, **conditions)
+
+    def placed(self, place: Place, device: torch.device, options: dict) -> tuple[Tensor, Groups]:
+        """Made once in a sampling run that has a store."""
+        run = options.get(RUN)
+        make = partial(super().placed, place, device, options)
+        return make() if run is None else run.once(("placed", id(self), place, device), make)
 
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor | None, transformer_options: dict,
                  audio: Tensor | None = None, people: Tensor | None = None, reference: Tensor | None = None,
@@ -90,15 +100,19 @@ class LongCatVideo(comfy.model_base.BaseModel):
         out = super().extra_conds(**kwargs)
         noise, audio = kwargs["noise"], kwargs.get("audio_windows")
         if "c_crossattn" in out:
-            out["c_crossattn"] = comfy.conds.CONDCrossAttn(self.fitted_text(out["c_crossattn"].cond))
+            text = self.fitted_text(out["c_crossattn"].cond)
+            out["c_crossattn"] = comfy.conds.CONDCrossAttn(text.to(kwargs.get("device")))
         hears = self.diffusion_model.config.audio
         if audio is None and hears is not None:
             audio = torch.zeros(1, 1, hears.ratio * (noise.shape[2] - 1) + 1, hears.window, 1, hears.width)
         if kwargs.get("people_masks") is not None:
             check_people(kwargs["people_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
-        found = {"audio": audio, "people": kwargs.get("people_masks"),
-                 "reference": self.reference(kwargs.get("reference_latents") or (), noise)}
-        out |= {name: comfy.conds.CONDRegular(value) for name, value in found.items() if value is not None}
+        reference = self.reference(kwargs.get("reference_latents") or (), noise)
+        found = {"audio": audio, "people": kwargs.get("people_masks"), "reference": reference}
+        out |= {name: comfy.conds.CONDRegular(value.to(kwargs.get("device")))     # once, not in every step
+                for name, value in found.items() if value is not None}
+        if reference is not None:
+            out[REFERENCE_KEY] = comfy.conds.CONDConstant(digest(reference))
         if known := known_frames(kwargs.get("denoise_mask")):
             out["known"] = comfy.conds.CONDConstant(known)
         return out
@@ -157,6 +171,11 @@ class Float8Operations(LongCatOperations):
         def forward_comfy_cast_weights(self, x: Tensor) -> Tensor:
             kind = comfy.ops.manual_cast if x.dtype == torch.float32 else comfy.ops.fp8_ops
             return kind.Linear.forward_comfy_cast_weights(self, x)
+
+
+def digest(latents: Tensor) -> str:
+    """The same for the same numbers, so that two conditions' references are compared once and not in each step."""
+    return hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def turned(x: Tensor, rows: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def fill(name: str, weight: torch.Tensor) -> None:
 def chunk(config: LongCatConfig, device: torch.device, size: tuple[int, int]) -> tuple[torch.Tensor, dict]:
     """Latents (1, 16, 24, h, w) of a continuation, the first 4 known, and the conditions: reference, text, speech."""
     x, conditions = joint(config, device, size, CONTEXT + NOISE)
-    return x, {**conditions, "known": CONTEXT, "reference": in_process.latents(1, device, size)}
+    return x, {**conditions, "known": CONTEXT, "reference": in_process.latents(1, device, size), "reference_key": "it"}
 
 
 def joint(config: LongCatConfig, device: torch.device, size: tuple[int, int], frames: int = 1 + CONTEXT + NOISE

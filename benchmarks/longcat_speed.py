@@ -57,7 +57,7 @@ def cached() -> tuple[str, str, longcat_flops.Chunk]:
     """(step on kept keys and values / joint step, / LongCat's own step without them, the same counted)."""
     model, x, conditions = small()
     sequence, told = longcat.joint(SMALL, CPU, SIZE)
-    caching, run = in_process.patched(model, CleanCaching()), Run()
+    caching, run = in_process.patched(model, CleanCaching()), Run(tuple(x.shape))
 
     def step() -> torch.Tensor:
         return in_process.denoise(caching, x, conditions, **{RUN: run})

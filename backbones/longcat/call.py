@@ -12,12 +12,14 @@ from torch import Tensor
 from ...techniques.rope import rotation
 from ...techniques.visibility import Factors
 
+Groups = list[tuple[list[int], Factors]]
+
 
 @dataclass(frozen=True, eq=False)
 class CleanCache:
     """`blocks`: per block keys after their norm and before RoPE, and values, each (B, frames * tokens, heads, D)."""
     frames: int
-    blocks: tuple[tuple[Tensor, Tensor], ...]
+    blocks: Sequence[tuple[Tensor, Tensor]]
 
     @property
     def bytes(self) -> int:
@@ -51,7 +53,7 @@ class Call:
     clean: int
     tokens: int
     rows: Tensor
-    groups: list[tuple[list[int], Factors]]
+    groups: Groups
     text: Tensor | list[Tensor] | None = None
     audio: Tensor | None = None
     people: People | None = None

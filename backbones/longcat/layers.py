@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
 
 def for_branches(kept: Tensor, batch: int) -> Tensor:
     """What is kept for one guidance branch, for all branches of a batch."""
-    return kept if len(kept) == batch else kept.repeat(batch // len(kept), 1, 1, 1)
+    return kept.expand(batch, -1, -1, -1) if len(kept) in (1, batch) else kept.repeat(batch // len(kept), 1, 1, 1)
 
 
 class CrossAttention(nn.Module):

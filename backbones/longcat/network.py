@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...techniques.people import centers, token_masks
-from ...techniques.rope import rope_rows, rotate, scaled_axes, split_head
+from ...techniques.rope import Axes, rope_rows, rotate, scaled_axes, split_head
 from ...techniques.visibility import closed_spans, query_groups
-from .call import Call, CleanCache, People
+from .call import Call, CleanCache, Groups, People
 from .config import LongCatConfig
 from .int8 import Int8Linear
 from .layers import (
@@ -34,6 +34,8 @@ from .layers import (
 )
 
 Cached = tuple[Tensor, Tensor]
+Place = tuple[tuple[int, ...], tuple[float, ...], tuple, int, tuple[int, int], tuple[Axes, Axes]]
+"""Clean spans, times, factors, frames of the cache, tokens by height and width, scale and shift of the axes."""
 
 
 class Block(nn.Module):
@@ -141,24 +143,26 @@ class LongCat(nn.Module):
         return self.unpatched(self.final_layer(tokens, time), *x.shape[-2:])
 
     def cached(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
-               transformer_options: dict | None = None, keep: Callable[[Tensor], Tensor] | None = None) -> CleanCache:
+               transformer_options: dict | None = None, keep: Callable[[Tensor, Tensor], object] | None = None
+               ) -> CleanCache:
         """Keys and values of the clean latents `x` (B, C, sum(clean), h, w): one pass per chunk, no text, no audio.
 
-        `keep` is what is done with each of them, such as moving it out of the way.
+        With `keep` the cache holds none: each block's pair is handed to it, to be kept out of the way.
         """
         call = self.begin(x, clean, times, None, None, transformer_options)
         if call.clean != call.frames:
             raise ValueError(f"clean: got {call.frames} latent frames for clean spans of {tuple(clean)}, wanted "
                              f"{call.clean}: only clean frames go into the cache")
         time, tokens, kept = self.time(x.new_zeros(len(x)), x), self.x_embedder(x), []
+        keep = keep or (lambda *pair: kept.append(pair))
         for index, block in enumerate(self.blocks):
             shift, scale = block.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)[:2]
-            pair = block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))[1:]
-            kept.append(pair if keep is None else (keep(pair[0]), keep(pair[1])))
+            keep(*block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))[1:])
             if index + 1 < len(self.blocks):
                 tokens = block(tokens, time, call)
         return CleanCache(call.frames, tuple(kept))
 
+    @torch.compiler.disable     # Python values of this call, which a graph would not look at again
     def begin(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
               factors: Mapping[tuple[int, int], float] | None, cache: CleanCache | None, options: dict | None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
@@ -171,17 +175,24 @@ class LongCat(nn.Module):
         times = range(frames) if times is None else times
         if len(times) != frames:
             raise ValueError(f"times: got {len(times)}, wanted one for each of the {frames} latent frames")
-        height, width = x.shape[-2] // self.config.patch[1], x.shape[-1] // self.config.patch[2]
-        table = closed_spans(clean, frames)
-        for pair, factor in (factors or {}).items():
-            table[pair] = table.get(pair, 1.0) * factor
-        groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()}, x.shape[2])
-        scale, shift = scaled_axes((options or {}).get("rope_options"))
-        rows = rope_rows(times, height, width, split_head(self.config.head_dim), scale=scale, shift=shift,
-                         device=x.device)
-        options = {**(options or {}), "grid_sizes": (x.shape[2], height, width), "total_blocks": len(self.blocks),
+        grid = (x.shape[-2] // self.config.patch[1], x.shape[-1] // self.config.patch[2])
+        options = {**(options or {}), "grid_sizes": (x.shape[2], *grid), "total_blocks": len(self.blocks),
                    "block_type": "double"}
-        return Call(x.shape[2], sum(clean) - ahead, height * width, rows, groups, options=options)
+        place = (tuple(clean), tuple(times), tuple(sorted((factors or {}).items())), ahead, grid,
+                 scaled_axes(options.get("rope_options")))
+        rows, groups = self.placed(place, x.device, options)
+        return Call(x.shape[2], sum(clean) - ahead, grid[0] * grid[1], rows, groups, options=options)
+
+    def placed(self, place: Place, device: torch.device, options: dict) -> tuple[Tensor, Groups]:
+        """RoPE rows of all frames, and the frames in hand by what they see: the same for the same `place`."""
+        clean, times, factors, ahead, grid, (scale, shift) = place
+        table = closed_spans(clean, len(times))
+        for pair, factor in factors:
+            table[pair] = table.get(pair, 1.0) * factor
+        groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()},
+                              len(times) - ahead)
+        axes = split_head(self.config.head_dim)
+        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups
 
     def time(self, timestep: Tensor, x: Tensor) -> Tensor:
         """Per frame (B, T, C) float32; below float32 the timestep is rounded to bfloat16, as the model was trained."""

@@ -31,17 +31,17 @@ def test_weights_are_made_once_where_they_stay(int8):
 def test_the_measured_step_is_the_models_own(place, int8):
     model = longcat.longcat_model(replace(longcat.TINY, int8=int8), in_process.CPU, torch.float32)
     x, conditions = longcat.chunk(longcat.TINY, in_process.CPU, SIZE)
-    step, kept = longcat_gpu.cached_step(model, x, conditions, place)
+    step, run = longcat_gpu.cached_step(model, x, conditions, place)
     expected = in_process.denoise(model, x, conditions)
     for _ in range(2):
         torch.testing.assert_close(step(), expected, atol=1e-5, rtol=0)
-    assert [cache.frames for _, _, cache in kept] == [1 + longcat.CONTEXT]
+    assert [cache.frames for cache in longcat_gpu.caches(run)] == [1 + longcat.CONTEXT]
     assert not torch.allclose(expected, x, atol=1e-2), "the network adds next to nothing"
 
 
 def test_what_a_gpu_measures_runs():
     rows = list(longcat_gpu.rows_on(in_process.CPU, longcat.TINY, SIZE, 64))
-    assert len(rows) == 6 and all(row.measured for row in rows)
+    assert len(rows) == 7 and all(row.measured for row in rows)
 
 
 def test_the_timed_pairs_are_the_same_work(monkeypatch):

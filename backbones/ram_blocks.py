@@ -1,0 +1,73 @@
+"""What is kept for each block in RAM, on the card only while its block works: the next one's comes over meanwhile.
+
+Two sets of buffers on the card take turns. A copy waits for the block that used its buffers last and is waited for by
+the block it is meant for, both on the card: the processor waits for nothing. Host memory is pinned where there is CUDA.
+"""
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from comfy import model_management
+from torch import Tensor
+
+Kept = tuple[Tensor, ...]
+
+
+class RamBlocks(Sequence[Kept]):
+    """Filled block by block with `park`, asked in turn by `[index]` for tensors on `device`, valid until the next is
+    asked. Iterating gives them as they lie in RAM. `close` it before its memory goes."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.stream = device, model_management.get_offload_stream(device)
+        self.host: list[Kept] = []
+        self.buffers: tuple[Kept, ...] = ()
+        self.held: list[int | None] = [None, None]      # the block that each set of buffers has, or that is under way
+        self.turn = 0                                   # whose buffers were given last
+
+    def park(self, *tensors: Tensor) -> None:
+        """Keep one more block's tensors."""
+        host = tuple(torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in tensors)
+        for there, here in zip(host, tensors, strict=True):
+            there.copy_(here, non_blocking=model_management.pin_memory(there))
+        self.host.append(host)
+        if not self.buffers:
+            self.buffers = tuple(tuple(torch.empty_like(tensor, device=self.device) for tensor in host)
+                                 for _ in self.held)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self.host)
+
+    @torch.compiler.disable
+    def __getitem__(self, index: int) -> Kept:  # type: ignore[override]
+        if self.held[1 - self.turn] != index:       # the first of all, or a call was broken off
+            self.send(index)
+        self.turn = 1 - self.turn
+        model_management.sync_stream(self.device, self.stream)
+        self.send((index + 1) % len(self))
+        return self.buffers[self.turn]
+
+    def send(self, index: int) -> None:
+        """Start the copy of one block into the buffers whose turn is next, behind all that the card was told so far."""
+        self.held[1 - self.turn] = index
+        with self.beside():
+            for here, there in zip(self.buffers[1 - self.turn], self.host[index], strict=True):
+                here.copy_(there, non_blocking=True)
+
+    def beside(self) -> AbstractContextManager:
+        if self.stream is None:
+            return nullcontext()
+        self.stream.wait_stream(model_management.current_stream(self.device))
+        return self.stream.as_context(self.stream)
+
+    def close(self) -> None:
+        """Give the memory back, once the last copy is through."""
+        if self.stream is not None:
+            self.stream.synchronize()
+        for host in self.host:
+            for tensor in host:
+                if tensor.is_pinned():
+                    model_management.unpin_memory(tensor)
+        self.host, self.buffers, self.held = [], (), [None, None]
