@@ -30,8 +30,8 @@ class FolderLock:
                 _take(self._file.fileno())
             except BlockingIOError:
                 self._file.close()
-                raise FolderBusy(f"{folder} is in use by another run: wait for it, cancel it, or give this take "
-                                 "another name") from None
+                raise FolderBusy(f"{folder} is in use by another run: wait for it or cancel it, then queue again"
+                                 ) from None
             if self._is_still_there():
                 return
             self._file.close()   # its last owner deleted it between our two calls

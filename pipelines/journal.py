@@ -213,16 +213,18 @@ class Journal:
         cannot be removed stays, and the log says so: the video is safe.
         """
         last = self.folder / f"chunk_{self.chunks - 1:04}.safetensors"
+        problems = [problem for path in [*self._working_files(last), self.folder / MANIFEST, last]
+                    if (problem := _not_removed(path))]
         try:
-            for path in [*self._working_files(last), self.folder / MANIFEST, last]:
-                path.unlink(missing_ok=True)
             self._lock.release(delete=True)
             if self.folder.exists() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
         except OSError as error:
+            problems.append(str(error))
             self.close()
+        if problems:
             logger.warning("the working files in %s could not all be removed (%s); they can be deleted", self.folder,
-                           error)
+                           problems[0])
 
     def _working_files(self, last: Path) -> Iterator[Path]:
         for pattern in ("chunk_*.safetensors*", "chunk_*.mp4*", "final.mp4*", MANIFEST + safe_files.SUFFIX):
@@ -324,6 +326,15 @@ def unfinished_beside(folder: Path, take: str, contract: Mapping[str, str]) -> s
     _, place, entries = max(others, key=lambda other: other[0])
     return (f"{_changed(entries[0]['contract'], contract)}: this is a fresh take. The unfinished one, {len(entries)} "
             f"chunks, stays in {place}; delete that folder if you do not want it back")
+
+
+def _not_removed(path: Path) -> str:
+    """Delete a file; why it could not be, or ""."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

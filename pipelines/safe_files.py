@@ -60,6 +60,8 @@ def _reason(path: Path, error: OSError) -> str:
 def _remedy(path: Path, error: OSError) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not path.parent.is_dir():
         return f"{path.parent} was deleted or moved: put it back"
+    if isinstance(error, IsADirectoryError):
+        return "a folder is where the file should be: remove it"
     return "see to the disk's free space and permissions"
 
 

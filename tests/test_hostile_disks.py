@@ -77,7 +77,7 @@ def test_a_lock_file_of_any_content_is_taken(tmp_path, content):
 
 def test_a_lock_that_is_no_file_is_said(tmp_path):
     (tmp_path / "lock").mkdir()
-    with pytest.raises(NotWritten, match=r"lock could not be written \(.*directory"):
+    with pytest.raises(NotWritten, match=r"lock could not be written \(.*a folder is where the file should be: remove"):
         Journal.open(tmp_path, CONTRACTS)
 
 
@@ -187,9 +187,10 @@ def test_drafts_of_a_killed_run_go_when_the_take_is_opened(tmp_path):
 
 def test_working_files_that_cannot_be_removed_do_not_cost_the_video(tmp_path, caplog):
     make(tmp_path)
-    (tmp_path / "chunk_9999.mp4").mkdir()   # as Windows answers while a player has a file open
+    (tmp_path / "chunk_0000.mp4x").mkdir()   # as Windows answers while a player has a file open
     Journal.open(tmp_path, CONTRACTS).discard()
     assert f"the working files in {tmp_path} could not all be removed" in caplog.text
-    (tmp_path / "chunk_9999.mp4").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk_0000.mp4x"]
+    (tmp_path / "chunk_0000.mp4x").rmdir()
     Journal.open(tmp_path, CONTRACTS).discard()
     assert not tmp_path.exists()
