@@ -18,7 +18,7 @@ from torch import nn
 from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.technique import Moment, Technique
 from . import find
-from .backbone import RUN
+from .backbone import CACHE_BYTES, RUN
 from .patches import check_patches
 
 KEY = "lodestar"
@@ -99,13 +99,18 @@ def with_run(executor, noise, *args, **kwargs):
         options.pop(RUN, None)
 
 
-def with_room(executor, model, noise_shape, *args, **kwargs):
-    """A PREPARE_SAMPLING wrapper: ComfyUI leaves room for the clean frames, too."""
+def with_room(executor, model, noise_shape, conds, *args, **kwargs):
+    """A PREPARE_SAMPLING wrapper: ComfyUI leaves room for the clean frames, too, and for a KV cache, which all guidance
+    branches share: the model's own estimate finds its size among the conditions'."""
     patch = patch_of(model)
-    if patch is not None:
-        more = patch.backbone.extra_latents(model.model, tuple(noise_shape), patch.techniques, patch.moment)
-        noise_shape = [*noise_shape[:2], noise_shape[2] + more, *noise_shape[3:]]
-    return executor(model, noise_shape, *args, **kwargs)
+    if patch is None:
+        return executor(model, noise_shape, conds, *args, **kwargs)
+    asked = model.model, tuple(noise_shape), patch.techniques, patch.moment
+    shape = [*noise_shape[:2], noise_shape[2] + patch.backbone.extra_latents(*asked), *noise_shape[3:]]
+    cache = {CACHE_BYTES: patch.backbone.cache_bytes(*asked)}
+    with_cache = {name: [{**entry, **cache} for entry in entries] for name, entries in conds.items()}
+    network, _, loaded = executor(model, shape, with_cache, *args, **kwargs)
+    return network, conds, loaded
 
 
 def patch_of(model) -> Patch | None:

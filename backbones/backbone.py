@@ -18,6 +18,7 @@ from ..techniques.technique import Moment, Technique
 from ..techniques.timeline import Timeline
 from .speech import Speech
 
+CACHE_BYTES = "lodestar_cache_bytes"   # among a condition's values: VRAM that its KV cache takes (attach.py)
 RUN = "lodestar_run"    # in transformer_options: what is kept for the length of one sampling run (attach.py)
 
 
@@ -123,6 +124,11 @@ class Backbone(ABC):
         for technique in techniques:
             layout = technique.layout(layout, moment)
         return sum(len(span.times) for span in layout.spans) - own
+
+    def cache_bytes(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...], moment: Moment
+                    ) -> int:
+        """VRAM that keys and values kept for a sampling run take, however many guidance branches it has."""
+        return 0
 
     @abstractmethod
     def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], moment: Moment,

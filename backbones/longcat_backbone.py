@@ -4,7 +4,6 @@ Clean frames open the sequence: reference and anchors, each seeing itself alone,
 are kept for the length of a sampling run.
 """
 import logging
-import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -100,17 +99,16 @@ class LongCatBackbone(Backbone):
         caching = next((technique for technique in techniques if isinstance(technique, CleanCaching)), None)
         return with_cache(call, caching.place, pictures) if caching is not None and known_to_run else call
 
-    def extra_latents(self, model, noise_shape, techniques, moment) -> int:
-        """Kept keys and values count as the latent frames that would take as much room."""
-        more = super().extra_latents(model, noise_shape, techniques, moment)
+    def cache_bytes(self, model, noise_shape, techniques, moment) -> int:
+        """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
+        the first chunk and the second."""
         if not any(isinstance(technique, CleanCaching) and technique.place == "VRAM" for technique in techniques):
-            return more
-        config = model.diffusion_model.config
-        tokens = noise_shape[3] * noise_shape[4] // 4
+            return 0
+        context = CONTEXT_LATENTS if moment.context is None else max(CONTEXT_LATENTS, moment.context.shape[2])
+        frames = 1 + context + self.extra_latents(model, noise_shape, techniques, moment)
+        config, tokens = model.diffusion_model.config, noise_shape[3] * noise_shape[4] // 4
         computed = model.manual_cast_dtype or model.get_dtype()     # whatever the weights are kept in
-        bytes_each = 2 * config.depth * config.hidden * tokens * computed.itemsize
-        room_each = model.memory_required([1, *noise_shape[1:2], 1, *noise_shape[3:]])
-        return more + math.ceil((CONTEXT_LATENTS + 1) * bytes_each / max(room_each, 1))
+        return frames * 2 * config.depth * config.hidden * tokens * computed.itemsize
 
     @staticmethod
     def own_layout(call: LongCatCall) -> Layout:

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from ..techniques.flow_schedules import SHIFTS
 from ..techniques.people import check_people
 from ..techniques.rope import rotate
-from .backbone import RUN
+from .backbone import CACHE_BYTES, RUN
 from .longcat.call import CleanCache, Groups
 from .longcat.config import LongCatConfig
 from .longcat.headless import REFERENCE_INDEX
@@ -140,7 +140,13 @@ class LongCatVideo(comfy.model_base.BaseModel):
     def extra_conds_shapes(self, **kwargs) -> dict:
         """What the memory estimate adds to the noise."""
         elements = sum(samples.numel() for samples in kwargs.get("reference_latents") or ())
-        return {"reference": [1, 16, elements // 16]} if elements else {}
+        shapes = {"reference": [1, 16, elements // 16]} if elements else {}
+        return shapes | {CACHE_BYTES: [kwargs[CACHE_BYTES]]} if kwargs.get(CACHE_BYTES) else shapes
+
+    def memory_required(self, input_shape, cond_shapes: Mapping = {}) -> float:  # noqa: B006 - ComfyUI's manner
+        """Bytes for a batch of noise: ComfyUI's estimate, and one KV cache, whatever the batch."""
+        caches = [size for size, in cond_shapes.get(CACHE_BYTES, ())]
+        return super().memory_required(input_shape, cond_shapes) + max(caches, default=0)
 
     def scale_latent_inpaint(self, latent_image: Tensor, **kwargs) -> Tensor:
         """What the noise mask keeps is clean at every step."""
