@@ -35,7 +35,7 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 io.Audio.Input("audio_1", optional=True, tooltip="What person 1 says. Left out: person 1 is silent."),
                 io.Audio.Input("audio_2", optional=True, tooltip="What person 2 says. Left out: person 2 is silent."),
                 io.Combo.Input("mode", options=list(MODES), default="together",
-                               tooltip="together: both tracks run at once and have one length. in turn: person 1 "
+                               tooltip="together: both voices at once, silence after the shorter. in turn: person 1 "
                                        "speaks first, then person 2."),
                 io.Mask.Input("mask_1", optional=True, tooltip="Where person 1 is, at the picture's size. Or box_1."),
                 io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 is, at the picture's size. Or box_2."),

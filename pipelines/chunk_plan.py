@@ -10,6 +10,7 @@ from ..techniques.timeline import Timeline
 from .story_script import clock, parse_story, prompts_for_chunks
 
 MIN_FPS, MAX_FPS = 1, 240
+FILM_TOLERANCE = 0.0002     # of the rate: people type 23.98 for 24000/1001
 SEGMENT_BITS_PER_PIXEL = 0.2  # talking heads at the writer's default quality; an estimate, named so in `describe`
 ENCODER_LOOKAHEAD_FRAMES = 64  # what libx264 holds back, as yuv420p, at 4 threads
 
@@ -87,7 +88,8 @@ def exact_fps(fps: float) -> Fraction:
     if not MIN_FPS <= fps <= MAX_FPS:  # NaN fails too
         raise ValueError(f"fps is {fps}; it must be from {MIN_FPS} to {MAX_FPS}")
     film = Fraction(round(fps * 1.001) * 1000, 1001)
-    return film if 0 < abs(fps - round(fps)) and abs(fps - film) < 0.0045 else Fraction(fps).limit_denominator(1000)
+    typed_film = fps != round(fps) and abs(fps - film) < FILM_TOLERANCE * fps
+    return film if typed_film else Fraction(fps).limit_denominator(1000)
 
 
 def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_frames: int, width: int, height: int,

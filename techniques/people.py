@@ -111,8 +111,10 @@ def check_people(masks: Tensor, height: int, width: int) -> None:
     """ValueError where the mask of one who speaks covers no token of height x width."""
     for person, covered in enumerate(token_masks(masks[:, :2], height, width).any(2).all(0).tolist(), start=1):
         if not covered:
-            raise ValueError(f"masks: got a mask of person {person} that covers no token of {width}x{height}; draw "
-                             "it larger, or give the person a box")
+            side = masks.shape[-1] // width
+            raise ValueError(f"the mask of person {person} is too small: cut to the video's {masks.shape[-1]}x"
+                             f"{masks.shape[-2]} it fills none of the squares of {side} pixels that the model sees. "
+                             "Draw it larger, or give the person a box")
 
 
 def person_map(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:

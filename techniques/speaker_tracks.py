@@ -11,7 +11,7 @@ MODES = ("together", "in turn")
 def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[Tensor, Tensor]:
     """Waveforms (..., N1), (..., N2) -> two tracks of one length whose sum is the sound track. One may be missing.
 
-    together: both must be of one length. in turn: person 1 speaks first, then person 2.
+    together: silence follows the shorter one. in turn: person 1 speaks first, then person 2.
     """
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, wanted one of {', '.join(MODES)}")
@@ -22,12 +22,10 @@ def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[T
     first, second = (missing if person is None else person for person in (person1, person2))
     if mode == "in turn":
         return (torch.cat([first, torch.zeros_like(second)], -1), torch.cat([torch.zeros_like(first), second], -1))
-    if first.shape[-1] != second.shape[-1]:
-        raise ValueError(f"speakers: got {first.shape[-1]} and {second.shape[-1]} samples to be spoken together, "
-                         f"wanted the same length; pad or trim one, or choose 'in turn'")
-    return first, second
+    longest = max(first.shape[-1], second.shape[-1])
+    return padded(first, longest), padded(second, longest)
 
 
 def padded(track: Tensor, samples: int) -> Tensor:
-    """With silence at the end, up to `samples`."""
-    return torch.nn.functional.pad(track, (0, max(0, samples - len(track))))
+    """(..., N) with silence at the end, up to `samples`."""
+    return torch.nn.functional.pad(track, (0, max(0, samples - track.shape[-1])))

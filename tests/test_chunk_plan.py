@@ -94,7 +94,7 @@ def test_audio_shorter_than_a_chunk_is_one_chunk_of_what_it_needs():
     (dict(frames=50, height=720, grid=32), "height is 720; .* multiple of 32, such as 704 or 736"),
     (dict(frames=50, height=1), "height is 1; .* such as 16$"),
     (dict(frames=50, width=0), "width is 0; .* such as 16$"),
-    (dict(frames=50, script="soon she laughs\n0:10 b"), "story script, line 1"),
+    (dict(frames=50, script="soon she laughs\n0:10 b"), "script, line 1"),
 ])
 def test_bad_input(values, words):
     with pytest.raises(ValueError, match=words):
@@ -108,6 +108,14 @@ def test_bad_input(values, words):
     (23.99, Fraction(2399, 100))])
 def test_exact_fps(typed, exact):
     assert exact_fps(typed) == exact
+
+
+def test_exact_fps_is_what_was_typed():
+    """Every rate that can be typed, in thousandths, stays itself within 0.02 % and within what is allowed."""
+    for thousandths in range(1000, 240_001):
+        typed = thousandths / 1000
+        assert abs(exact_fps(typed) - typed) <= 0.0002 * typed and 1 <= exact_fps(typed) <= 240, typed
+    assert exact_fps(1.0001) == 1
 
 
 @pytest.mark.parametrize("typed", [0, 0.5, -25, 1000, float("nan"), float("inf")])

@@ -91,6 +91,17 @@ def test_quiet_passages_do_not_count():
     assert waveform.integrated_loudness(torch.cat([loud, quiet]), 16000) == pytest.approx(alone, abs=0.5)
 
 
+@pytest.mark.parametrize(("below", "counts"), [(-8.0, True), (-20.0, False), (-40.0, False)])
+def test_the_gate_of_bs_1770_is_relative_to_what_passes_the_absolute_one(below, counts):
+    """Blocks at least 10 LU under the mean of all that are over -70 LUFS do not count, however audible they are."""
+    loud = 0.3 * torch.randn(16000 * 3, generator=torch.Generator().manual_seed(1))
+    quiet = 10 ** (below / 20) * loud.repeat(3)
+    alone = waveform.integrated_loudness(loud, 16000)
+    all_power = (10 ** (alone / 10) + 3 * 10 ** ((alone + below) / 10)) / 4
+    wanted = 10 * math.log10(all_power) if counts else alone
+    assert waveform.integrated_loudness(torch.cat([loud, quiet]), 16000) == pytest.approx(wanted, abs=0.3)
+
+
 def test_windows_are_read_around_each_frame():
     features = torch.arange(40.0).view(20, 2, 1)
     got = windows(features, first_frame=7, frames=4, stride=2)
@@ -206,7 +217,7 @@ def test_masks_and_boxes_that_cover_nothing_are_refused():
     check_people(masks, 30, 52)
     assert token_masks(masks, 30, 52).shape == (1, 3, 1560)
     masks[:, 1] = 0
-    with pytest.raises(ValueError, match="person 2 that covers no token"):
+    with pytest.raises(ValueError, match="mask of person 2 is too small"):
         check_people(masks, 30, 52)
 
 
@@ -221,7 +232,10 @@ def test_tracks_are_silent_where_the_other_speaks():
     assert first.tolist() == [1, 1, 1, 0, 0] and second.tolist() == [0, 0, 0, 2, 2]
     assert placed("together", None, two)[0].tolist() == [0, 0]
     assert padded(two, 4).tolist() == [2, 2, 0, 0] and padded(one, 1).tolist() == [1, 1, 1]
-    for wrong, says in ((("together", one, two), "3 and 2 samples"), (("in turn", None, None), "no speech at all"),
+    first, second = placed("together", one, two)
+    assert first.tolist() == [1, 1, 1] and second.tolist() == [2, 2, 0]
+    assert placed("together", two[None], one[None])[0].tolist() == [[2, 2, 0]]
+    for wrong, says in ((("in turn", None, None), "no speech at all"),
                         (("chorus", one, two), "wanted one of")):
         with pytest.raises(ValueError, match=says):
             placed(*wrong)

@@ -63,7 +63,7 @@ def test_empty(text):
     ("0:05she", "line 1 .*must begin with a time"),
 ])
 def test_errors_name_the_line(text, words):
-    with pytest.raises(ValueError, match="story script, " + words):
+    with pytest.raises(ValueError, match="^script, " + words):
         parse_story(text)
 
 

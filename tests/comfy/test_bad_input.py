@@ -225,12 +225,12 @@ def test_an_overlap_where_the_model_keeps_its_context_outside(server):
     ("0:05", ("line 1 ('0:05')", "a time but no prompt")),
 ], ids=["unsorted", "no time", "no such time", "no prompt"])
 def test_a_script_that_cannot_be_read(server, script, words):
-    refused(server, take(server, PLAN, script=script), PLAN, "story script", *words)
+    refused(server, take(server, PLAN, script=script), PLAN, "script, line", *words)
 
 
 def test_a_script_that_comes_by_a_link(server):
     prompt = linked(server, PLAN, "script", "PrimitiveStringMultiline", value="0:10 she smiles\n0:05 she laughs")
-    fails(server, prompt, PLAN, "story script, line 2", "put the lines in order of time")
+    fails(server, prompt, PLAN, "script, line 2", "put the lines in order of time")
 
 
 def test_a_script_without_a_text_encoder(server):

@@ -142,7 +142,7 @@ def test_two_voices_and_their_masks_reach_the_network(avatar, longcat):
 def test_a_person_whose_mask_covers_no_token_is_refused(avatar, longcat):
     voices, people = torch.cat([longcat.speech(avatar)] * 2, 1), torch.ones(1, 3, 64, 64)
     people[:, 1] = 0
-    with pytest.raises(ValueError, match="person 2 that covers no token"):
+    with pytest.raises(ValueError, match="mask of person 2 is too small"):
         longcat.sample(avatar, longcat.prompt(avatar, audio_windows=voices, people_masks=people))
 
 
