@@ -16,9 +16,11 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor, nn
 
 from . import attach
+from .longcat.layouts import wan_names
 from .longcat.lora import is_official, parts_of
 from .longcat_packed import PackedLinear
 
+PREFIX = "diffusion_model."
 logger = logging.getLogger("lodestar")
 
 
@@ -112,11 +114,11 @@ def patches_of(base: nn.Module, weights: Mapping[str, Tensor]) -> dict:
     """Core's patches by core's keys: a weight's name, or with it the rows that are meant."""
     layers = comfy.lora.model_lora_keys_unet(base, {})
     if not is_official(weights):
-        return comfy.lora.load_lora(comfy.lora_convert.convert_lora(weights), layers)
+        return comfy.lora.load_lora(comfy.lora_convert.convert_lora(weights), with_wan_names(base, layers))
     pairs: dict[str, Tensor] = {}
     places: dict[str, Any] = {}
     for path, parts in parts_of(weights).items():
-        layer = f"diffusion_model.{path}"
+        layer = PREFIX + path
         for number, part in enumerate(parts):
             name = layer if len(parts) == 1 else f"{layer}.{number}"
             pairs |= {f"{name}.lora_down.weight": part.down, f"{name}.lora_up.weight": part.up, f"{name}.alpha":
@@ -124,6 +126,18 @@ def patches_of(base: nn.Module, weights: Mapping[str, Tensor]) -> dict:
             if layer in layers:
                 places[name] = layers[layer] if len(parts) == 1 else (layers[layer], (0, part.first, len(part.up)))
     return comfy.lora.load_lora(pairs, places)
+
+
+def with_wan_names(base: nn.Module, layers: Mapping[str, str]) -> dict:
+    """Core's names of layers, and those that files made for WanVideoWrapper have: q, k and v are rows of one layer."""
+    shapes = shapes_of(base)
+    found: dict[str, Any] = dict(layers)
+    for key in [key for key in shapes if key.startswith(PREFIX) and key.endswith(".weight")]:
+        names = wan_names(key.removeprefix(PREFIX).removesuffix(".weight"))
+        share = shapes[key][0] // len(names)
+        for number, name in enumerate(names):
+            found.setdefault(PREFIX + name, key if len(names) == 1 else (key, (0, number * share, share)))
+    return found
 
 
 def layer_of(key) -> str:

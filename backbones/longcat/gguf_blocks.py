@@ -43,11 +43,11 @@ def nibbles(raw: Tensor) -> Tensor:
 # ---------------------------------------------------------------- 32 weights
 
 def q4_0(blocks: Tensor) -> Tensor:
-    return half(blocks, 0) * (nibbles(blocks[:, 2:]).float() - 8)
+    return nibbles(blocks[:, 2:]).float().sub_(8).mul_(half(blocks, 0))
 
 
 def q4_1(blocks: Tensor) -> Tensor:
-    return half(blocks, 0) * nibbles(blocks[:, 4:]).float() + half(blocks, 2)
+    return nibbles(blocks[:, 4:]).float().mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def fifth_bits(blocks: Tensor, at: int) -> Tensor:
@@ -56,15 +56,16 @@ def fifth_bits(blocks: Tensor, at: int) -> Tensor:
 
 
 def q5_0(blocks: Tensor) -> Tensor:
-    return half(blocks, 0) * ((nibbles(blocks[:, 6:]) | fifth_bits(blocks, 2)).float() - 16)
+    return (nibbles(blocks[:, 6:]) | fifth_bits(blocks, 2)).float().sub_(16).mul_(half(blocks, 0))
 
 
 def q5_1(blocks: Tensor) -> Tensor:
-    return half(blocks, 0) * (nibbles(blocks[:, 8:]) | fifth_bits(blocks, 4)).float() + half(blocks, 2)
+    numbers = nibbles(blocks[:, 8:]) | fifth_bits(blocks, 4)
+    return numbers.float().mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def q8_0(blocks: Tensor) -> Tensor:
-    return half(blocks, 0) * blocks[:, 2:].contiguous().view(torch.int8).float()
+    return blocks[:, 2:].contiguous().view(torch.int8).float().mul_(half(blocks, 0))
 
 
 # ---------------------------------------------------------------- 256 weights
@@ -75,13 +76,13 @@ def pairs(raw: Tensor) -> Tensor:
 
 
 def scaled(numbers: Tensor, scale: Tensor) -> Tensor:
-    """Each of the (blocks, n) scales times its share of the (blocks, 256) numbers."""
-    return (scale[..., None] * numbers.unflatten(1, (scale.shape[1], -1)).float()).flatten(1)
+    """Each of the (blocks, n) scales times its share of the (blocks, 256) numbers, in the place of floats."""
+    return numbers.float().unflatten(1, (scale.shape[1], -1)).mul_(scale[..., None]).flatten(1)
 
 
 def shifted(numbers: Tensor, least: Tensor) -> Tensor:
-    """The (blocks, n) offsets taken from the shares of the (blocks, 256) numbers."""
-    return (numbers.unflatten(1, (least.shape[1], -1)) - least[..., None]).flatten(1)
+    """The (blocks, n) offsets taken from the shares of the (blocks, 256) numbers, in their place."""
+    return numbers.unflatten(1, (least.shape[1], -1)).sub_(least[..., None]).flatten(1)
 
 
 def q2_k(blocks: Tensor) -> Tensor:
@@ -92,9 +93,8 @@ def q2_k(blocks: Tensor) -> Tensor:
 def q3_k(blocks: Tensor) -> Tensor:
     low, high = nibbles(blocks[:, 96:104]), bits(blocks[:, 104:108], 2, range(0, 8, 2)).flatten(1)
     scales = (low | high << 4).float() - 32
-    present = bits(blocks[:, :32], 1, range(8)).flatten(1)
-    numbers = pairs(blocks[:, 32:96]).float() - 4 * (1 - present.float())
-    return scaled(numbers, half(blocks, 108) * scales)
+    numbers = pairs(blocks[:, 32:96]) | bits(blocks[:, :32], 1, range(8)).flatten(1) << 2
+    return scaled(numbers.float().sub_(4), half(blocks, 108) * scales)
 
 
 def six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,8 +125,9 @@ def q5_k(blocks: Tensor) -> Tensor:
 
 
 def q6_k(blocks: Tensor) -> Tensor:
-    numbers = (halves(blocks[:, :128], 2) | pairs(blocks[:, 128:192]) << 4).float() - 32
-    return scaled(numbers, half(blocks, 208) * blocks[:, 192:208].contiguous().view(torch.int8).float())
+    numbers = halves(blocks[:, :128], 2) | pairs(blocks[:, 128:192]) << 4
+    scales = blocks[:, 192:208].contiguous().view(torch.int8).float()
+    return scaled(numbers.float().sub_(32), half(blocks, 208) * scales)
 
 
 # ---------------------------------------------------------------- plain numbers

@@ -107,6 +107,15 @@ def with_official_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     return found
 
 
+def wan_names(layer: str) -> list[str]:
+    """What Wan's names are for a layer, or for the parts of one: the parts from the first row on, in equal shares."""
+    block, inner = split_block(layer)
+    if block and inner in JOINED:
+        return [f"{block}{part}" for part in JOINED[inner]]
+    table = {new: old for old, new in (RENAMED_IN_BLOCK if block else RENAMED).items()}
+    return [f"{block}{renamed(inner, table)}"]
+
+
 def split_block(stem: str) -> tuple[str, str]:
     """("blocks.N." or "", the rest)."""
     if not stem.startswith("blocks."):

@@ -9,6 +9,7 @@ import comfy.model_management
 import pytest
 import tiny_gguf
 import torch
+from lodestar.backbones.longcat.lora import parts_of
 from lodestar.backbones.longcat_files import load_longcat
 from lodestar.backbones.longcat_lora import with_lora
 from lodestar.backbones.longcat_packed import PackedLinear
@@ -259,6 +260,27 @@ def test_a_lora_on_packed_weights_is_exact(tmp_path, tiny_models, weights, confi
     got = answer(with_lora(model, lora, 0.8, "lora"), longcat)
     wanted = answer(with_lora(load_longcat(exact), lora, 0.8, "lora"), longcat)
     assert (got - wanted).norm() < 1e-5 * wanted.norm() and (got - without).norm() > 1e-4 * wanted.norm()
+
+
+@pytest.mark.parametrize("file", ["AVATAR15", "INT8"])
+def test_a_lora_with_wan_s_names_is_the_official_one(tiny_models, longcat, file):
+    """q, k and v are rows of one layer, on plain and on packed weights."""
+    lora = load_file(tiny_models / "models" / "loras" / f"{longcat.AVATAR15}_lora.safetensors")
+    named = {}
+    for path, parts in parts_of(lora).items():
+        for name, part in zip(wan_layers(path), parts, strict=True):
+            layer = f"diffusion_model.{name}"
+            named |= {f"{layer}.lora_down.weight": part.down, f"{layer}.lora_up.weight": part.up,
+                      f"{layer}.alpha": part.alpha}
+    assert any(".self_attn.k." in name for name in named) and any(".cross_attn.v." in name for name in named)
+    got, wanted = (answer(with_lora(longcat.load(tiny_models, getattr(longcat, file)), weights, 0.8, "lora"), longcat)
+                   for weights in (named, lora))
+    assert torch.equal(got, wanted)
+
+
+def wan_layers(path):
+    """The layers of a Wan-named file that one official layer is, by renaming a weight of as many rows."""
+    return [name.removesuffix(".weight") for name in with_wan_names({f"{path}.weight": torch.zeros(6, 1)})]
 
 
 def test_packed_weights_count_as_what_they_take(tmp_path, weights, config):
