@@ -6,6 +6,8 @@ import copy
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,10 +30,12 @@ from ..backbones.vae import encode_frames, open_stream
 from ..host.metadata import graph_tags
 from ..host.output_names import fill_in, numbered, problem_of, subfolder_of
 from ..host.progress import TakeProgress
+from ..host.take_fingerprints import take_fingerprints
 from ..pipelines.chunk_plan import Chunk
-from ..pipelines.contract import fingerprint, graph_contract
 from ..pipelines.final_file import publish, published
+from ..pipelines.fingerprint import Fingerprints
 from ..pipelines.journal import Journal, unfinished_beside
+from ..pipelines.kept_chunks import copy_kept_chunks, take_folder
 from ..pipelines.take import ChunkDone, Tail, make_take
 from ..pipelines.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
@@ -40,8 +44,6 @@ from .input_checks import checked, named
 from .sockets import PLAN, Take
 
 logger = logging.getLogger("lodestar")
-GRAPH_INPUTS = ("noise", "guider", "sampler", "sigmas", "vae", "reference", "clip")
-SEEDS = 2 ** 64
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,45 @@ class TakeSession:
             name = self.named(prefix)
             self.check()
             writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
-            common = self.common_contract(writer)
-            folder, contracts = self.journal_folder(prefix, common), self.contracts(common)
-            with Journal.open(folder, contracts, prefix) as journal:
-                made_of = fingerprint([prefix, folder_paths.get_output_directory(), self.take.audio])
+            with self.journal(prefix, keep_chunks, writer) as journal:
+                made_of = Fingerprints().of([prefix, folder_paths.get_output_directory(), self.take.audio], "audio")
                 path = published(journal, made_of) or self.write_video(prefix, name, journal, writer, made_of)
                 tail = journal.latents(journal.finished_latents - self.plan.chunks[-1].new_latents,
                                        journal.finished_latents)
-                if not keep_chunks:
-                    journal.discard()
             self.progress.finished()
         return Made(path, subfolder_of(path), tail)
+
+    @contextmanager
+    def journal(self, prefix: str, keep_chunks: bool, writer: VideoWriter) -> Iterator[Journal]:
+        """The take's journal, with the chunks that it may use again; afterwards what is to be kept of it is kept.
+
+        Of a take that cannot be told from another nothing is used again, and what was kept under another name stays.
+        """
+        contracts, untold = take_fingerprints(self.guider, self.values(writer), map(self.values_of, self.plan.chunks))
+        takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
+        folder = take_folder(takes, folder_name(prefix), contracts)
+        if untold:
+            logger.warning("this take starts afresh and cannot be resumed: nothing tells whether these would be the "
+                           "same another time: %s", "; ".join(dict.fromkeys(untold)))
+        elif kept := copy_kept_chunks(folder, contracts, prefix):
+            logger.info(kept)
+        with Journal.open(folder, contracts, prefix) as journal, ExitStack() as unless_kept:
+            others = journal.finished == journal.chunks and not folder.name.startswith(f"{folder_name(prefix)}-")
+            if untold and not keep_chunks:
+                unless_kept.callback(journal.discard)
+            yield journal
+            if not keep_chunks and not others:
+                journal.discard()
+
+    def values(self, writer: VideoWriter) -> dict[str, Any]:
+        """What determines every chunk alike, beside model and guider, by the name that a user knows it by."""
+        return {"techniques": self.techniques, "sampler": self.sampler, "sigmas": self.sigmas, "noise": self.noise,
+                "vae": self.vae, "reference": self.fitted_picture, "people": self.people, "writer": writer.contract}
+
+    def values_of(self, chunk: Chunk) -> dict[str, Any]:
+        """What determines one chunk."""
+        return {**self.plan.contract_of(chunk), "prompt": self.prompts.get(chunk.prompt),
+                "speech": self.audio_of(chunk)}
 
     def named(self, prefix: str) -> str:
         """The file name that was asked for, with its tokens filled in, before anything is made. Raises ValueError."""
@@ -243,7 +273,7 @@ class TakeSession:
                                   self.prompts.get(chunk.prompt))
         callback = self.progress.sampling(chunk, self.guider.model_patcher.load_device, self.model.latent_format)
         noise = copy.copy(self.noise)
-        noise.seed = (self.noise.seed + chunk.seed_offset) % SEEDS
+        noise.seed = chunk.seed(self.noise.seed)
         sampled = guider.sample(noise.generate_noise({"samples": inputs.samples}), inputs.samples, self.sampler,
                                 self.sigmas, denoise_mask=inputs.noise_mask, callback=callback,
                                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=noise.seed)
@@ -254,43 +284,9 @@ class TakeSession:
         give_back()
         logger.info("chunk %d of %d is safe on disk", done.chunk.index + 1, len(self.plan.chunks))
 
-    def common_contract(self, writer: VideoWriter) -> dict[str, str]:
-        """What determines every chunk alike, by name."""
-        graph = graph_contract(self.hidden.prompt or {}, str(self.hidden.unique_id), GRAPH_INPUTS, locate)
-        conditions = {name: [{key: value for key, value in entry.items() if key != "uuid"} for entry in entries]
-                      for name, entries in self.guider.original_conds.items()}
-        return {**{f"what feeds {name}": value for name, value in graph.items()},
-                "seed": str(self.noise.seed), "sigmas": fingerprint(self.sigmas), "writer": writer.contract,
-                "conditioning": fingerprint(conditions), "reference": fingerprint(self.fitted_picture),
-                "people": fingerprint(self.people),
-                "model": f"{type(self.model).__name__}, {self.techniques_text()}"}
-
-    def techniques_text(self) -> str:
-        return ", ".join(f"{type(technique).__name__} {fingerprint(vars(technique))}" for technique in self.techniques)
-
-    def contracts(self, common: dict[str, str]) -> list[dict[str, str]]:
-        return [{**common, **self.plan.contract_of(chunk), "speech": fingerprint(self.audio_of(chunk))}
-                for chunk in self.plan.chunks]
-
-    def journal_folder(self, prefix: str, common: dict[str, str]) -> Path:
-        """One folder per graph and name: the plan, the script and the speech may change and keep finished chunks."""
-        takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
-        return takes / f"{folder_name(prefix)}-{fingerprint([prefix, common])[:12]}"
-
 
 def folder_name(prefix: str) -> str:
     return re.sub(r"[^\w-]+", "_", prefix).strip("_")[:64]
-
-
-def locate(name: str) -> Path | None:
-    """The model or input file that a text of the prompt names, if it names one."""
-    for category in folder_paths.folder_names_and_paths:
-        found = folder_paths.get_full_path(category, name) if "\n" not in name and len(name) < 1024 else None
-        if found is not None:
-            return Path(found)
-    if folder_paths.exists_annotated_filepath(name):
-        return Path(folder_paths.get_annotated_filepath(name))
-    return None
 
 
 class LodestarLongTake(io.ComfyNode):
@@ -304,7 +300,8 @@ class LodestarLongTake(io.ComfyNode):
                         "and writes as it goes, in constant memory. Queue again after a crash or a cancel and it "
                         "resumes.",
             inputs=[
-                io.Noise.Input("noise", tooltip="Seed of the take; each chunk adds the plan's seed step."),
+                io.Noise.Input("noise", tooltip="Seed of the take; later chunks' are mixed from it and the plan's "
+                                                "seed step."),
                 io.Guider.Input("guider", tooltip="Model with Lodestar's techniques, and its conditioning: Basic "
                                                   "Guider, CFG Guider or any other."),
                 io.Sampler.Input("sampler", tooltip="Any sampler, as for SamplerCustomAdvanced."),
@@ -323,7 +320,7 @@ class LodestarLongTake(io.ComfyNode):
                                 tooltip="Name of the video below ComfyUI's output folder."),
                 io.Boolean.Input("keep_chunks", default=False,
                                  tooltip="Keep the chunks' latents and video segments after the video is finished, so "
-                                         "that a later change makes only what it affects."),
+                                         "that a later change, or another name, makes only what it affects."),
             ],
             outputs=[io.Video.Output(tooltip="The finished file, for Save Video, preview or further nodes."),
                      io.String.Output(display_name="path", tooltip="Where the video is."),

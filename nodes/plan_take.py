@@ -37,7 +37,7 @@ class LodestarPlanTake(io.ComfyNode):
                                 tooltip="Optional: one prompt per line with its time, such as '0:12 she laughs'. Each "
                                         "starts with the nearest chunk, as the summary says. Needs clip on Long Take."),
                 io.Int.Input("seed_step", default=1, min=0, max=1000000,
-                             tooltip="Added to the noise seed for each chunk. 0 gives every chunk the same noise."),
+                             tooltip="Mixed into the noise seed for each chunk. 0 gives every chunk the same noise."),
                 io.Float.Input("max_seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
                                tooltip="Use only the first seconds of the speech, to try things out. 0 is all."),
             ],

@@ -5,6 +5,7 @@ The whole take is one latent sequence; chunks tile it. All numbers are ints and 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import sha256
 
 from ..techniques.timeline import Timeline
 from .story_script import clock, parse_story, prompts_for_chunks
@@ -23,7 +24,7 @@ class Chunk:
     context_latents: int   # leading latents that repeat the previous chunk (0: first chunk, or context outside)
     latents: int           # window length, context included
     prompt: str            # "" means the prompt of the graph
-    seed_offset: int       # added to the take's seed
+    seed_offset: int       # which noise of the take's seed; 0 is that seed's own
 
     @property
     def new_latents(self) -> int:
@@ -36,6 +37,12 @@ class Chunk:
     @property
     def end_latent(self) -> int:
         return self.first_latent + self.latents
+
+    def seed(self, take_seed: int) -> int:
+        """Of the chunk's noise, 0 to 2**64 - 1: mixed, so that no chunk of a take has the noise of its neighbour's."""
+        if self.seed_offset == 0:
+            return take_seed
+        return int.from_bytes(sha256(f"{take_seed} {self.seed_offset}".encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,8 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     `chunk_frames` and `overlap_frames` are snapped down to whole latents: 81 -> 21, 80 -> 20, 13 -> 4, overlap 0 -> 0.
     Every chunk but the first repeats `overlap` latents. A take that fits one chunk is one chunk of exactly the latents
     it needs (at least 1). Otherwise the last chunk is shortened to what is needed, but not below half of the usual
-    new latents (models answer badly to very short windows); what is over is trimmed. Chunk i's seed is i * `seed_step`
-    after the take's. `script`: see story_script. `grid`: the pixel grid of the backbone.
+    new latents (models answer badly to very short windows); what is over is trimmed. Chunk i's seed is mixed of
+    the take's and i * `seed_step`. `script`: see story_script. `grid`: the pixel grid of the backbone.
 
     Raises ValueError for a chunk not longer than its overlap, fps outside 1..240, a size off the grid, no frames, or a
     script that cannot be read.

@@ -9,6 +9,7 @@ is opened; every line of the manifest is checked together with those before it. 
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -160,6 +161,17 @@ class Journal:
             self._write([*self._entries[:index], entry], None)
             unless_written.pop_all()
         self.finished = index + 1
+
+    def copy_from(self, other: "Journal") -> None:
+        """Copies of the chunks that `other`, opened with the same contracts, has finished. Raises NotWritten."""
+        start = 0
+        for index, entry in enumerate(other._entries[:other.finished]):
+            if entry["frames"]:
+                with writing(self.draft(index)):
+                    shutil.copyfile(other.folder / f"chunk_{index:04}.mp4", self.draft(index))
+                    safe_files.sync(self.draft(index))
+            self.commit(index, other.latents(start, start + entry["latents"]), entry["frames"])
+            start += entry["latents"]
 
     def record(self, final: FinalFile) -> None:
         """Remember which file is, or is about to be, the video of this take. Raises NotWritten."""

@@ -109,7 +109,7 @@ class Puppet:
         first = chunk.first_latent * self.plan.timeline.temporal_ratio
         audio = self.heard[window_steps(first, frames, 1, len(self.heard))][None, None]
         shape = (1, self.picture.shape[1], chunk.latents, *self.picture.shape[-2:])
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed + chunk.seed_offset))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(chunk.seed(self.seed)))
         moment = Moment(self.plan.seconds_of(chunk)[0], self.picture, chunk=chunk.index)
         known, reference = (self.picture, None) if context is None else (context, self.picture)
         return sample(self.network, noise, self.sigmas, Request(known, reference, audio, self.techniques, moment))

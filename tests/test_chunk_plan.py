@@ -149,3 +149,13 @@ def test_contract_tells_chunks_and_their_changes_apart():
     changed = [old.index for old, new in zip(before.chunks, after.chunks, strict=True)
                if before.contract_of(old) != after.contract_of(new)]
     assert changed == list(range(after.chunks[-1].index - len(changed) + 1, len(after.chunks))) and changed[0] == 4
+
+
+def test_no_chunk_has_the_noise_of_a_neighbouring_takes():
+    """With *control after generate: increment* the next take's seed is one more."""
+    chunks = plan_take(Timeline(Fraction(16)), 1000, 17, 5, 64, 64).chunks
+    seeds = {chunk.seed(seed) for seed in (0, 1, 7, 8, 9, 2 ** 64 - 1) for chunk in chunks}
+    assert len(chunks) > 20 and len(seeds) == 6 * len(chunks) and all(0 <= seed < 2 ** 64 for seed in seeds)
+    assert chunks[0].seed(7) == 7
+    still = plan_take(Timeline(Fraction(16)), 1000, 17, 5, 64, 64, seed_step=0)
+    assert {chunk.seed(7) for chunk in still.chunks} == {7}

@@ -117,7 +117,7 @@ class ToyModel:
         if chunk.index == self.fail_at:
             raise ConnectionError("the plug was pulled")
         self.sampled.append(chunk.index)
-        generator = torch.Generator().manual_seed(self.seed + chunk.seed_offset)
+        generator = torch.Generator().manual_seed(chunk.seed(self.seed))
         latents = torch.randn(1, self.shape[0], chunk.latents, *self.shape[1:], generator=generator)
         latents += len(chunk.prompt) / 10
         if context is not None:

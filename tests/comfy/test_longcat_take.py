@@ -119,7 +119,7 @@ def test_each_chunk_equals_the_loop_written_by_hand(take_of, monkeypatch, name, 
 
 def copy_noise(take, chunk):
     shape = torch.zeros(1, 16, chunk.latents, 8, 8)
-    return Noise_RandomNoise(3 + chunk.seed_offset).generate_noise({"samples": shape})
+    return Noise_RandomNoise(chunk.seed(3)).generate_noise({"samples": shape})
 
 
 def heard_by_hand(name, chunk):

@@ -1,0 +1,253 @@
+"""What a value is, as a digest, so that a finished chunk is used again only where nothing that made it has changed.
+
+Numbers and tensors count by value, containers by what is in them, functions by their code and what they hold, objects
+by their class (its methods' code) and their attributes. What cannot be told from another of its kind is never the same
+as anything, itself included, and its name is kept for the user.
+"""
+import logging
+import os
+import re
+import struct
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from functools import partial
+from numbers import Number
+from operator import add
+from pathlib import PurePath
+from pickle import PickleError
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .journal import digest
+from .tensor_digest import Unreadable, tensor_digest
+
+SCALARS = (types.NoneType, types.EllipsisType, str, bytes, Number, Enum, torch.dtype, re.Pattern, range, slice,
+           PurePath)
+NO_VALUE = (torch.device, UUID, logging.Logger)   # where something is computed, which object it was, who speaks of it
+MANAGED_DICT = 1 << 4   # of a type's flags: its __dict__ takes no room in the object
+NOT_PICKLED = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, PickleError)
+
+
+class Fingerprints:
+    """Digests of values that belong together. `stand_in(value)` gives what is to be read in its place, or itself.
+
+    `untold`: per value that could not be read where it was found and what it is.
+    """
+
+    def __init__(self, stand_in: Callable[[Any], Any] = lambda value: value):
+        self.untold: list[str] = []
+        self._stand_in = stand_in
+        self._seen: dict[int, tuple[Any, str]] = {}     # the value as well: an id is another's once it is gone
+        self._inside: list[str] = []
+
+    def of(self, value: Any, name: str) -> str:
+        """The digest of `value`; `name` is what the user calls it, where it cannot be told."""
+        self._inside.append(name)
+        try:
+            return self._read(value)
+        finally:
+            self._inside.pop()
+
+    def _read(self, value: Any) -> str:
+        if isinstance(value, Tensor):
+            return self._tensor(self._stand_in(value))
+        if isinstance(value, SCALARS):
+            return digest(type(value).__name__, scalar_words(value))
+        if isinstance(value, NO_VALUE):
+            return digest(type(value).__name__)
+        if id(value) not in self._seen:
+            self._seen[id(value)] = value, digest("seen before", str(len(self._seen)))   # where it holds itself
+            read = self._stand_in(value)
+            self._seen[id(value)] = value, digest(*self._parts(read)) if read is value else self._read(read)
+        return self._seen[id(value)][1]
+
+    def _tensor(self, tensor: Tensor) -> str:
+        try:
+            return tensor_digest(tensor)
+        except Unreadable as error:
+            return self._cannot_tell(str(error))
+
+    def _parts(self, value: Any) -> Iterator[str]:
+        """What tells `value`, in order."""
+        if isinstance(value, type):
+            yield from ("class", *class_words(value))
+        elif isinstance(value, types.ModuleType):
+            yield from ("module", value.__name__)
+        elif isinstance(value, types.FunctionType):
+            yield from self._function(value)
+        elif isinstance(value, types.MethodType):
+            yield from ("method", self._read(value.__func__), self._read(value.__self__))
+        elif isinstance(value, types.BuiltinFunctionType):
+            owner = value.__self__
+            yield from ("builtin", value.__qualname__, "" if isinstance(owner, types.ModuleType) else self._read(owner))
+        elif isinstance(value, partial):
+            yield from ("partial", self._read(value.func), self._read(value.args), self._read(value.keywords))
+        elif isinstance(value, weakref.ref):
+            yield from ("reference", self._read(value()))
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            yield from ("array", str(value.dtype), str(value.shape), np.ascontiguousarray(value).tobytes().hex())
+        elif "__wrapped__" in getattr(value, "__dict__", {}):
+            yield from ("wrapper", self._read(value.__wrapped__))
+        else:
+            yield from self._container(value)
+            yield from self._object(value)
+
+    def _container(self, value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            keys = sorted(value, key=str)
+            read = self._side_by_side([value[key] for key in keys])
+            yield from ("mapping", *sorted(map(add, map(self._read, keys), read)))
+        elif isinstance(value, Set):
+            yield from ("set", *sorted(self._read(entry) for entry in value))
+        elif isinstance(value, (list, tuple)):
+            yield from ("list", *(self._read(entry) for entry in value))
+
+    def _side_by_side(self, values: list[Any]) -> Iterable[str]:
+        """Tensors by several threads, which reading from a disk or a large memory gains by."""
+        if len(values) < 2 or not all(isinstance(value, Tensor) for value in values):
+            return map(self._read, values)
+        with ThreadPoolExecutor(min(len(values), os.cpu_count() or 1)) as pool:
+            return pool.map(self._tensor, map(self._stand_in, values))
+
+    def _object(self, value: Any) -> Iterator[str]:
+        kind = type(value)
+        if kind in (dict, list, tuple, set, frozenset, types.MappingProxyType):
+            return
+        yield from ("object", self._read(kind))
+        self._inside.append(f"{kind.__module__}.{kind.__qualname__}")
+        if hides_state(kind):
+            yield self._pickled(value)
+        else:
+            yield from (part for name, attribute in sorted(attributes(value)) for part in (name, self._read(attribute)))
+        self._inside.pop()
+
+    def _function(self, function: types.FunctionType) -> Iterator[str]:
+        yield from ("function", *function_words(function))
+        self._inside.append(f"{function.__module__}.{function.__qualname__}")
+        for held in (function.__defaults__, function.__kwdefaults__, cells(function), names_used(function)):
+            yield self._read(held)
+        self._inside.pop()
+
+    def _pickled(self, value: Any) -> str:
+        """What C made and can be pickled is told by that."""
+        try:
+            reduced = value.__reduce_ex__(2)
+        except NOT_PICKLED:
+            return self._cannot_tell(f"a {type(value).__qualname__}")
+        made = (reduced,) if isinstance(reduced, str) else reduced
+        return digest(*(self._read(list(part) if isinstance(part, Iterator) else part) for part in made))
+
+    def _cannot_tell(self, what: str) -> str:
+        name, *owners = self._inside
+        packs = [pack for owner in owners if (pack := pack_of(owner))]
+        self.untold.append(f"{name} ({what} in {packs[-1] if packs else (owners or ['it'])[-1]})")
+        return os.urandom(16).hex()
+
+
+def scalar_words(value: Any) -> str:
+    return f"{type(value).__qualname__}.{value.name}" if isinstance(value, Enum) else repr(value)
+
+
+def attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what an object of a class written in Python holds."""
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        for name in slot_names(kind):
+            if hasattr(value, name):
+                yield name, getattr(value, name)
+
+
+def slot_names(kind: type) -> list[str]:
+    """The __slots__ of a class alone."""
+    slots = vars(kind).get("__slots__", ())
+    return [name for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+
+
+def hides_state(kind: type) -> bool:
+    """Whether objects of a class have room for more than Python shows: then C keeps something there."""
+    shown = next((base for base in (dict, list, tuple, set, frozenset) if issubclass(kind, base)), object)
+    own_dict = kind.__dictoffset__ != 0 and not kind.__flags__ & MANAGED_DICT
+    pointers = own_dict + (kind.__weakrefoffset__ > 0) + sum(len(slot_names(base)) for base in kind.__mro__)
+    return kind.__basicsize__ > shown.__basicsize__ + struct.calcsize("P") * pointers
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers, texts and tuples of them in what an object or module holds, without its private ones."""
+    def is_plain(value: Any) -> bool:
+        return isinstance(value, (int, float, str)) or (isinstance(value, tuple) and all(map(is_plain, value)))
+
+    return {name: value for name, value in values.items() if is_plain(value) and not name.startswith("_")}
+
+
+def class_words(kind: type) -> Iterator[str]:
+    """Name and code of a class and of those it is made from; of Python's and PyTorch's own the name says enough."""
+    for base in kind.__mro__:
+        yield f"{base.__module__}.{base.__qualname__}"
+        if base.__module__.partition(".")[0] in sys.stdlib_module_names | {"torch", "numpy"}:
+            continue
+        for name, member in sorted(vars(base).items()):
+            member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if isinstance(member, types.FunctionType):
+                yield from (name, *function_words(member))
+            elif not name.startswith("_") and plain({name: member}):
+                yield from (name, repr(member))
+
+
+def function_words(function: types.FunctionType) -> Iterator[str]:
+    """Name and code, of what it wraps as well."""
+    yield f"{function.__module__}.{function.__qualname__}"
+    yield from code_words(function.__code__)
+    for held in cells(function):
+        if isinstance(held, types.FunctionType) and held is not function:
+            yield from code_words(held.__code__)
+
+
+def code_words(code: types.CodeType) -> Iterator[str]:
+    yield from (code.co_code.hex(), *code.co_names, *code.co_varnames, *code.co_freevars, str(code.co_flags),
+                getattr(code, "co_exceptiontable", b"").hex())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from code_words(constant)
+        else:
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+
+def cells(function: types.FunctionType) -> list[Any]:
+    """What a function holds from where it was made."""
+    held = []
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:      # not made yet
+            held.append(None)
+    return held
+
+
+def names_used(function: types.FunctionType) -> dict[str, Any]:
+    """The settings and functions of its own module that a function names."""
+    known = {name: function.__globals__[name] for code in codes_in(function.__code__) for name in code.co_names
+             if name in function.__globals__}
+    beside = {name: value for name, value in known.items() if isinstance(value, types.FunctionType)
+              and value.__module__ == function.__module__}
+    return {**plain(known), **beside}
+
+
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from codes_in(constant)
+
+
+def pack_of(module: str) -> str:
+    """The custom node pack that a module, as ComfyUI names it, belongs to; "" for none."""
+    found = re.search(r"custom_nodes(?:[/\\.]|_x_)([^/\\.]+)", module)
+    return found[1] if found else ""

@@ -1,0 +1,45 @@
+"""The folder of a take, found by what the take is and not by its name, and chunks that another take has in common.
+
+Takes that differ in anything never share a folder. A changed script, a longer speech or another last picture starts a
+folder of its own with copies of the chunks before the change, and the take they come from keeps its own.
+"""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .journal import MANIFEST, Journal, digest
+
+Contracts = Sequence[Mapping[str, str]]
+
+
+def take_folder(takes: Path, name: str, contracts: Contracts) -> Path:
+    """Below `takes`, of the take with these contracts: the one it has, whatever it was called then, or `name` and a
+    digest."""
+    mark = digest(*(text for contract in contracts for pair in sorted(contract.items()) for text in pair))[:16]
+    return next(takes.glob(f"*-{mark}"), takes / f"{name}-{mark}")
+
+
+def copy_kept_chunks(folder: Path, contracts: Contracts, take: str) -> str:
+    """Give a take that has no chunk yet those of the take beside it that has most of them; says so, or "" for none.
+
+    `take`: the user's name for it. Raises NotWritten if the disk refuses.
+    """
+    others = [other for other in folder.parent.glob("*") if other != folder and other.is_dir()]
+    if folder.exists() or not others:
+        return ""
+    best = max(others, key=lambda other: _in_common(other, contracts))
+    if not _in_common(best, contracts):
+        return ""
+    with Journal.open(best, contracts) as kept, Journal.open(folder, contracts, take) as journal:
+        journal.copy_from(kept)
+        return f"{kept.note}; the chunks before are copies of those in {best}"
+
+
+def _in_common(folder: Path, contracts: Contracts) -> int:
+    """How many leading chunks of the take in `folder` are these; 0 where another run holds it or it is none."""
+    if not (folder / MANIFEST).exists():
+        return 0
+    try:
+        with Journal.open(folder, contracts) as kept:
+            return kept.finished
+    except OSError:
+        return 0

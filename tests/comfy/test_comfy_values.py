@@ -1,0 +1,149 @@
+"""What counts of a model for its frames: the same in every process and in every state, another for every change."""
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import pytest
+import torch
+from lodestar.backbones.comfy_values import ComfyValues
+from lodestar.pipelines.fingerprint import Fingerprints
+
+from . import take_values as values
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+IN_ANOTHER_PROCESS = """
+import runpy, sys
+sys.path.insert(0, {benchmarks!r})
+import in_process, utils.extra_config
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def path_of(tiny_models, name="wan21_t2v"):
+    return tiny_models / "models" / "diffusion_models" / f"lodestar_tiny_{name}.safetensors"
+
+
+def loaded(tiny_models, name="wan21_t2v"):
+    return comfy.sd.load_diffusion_model(str(path_of(tiny_models, name)), model_options={"dtype": torch.float32})
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models):
+    return loaded(tiny_models)
+
+
+def test_the_same_graph_in_another_process_counts_as_the_same(model, tiny_models, comfyui):
+    script = IN_ANOTHER_PROCESS.format(benchmarks=str(BENCHMARKS), script=values.__file__)
+    done = subprocess.run([sys.executable, "-c", script, str(path_of(tiny_models))], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONHASHSEED": "7"}, check=True)
+    here = {what: values.digest(value) for what, value in values.everything(model).items()}
+    assert json.loads(done.stdout.splitlines()[-1]) == here
+    alike = [pair for pair in itertools.combinations(here, 2) if here[pair[0]] == here[pair[1]]]
+    assert len(here) > 50 and alike == []
+
+
+@pytest.mark.parametrize("what", ["model", "guider"])
+def test_what_a_sampling_run_leaves_behind_counts_for_nothing(model, what):
+    noise, sampler = values.drawn(1, 16, 5, 8, 8), comfy.samplers.sampler_object("euler")
+    made = values.models(model) if what == "model" else values.guiders(model)
+    for name, value in made.items():
+        if name in ("compiled", "fp16"):     # a compiler, or a processor without such numbers
+            continue
+        guider = values.run(values.custom.CFGGuider, value, values.text(), values.text(1), 2.0) if what == "model" \
+            else value
+        before = values.digest(guider)
+        sigmas = comfy.samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), "simple", 2)
+        if name not in ("anchor", "skip", "anchor farther", "anchor behind", "much"):  # which want a picture to sample
+            with torch.inference_mode():
+                guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=1)
+        assert values.digest(guider) == before, name
+
+
+def test_weights_count_as_they_were_loaded_in_every_state_of_the_model(tiny_models):
+    model = loaded(tiny_models)
+    patched = values.run(values.advanced.ModelSamplingSD3, values.with_lora(model), 8.0)
+    other = values.run(values.advanced.ModelSamplingSD3, values.with_lora(model, seed=2), 5.0)
+    all_of_them = (model, patched, other)
+    before = [values.digest(one) for one in all_of_them]
+    device = torch.device("cpu")
+
+    def same() -> bool:
+        return [values.digest(one) for one in all_of_them] == before
+
+    for one in all_of_them:
+        key = next(iter(patched.patches))
+        plain = model.model.state_dict()[key].clone()
+        one.patch_model(device)
+        assert torch.equal(model.model.state_dict()[key], plain) == (one is model) and same()
+        one.unpatch_model(device)
+        one.patch_model(device, lowvram_model_memory=1)     # patches are applied while the weights are used
+        assert same()
+        one.unpatch_model(device)
+    assert same() and len(set(before)) == 3
+
+
+def negated(weights, name):
+    weights[name].neg_()
+
+
+def one_layer_retrained(weights, name):
+    weights[name] += 1e-3 * torch.randn(weights[name].shape)
+
+
+def one_number(weights, name):
+    weights[name].view(-1)[7] += 1e-6
+
+
+def swapped(weights, name):
+    other = name.replace(".q.", ".k.")
+    weights[name][:], weights[other][:] = weights[other].clone(), weights[name].clone()
+
+
+@pytest.mark.parametrize("change", [negated, one_layer_retrained, one_number, swapped])
+def test_another_model_of_the_same_kind_is_another(model, tiny_models, change):
+    other = loaded(tiny_models)
+    assert values.digest(other) == values.digest(model)
+    change(other.model.state_dict(), "diffusion_model.blocks.0.self_attn.q.weight")
+    assert values.digest(other) != values.digest(model)
+
+
+def test_a_model_in_another_number_format_is_another(model, tiny_models):
+    others = [comfy.sd.load_diffusion_model(str(path_of(tiny_models)), model_options={"dtype": dtype})
+              for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)]
+    assert len({values.digest(one) for one in (model, *others)}) == 4
+
+
+def test_what_cannot_be_told_is_said_and_never_the_same_again(model):
+    class Walking:
+        def __init__(self):
+            self.steps = iter(range(3))
+
+        def __call__(self, args):
+            return args["denoised"]
+
+    def made_by_us(args):
+        return args["denoised"]
+
+    told, untold = model.clone(), model.clone()
+    told.set_model_sampler_post_cfg_function(made_by_us)
+    untold.set_model_sampler_post_cfg_function(i for i in range(3))
+    for other, fresh in ((told, False), (untold, True)):
+        first, second = Fingerprints(ComfyValues()), Fingerprints(ComfyValues())
+        assert (first.of(other, "model") != second.of(other, "model")) == fresh
+        assert bool(first.untold) == fresh and all("model (a generator" in line for line in first.untold)
+    assert values.digest(told) != values.digest(model)
+
+
+def test_a_closed_over_value_of_another_pack_counts(model):
+    def node(strength):
+        other = model.clone()
+        other.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * strength)
+        return values.digest(other)
+
+    assert node(1.0) == node(1.0) != node(1.5)

@@ -1,0 +1,61 @@
+"""Which folder a take has, and what it takes over from those beside it."""
+import pytest
+import torch
+from lodestar.pipelines.journal import Journal
+from lodestar.pipelines.kept_chunks import copy_kept_chunks, take_folder
+
+pytestmark = pytest.mark.once
+
+
+def contracts(*prompts, model="m"):
+    return [{"model": model, "prompt": prompt} for prompt in prompts]
+
+
+def make(folder, wanted, stop=None, name="take"):
+    """Finish chunks up to `stop`; chunk i has 1 + i latents of value i, and no frames of its own if i is 1."""
+    with Journal.open(folder, wanted, name) as journal:
+        for index in range(journal.finished, len(wanted) if stop is None else stop):
+            if index != 1:
+                journal.draft(index).write_bytes(wanted[index]["prompt"].encode())
+            journal.commit(index, torch.full((1, 4, 1 + index, 3, 3), float(index)), 0 if index == 1 else 8)
+
+
+def test_a_take_has_the_folder_of_what_it_is_whatever_its_name(tmp_path):
+    wanted = contracts("a", "b")
+    folder = take_folder(tmp_path, "first_name", wanted)
+    assert folder.name.startswith("first_name-")
+    make(folder, wanted)
+    assert take_folder(tmp_path, "another", wanted) == folder
+    others = [contracts("a", "c"), contracts("a"), contracts("a", "b", model="n"), contracts("b", "a")]
+    assert len({take_folder(tmp_path, "first_name", other) for other in (wanted, *others)}) == 5
+
+
+def test_chunks_before_a_change_are_copied_and_the_other_take_keeps_its_own(tmp_path):
+    old, new = contracts("a", "b", "c", "d"), contracts("a", "b", "c", "x")
+    make(tmp_path / "old", old)
+    make(tmp_path / "other", contracts("a", "y"))
+    said = copy_kept_chunks(tmp_path / "new", new, "take")
+    assert "prompt changed: chunk 4 is made anew" in said and str(tmp_path / "old") in said
+    with Journal.open(tmp_path / "new", new) as journal, Journal.open(tmp_path / "old", old) as whole:
+        assert (journal.finished, whole.finished, journal.finished_frames) == (3, 4, 16)
+        assert torch.equal(journal.latents(0, 6), whole.latents(0, 6))
+        assert [path.read_bytes() for path in journal.segments()] == [b"a", b"c"]
+    assert copy_kept_chunks(tmp_path / "new", new, "take") == ""
+
+
+@pytest.mark.parametrize("other", [contracts("a", "b", model="n"), contracts("x", "b")])
+def test_nothing_is_taken_from_another_take(tmp_path, other):
+    make(tmp_path / "old", other)
+    assert copy_kept_chunks(tmp_path / "new", contracts("a", "b"), "take") == ""
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_is_taken_from_a_take_that_runs_or_is_damaged(tmp_path):
+    wanted = contracts("a", "b", "c")
+    make(tmp_path / "runs", wanted, stop=2)
+    make(tmp_path / "damaged", wanted, stop=1)
+    (tmp_path / "damaged" / "chunk_0000.mp4").write_bytes(b"z")
+    (tmp_path / "notes.txt").write_text("no take", encoding="utf-8")
+    with Journal.open(tmp_path / "runs", wanted):
+        assert copy_kept_chunks(tmp_path / "new", wanted, "take") == ""
+    assert "resuming at chunk 3 of 3" in copy_kept_chunks(tmp_path / "new", wanted, "take")
