@@ -10,6 +10,8 @@ import torch
 from comfy import model_management
 from torch import Tensor
 
+from .memory import host_buffer, release
+
 Kept = tuple[Tensor, ...]
 
 
@@ -26,9 +28,9 @@ class RamBlocks(Sequence[Kept]):
 
     def park(self, *tensors: Tensor) -> None:
         """Keep one more block's tensors."""
-        host = tuple(torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in tensors)
+        host = tuple(host_buffer(tensor) for tensor in tensors)
         for there, here in zip(host, tensors, strict=True):
-            there.copy_(here, non_blocking=model_management.pin_memory(there))
+            there.copy_(here, non_blocking=True)
         self.host.append(host)
         if not self.buffers:
             self.buffers = tuple(tuple(torch.empty_like(tensor, device=self.device) for tensor in host)
@@ -64,10 +66,5 @@ class RamBlocks(Sequence[Kept]):
 
     def close(self) -> None:
         """Give the memory back, once the last copy is through."""
-        if self.stream is not None:
-            self.stream.synchronize()
-        for host in self.host:
-            for tensor in host:
-                if tensor.is_pinned():
-                    model_management.unpin_memory(tensor)
+        release(tensor for host in self.host for tensor in host)
         self.host, self.buffers, self.held = [], (), [None, None]

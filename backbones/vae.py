@@ -5,6 +5,7 @@ decoding the whole take at once would give; ComfyUI drops it after every call. O
 """
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Protocol
@@ -16,14 +17,18 @@ from comfy import model_management
 from comfy.ldm.wan.vae import CausalConv3d
 from torch import Tensor, nn
 
+from .memory import host_buffer, release
+
 logger = logging.getLogger("lodestar")
 
 GROUP_LATENTS = 2    # ComfyUI 0.33 keeps only what it was just fed: with fewer than 2 latents its cache forgets one
+SHARE_OF_CARD, SHARE_OF_FREE = 0.05, 0.25    # what the feature cache may take of a card between chunks
 OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again, so that its seam settles
 
 
 class FrameStream(Protocol):
-    """Latents (1, C, t, h, w) in the VAE's raw LATENT space -> frames (T, H, W, 3) float32 on the CPU, 0..1."""
+    """Latents (1, C, t, h, w) in the VAE's raw LATENT space -> frames (T, H, W, 3) float32, 0..1, where they were made:
+    whoever needs them elsewhere moves what it needs of them."""
 
     warmup_latents: int
     """How many of the last latents bring a fresh stream to the state of an old one; the first must have an even number
@@ -32,7 +37,7 @@ class FrameStream(Protocol):
     def push(self, latents: Tensor) -> Iterator[Tensor]:
         """Frames of a few latents at a time, decoded when they are asked for: exhaust the iterator before going on.
 
-        Afterwards the stream holds no device memory: the sampler may have it.
+        Afterwards the stream holds device memory only where there is plenty: the sampler may have it.
         """
 
     def flush(self) -> Iterator[Tensor]:
@@ -48,7 +53,9 @@ class WanStream:
     def __init__(self, vae):
         self._vae = vae
         self._decoder = vae.first_stage_model.decoder
-        self._cache = [None] * sum(isinstance(module, CausalConv3d) for module in self._decoder.modules())
+        self._cache: list = [None] * sum(isinstance(module, CausalConv3d) for module in self._decoder.modules())
+        self._parked: dict[int, Tensor] = {}    # buffers in RAM, by place in the cache
+        weakref.finalize(self, lambda parked: release(parked.values()), self._parked)
         self._held: Tensor | None = None
         self._decoded = 0
         self._flushed = False
@@ -68,7 +75,7 @@ class WanStream:
             latents, self._decoded, size = latents[:, :, size:], self._decoded + size, GROUP_LATENTS
             yield frames
         self._held = latents.clone() if latents.shape[2] else None
-        self._cache = moved(self._cache, model_management.vae_offload_device())  # it is 1.9 GB at 480x832
+        self._park()
 
     def flush(self) -> Iterator[Tensor]:
         frames, self._held, self._flushed = self.peek(), None, True
@@ -80,6 +87,18 @@ class WanStream:
             return None
         self._load(self._held)
         return self._decode(self._held, moved(self._cache, self._vae.device))
+
+    def _park(self) -> None:
+        """Move the cache, 1.9 GB at 480x832, to RAM where it could be in the sampler's way; the copies are under way
+        when this returns, and only the card may read them."""
+        held = {place: entry for place, entry in enumerate(self._cache) if isinstance(entry, Tensor)}
+        if stays_on_card(sum(entry.nbytes for entry in held.values()), self._vae.device):
+            return
+        for place, entry in held.items():
+            buffer = self._parked.get(place)
+            if buffer is None or buffer.shape != entry.shape:
+                buffer = self._parked[place] = host_buffer(entry)
+            self._cache[place] = buffer.copy_(entry, non_blocking=True)
 
     def _load(self, latents: Tensor) -> None:
         """Have ComfyUI bring the VAE to its device and make room for what is to be decoded."""
@@ -173,7 +192,15 @@ def is_causal(frames_for: Callable[[int], int]) -> bool:
 
 def moved(cache: list, device: torch.device) -> list:
     """A new list with the cache's tensors on `device`; it also holds markers that are no tensors."""
-    return [entry.to(device) if isinstance(entry, Tensor) else entry for entry in cache]
+    return [entry.to(device, non_blocking=True) if isinstance(entry, Tensor) else entry for entry in cache]
+
+
+def stays_on_card(size: int, device: torch.device) -> bool:
+    """Whether so many bytes may stay on the card between chunks: a small part of it, and of what is free there."""
+    if model_management.vae_offload_device() == device:
+        return True
+    return (size <= SHARE_OF_CARD * model_management.get_total_memory(device)
+            and size <= SHARE_OF_FREE * model_management.get_free_memory(device))
 
 
 def check_latents(latents: Tensor, vae) -> None:
@@ -184,7 +211,7 @@ def check_latents(latents: Tensor, vae) -> None:
 
 
 def pictures(frames: Tensor) -> Tensor:
-    """What a VAE decoded (T, H, W, C) as RGB on the CPU; an alpha channel is dropped."""
+    """What a VAE decoded (T, H, W, C) as RGB; an alpha channel is dropped."""
     if frames.shape[-1] not in (3, 4):
         raise ValueError(f"vae: it decodes to {frames.shape[-1]} channels, pictures have 3. Use the VAE of the model.")
-    return frames[..., :3].float().cpu().contiguous()
+    return frames[..., :3].float()

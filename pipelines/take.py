@@ -24,7 +24,7 @@ class FrameStream(Protocol):
     warmup_latents: int  # latents to push again (frames discarded) until a new stream is in the state of the old one
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
-        """(1, C, t, h, w) -> groups of frames (T, H, W, 3), float 0..1; an odd last latent is held back."""
+        """(1, C, t, h, w) -> groups of frames (T, H, W, 3), float 0..1 on any device; an odd last latent is kept."""
 
     def flush(self) -> Iterator[Tensor]:
         """The frames of the latent held back, if any."""
@@ -54,11 +54,15 @@ class Tail:
         if count > (self._recent.maxlen or 0):
             raise ValueError(f"{count} frames were asked for, but the take keeps tail_frames={self._recent.maxlen}")
         held = self._stream.peek()
-        frames = [*self._recent, *([] if held is None else held)]
+        frames = [*self._recent, *([] if held is None else held.cpu())]
         return torch.stack(frames[len(frames) - min(count, len(frames)):])
 
     def keep(self, frames: Tensor) -> None:
         self._recent.extend(frame.clone() for frame in frames[max(len(frames) - (self._recent.maxlen or 0), 0):])
+
+    def park(self) -> None:
+        """Bring what is kept to RAM: not each frame that came by, only those that are left at the end."""
+        self._recent.extend([self._recent.popleft().cpu() for _ in range(len(self._recent))])
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def _write_segment(plan: ChunkPlan, chunk: Chunk, latents: Tensor, stream: Frame
             tail.keep(frames)
             segment.write(frames[:wanted - segment.frames])
             on_frames(chunk, segment.frames)
+        tail.park()
         if is_last and segment.frames != wanted:
             raise ValueError(f"the VAE gave {journal.finished_frames + segment.frames} frames for a take of "
                              f"{plan.total_frames}: it does not make {plan.timeline.temporal_ratio} frames per latent")
@@ -155,6 +160,7 @@ def _warm_up(plan: ChunkPlan, stream: FrameStream, tail: Tail, journal: Journal,
         for frames in stream.push(journal.latents(low, high)):
             check_cancelled()
             tail.keep(frames)
+        tail.park()
 
 
 def _checked(latents: Tensor, chunk: Chunk) -> Tensor:

@@ -7,6 +7,7 @@ import comfy.utils
 import make_tiny_models
 import pytest
 import torch
+from lodestar.backbones import vae as lodestar_vae
 from lodestar.backbones.vae import OverlapStream, encode_frames, open_stream, visible_latents
 
 CUTS = [(1,), (2,), (1, 1), (3,), (1, 2), (12,), (5, 1, 6), (1, 1, 1, 9), (13,), (4, 4, 5), (1, 3, 1, 1, 7)]
@@ -63,6 +64,37 @@ def test_streamed_is_the_whole_bit_for_bit(vae, cuts):
     streamed = stream_all(open_stream(vae), latents, cuts)
     assert streamed.dtype == torch.float32 and streamed.device.type == "cpu"
     assert torch.equal(streamed, decode_whole(vae, latents))
+
+
+@pytest.mark.parametrize("cuts", [(5, 1, 6), (4, 4, 5)], ids=str)
+def test_a_cache_that_is_parked_between_chunks_gives_the_same_bits(vae, cuts, monkeypatch):
+    """On the same device here; the buffers are those that a card's cache is copied to."""
+    monkeypatch.setattr(lodestar_vae, "stays_on_card", lambda size, device: False)
+    latents, stream, places = random_latents(vae, sum(cuts)), open_stream(vae), []
+    frames = []
+    for piece in latents.split(cuts, dim=2):
+        frames += list(stream.push(piece))
+        buffers = {place: buffer.data_ptr() for place, buffer in stream._parked.items()}
+        assert {place: entry.data_ptr() for place, entry in enumerate(stream._cache)
+                if torch.is_tensor(entry)} == buffers
+        places.append(buffers)
+    assert torch.equal(torch.cat(frames + list(stream.flush())), decode_whole(vae, latents))
+    assert places[-1] == places[-2], "made once"
+
+
+@pytest.mark.parametrize("card, free, stays", [(139, 60, True), (80, 8, True), (80, 7, False), (24, 20, False)])
+def test_the_cache_stays_on_a_card_with_plenty(monkeypatch, card, free, stays):
+    """1.9 GB, as at 480x832."""
+    management, device = lodestar_vae.model_management, torch.device("meta")
+    monkeypatch.setattr(management, "get_total_memory", lambda asked: card * 1e9 if asked is device else None)
+    monkeypatch.setattr(management, "get_free_memory", lambda asked: free * 1e9 if asked is device else None)
+    assert lodestar_vae.stays_on_card(1_900_000_000, device) is stays
+    assert lodestar_vae.stays_on_card(1_900_000_000, management.vae_offload_device())
+
+
+def test_frames_are_left_where_they_were_made():
+    """A writer takes them off the card as bytes; float32 would be four times as much."""
+    assert lodestar_vae.pictures(torch.empty(2, 3, 4, 4, device="meta")).device.type == "meta"
 
 
 def test_the_frames_are_pictures(wan_vae):
