@@ -11,8 +11,10 @@ import golden
 import pytest
 import torch
 from golden_longcat import Dit, forward
+from lodestar.backbones import longcat_model
 from lodestar.backbones.longcat.int8 import module_keys
 from lodestar.backbones.longcat.network import LongCat
+from lodestar.techniques.rope import rotate, rotation
 
 FOLDER = Path(__file__).parent.parent / "golden" / "longcat"
 HOST = golden.Host(comfy.ops.manual_cast, comfy.ldm.modules.attention.optimized_attention)
@@ -20,6 +22,19 @@ FLOAT, INT8 = "model.safetensors", "model_int8.safetensors"
 CASES = [("base_dit", "t2v_b1", FLOAT), ("avatar_v10_dit", "vc_ref7_mask1", FLOAT),
          ("avatar_v10_dit", "ai2v_3streams", FLOAT), ("avatar_v15_dit", "ai2v_1cond", FLOAT),
          ("avatar_v15_dit", "ai2v_1cond", INT8)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 0.0), (torch.bfloat16, 0.02), (torch.float16, 0.002)])
+def test_comfyui_s_rotation_turns_as_ours(dtype, error, batch):
+    """`batch` rows of their own, as people's have them, or the same for all."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 40, 2, 16, generator=generator).to(dtype)
+    rows = rotation(torch.rand(batch * 40, generator=generator, dtype=torch.float64) * 500, 16)
+    rows = rows.reshape(batch, 40, 1, 8, 2, 2)
+    turned = longcat_model.turned(x, rows)
+    assert turned.dtype == dtype
+    torch.testing.assert_close(turned.float(), rotate(x.float(), rows), atol=error, rtol=0)
 
 
 @pytest.mark.parametrize(("weights_dtype", "dtype", "error"), [
