@@ -3,12 +3,14 @@
 It is joined in the take's own folder, recorded in the journal (name, checksum, what it was made of), and only then gets
 its name, which no other run can take in the same instant. What a run that died left is known by its checksum.
 """
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .journal import FinalFile, Journal
 from .safe_files import is_begun_copy, is_intact, place, reading, remove, size_and_sum, writing
 
+logger = logging.getLogger("lodestar")
 JOINED = "final.mp4"
 
 
@@ -40,5 +42,6 @@ def published(journal: Journal, made_of: str) -> Path | None:
     """The video that an earlier run of this take gave its name before it ended or died; None where there is none."""
     path = journal.recall(journal.content(made_of))
     if path is not None:
+        logger.info("nothing changed since this take was finished: its video is %s", path)
         remove(journal.folder / JOINED)
     return path

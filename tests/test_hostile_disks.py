@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.pipelines.folder_lock import FolderBusy
+from lodestar.pipelines import folder_lock
+from lodestar.pipelines.folder_lock import FolderBusy, FolderLock
 from lodestar.pipelines.journal import MANIFEST, Journal
 from lodestar.pipelines.safe_files import NotReadable, NotWritten
 from lodestar.pipelines.video_writer import VideoWriter
@@ -81,14 +82,24 @@ def test_a_lock_that_is_no_file_is_said(tmp_path):
         Journal.open(tmp_path, CONTRACTS)
 
 
-def test_the_next_owner_waits_for_no_ghost(tmp_path):
-    """A run that ends deletes the lock; one that opened the file before that does not hold the new one's."""
-    with Journal.open(tmp_path, CONTRACTS) as journal:
-        commit(journal)
-        journal.discard()
-        make(tmp_path, stop=1)
-        with Journal.open(tmp_path, CONTRACTS), pytest.raises(FolderBusy, match="in use by another run"):
-            Journal.open(tmp_path, CONTRACTS)
+def test_a_lock_that_was_deleted_before_it_was_had_is_no_lock(tmp_path, monkeypatch):
+    """The run that ends deletes the file that the next one has just opened."""
+    before, take, calls = FolderLock(tmp_path), folder_lock._take, []
+
+    def after_its_end(handle):
+        if not calls:
+            before.release(delete=True)
+        calls.append(handle)
+        take(handle)
+
+    monkeypatch.setattr(folder_lock, "_take", after_its_end)
+    now = FolderLock(tmp_path)
+    assert len(calls) == 2
+    with pytest.raises(FolderBusy, match="in use by another run: wait for it or cancel it, then queue again"):
+        FolderLock(tmp_path)
+    now.release()
+    FolderLock(tmp_path).release(delete=True)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- the folder

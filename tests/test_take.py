@@ -162,9 +162,11 @@ def test_cancelled_while_the_decoder_is_brought_back_and_resumed(tmp_path, calls
     whole = Take(tmp_path / "whole", plan)
     with pytest.raises(ConnectionError):
         Take(tmp_path / "cut", plan, fail_at=2)
-    told = []
+    told, sampled = [], []
     with pytest.raises(KeyboardInterrupt):
-        Take(tmp_path / "cut", plan, check_cancelled=stop_after(calls), on_replay=lambda *at: told.append(at))
+        Take(tmp_path / "cut", plan, check_cancelled=stop_after(calls), on_replay=lambda *at: told.append(at),
+             sampled=sampled)
+    assert sampled == []
     assert told[0] == (0, told[0][1]) and all(0 <= at < end == told[0][1] for at, end in told)
     resumed = Take(tmp_path / "cut", plan)
     assert resumed.note == "resuming at chunk 3 of 5" and np.array_equal(pictures(resumed), pictures(whole))

@@ -103,12 +103,13 @@ def run(folder: Path, keep: bool, links: bool) -> None:
         ended = in_child(die)
         over = not (place / "journal" / "manifest.jsonl").exists()
         shown = [path.name for path in (place / "output").iterdir()]
+        working = [path.name for path in (place / "journal").glob("*")]
         report = place / "report.json"
         in_child(lambda place=place, report=report: report.write_text(json.dumps(make(place, keep))))
         found = json.loads(report.read_text()) if report.exists() else {}
         left = sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path != report)
-        sys.stdout.write(json.dumps({"number": number, "ended": ended, "over": over, "shown": shown, "left": left,
-                                     **found}) + "\n")
+        sys.stdout.write(json.dumps({"number": number, "ended": ended, "over": over, "shown": shown, "working": working,
+                                     "left": left, **found}) + "\n")
         sys.stdout.flush()
         if ended and number >= 0:
             return
