@@ -16,8 +16,7 @@ from .metrics_lipsync import mouth_opening
 
 DETECTOR, RECOGNISER = "face_detection_yunet*.onnx", "face_recognition_sface*.onnx"
 PER_SECOND = 5          # embeddings; mouths are looked at in every frame
-NEEDED = ("faces need opencv-python (pip install opencv-python) and, in ComfyUI's models folder or models/lodestar, "
-          "OpenCV's face_detection_yunet_2023mar.onnx and face_recognition_sface_2021dec.onnx")
+FILES = {DETECTOR: "face_detection_yunet_2023mar.onnx", RECOGNISER: "face_recognition_sface_2021dec.onnx"}
 
 
 class FacesMissing(ValueError):
@@ -41,9 +40,9 @@ class OpenCvFaces:
         try:
             import cv2
         except ImportError as error:
-            raise FacesMissing(f"{NEEDED} (missing: opencv-python)") from error
-        if missing := [name for name, path in zip((DETECTOR, RECOGNISER), found, strict=True) if path is None]:
-            raise FacesMissing(f"{NEEDED} (missing: {', '.join(missing)})")
+            raise FacesMissing("faces need OpenCV in ComfyUI's Python: pip install opencv-python") from error
+        if missing := [FILES[name] for name, path in zip((DETECTOR, RECOGNISER), found, strict=True) if path is None]:
+            raise FacesMissing(f"faces need {' and '.join(missing)} of OpenCV's model zoo in ComfyUI's models/lodestar")
         try:
             self._detector: Any = cv2.FaceDetectorYN.create(str(found[0]), "", (320, 320))
             self._recogniser: Any = cv2.FaceRecognizerSF.create(str(found[1]), "")

@@ -130,7 +130,7 @@ def track_panel(sheet: "Sheet", box: Sequence[int], panel: Panel, report: dict[s
     low, high = track["least"], track["most"]
     low = panel.start if panel.start is not None and low >= panel.start else low
     plot = frame(sheet, box, panel.title, f"{panel.unit}; {panel.says}" if panel.says else panel.unit,
-                 f"mean {number(track['mean'])}   drift {number(track['slope_per_minute'], sign=True)} / min")
+                 f"mean {number(track['mean'])}   drift {drift_in_words(track['slope_per_minute'], video['seconds'])}")
     down = value_axis(sheet, plot, low, high)
     seconds = max(video["seconds"], 1e-6)
 
@@ -217,6 +217,13 @@ def steps(low: float, high: float, about: int, outward: bool = False) -> list[fl
 
 def number(value: float | None, sign: bool = False) -> str:
     return "unknown" if value is None else f"{value:{'+' if sign else ''}.3g}"
+
+
+def drift_in_words(slope_per_minute: float | None, seconds: float) -> str:
+    """Per minute, or over the whole of a shorter clip, which has not been seen to go on."""
+    if slope_per_minute is None or seconds >= 60:
+        return f"{number(slope_per_minute, sign=True)} / min"
+    return f"{number(slope_per_minute * seconds / 60, sign=True)} in {seconds:.3g} s"
 
 
 def clock(seconds: float) -> str:

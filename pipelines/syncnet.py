@@ -18,7 +18,6 @@ from ..techniques.weight_files import read_weights
 FILE = "syncnet_v2.model"
 FEATURES, SIZE, WINDOW_FRAMES, WINDOW_STEPS = 512, 1024, 5, 20     # a window: 5 frames at 25 fps, 20 rows of MFCC
 SOURCE = f"{FILE} of github.com/joonson/syncnet_python (its download_model.sh gets it)"
-NEEDED = f"SyncNet's scores need {SOURCE} in ComfyUI's models folder or models/lodestar, beside OpenCV's face files"
 
 
 class SyncNetMissing(ValueError):
@@ -82,7 +81,8 @@ def load_syncnet(folders: Iterable[Path]) -> SyncNet:
     """From the first of `folders` that has the file. Raises SyncNetMissing, for another network's file as well."""
     path = next((Path(folder) / FILE for folder in folders if (Path(folder) / FILE).is_file()), None)
     if path is None:
-        raise SyncNetMissing(f"{NEEDED} (missing: {FILE})")
+        raise SyncNetMissing(f"SyncNet's scores need {FILE} of github.com/joonson/syncnet_python in ComfyUI's "
+                             "models/lodestar")
     try:
         state = read_weights(path)[0]
     except (ValueError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:

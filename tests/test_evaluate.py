@@ -14,7 +14,14 @@ from lodestar.pipelines.evaluate import evaluate
 from lodestar.pipelines.faces import Look
 from lodestar.pipelines.moving_pictures import Clip, VideoFile
 from lodestar.pipelines.report_files import beside, save_report
-from lodestar.pipelines.report_picture import figures_of, missing_of, report_picture, steps
+from lodestar.pipelines.report_picture import (
+    NOTE_LETTERS,
+    drift_in_words,
+    figures_of,
+    missing_of,
+    report_picture,
+    steps,
+)
 from lodestar.pipelines.video_writer import VideoWriter
 from PIL import Image
 
@@ -75,7 +82,7 @@ def test_a_file_is_measured_with_its_own_sound(report):
     assert report["measures"]["seams"]["score"] < 2 and set(report["measures"]["seams"]["jumps"]) == {"50", "100"}
     assert report["measures"]["likeness"]["most"] > 0.95
     assert set(report["left_out"]) == {"identity", "syncnet"} and "syncnet_v2.model" in report["left_out"]["syncnet"]
-    assert "pip install opencv-python" in report["left_out"]["identity"]
+    assert report["left_out"]["identity"].startswith("faces need face_detection_yunet_2023mar.onnx and face_recog")
     assert json.loads(json.dumps(report, allow_nan=False)) == json.loads(json.dumps(report))
 
 
@@ -234,7 +241,13 @@ def test_the_picture_shows_every_track_and_every_gap(report):
 def test_figures_are_said_in_words(report):
     figures = dict(figures_of(report))
     assert figures["Lip sync"].endswith("the mouth is 3 frames late") and figures["Frozen"] == "0.0% of the frames"
-    assert missing_of(report)[0].startswith("Not measured: identity. Faces need opencv-python (pip install")
+    assert missing_of(report)[0].startswith("Not measured: identity. Faces need face_detection_yunet_2023mar.onnx")
+    assert all(len(line) <= NOTE_LETTERS for line in missing_of(report)), "one line for each reason"
+
+
+def test_the_drift_of_a_short_clip_is_said_over_its_length():
+    assert drift_in_words(21.0, 6.0) == "+2.1 in 6 s" and drift_in_words(-3.0, 90.0) == "-3 / min"
+    assert drift_in_words(0.5, 60.0) == "+0.5 / min" and drift_in_words(None, 6.0) == "unknown / min"
 
 
 @pytest.mark.parametrize(("low", "high", "known"), [

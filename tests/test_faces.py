@@ -61,13 +61,13 @@ def test_who_it_is_is_looked_at_five_times_a_second(folder):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FacesMissing, match=r"pip install opencv-python.*face_detection_yunet"):
+    with pytest.raises(FacesMissing, match="^faces need face_detection_yunet_2023mar.onnx and face_recognition_sface"):
         OpenCvFaces([tmp_path, tmp_path / "nowhere"], fps=25)
 
 
 def test_a_missing_opencv_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(FacesMissing, match=r"missing: opencv-python"):
+    with pytest.raises(FacesMissing, match=r"^faces need OpenCV in ComfyUI's Python: pip install opencv-python$"):
         OpenCvFaces([tmp_path], fps=25)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.evaluate import NO_FACE_BOX, NO_SOUND, NO_SYNC_WINDOW, evaluate
+from lodestar.pipelines.evaluate import NO_FACE_BOX, NO_SYNC_WINDOW, evaluate
 from lodestar.pipelines.faces import Look
 from lodestar.pipelines.metrics_syncnet import face_crop
 from lodestar.pipelines.moving_pictures import Clip
@@ -228,11 +228,11 @@ def test_what_is_missing_is_said(models, tmp_path):
 
     video, speech = speaker(8)
     assert "need syncnet_v2.model" in reason(video, speech=speech)
-    assert reason(video, models=[models]) == NO_SOUND
+    assert reason(video, models=[models]) == "the clip has no sound: give the speech"
     assert reason(video * 0, speech=speech, models=[models]) == NO_SYNC_WINDOW
     assert reason(video[:5], speech=speech, models=[models]) == NO_SYNC_WINDOW
     (tmp_path / "syncnet_v2.model").hardlink_to(models / "syncnet_v2.model")
-    assert "pip install opencv-python" in reason(video, speech=speech, models=[tmp_path])
+    assert "faces need face_detection_yunet_2023mar.onnx" in reason(video, speech=speech, models=[tmp_path])
     found = evaluate(Clip(video, FPS), speech=speech, models=[tmp_path])
     assert any(line.startswith("Not measured: identity, syncnet. Faces need") for line in missing_of(found))
 

@@ -42,7 +42,7 @@ def test_a_take_is_reported_beside_its_video(server, history):
     written = json.loads((server.base / "output" / "reported" / "take_00001_.report.json").read_text(encoding="utf-8"))
     assert written["video"]["frames"] == 48 and written["borders"] and written["measures"]["seams"]["score"] > 0
     assert (server.base / "output" / "reported" / "take_00001_.report.png").stat().st_size > 10_000
-    assert "pip install opencv-python" in written["left_out"]["identity"]
+    assert "faces need face_detection_yunet_2023mar.onnx" in written["left_out"]["identity"]
     assert len(history["outputs"]["report"]["images"]) == 1
 
 
