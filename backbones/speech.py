@@ -72,15 +72,23 @@ class Speech:
         """One row per pixel frame of the first voice (layers, frames, C)."""
         rows = torch.cat([clock.feature_rows(layer, self.rate_hz, first_frame, frames) for layer in self.voices[0]])
         self.release()
-        return rows
+        return finite(rows)
 
     def windows(self, first_frame: int, frames: int, stride: int) -> Tensor:
         """What is heard around each pixel frame (1, voices, frames, slots, layers, C), `stride` steps per frame."""
         steps = window_steps(first_frame, frames, stride, self.voices[0][0].shape[1])
         heard = torch.stack([torch.stack([layer[0, steps] for layer in voice], 2) for voice in self.voices])
         self.release()
-        return heard[None].float()
+        return finite(heard[None].float())
 
     def release(self) -> None:
         for file in self.files:
             file.release()
+
+
+def finite(features: Tensor) -> Tensor:
+    """`features` as they are; ValueError where one is no number."""
+    if not features.isfinite().all():
+        raise ValueError("audio_features: got NaN or infinite features. The speech encoder, or its file, is broken; "
+                         "load another")
+    return features
