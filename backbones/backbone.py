@@ -4,11 +4,11 @@ A backbone turns a Layout plus conditions into latents on one family; it keeps n
 """
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..techniques.timeline import Timeline
 from .speech import Speech
 
 CACHE_BYTES = "lodestar_cache_bytes"   # among a condition's values: VRAM that its KV cache takes (attach.py)
+T = TypeVar("T")
 RUN = "lodestar_run"    # in transformer_options: what is kept for the length of one sampling run (attach.py)
 
 
@@ -178,21 +179,28 @@ def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[
 
 def say(notice: str, transformer_options: dict) -> None:
     """Log a warning, once in a sampling run."""
-    run, warn = transformer_options.get(RUN), partial(logging.getLogger("lodestar").warning, notice)
-    if run is None:
-        warn()
-    else:
-        run.once(("said", notice), warn)
+    once(transformer_options, ("said", notice), partial(logging.getLogger("lodestar").warning, notice))
 
 
-def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor]) -> Tensor:
+def once(transformer_options: dict, key: Hashable, make: Callable[[], T]) -> T:
+    """What `make` gives; in a sampling run it is made the first time and kept for its length. `key`: host values that
+    determine it."""
+    run = transformer_options.get(RUN)
+    return make() if run is None else run.once(key, make)
+
+
+def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor], transformer_options: dict
+               ) -> Tensor:
     """The span's latents in model space, in the size, batch, device and dtype of `x`. Refuses a foreign space."""
-    assert span.latents is not None
-    came = span.latents.shape
+    latents = span.latents
+    assert latents is not None
+    came = latents.shape
     if came[1] != channels:
         raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they come "
                          "from another model's VAE. Encode the picture with the VAE that belongs to it")
     if came[-2:] != x.shape[-2:]:
         raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {x.shape[-1]}x"
                          f"{x.shape[-2]}. Encode the picture at the take's width and height")
-    return process_in(span.latents.float()).to(x).expand(x.shape[0], -1, -1, -1, -1)
+    _, own = once(transformer_options, ("latents", id(latents), x.dtype, x.device),
+                  lambda: (latents, process_in(latents.float()).to(x)))     # while it is kept, the id is no other's
+    return own.expand(x.shape[0], -1, -1, -1, -1)

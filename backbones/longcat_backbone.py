@@ -13,6 +13,7 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
+from ..techniques.audio_windows import runs
 from ..techniques.clean_cache import CleanCaching
 from ..techniques.flow_schedules import SHIFTS
 from ..techniques.layout import Layout
@@ -171,7 +172,7 @@ def in_window(call: LongCatCall) -> LongCatCall:
         if len(frames) != call.x.shape[2] or before < 0:
             raise ValueError(f"audio: the context window has latents {frames[0]} to {frames[-1]}, the speech covers "
                              f"{(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
-        call = call.given(audio=audio[:, :, rows])
+        call = call.given(audio=torch.cat([audio[:, :, first:end] for first, end in runs(rows)], 2))
     return call.given(known=known)
 
 
@@ -194,7 +195,7 @@ def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int]
     """The call with its frames in the network's order."""
     pictures, times, factors = in_order(layout, factors)
     parts = [call.extra["reference"] if span.latents is None else
-             latents_of(span, call.x, call.x.shape[1], process_in) for span in pictures]
+             latents_of(span, call.x, call.x.shape[1], process_in, call.transformer_options) for span in pictures]
     return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, factors=factors)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..techniques.layout import Span
 from ..techniques.rope import rope_rows, scaled_axes
 from ..techniques.visibility import attend_by_groups, query_groups
-from .backbone import latents_of
+from .backbone import latents_of, once
 
 NAMES = ("x", "timestep", "context", "clip_fea", "time_dim_concat", "transformer_options")
 
@@ -77,13 +77,14 @@ class WanCall:
 
     def rows(self, times: Sequence[float]) -> Tensor:
         """RoPE rows for latent frames at `times`, with ScaleROPE's options acting on them as on the model's own."""
-        scale, shift = scaled_axes(self.transformer_options.get("rope_options"))
-        embedder = self.module.rope_embedder
-        return rope_rows(times, *self.grid, embedder.axes_dim, theta=embedder.theta, device=self.x.device, scale=scale,
-                         shift=shift)
+        embedder, device = self.module.rope_embedder, self.x.device
+        axes = scaled_axes(self.transformer_options.get("rope_options"))
+        place = (tuple(times), self.grid, tuple(embedder.axes_dim), embedder.theta, axes)
+        return once(self.transformer_options, ("rope rows", place, device), lambda: rope_rows(
+            times, *self.grid, embedder.axes_dim, theta=embedder.theta, scale=axes[0], shift=axes[1], device=device))
 
     def latents(self, span: Span, process_in: Callable[[Tensor], Tensor]) -> Tensor:
-        return latents_of(span, self.x, self.module.out_dim, process_in)
+        return latents_of(span, self.x, self.module.out_dim, process_in, self.transformer_options)
 
 
 def split_attention(call: WanCall, factors: dict[tuple[int, int], float], frames: int,

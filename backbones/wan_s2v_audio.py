@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..techniques.audio_windows import runs
 from .wan_call import WanCall
 
 SPEECH, SPEECH_LAYERS = "audio_embed", 25
@@ -60,17 +61,6 @@ def encode_audio(encoder, audio: Tensor, latents: Sequence[int]) -> tuple[Tensor
         made.append([tokens[:, history:] for tokens in encoder(rows)])
     everyone, each = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for parts in zip(*made, strict=True))
     return everyone, each
-
-
-def runs(latents: Sequence[int]) -> list[tuple[int, int]]:
-    """Consecutive numbers as [first, end): 0, 4, 5, 6 -> (0, 1), (4, 7)."""
-    found: list[tuple[int, int]] = []
-    for latent in latents:
-        if found and found[-1][1] == latent:
-            found[-1] = found[-1][0], latent + 1
-        else:
-            found.append((latent, latent + 1))
-    return found
 
 
 def own_latents(call: WanCall, history: int) -> list[int]:

@@ -37,6 +37,17 @@ def plan_windows(steps: int, window: int, overlap: int) -> tuple[Window, ...]:
                  zip(starts, zip(cuts, cuts[1:], strict=False), strict=True))
 
 
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Consecutive numbers as [first, end), in their order: 0, 4, 5, 6, 1 -> (0, 1), (4, 7), (1, 2)."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number:
+            found[-1] = found[-1][0], number + 1
+        else:
+            found.append((number, number + 1))
+    return found
+
+
 def kept(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     """What each window keeps of what it encoded, in order: per window L tensors (1, end - first, C) -> (1, n, C).
 

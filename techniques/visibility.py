@@ -97,7 +97,7 @@ def attend_with_factors(attend: Attend, query: Tensor, key: Tensor, value: Tenso
         return attend(query, take_tokens(key, visible, dim), take_tokens(value, visible, dim))
     scale = torch.ones(total, dtype=value.dtype, device=value.device)
     for frame, factor in weight.items():
-        scale[frame * tokens_per_frame:(frame + 1) * tokens_per_frame] = factor
+        scale.narrow(0, frame * tokens_per_frame, tokens_per_frame).fill_(factor)
     shape = [1] * value.ndim
     shape[dim] = total
     scales = take_tokens(scale.view(shape).expand_as(value), visible, dim).contiguous()

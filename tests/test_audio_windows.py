@@ -3,7 +3,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.techniques.audio_windows import kept, moments, plan_windows, select_layers
+from lodestar.techniques.audio_windows import kept, moments, plan_windows, runs, select_layers
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_runs_are_the_same_numbers_in_as_few_pieces_as_can_be(numbers):
+    found = runs(numbers)
+    assert [number for first, end in found for number in range(first, end)] == numbers
+    assert all(end != first for (_, end), (first, _) in zip(found, found[1:], strict=False))
 
 
 def kept_steps(windows) -> list[int]:

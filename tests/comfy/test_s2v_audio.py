@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import comfy.sample
 import comfy.samplers
+import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
@@ -13,7 +15,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.backbone import ChunkRequest
 from lodestar.backbones.speech import Speech
 from lodestar.backbones.wan_s2v import WanS2V
-from lodestar.backbones.wan_s2v_audio import own_latents, runs
+from lodestar.backbones.wan_s2v_audio import own_latents
 from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.pipelines.chunk_plan import exact_fps, plan_take
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
@@ -149,11 +151,13 @@ def test_context_windows_hear_what_the_whole_take_gives_them(model, wan, speech,
         assert_same(tokens, expected, [first + frame for frame in frames])
 
 
-def test_a_clip_of_one_chunk_hears_what_a_take_hears_at_its_start(model, wan, speech):
+def test_a_clip_of_one_chunk_hears_what_a_take_hears_at_its_start(model, wan, speech, tiny_models):
     expected = whole(model, speech, CHUNK)
     text = [[wan.random(1, 7, 4096, seed=3), {}]]
+    weights = comfy.utils.load_torch_file(str(tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"))
     features = {"encoded_audio_all_layers": speech.voices[0], "rate_hz": 50.0}
-    positive, _, latent = LodestarOneChunk.execute(model, text, text, None, 64, 64, 17, features).args
+    positive, _, latent = LodestarOneChunk.execute(model, text, text, comfy.sd.VAE(sd=weights), 64, 64, 17,
+                                                            features).args
     with listening(model) as heard, torch.inference_mode():
         comfy.sample.sample(model, wan.noise(model, CHUNK), 1, 1.0, "euler", "simple", positive, positive,
                             latent["samples"], disable_pbar=True)
@@ -179,8 +183,7 @@ def test_speech_that_ends_before_the_chunk_is_refused(model, wan):
         wan.apply(attach.patched(model, (), Moment()), wan.noise(model), audio_embed=audio)
 
 
-def test_rows_of_windows_are_read_in_runs():
-    assert runs([0, 7, 8, 9, 3]) == [(0, 1), (7, 10), (3, 4)]
+def test_a_call_shows_what_follows_its_history_or_its_window():
     call = types.SimpleNamespace(extra={"audio_embed": torch.zeros(1, 25, 8, 40)}, transformer_options={},
                                  x=torch.zeros(1, 16, 8, 2, 2))
     assert own_latents(call, 2) == list(range(2, 10))
