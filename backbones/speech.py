@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..techniques.people import check_people, fitted_masks
 from ..techniques.socket_values import speech_features
+from ..techniques.sound_marks import apart_from, sound_marks
 from ..techniques.speech_features import window_steps
 from ..techniques.timeline import Timeline
 from .audio_families import RATE
@@ -26,6 +27,7 @@ class Speech:
     people: Tensor | None = None
     files: tuple[FeatureFile, ...] = ()
     samples: int | None = None      # of the speech at 16 kHz, which silence may follow in the features
+    marks: tuple[str, ...] = ()     # of the recording, where its encoder left them
 
     @classmethod
     def of(cls, features: dict) -> "Speech":
@@ -33,7 +35,8 @@ class Speech:
         features = speech_features(features)
         return cls(features.get("voices") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
-                   features.get("people_masks"), features.get("files", ()), features.get("audio_samples"))
+                   features.get("people_masks"), features.get("files", ()), features.get("audio_samples"),
+                   features.get("sound_marks", ()))
 
     @property
     def layers(self) -> int:
@@ -54,6 +57,13 @@ class Speech:
             raise ValueError(f"audio_features: they cover {self.seconds:.2f} s of a take of {seconds:.2f} s. Encode "
                              "the same audio that Plan Take has; core's Whisper node stops at 30 s, Lodestar's does "
                              "not")
+
+    def check_recording(self, speech: dict) -> None:
+        """Refuse the features of another recording than `speech`, the plan's."""
+        if (apart := apart_from(self.marks, sound_marks(speech))) is not None:
+            raise ValueError(f"audio_features, plan: two recordings, which differ from {apart:.2f} s on. Connect the "
+                             "same speech to Plan Take and to what makes the features; another sound for the video "
+                             "(the same with music) belongs into Plan Take's soundtrack")
 
     def people_on(self, picture: Tensor | None, height: int, width: int, grid: int) -> Tensor | None:
         """The masks cut as `picture` (B, H, W, C) is for the take's size; ValueError where one covers no token of

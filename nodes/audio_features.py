@@ -3,6 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones.audio_encoder import as_speech_encoder, encode_speech
 from ..techniques.audio_windows import select_layers
+from ..techniques.sound_marks import sound_marks
 from .input_checks import checked
 
 
@@ -44,4 +45,5 @@ class LodestarAudioFeatures(io.ComfyNode):
     @checked
     def execute(cls, audio, audio_encoder, layers, window_seconds, overlap_seconds) -> io.NodeOutput:
         encoder = as_speech_encoder(audio_encoder)
-        return io.NodeOutput(encode_speech(encoder, audio, layers, window_seconds, overlap_seconds))
+        features = encode_speech(encoder, audio, layers, window_seconds, overlap_seconds)
+        return io.NodeOutput({**features, "sound_marks": sound_marks(audio)})

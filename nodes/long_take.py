@@ -199,6 +199,7 @@ class TakeSession:
                 raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
             self.backbone.check_speech(self.speech, self.plan.timeline)
             self.speech.check_length(float(self.plan.seconds))
+            self.speech.check_recording(self.take.speech or self.take.audio)
             _ = self.people
         with named("clip"):
             for prompt in self.prompts.values():

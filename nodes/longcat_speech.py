@@ -2,6 +2,7 @@
 from comfy_api.latest import io
 
 from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices, heard
+from ..techniques.sound_marks import sound_marks
 from .input_checks import checked
 
 
@@ -36,4 +37,5 @@ class LodestarLongCatSpeech(io.ComfyNode):
     @checked
     def execute(cls, audio, audio_encoder, version, noise_floor, noise_floor_seed) -> io.NodeOutput:
         seed = noise_floor_seed if noise_floor else None
-        return io.NodeOutput(encode_voices(audio_encoder, [heard(audio)], version, seed))
+        features = encode_voices(audio_encoder, [heard(audio)], version, seed)
+        return io.NodeOutput({**features, "sound_marks": sound_marks(audio)})

@@ -40,6 +40,9 @@ class LodestarPlanTake(io.ComfyNode):
                              tooltip="Mixed into the noise seed for each chunk. 0 gives every chunk the same noise."),
                 io.Float.Input("max_seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
                                tooltip="Use only the first seconds of the speech, to try things out. 0 is all."),
+                io.Audio.Input("soundtrack", optional=True,
+                               tooltip="The sound of the video where it is not the speech alone: the same recording "
+                                       "with music, for instance. Cut where the speech ends."),
             ],
             outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take."),
                      io.String.Output(display_name="summary", tooltip="The plan in words, cost included.")],
@@ -48,7 +51,7 @@ class LodestarPlanTake(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step,
-                max_seconds) -> io.NodeOutput:
+                max_seconds, soundtrack=None) -> io.NodeOutput:
         backbone = backbones.find(model)
         speech = opening_of(audio, max_seconds)
         clock = Timeline(exact_fps(fps), backbone.temporal_ratio)
@@ -56,7 +59,8 @@ class LodestarPlanTake(io.ComfyNode):
         plan = plan_take(clock, frames, chunk_frames, backbone.overlap(overlap_frames), width, height, script,
                          seed_step, backbone.grid)
         summary = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
-        return io.NodeOutput(Take(plan, speech), summary + backbone.fps_note(clock.fps))
+        track = speech if soundtrack is None else opening_of(soundtrack, float(plan.seconds))
+        return io.NodeOutput(Take(plan, track, speech), summary + backbone.fps_note(clock.fps))
 
     @classmethod
     def validate_inputs(cls, script=None):

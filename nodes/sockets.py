@@ -13,6 +13,10 @@ LONGEST_CHUNK = 4097   # pixel frames
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """A plan and the speech it was made for: {"waveform": (1, channels, samples), "sample_rate": Hz}."""
+    """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}.
+
+    `speech`: what it was made for, where the video is to have another sound.
+    """
     plan: ChunkPlan
     audio: dict[str, Any]
+    speech: dict[str, Any] | None = None

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices
 from ..backbones.two_speakers import spoken
 from ..techniques.people import placed_people
+from ..techniques.sound_marks import sound_marks
 from ..techniques.speaker_tracks import MODES
 from .input_checks import checked
 
@@ -58,4 +59,4 @@ class LodestarTwoSpeakers(io.ComfyNode):
         if people.shape[1] > 3:     # those who stand by hear silence too
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
         features = encode_voices(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
-        return io.NodeOutput(features, mix)
+        return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)

@@ -14,10 +14,13 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from lodestar.backbones import attach
+from lodestar.host.take_fingerprints import take_fingerprints
 from lodestar.nodes.long_take import TakeSession
 from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
+from lodestar.techniques.sound_marks import sound_marks
 
 SECONDS, RATE = 4, 16000
 
@@ -160,3 +163,57 @@ def test_another_frame_rate_than_the_model_s_is_said(tiny_models, wan, fps):
     model = wan.load(tiny_models, "wan22_s2v")
     summary = LodestarPlanTake.execute(model, audio, 64, 64, fps, 17, -1, "", 1, 0.0).args[1]
     assert ("trained at 16 fps" in summary) == (fps != 16)
+
+
+def test_features_of_another_recording_are_refused(tiny_models, wan, tmp_path):
+    model = wan.load(tiny_models, "wan22_s2v")
+    take = session(model, wan_vae(tiny_models), tmp_path, overlap_frames=-1)
+    features = {"encoded_audio_all_layers": [torch.zeros(1, SECONDS * 50, 1024)], "rate_hz": 50.0}
+    other = {**take.take.speech, "waveform": take.take.speech["waveform"].clone()}
+    other["waveform"][..., RATE * 2:] = 0.5
+    longer = {**take.take.speech, "waveform": torch.zeros(1, 1, 3 * SECONDS * RATE)}
+    for speech, apart in ((take.take.speech, None), (longer, None), (other, "2.00 s")):
+        heard = replace(take, features={**features, "sound_marks": sound_marks(speech)})
+        if apart is None:
+            heard.check()
+        else:
+            with pytest.raises(ValueError, match=f"^audio_features, plan: two recordings, which differ from {apart}"):
+                heard.check()
+
+
+def test_the_video_may_have_another_sound_than_the_speech(tiny_models, wan):
+    speech = {"waveform": torch.zeros(1, 1, RATE), "sample_rate": RATE}
+    music = {"waveform": torch.ones(1, 2, 48000 * 3), "sample_rate": 48000}
+    model = wan.load(tiny_models, "wan22_s2v")
+    take = LodestarPlanTake.execute(model, speech, 64, 64, 16.0, 17, -1, "", 1, 0.0, music).args[0]
+    assert take.audio["waveform"].shape == (1, 2, 48000) and take.speech["waveform"].shape == (1, 1, RATE)
+
+
+def test_everything_that_determines_a_chunk_is_in_its_fingerprint(tiny_models, wan, tmp_path):
+    """In process, without a queued prompt: each value alone makes another take."""
+    model, vae = wan.load(tiny_models, "wan21_t2v"), wan_vae(tiny_models)
+    take = session(model, vae, tmp_path, chunk_frames=33)
+
+    def guided(patched, cfg=2.0, text=0.0):
+        guider = comfy.samplers.CFGGuider(patched)
+        guider.set_conds(*[[[torch.full((1, 4, 4096), text), {}]]] * 2)
+        guider.set_cfg(cfg)
+        return guider
+
+    def first(changed) -> tuple:
+        found, untold = take_fingerprints(changed.guider, changed.values(VideoWriter(64, 64, 16)),
+                                          map(changed.values_of, changed.plan.chunks))
+        assert untold == []
+        return tuple(sorted(found[0].items()))
+
+    other_vae = wan_vae(tiny_models)
+    other_vae.first_stage_model.conv2.weight.data.neg_()
+    anchors = [attach.with_technique(model, LookaheadAnchor(distance)) for distance in (3, 4)]
+    others = [replace(take, **change) for change in (
+        {"guider": guided(model, 3.0)}, {"guider": guided(model, text=1.0)}, {"guider": guided(anchors[0])},
+        {"guider": guided(anchors[1])}, {"sampler": comfy.samplers.sampler_object("heun")},
+        {"sigmas": take.sigmas * 0.9}, {"noise": Noise_RandomNoise(4)}, {"vae": other_vae},
+        {"picture": take.picture.flip(1)})]
+    with torch.inference_mode():
+        assert len({first(changed) for changed in (take, *others)}) == 1 + len(others)
+        assert first(take) == first(replace(take, hidden=None, guider=guided(model)))
