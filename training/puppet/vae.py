@@ -1,28 +1,45 @@
 """The puppet's VAE, ComfyUI's Wan 2.1 VAE made narrow: `python -m training.puppet.vae FOLDER --minutes 9`.
 
-Trained on crops of the puppet's world, of single frames first and then of clips too; at the end its latents are brought
-to the mean and spread that ComfyUI's Wan21 latent format expects, by changing the two 1x1x1 convolutions that make and
-take them.
+Three runs, each beginning with the one before: single frames, then clips as well, then the decoder alone, whose latents
+stay where they are. At the end the latents are brought to the mean and spread that ComfyUI's Wan21 latent format
+expects, by changing the two 1x1x1 convolutions that make and take them.
 """
 import argparse
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn.functional import l1_loss
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from .hosts import wan_vae
+from . import flat_vae
+from .hosts import wan_vae, without_past
+from .looker import looker
+from .precision import fast
 from .run import Run
+from .vae_losses import Critic, Likeness, difference, judged
 from .world import World
 
-WIDTH, RATE = 12, 5e-3
+WIDTH = 12
 SIZE, CROP = 96, 48                         # of the world; convolutions learn as much from a quarter of the picture
-STILLS_ONLY = 0.64                          # of the run: what space looks like first, at a fifth of a clip's price
-STILLS, CLIPS = 12, 2
+STILLS, LOOKS, CLIPS = 12, 2, 2             # of a step; drawing stills takes half as long as learning from them once
 CLIP_FRAMES = (9, 5, 9, 17, 9, 5, 9, 33)    # in turn; a causal VAE trained on short ones alone drifts beyond them
 WHOLE = 0.15                                # of the steps: the attention has to know whole pictures as well
-NOISE = 0.05        # on the latents, of their own spread: a decoder that forgives
+NOISE = 0.05                                # on the latents, of their own spread: a decoder that forgives
+UNJUDGED = 500                              # steps of the decoder before the critic is asked
+
+
+class Stage(NamedTuple):
+    steps: int
+    rate: float
+    clips: bool
+    decoder_only: bool
+
+
+STAGES = {"stills": Stage(20_000, 5e-3, False, False), "clips": Stage(6_000, 3e-3, True, False),
+          "decoder": Stage(4_000, 2e-3, True, True)}
 
 
 def pictures(frames: Tensor) -> Tensor:
@@ -38,34 +55,23 @@ def cropped(true: Tensor, generator: torch.Generator) -> Tensor:
     return true[..., top:top + CROP, left:left + CROP]
 
 
-def edges(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.diff(dim=-1), x.diff(dim=-2)
-
-
-def difference(made: Tensor, true: Tensor) -> Tensor:
-    """Of colours, of edges and of movement."""
-    loss = l1_loss(made, true) + 0.5 * sum(l1_loss(*pair) for pair in zip(edges(made), edges(true), strict=True))
-    return loss + (0.5 * l1_loss(made.diff(dim=2), true.diff(dim=2)) if true.shape[2] > 1 else 0)
-
-
-def through(vae, true: Tensor, generator: torch.Generator) -> Tensor:
-    with torch.autocast(true.device.type, torch.bfloat16):
-        latents = vae.encode(true).float()
+def through(vae, true: Tensor, generator: torch.Generator, frozen: bool) -> tuple[Tensor, Tensor]:
+    """(made, latents), both float32; `frozen`: no gradient for what makes latents."""
+    with fast(true.device.type):
+        with torch.set_grad_enabled(not frozen):
+            latents = flat_vae.encode(vae, true).float()
         spread = latents.detach().std((0, 2, 3, 4), keepdim=True)
         noise = torch.randn(latents.shape, generator=generator).to(latents) * spread * NOISE
-        made = vae.decode(latents + noise).float()
-    return difference(made, true) + 1e-4 * latents.square().mean()
+        return flat_vae.decode(vae, latents + noise).float(), latents
 
 
 @torch.no_grad()
-def to_wan_statistics(vae, world: World, device) -> None:
-    """Change `conv1` and `conv2` so that latents of the world have Wan21's mean and spread per channel."""
-    import comfy.latent_formats
-    wanted = comfy.latent_formats.Wan21()
-    latents = torch.cat([vae.encode(pictures(world.batch(7, index, 8, 9).frames).to(device)) for index in range(8)])
-    mean, spread = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
-    scale = wanted.latents_std.flatten().to(device) / spread
-    shift = wanted.latents_mean.flatten().to(device) - mean * scale
+def to_statistics(vae, world: World, mean: Tensor, spread: Tensor) -> None:
+    """Change `conv1` and `conv2` so that latents of the world have this mean and spread (16,) per channel."""
+    latents = torch.cat([flat_vae.encode(vae, pictures(world.batch(7, index, 8, 9).frames).to(mean))
+                         for index in range(8)])
+    scale = spread / latents.std((0, 2, 3, 4))
+    shift = mean - latents.mean((0, 2, 3, 4)) * scale
     channels = len(scale)
     vae.conv1.weight[:channels] *= scale.view(-1, 1, 1, 1, 1)
     vae.conv1.bias[:channels] = vae.conv1.bias[:channels] * scale + shift
@@ -73,30 +79,107 @@ def to_wan_statistics(vae, world: World, device) -> None:
     vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of the run: its checkpoint, log and finished weights")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    world, vae = World(size=SIZE), wan_vae(WIDTH, options.device)
-    run, generator = Run(options.folder, vae, options.steps, RATE), torch.Generator()
+def finish(vae, world: World, path: Path) -> None:
+    """Bring the latents to what ComfyUI's Wan21 latent format expects and write the VAE in fp16."""
+    import comfy.latent_formats
+    wanted, device = comfy.latent_formats.Wan21(), next(vae.parameters()).device
+    to_statistics(vae, world, wanted.latents_mean.flatten().to(device), wanted.latents_std.flatten().to(device))
+    unfinished = path.with_suffix(".unfinished")
+    save_file({name: tensor.half().contiguous() for name, tensor in vae.state_dict().items()}, unfinished)
+    unfinished.replace(path)
+
+
+def batches(world: World, stage: Stage, generator: torch.Generator, device) -> Callable[[int], list[Tensor]]:
+    """What step `index` learns from: crops of stills, and of clips where the stage has them."""
+    @functools.lru_cache(1)
+    def stills(index: int) -> Tensor:
+        return pictures(world.batch(1, index, STILLS, 1, rough=False).frames)
+
+    def of_step(index: int) -> list[Tensor]:
+        generator.manual_seed(index)
+        found = [cropped(stills(index // LOOKS), generator)]
+        if stage.clips:
+            length = CLIP_FRAMES[index % len(CLIP_FRAMES)]
+            found.append(cropped(pictures(world.batch(2, index, CLIPS, length, rough=False).frames), generator))
+        return [batch.to(device) for batch in found]
+
+    return of_step
+
+
+def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module], minutes: float, device) -> nn.Module:
+    """The stage's run in `folder`, up to its end or for `minutes`; its averaged VAE, `.finished` if all is done."""
+    stage, generator, vae = STAGES[name], torch.Generator(), begin()
+    model = nn.ModuleDict({"vae": vae})
+    if stage.decoder_only:
+        model["critic"] = Critic().to(device)
+        vae.encoder.requires_grad_(False)
+        vae.conv1.requires_grad_(False)
+        alike = Likeness(looker().to(device))
+    run = Run(folder, model, stage.steps, stage.rate)
+    of_step = batches(world, stage, generator, device)
 
     def step(index: int) -> Tensor:
-        generator.manual_seed(index)
-        batches = [world.batch(1, index, STILLS, 1, rough=False)]
-        if index >= STILLS_ONLY * options.steps:
-            batches.append(world.batch(2, index, CLIPS, CLIP_FRAMES[index % len(CLIP_FRAMES)], rough=False))
-        return sum(through(vae, cropped(pictures(batch.frames), generator).to(options.device), generator)
-                   for batch in batches)
+        loss = torch.zeros((), device=device)
+        for true in of_step(index):
+            made, latents = through(vae, true, generator, stage.decoder_only)
+            if stage.decoder_only:
+                plain = difference(made, true) + alike(made, true)
+                loss = loss + judged(plain, made, true, model["critic"], vae.decoder.head[-1].weight,
+                                     asked=index >= UNJUDGED)
+            else:
+                loss = loss + difference(made, true) + 1e-4 * latents.square().mean()
+        return loss
 
-    run.train(step, options.minutes)
-    vae.load_state_dict(run.averaged)
-    to_wan_statistics(vae, world, options.device)
-    save_file({name: tensor.half().contiguous() for name, tensor in vae.state_dict().items()},
-              options.folder / "vae.safetensors")
+    finished = run.train(step, minutes)
+    model.load_state_dict(run.averaged)
+    vae.finished = finished
+    return vae
+
+
+def weights_into(vae, path: Path):
+    vae.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return vae
+
+
+def in_turn(folder: Path, world: World, minutes: Callable[[], float], start: Path | None, device="cpu") -> Path | None:
+    """All three runs as far as `minutes()` still allow; the finished weights, None while there are none."""
+    def began() -> nn.Module:
+        vae = wan_vae(WIDTH, device)
+        if start:
+            to_statistics(weights_into(vae, start), world, torch.zeros(16, device=device),
+                          torch.ones(16, device=device))
+        return vae
+
+    def after(before: str) -> nn.Module:
+        vae = weights_into(wan_vae(WIDTH, device), folder / f"{before}.safetensors")
+        if before == "stills":
+            without_past(vae)
+        return vae
+
+    begins = {"stills": began, "clips": lambda: after("stills"), "decoder": lambda: after("clips")}
+    for name, begin in begins.items():
+        path = folder / f"{name}.safetensors"
+        if path.is_file():
+            continue
+        torch.manual_seed(0)
+        vae = train(name, folder / name, world, begin, minutes(), device)
+        if not vae.finished:
+            return None
+        if name == "decoder":
+            finish(vae, world, path)
+        else:
+            save_file({key: tensor.contiguous() for key, tensor in vae.state_dict().items()}, path)
+    return folder / "decoder.safetensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the runs: their checkpoints, logs and finished weights")
+    parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
+    parser.add_argument("--start", type=Path, help="weights to begin with, such as those that ship")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    in_turn(options.folder, World(size=SIZE), lambda: options.minutes, options.start, options.device)
 
 
 if __name__ == "__main__":

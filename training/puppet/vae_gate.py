@@ -1,0 +1,97 @@
+"""What a VAE keeps of characters it never saw: `python -m training.puppet.vae_gate WEIGHTS --sheet OUT.png`.
+
+Ends with 1 where that is too little to make latents of (WANTED).
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from lodestar.pipelines.metrics_sharpness import sharpness
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from . import stills
+from .hosts import wan_vae
+from .looker import Looker, looker
+from .traits import identity_error, true_embedding
+from .vae import SIZE, WIDTH, pictures
+from .world import Batch, World
+
+STILLS, CLIPS, FRAMES, SHOWN = 48, 6, 49, 12
+WANTED = {"stills.psnr": 28.0, "stills.sharpness": 0.8, "stills.letters": 1.0}
+
+
+def loaded(path: Path, device="cpu"):
+    """The VAE of a file of weights, or of a run's checkpoint: its average."""
+    vae = wan_vae(WIDTH, device).eval()
+    weights = torch.load(path, map_location=device, weights_only=True)["averaged"] if path.suffix == ".pt" \
+        else load_file(path, str(device))
+    vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return vae
+
+
+def measures(eye: Looker, batch: Batch, made: Tensor) -> dict[str, float]:
+    """Of frames (B, T, H, W, 3) in 0..1 against those of `batch`: `psnr` in dB; `sharpness` as a share of the truth's;
+    `letters`, the share of frames whose whole word is read right of those whose truth is; `identity`, the error against
+    what was drawn, and `opening`, the root mean square error of the mouth's, both less what the eye sees in the truth."""
+    true = batch.frames.float() / 255
+    frames = made.shape[1]
+    seen, wanted = (eye.read(x.flatten(0, 1)) for x in (made, true))
+    words = [take.identity.letters for take in batch.takes for _ in range(frames)]
+    legible = [word == read for word, read in zip(words, wanted.letters, strict=True)]
+    right = [word == read for word, read in zip(words, seen.letters, strict=True)]
+    who = torch.stack([true_embedding(take.identity, eye.world) for take in batch.takes]).repeat_interleave(frames, 0)
+    return {"psnr": float(-10 * (made - true).square().flatten(1).mean(1).log10().mean()),
+            "sharpness": float(sharpness(made.flatten(0, 1)).mean() / sharpness(true.flatten(0, 1)).mean()),
+            "letters": float(np.mean(np.array(right)[legible])),
+            "identity": float((identity_error(seen.embeddings, who) - identity_error(wanted.embeddings, who)).mean()),
+            "opening": float((seen.openings - wanted.openings).square().mean().sqrt())}
+
+
+@torch.no_grad()
+def gate(vae, world: World, eye: Looker, clips: int = CLIPS) -> tuple[dict[str, float], Tensor]:
+    """The measures of stills and of clips, and true and made stills (2, B, H, W, 3)."""
+    batch = world.batch(5, 0, STILLS, 1, held_out=True)
+    device = next(vae.parameters()).device
+    shown = pictures(batch.frames)[:, :, 0].to(device)
+    made = as_frames(stills.decode(vae, stills.encode(vae, shown))[:, :, None])
+    found = {f"stills.{name}": value for name, value in measures(eye, batch, made).items()}
+    if clips:
+        batch = world.batch(6, 0, clips, FRAMES, held_out=True)
+        moving = torch.cat([as_frames(vae.decode(vae.encode(clip[None].to(device)))) for clip in pictures(batch.frames)])
+        found |= {f"clips.{name}": value for name, value in measures(eye, batch, moving).items()}
+    return found, torch.stack([as_frames(shown[:, :, None]), made])[:, :, 0]
+
+
+def as_frames(x: Tensor) -> Tensor:
+    """(B, 3, T, H, W) in -1..1 -> (B, T, H, W, 3) in 0..1."""
+    return (x.float().cpu().movedim(1, -1) / 2 + 0.5).clamp(0, 1)
+
+
+def sheet(rows: Tensor) -> Image.Image:
+    """(rows, columns, H, W, 3) in 0..1, twice as large."""
+    picture = torch.cat([torch.cat(list(row), 1) for row in rows])
+    picture = (255 * picture).round().byte().repeat_interleave(2, 0).repeat_interleave(2, 1)
+    return Image.fromarray(picture.numpy())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, help="vae.safetensors, or the checkpoint.pt of a run")
+    parser.add_argument("--sheet", type=Path, help="a picture: truth above, what came back below")
+    parser.add_argument("--stills-only", action="store_true")
+    options = parser.parse_args()
+    found, shown = gate(loaded(options.weights), World(size=SIZE), looker(), 0 if options.stills_only else CLIPS)
+    print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
+    if options.sheet:
+        sheet(torch.cat([shown[:, :SHOWN], shown[:, SHOWN:2 * SHOWN]])).save(options.sheet)
+    missed = [f"{name}: got {found[name]:.3f}, wanted {least}" for name, least in WANTED.items() if found[name] < least]
+    sys.exit("\n".join(missed) or 0)
+
+
+if __name__ == "__main__":
+    main()
