@@ -1,5 +1,6 @@
 """The puppet's world: deterministic, any window by itself, every parameter seen where it belongs, letters readable."""
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ from lodestar.training.puppet.identity import (
     HELD_OUT_SEEDS,
     LETTERS,
     NAMES,
+    SCENE,
     TRAINING_SEEDS,
     Identity,
     identity,
     luminance,
 )
-from lodestar.training.puppet.motion import MOTION, motion, uniform
+from lodestar.training.puppet.motion import MOTION, motion, uniform, with_speech
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.textures import CELL, GLYPHS
+from lodestar.training.puppet.traits import face_and_scene_error, statistics, true_embedding
 from lodestar.training.puppet.world import MARGIN_FRAMES, SAMPLES_PER_FRAME, Take, World
 
 REST = np.zeros((1, len(STATE)), np.float32)
@@ -73,6 +76,24 @@ def test_every_choice_occurs():
     assert all(seen[name, option] >= 8 for name, options in CHOICES.items() for option in options)
 
 
+def test_the_same_person_elsewhere():
+    """Above the neck nothing but the light is another; below it and behind, everything is."""
+    for seed in range(12):
+        who = identity(seed)
+        there, again, elsewhere = who.in_scene(1), who.in_scene(1), who.in_scene(2)
+        assert (there.vector == again.vector).all() and there.light == again.light != elsewhere.light
+        assert there.moles == who.moles and all(there[name] == who[name] for name in who.traits if name not in SCENE)
+        assert there["cloth"] != who["cloth"] != elsewhere["cloth"] and there["background"] != elsewhere["background"]
+        unlit = replace(there, light=(1.0, 1.0, 1.0))
+        face = slice(22, 34), slice(28, 36)
+        assert np.abs(picture(unlit) - picture(who))[face].max() < 0.01
+        assert np.abs(picture(there) - picture(unlit) * np.array(there.light)).max() < 0.01
+        assert np.abs(picture(unlit) - picture(who))[:4].mean() > 0.02
+        world = statistics(np.zeros((4, len(STATE)), np.float32), 64)
+        face_error, scene_error = face_and_scene_error(true_embedding(there, world), true_embedding(who, world))
+        assert face_error == 0 and scene_error > 0.4
+
+
 # ---------------------------------------------------------------- how they move
 
 def test_any_window_of_a_take_is_the_same_frames(world):
@@ -97,6 +118,29 @@ def test_motion_is_smooth_never_rests_and_never_repeats():
         assert max(np.dot(x[:-lag], x[lag:]) / np.dot(x, x) for lag in range(75, 1500)) < 0.6
         assert 5 <= (np.diff(named["blink"] > 0.5) & (named["blink"][1:] > 0.5)).sum() <= 60
         assert 0 <= named["blink"].min() and named["blink"].max() > 0.95 and np.abs(named["expression"]).max() <= 1
+
+
+def test_louder_the_head_moves_further_and_the_rest_does_not_care():
+    moved = motion(3, np.arange(0, 20, 1 / 25))
+    quiet, loud = (with_speech(moved, np.full(len(moved), level)) for level in (0.0, 1.0))
+    far = {name: (loud[:, column] - (name == "head_scale")).std() / (quiet[:, column] - (name == "head_scale")).std()
+           for column, name in enumerate(MOTION)}
+    for name in ("head_x", "head_y", "head_scale", "head_tilt"):
+        assert far[name] == pytest.approx(1.4 / 0.6)
+    assert far["turn"] > 1.5 and far["nod"] > 1.5 and np.abs(loud[:, MOTION.index("turn")]).max() <= 1
+    assert all(far[name] == 1 for name in ("sway", "lean", "breath", "blink", "gaze_x", "expression"))
+
+
+def test_loudness_rises_with_the_voice_and_falls_in_pauses(world):
+    take = Take(identity(1), 1, world.tracks[0], 37)
+    frames = np.arange(len(take.track.waveform) // SAMPLES_PER_FRAME)
+    energy = np.square(take.waveform(0, len(frames)).reshape(len(frames), -1)).mean(1)
+    loud = take.track.loudness(take.seconds(frames + take.offset_frames))
+    assert 0 <= loud.min() < 0.3 and 0.7 < loud.max() <= 1 and np.abs(np.diff(loud)).max() < 0.2
+    around = np.sqrt(np.convolve(np.pad(energy, 6, mode="wrap"), np.ones(13) / 13, "valid"))
+    assert np.corrcoef(loud, around)[0, 1] > 0.9
+    plain, heard = motion(take.seed, take.seconds(frames)), take.states(frames)[:, :len(MOTION)]
+    assert np.allclose(heard, with_speech(plain, loud), atol=1e-5)
 
 
 def test_random_numbers_are_even_and_independent():

@@ -114,7 +114,8 @@ def draw(identity: Identity, states: np.ndarray, size: int = 64) -> Tensor:
         stage = Stage(identity, states[first:first + 16], size)
         for part in (back_hair, body, lettering, neck, head, eyes, face, mouth, front_hair, brows_and_glasses):
             part(stage)
-        frames[first:first + 16] = (stage.pixels * 255 + 0.5).permute(0, 2, 3, 1)
+        lit = 255 * torch.tensor(identity.light)
+        frames[first:first + 16] = stage.pixels.permute(0, 2, 3, 1) * lit + 0.5
     return frames
 
 

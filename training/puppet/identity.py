@@ -4,7 +4,7 @@ Lengths are in units of a canvas 64 wide, colours in 0..1. The vector (numbers a
 one-hot, moles as presence and place) is what a regressor is asked to read from frames.
 """
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,9 @@ CHOICES = {
 BEARDED = ("bald", "buzz", "short", "side", "afro", "bun", "mohawk")  # hair that goes with a beard
 COLOURS = ("skin", "hair_colour", "iris", "lip", "cloth", "pattern_colour", "letter_colour", "glasses_colour",
            "background", "texture_colour")
+SCENE = ("pattern_scale", "texture_scale", "texture_strength", "neckline", "pattern", "texture", "cloth",
+         "pattern_colour", "letter_colour", "background", "texture_colour")     # what is not the person
+LIGHT = 0.82                # the least that is left of a channel where the light is tinted
 ALPHABET, LETTERS, MOLES = "ACEFHJKLMNPRSTUVWXYZ", 3, 3
 SKINS = ((0.98, 0.87, 0.78), (0.95, 0.78, 0.64), (0.87, 0.66, 0.48), (0.73, 0.51, 0.35), (0.56, 0.37, 0.25),
          (0.42, 0.27, 0.19))
@@ -50,11 +53,13 @@ Colour = tuple[float, float, float]
 @dataclass(frozen=True, eq=False)
 class Identity:
     """`traits` by name: numbers, choices as words, colours as (r, g, b). `moles`: (x, y, radius), x and y as shares of
-    the face's half width and half height from its centre. `letters`: two or three of ALPHABET."""
+    the face's half width and half height from its centre. `letters`: two or three of ALPHABET. `light`: what all
+    colours are multiplied by."""
     seed: int
     traits: dict
     moles: tuple[tuple[float, float, float], ...]
     letters: str
+    light: Colour = (1.0, 1.0, 1.0)
 
     def __getitem__(self, name: str):
         return self.traits[name]
@@ -70,6 +75,15 @@ class Identity:
         letters = self.letters.ljust(LETTERS)
         values += [float(letter == option) for letter in letters for option in ALPHABET]
         return np.array(values, np.float32)
+
+    def in_scene(self, seed: int) -> "Identity":
+        """The same person elsewhere: other background, clothes, letters and light; everything above the neck stays."""
+        draw = np.random.default_rng([self.seed, seed, 0x5C])
+        other = {name: float(draw.uniform(*NUMBERS[name])) for name in SCENE if name in NUMBERS}
+        other |= {name: pick(draw, CHOICES[name]) for name in SCENE if name in CHOICES}
+        other |= surroundings(draw, self["skin"], self["hair_colour"])
+        red, green, blue = draw.uniform(LIGHT, 1, 3).tolist()
+        return replace(self, traits={**self.traits, **other}, letters=lettering(draw), light=(red, green, blue))
 
 
 NAMES = (*NUMBERS, *(f"{name}.{channel}" for name in COLOURS for channel in "rgb"),
@@ -88,8 +102,12 @@ def identity(seed: int) -> Identity:
     if traits["beard"] == "full":
         traits["glasses"] = "none"  # some of the face must be seen
     traits |= colours(draw)
-    letters = "".join(draw.choice(list(ALPHABET), draw.integers(2, LETTERS + 1)))
+    letters = lettering(draw)
     return Identity(seed, traits, moles(draw, traits), letters)
+
+
+def lettering(draw: np.random.Generator) -> str:
+    return "".join(draw.choice(list(ALPHABET), draw.integers(2, LETTERS + 1)))
 
 
 def colours(draw: np.random.Generator) -> dict[str, Colour]:
@@ -97,15 +115,19 @@ def colours(draw: np.random.Generator) -> dict[str, Colour]:
     tone = draw.uniform(0, len(SKINS) - 1)
     skin = jitter(draw, mix(SKINS[int(tone)], SKINS[min(int(tone) + 1, len(SKINS) - 1)], tone % 1), 0.02)
     hair = apart(draw, lambda: jitter(draw, pick(draw, HAIRS), 0.04), 0.28, skin)
+    around = surroundings(draw, skin, hair)
+    lipstick = (0.78, 0.12, 0.20) if draw.random() < 0.3 else (0.70, 0.30, 0.28)
+    return {"skin": skin, "hair_colour": hair, "iris": jitter(draw, pick(draw, IRISES), 0.03),
+            "lip": jitter(draw, mix(skin, lipstick, 0.6), 0.02), "glasses_colour": pick(draw, FRAMES), **around}
+
+
+def surroundings(draw: np.random.Generator, skin: Colour, hair: Colour) -> dict[str, Colour]:
     cloth = apart(draw, lambda: hue(draw, (0.25, 0.9), (0.22, 0.95)), 0.3, skin, hair)
     background = apart(draw, lambda: hue(draw, (0.05, 0.55), (0.30, 0.97)), 0.3, skin, hair, cloth)
     ink = pick(draw, LIGHT_INKS if luminance(cloth) < 0.52 else DARK_INKS)
     pattern = apart(draw, lambda: hue(draw, (0.1, 0.9), (0.2, 1.0)), 0.3, cloth)
     texture = apart(draw, lambda: hue(draw, (0.05, 0.55), (0.30, 0.97)), 0.2, background)
-    lipstick = (0.78, 0.12, 0.20) if draw.random() < 0.3 else (0.70, 0.30, 0.28)
-    return {"skin": skin, "hair_colour": hair, "iris": jitter(draw, pick(draw, IRISES), 0.03),
-            "lip": jitter(draw, mix(skin, lipstick, 0.6), 0.02), "cloth": cloth, "pattern_colour": pattern,
-            "letter_colour": ink, "glasses_colour": pick(draw, FRAMES), "background": background,
+    return {"cloth": cloth, "pattern_colour": pattern, "letter_colour": ink, "background": background,
             "texture_colour": texture}
 
 

@@ -2,7 +2,7 @@
 for by itself.
 
 Slow motion is a cubic B-spline through hashed random values (smooth, aperiodic); blinks, glances and moods are events
-in jittered slots. None of it knows the speech: it goes on in pauses.
+in jittered slots. It goes on in pauses; of the speech it knows its loudness alone (`with_speech`).
 """
 import numpy as np
 
@@ -31,6 +31,17 @@ def motion(seed: int, seconds: np.ndarray) -> np.ndarray:
         held(seed, 40, seconds, 0.9, 0.09), held(seed, 50, seconds, 1.1, 0.09),
         0.15 + 0.8 * held(seed, 60, seconds, 4.0, 0.6),
     ], 1)
+
+
+def with_speech(moved: np.ndarray, loudness: np.ndarray) -> np.ndarray:
+    """(T, len(MOTION)) and (T,) in 0..1: how far the head is from its rest is multiplied by 0.6 to 1.4."""
+    head = np.isin(MOTION, ("head_x", "head_y", "head_scale", "head_tilt", "turn", "nod"))
+    rest = np.array([float(name == "head_scale") for name in MOTION])
+    further = np.where(head, 0.6 + 0.8 * loudness[:, None], 1)
+    found = rest + (moved - rest) * further
+    both = [MOTION.index("turn"), MOTION.index("nod")]
+    found[:, both] = found[:, both].clip(-1, 1)
+    return found
 
 
 def uniform(seed: int, channel: int | np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE_RATE, TRACK_HZ, BLEND_SECONDS, LEAD_SECONDS = 16_000, 200, 0.11, 0.015
+SAMPLE_RATE, TRACK_HZ, BLEND_SECONDS, LEAD_SECONDS, LOUDNESS_SECONDS = 16_000, 200, 0.11, 0.015, 0.5
 MOUTH = ("mouth_open", "mouth_wide", "mouth_round", "teeth")
 VISEMES = {  # (open 0..1, wide -1..1, round 0..1, teeth 0..1), weight, the phonemes
     "rest": ((0.00, 0.0, 0.00, 0.0), 1.0, " "),
@@ -56,23 +56,39 @@ class Track:
         index = np.searchsorted(starts, moments, side="right") - 1
         weight = np.array([entry[1] for entry in viseme])[index]
         target = np.array([entry[0] for entry in viseme])[index]
-        width = round(BLEND_SECONDS * TRACK_HZ)
-        kernel = np.hanning(width + 2)[1:-1] / np.hanning(width + 2).sum()
-
-        def blended(values: np.ndarray) -> np.ndarray:
-            return np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), mode="wrap"), kernel, "valid")
-
-        mouth = np.stack([blended(weight * column) for column in target.T], 1) / blended(weight)[:, None]
-        samples = self.waveform.reshape(len(mouth), -1) / 32768
-        level = np.sqrt(blended(np.square(samples).mean(1)))
-        loud = level / max(np.quantile(level[level > 1e-3], 0.9), 1e-3) if (level > 1e-3).any() else level
-        mouth[:, 0] *= 0.6 + 0.5 * loud.clip(0, 1.2)
+        mouth = np.stack([self.blended(weight * column) for column in target.T], 1) / self.blended(weight)[:, None]
+        mouth[:, 0] *= 0.6 + 0.5 * self.loud(BLEND_SECONDS).clip(0, 1.2)
         return mouth.clip(-1, 1)
+
+    @staticmethod
+    def blended(values: np.ndarray, seconds: float = BLEND_SECONDS) -> np.ndarray:
+        """(N,) at TRACK_HZ, each with its neighbours, around the end to the beginning."""
+        width = round(seconds * TRACK_HZ)
+        kernel = np.hanning(width + 2)[1:-1] / np.hanning(width + 2).sum()
+        return np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), mode="wrap"), kernel, "valid")
+
+    def loud(self, seconds: float) -> np.ndarray:
+        """(seconds * TRACK_HZ,): the level over `seconds`, 1 where it is as in the loudest tenth."""
+        samples = self.waveform.reshape(round(self.seconds * TRACK_HZ), -1) / 32768
+        level = np.sqrt(self.blended(np.square(samples).mean(1), seconds))
+        return level / max(np.quantile(level[level > 1e-3], 0.9), 1e-3) if (level > 1e-3).any() else level
+
+    @cached_property
+    def loudness_track(self) -> np.ndarray:
+        return self.loud(LOUDNESS_SECONDS).clip(0, 1)
+
+    def loudness(self, seconds: np.ndarray) -> np.ndarray:
+        """(T,) times to (T,) in 0..1, over LOUDNESS_SECONDS."""
+        return self.at(self.loudness_track[:, None], seconds)[:, 0]
 
     def mouth(self, seconds: np.ndarray) -> np.ndarray:
         """(T,) times to (T, len(MOUTH))."""
-        track = self.mouth_track
-        place = (seconds + LEAD_SECONDS) * TRACK_HZ - 0.5
+        return self.at(self.mouth_track, seconds + LEAD_SECONDS)
+
+    @staticmethod
+    def at(track: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """(N, D) at TRACK_HZ, between its entries."""
+        place = seconds * TRACK_HZ - 0.5
         first, share = np.floor(place).astype(int), (place % 1)[:, None]
         return track[first % len(track)] * (1 - share) + track[(first + 1) % len(track)] * share
 

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from .drawing import STATE, STYLES
-from .identity import ALPHABET, CHOICES, COLOURS, LETTERS, MOLES, NUMBERS, TRAINING_SEEDS, Identity, identity
+from .identity import (
+    ALPHABET,
+    CHOICES,
+    COLOURS,
+    LETTERS,
+    MOLES,
+    NUMBERS,
+    SCENE,
+    TRAINING_SEEDS,
+    Identity,
+    identity,
+)
 
 OPTIONS = {name: tuple(dict.fromkeys(options)) for name, options in CHOICES.items()}
 OPTIONS |= {f"letter{index}": (*ALPHABET, " ") for index in range(LETTERS)}
@@ -22,6 +33,8 @@ PLACES = tuple(f"mole.{place}.{side}" for place in ("jaw", "cheek", "temple") fo
 PLACE_ENDS = (0.485, 0.67)      # of jaw and cheek, by distance from the middle, in half widths of the face
 EMBEDDED = (*MEASURED, *PLACES, *(f"{name}.{option}" for name, options in OPTIONS.items() for option in options))
 TRAITS = len(NUMBERS) + len(COLOURS) + MOLES + len(OPTIONS)
+IN_SCENE = torch.tensor([name.split(".")[0] in SCENE or name.startswith("letter") for name in EMBEDDED])
+SCENE_TRAITS = len(SCENE) + LETTERS
 
 
 class Statistics(NamedTuple):
@@ -114,3 +127,10 @@ def identity_error(embeddings: Tensor, wanted: Tensor) -> Tensor:
     """(T,): root mean square over all traits of how far each of (T, D) is from (D,) or (T, D), in the world's standard
     deviations. 0 is the same character; two strangers are a little more than 1 apart."""
     return ((embeddings - wanted).square().sum(-1) / TRAITS).sqrt()
+
+
+def face_and_scene_error(embeddings: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The same over the traits of the person and over those of Identity.in_scene: two (T,)."""
+    apart = (embeddings - wanted).square()
+    return tuple((apart[..., where].sum(-1) / count).sqrt()
+                 for where, count in ((~IN_SCENE, TRAITS - SCENE_TRAITS), (IN_SCENE, SCENE_TRAITS)))

@@ -79,11 +79,14 @@ def to_statistics(vae, world: World, mean: Tensor, spread: Tensor) -> None:
     vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
 
 
-def finish(vae, world: World, path: Path) -> None:
-    """Bring the latents to what ComfyUI's Wan21 latent format expects and write the VAE in fp16."""
+def to_wan_statistics(vae, world: World) -> None:
     import comfy.latent_formats
     wanted, device = comfy.latent_formats.Wan21(), next(vae.parameters()).device
     to_statistics(vae, world, wanted.latents_mean.flatten().to(device), wanted.latents_std.flatten().to(device))
+
+
+def save(vae, path: Path) -> None:
+    """In fp16, whole or not at all."""
     unfinished = path.with_suffix(".unfinished")
     save_file({name: tensor.half().contiguous() for name, tensor in vae.state_dict().items()}, unfinished)
     unfinished.replace(path)
@@ -106,8 +109,9 @@ def batches(world: World, stage: Stage, generator: torch.Generator, device) -> C
     return of_step
 
 
-def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module], minutes: float, device) -> nn.Module:
-    """The stage's run in `folder`, up to its end or for `minutes`; its averaged VAE, `.finished` if all is done."""
+def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module], minutes: float, device,
+          steps: int = 0) -> tuple[nn.Module, bool]:
+    """The stage's run in `folder`, up to its end or for `minutes`; its averaged VAE, and whether all is done."""
     stage, generator, vae = STAGES[name], torch.Generator(), begin()
     model = nn.ModuleDict({"vae": vae})
     if stage.decoder_only:
@@ -115,7 +119,7 @@ def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module],
         vae.encoder.requires_grad_(False)
         vae.conv1.requires_grad_(False)
         alike = Likeness(looker().to(device))
-    run = Run(folder, model, stage.steps, stage.rate)
+    run = Run(folder, model, steps or stage.steps, stage.rate)
     of_step = batches(world, stage, generator, device)
 
     def step(index: int) -> Tensor:
@@ -130,46 +134,47 @@ def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module],
                 loss = loss + difference(made, true) + 1e-4 * latents.square().mean()
         return loss
 
-    finished = run.train(step, minutes)
+    whole = run.train(step, minutes)
     model.load_state_dict(run.averaged)
-    vae.finished = finished
+    return vae, whole
+
+
+def loaded(path: Path, device="cpu"):
+    """The VAE of a file of weights, in float32."""
+    vae = wan_vae(WIDTH, device)
+    vae.load_state_dict({name: tensor.float() for name, tensor in load_file(path, str(device)).items()})
     return vae
 
 
-def weights_into(vae, path: Path):
-    vae.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return vae
-
-
-def in_turn(folder: Path, world: World, minutes: Callable[[], float], start: Path | None, device="cpu") -> Path | None:
-    """All three runs as far as `minutes()` still allow; the finished weights, None while there are none."""
-    def began() -> nn.Module:
-        vae = wan_vae(WIDTH, device)
-        if start:
-            to_statistics(weights_into(vae, start), world, torch.zeros(16, device=device),
-                          torch.ones(16, device=device))
+def in_turn(folder: Path, world: World, minutes: Callable[[], float], start: Path | None, device="cpu") -> list[Path]:
+    """All three runs as far as `minutes()` allow; which of stills, clips and decoder are finished. From the second on
+    the latents are what they will be."""
+    def stills() -> nn.Module:
+        if not start:
+            return wan_vae(WIDTH, device)
+        vae = loaded(start, device)
+        to_statistics(vae, world, torch.zeros(16, device=device), torch.ones(16, device=device))
         return vae
 
-    def after(before: str) -> nn.Module:
-        vae = weights_into(wan_vae(WIDTH, device), folder / f"{before}.safetensors")
-        if before == "stills":
-            without_past(vae)
+    def clips() -> nn.Module:
+        vae = loaded(folder / "stills.safetensors", device)
+        without_past(vae)
         return vae
 
-    begins = {"stills": began, "clips": lambda: after("stills"), "decoder": lambda: after("clips")}
-    for name, begin in begins.items():
+    finished = []
+    for name, begin in (("stills", stills), ("clips", clips),
+                        ("decoder", lambda: loaded(folder / "clips.safetensors", device))):
         path = folder / f"{name}.safetensors"
-        if path.is_file():
-            continue
-        torch.manual_seed(0)
-        vae = train(name, folder / name, world, begin, minutes(), device)
-        if not vae.finished:
-            return None
-        if name == "decoder":
-            finish(vae, world, path)
-        else:
-            save_file({key: tensor.contiguous() for key, tensor in vae.state_dict().items()}, path)
-    return folder / "decoder.safetensors"
+        if not path.is_file():
+            torch.manual_seed(0)
+            vae, whole = train(name, folder / name, world, begin, minutes(), device)
+            if not whole:
+                break
+            if name == "clips":
+                to_wan_statistics(vae, world)
+            save(vae, path)
+        finished.append(path)
+    return finished
 
 
 def main() -> None:
@@ -177,9 +182,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the runs: their checkpoints, logs and finished weights")
     parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
     parser.add_argument("--start", type=Path, help="weights to begin with, such as those that ship")
+    parser.add_argument("--decoder-steps", type=int, help="train the decoder of --start alone; its latents stay")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    in_turn(options.folder, World(size=SIZE), lambda: options.minutes, options.start, options.device)
+    world = World(size=SIZE)
+    if not options.decoder_steps:
+        in_turn(options.folder, world, lambda: options.minutes, options.start, options.device)
+        return
+    torch.manual_seed(0)
+    vae, whole = train("decoder", options.folder, world, lambda: loaded(options.start, options.device),
+                       options.minutes, options.device, options.decoder_steps)
+    if whole:
+        save(vae, options.folder / "vae.safetensors")
 
 
 if __name__ == "__main__":

@@ -11,27 +11,17 @@ import numpy as np
 import torch
 from lodestar.pipelines.metrics_sharpness import sharpness
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
-from . import stills
-from .hosts import wan_vae
+from . import flat_vae
 from .looker import Looker, looker
+from .precision import fast
 from .traits import identity_error, true_embedding
-from .vae import SIZE, WIDTH, pictures
+from .vae import SIZE, loaded, pictures
 from .world import Batch, World
 
 STILLS, CLIPS, FRAMES, SHOWN = 48, 6, 49, 12
 WANTED = {"stills.psnr": 28.0, "stills.sharpness": 0.8, "stills.letters": 1.0}
-
-
-def loaded(path: Path, device="cpu"):
-    """The VAE of a file of weights, or of a run's checkpoint: its average."""
-    vae = wan_vae(WIDTH, device).eval()
-    weights = torch.load(path, map_location=device, weights_only=True)["averaged"] if path.suffix == ".pt" \
-        else load_file(path, str(device))
-    vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return vae
 
 
 def measures(eye: Looker, batch: Batch, made: Tensor) -> dict[str, float]:
@@ -57,14 +47,19 @@ def gate(vae, world: World, eye: Looker, clips: int = CLIPS) -> tuple[dict[str, 
     """The measures of stills and of clips, and true and made stills (2, B, H, W, 3)."""
     batch = world.batch(5, 0, STILLS, 1, held_out=True)
     device = next(vae.parameters()).device
-    shown = pictures(batch.frames)[:, :, 0].to(device)
-    made = as_frames(stills.decode(vae, stills.encode(vae, shown))[:, :, None])
+    shown = pictures(batch.frames).to(device)
+    made = back(vae, shown)
     found = {f"stills.{name}": value for name, value in measures(eye, batch, made).items()}
     if clips:
         batch = world.batch(6, 0, clips, FRAMES, held_out=True)
-        moving = torch.cat([as_frames(vae.decode(vae.encode(clip[None].to(device)))) for clip in pictures(batch.frames)])
+        moving = torch.cat([back(vae, clip[None].to(device)) for clip in pictures(batch.frames)])
         found |= {f"clips.{name}": value for name, value in measures(eye, batch, moving).items()}
-    return found, torch.stack([as_frames(shown[:, :, None]), made])[:, :, 0]
+    return found, torch.stack([as_frames(shown), made])[:, :, 0]
+
+
+def back(vae, x: Tensor) -> Tensor:
+    with fast(x.device.type):
+        return as_frames(flat_vae.decode(vae, flat_vae.encode(vae, x)))
 
 
 def as_frames(x: Tensor) -> Tensor:
@@ -81,7 +76,7 @@ def sheet(rows: Tensor) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="vae.safetensors, or the checkpoint.pt of a run")
+    parser.add_argument("weights", type=Path)
     parser.add_argument("--sheet", type=Path, help="a picture: truth above, what came back below")
     parser.add_argument("--stills-only", action="store_true")
     options = parser.parse_args()

@@ -15,7 +15,7 @@ from . import preview
 from .corpus import HELD_OUT, corpus_folder
 from .drawing import draw
 from .identity import HELD_OUT_SEEDS, TRAINING_SEEDS, Identity, identity
-from .motion import motion
+from .motion import motion, with_speech
 from .speech import SAMPLE_RATE, Track, load_tracks, roughened
 
 FPS, SAMPLES_PER_FRAME = 25, SAMPLE_RATE // 25
@@ -35,8 +35,9 @@ class Take:
 
     def states(self, frames: np.ndarray) -> np.ndarray:
         """(T,) frame numbers, in any order, to (T, len(drawing.STATE)) float32: the middle of each frame's time."""
-        moving = motion(self.seed, self.seconds(frames))
-        talking = self.track.mouth(self.seconds(np.asarray(frames) + self.offset_frames))
+        heard = self.seconds(np.asarray(frames) + self.offset_frames)
+        moving = with_speech(motion(self.seed, self.seconds(frames)), self.track.loudness(heard))
+        talking = self.track.mouth(heard)
         return np.concatenate([moving, talking], 1).astype(np.float32)
 
     def frames(self, frames: np.ndarray, size: int = 64) -> Tensor:
