@@ -61,7 +61,7 @@ class Studio:
         return looker.looker(self.file("looker"))
 
     def network(self, name: str):
-        return trained(self.file(name))
+        return trained(self.file(name), self.file("puppet"))
 
     def cast(self, silent: bool) -> Cast:
         seconds = min(self.seconds, SILENT_SECONDS) if silent else self.seconds
@@ -76,7 +76,7 @@ class Studio:
     def key(self, condition: Condition) -> tuple:
         """All that decides about a take."""
         players = self.cast_of(condition)
-        weights = "" if condition.context == "truth" else digest(self.file(condition.weights))
+        weights = "" if condition.context == "truth" else digest(self.file(condition.weights), self.file("puppet"))
         return (condition, weights, self.made_with, self.characters, players.chunks, self.world.size,
                 tuple(take.track.name for take in players.takes))
 

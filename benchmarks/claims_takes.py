@@ -22,6 +22,7 @@ from lodestar.techniques.technique import Moment
 from lodestar.training.puppet.drawing import STATE, draw
 from lodestar.training.puppet.latents import HEARD, SILENCE
 from lodestar.training.puppet.network import CHUNK
+from lodestar.training.puppet.precision import fast
 from lodestar.training.puppet.world import FPS, Take, World
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -104,9 +105,9 @@ def request(condition: Condition, cast: Cast, chunk: int, known: Tensor | None, 
 
 @torch.inference_mode()
 def made(network, codec: Codec, condition: Condition, cast: Cast) -> Tensor:
-    """The whole take (B, 16, latents, h, w), with matrices in bfloat16, as the network was trained."""
+    """The whole take (B, 16, latents, h, w), with matrices in what is fastest here, as the network was trained."""
     sigmas = schedule("normal", STEPS, SHIFT)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast():
         if condition.context == "sliding":
             return slid(network, condition, cast, sigmas)
         return continued(network, codec, condition, cast, sigmas)

@@ -1,15 +1,15 @@
-"""The puppet's training: what a batch is made of, and a run that is ended and taken up again."""
+"""The puppet's training: what a batch is made of, variants as LoRAs, and what ships."""
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lodestar.training.puppet import train
-from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES, lips
+from lodestar.training.puppet import lora, train
+from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES, REFERENCE, lips
+from lodestar.training.puppet.layouts import SHARES, Config, levels, sample
 from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet, trained
-from lodestar.training.puppet.run import Run
-from lodestar.training.puppet.ship import PACK, ship, shipped
+from lodestar.training.puppet.ship import CONFIGS, PACK, ship, shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.world import World
 from safetensors.torch import load_file, save_file
@@ -32,53 +32,115 @@ def clips():
     heard = (clip[:, None] + grid(FRAMES + 2 * HEARD))[:, :, None, None].expand(-1, -1, 5, 16).clone()
     heard[CLIPS - 1] = -1       # nobody speaks
     lips = (clip[:, None] % 3000 / 1000 + grid(LATENTS))[:, :, None, None].expand(-1, -1, 2, 2)
+    videos = clip[:, None, None] + 2000 * CLIPS * grid(2)[:, None] + 700 + grid(REFERENCE)
     return {"latents": latents, "heard": heard, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
             "afresh": afresh[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
+            "videos": videos[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "pictures": pictures[:, :, None, None, None].expand(-1, -1, 16, 2, 2)}
 
 
 def samples(clips, count=200, **changes):
-    config = train.Config("test", batch=4, null_audio=changes.pop("null_audio", 0.0), **changes)
-    return [train.sample(config, clips, step) for step in range(count)]
+    config = Config("test", batch=4, null_audio=changes.pop("null_audio", 0.0), **changes)
+    return [sample(config, clips, step) for step in range(count)]
 
 
-def test_every_mode_continues_from_what_it_says(clips):
-    kinds = set()
-    for given in samples(clips):
-        reference = len(given.times) > CHUNK
-        assert given.clean == (1,) * reference + ((known,) if (known := given.front.shape[2] - reference) else ())
-        noisy, whose = given.noisy[:, 0, :, 0, 0] % 1000, given.noisy[:, 0, 0, 0, 0] // 1000
+def in_layout(clips, layout: str, count=80, **changes):
+    return samples(clips, count, shares={layout: 1.0}, **changes)
+
+
+def where(latents: torch.Tensor) -> torch.Tensor:
+    """(B, n): which latent, picture or row it is, whoever's."""
+    return latents[:, 0, :, 0, 0] % 1000
+
+
+@pytest.mark.parametrize(("layout", "known", "references"), [
+    ("speech", 0, {0, 1}), ("picture", 1, {0, 1}), ("afresh", CONTEXT, {0, 1}), ("latents", CONTEXT, {0, 1}),
+    ("pictures", CONTEXT, {2, 3, 4}), ("video", CONTEXT, {3, 4, 5, 6})])
+def test_every_layout_continues_from_what_it_says(clips, layout, known, references):
+    seen = set()
+    for given in in_layout(clips, layout):
+        shown = given.front.shape[2] - known
+        seen.add(shown)
+        assert given.noisy.shape[2] == CHUNK - known and given.block == 0
+        assert given.clean == (*((shown,) if layout == "video" else (1,) * shown), *((known,) if known else ()))
+        assert given.times[shown:] == tuple(range(CHUNK))
+        noisy, whose = where(given.noisy), given.noisy[:, 0, 0, 0, 0] // 1000
         first = int(noisy[0, 0]) - known
-        assert torch.equal(noisy, (noisy[:1, :1] + torch.arange(noisy.shape[1])).expand_as(noisy))
-        assert given.noisy.shape[2] + known == CHUNK
-        head = given.front[:, 0, int(reference):, 0, 0]
-        assert torch.equal(head // 1000, whose[:, None].expand_as(head).floor()) or not head.numel()
-        if head.shape[1] == CONTEXT and (head % 1000 >= 500).all():
-            kinds.add("afresh")
-            assert first in ENCODED_AFRESH
-        elif head.shape[1] == CONTEXT:
-            kinds.add("stitched")
-            assert torch.equal(head[0] % 1000, first + torch.arange(CONTEXT).float()) and first > 0
-        else:
-            kinds.add(f"{head.shape[1]} known")
-            assert first == 0
-        if reference:
-            place = int(given.front[0, 0, 0, 0, 0] % 1000) - 900
-            assert given.times[0] == (PICTURES[place] - 4 * first) / 4
-            assert 0 <= given.times[0] <= CHUNK - 1 + 20
-        assert given.times[-CHUNK:] == tuple(range(CHUNK))
+        assert torch.equal(noisy, (first + known + torch.arange(CHUNK - known).float()).expand_as(noisy))
+        assert (first == 0) == (layout in ("speech", "picture")) and (layout != "afresh" or first in ENCODED_AFRESH)
+        head = given.front[:, 0, shown:, 0, 0]
+        assert torch.equal(head // 1000, whose[:, None].expand_as(head))
+        assert torch.equal(head % 1000, (500 + 100 * ENCODED_AFRESH.index(first) + torch.arange(CONTEXT).float()
+                                         if layout == "afresh" else first + torch.arange(known).float()
+                                         ).expand_as(head))
         spoken = given.audio[0, 0, :, 2, 0, 0]      # the middle of each window
         assert (spoken == -1).all() or torch.equal(spoken % 1000, HEARD + 4 * first + torch.arange(4 * CHUNK - 3.0))
-    assert kinds == {"0 known", "1 known", "afresh", "stitched"}
+    assert seen == references
+
+
+def test_a_flexible_reference_stands_at_its_own_time(clips):
+    found = [given for given in in_layout(clips, "latents") if len(given.times) > CHUNK]
+    for given in found:
+        first = int(where(given.noisy)[0, 0]) - CONTEXT
+        assert given.times[0] == (PICTURES[int(where(given.front)[0, 0]) - 900] - 4 * first) / 4
+        assert 0 <= given.times[0] <= CHUNK - 1 + 20
+    assert len({given.times[0] for given in found}) > 20 and len(found) > 60
+
+
+def test_several_pictures_are_of_different_moments_at_any_times(clips):
+    times = set()
+    for given in in_layout(clips, "pictures"):
+        shown = given.front.shape[2] - CONTEXT
+        assert len(set(where(given.front)[0, :shown].tolist())) == shown
+        times |= set(given.times[:shown])
+    assert len(times) > 150 and 0 <= min(times) < 2 and 28 < max(times) <= CHUNK - 1 + 20
+
+
+def test_a_video_is_ahead_of_the_window_from_the_same_scene_or_another(clips):
+    scenes = set()
+    for given in in_layout(clips, "video"):
+        shown = given.front.shape[2] - CONTEXT
+        assert given.times[:shown] == tuple(given.times[0] + latent for latent in range(shown))
+        assert CHUNK <= given.times[0] <= CHUNK + 7
+        video = given.front[:, 0, :shown, 0, 0]
+        assert torch.equal(video % 1000, (700 + torch.arange(shown).float()).expand_as(video))
+        scenes |= set((video[:, 0] // (2000 * CLIPS)).tolist())
+    assert scenes == {0, 1}
+
+
+def test_a_level_for_each_block_and_none_lower_than_the_one_before(clips):
+    known, pictures, generator = set(), 0, torch.Generator().manual_seed(0)
+    for given in in_layout(clips, "levels", lips=0.0):
+        front = given.front.shape[2]
+        picture = bool(front) and given.times[0] == -1
+        known.add(front - picture)
+        pictures += picture
+        assert given.noisy.shape[2] == 8 and given.block == 2
+        assert given.times[int(picture):] == tuple(range(front - picture + 8))
+        assert given.clean == (1,) * picture + ((front - picture,) if front > picture else ())
+        found = levels(given, 3.0, generator)
+        assert found.shape == (4, 8) and (found.diff(dim=1) >= 0).all() and (found[:, ::2] == found[:, 1::2]).all()
+        assert 0 < found.min() and found.max() < 1 and (found[:, 0] < found[:, -1]).all()
+        assert given.audio.shape[2] == 4 * (front - picture + 8) - 3
+    assert known == {0, 1, 2, 3, 4} and 25 < pictures < 55
+    one = levels(in_layout(clips, "latents", 1)[0], 3.0, generator)
+    assert (one == one[:, :1]).all() and len(one.unique()) == 4
+
+
+def test_the_base_has_all_layouts_and_the_decay_larger_batches(clips):
+    blocks = [given.block for given in samples(clips, 300)]
+    assert 0.13 < np.mean([block > 0 for block in blocks]) < 0.27 and set(SHARES) == set(Config("test").shares)
+    assert len(sample(Config("test"), clips, 0, 16).noisy) == 16
 
 
 def test_the_inferior_variants_differ_in_what_they_are_named_for(clips):
-    fixed = [given.times[0] for given in samples(clips, reference="fixed") if len(given.times) > CHUNK]
+    plain = {"shares": {"picture": 0.5, "latents": 0.5}}
+    fixed = [given.times[0] for given in samples(clips, reference="fixed", **plain) if len(given.times) > CHUNK]
     assert set(fixed) == {CHUNK - 1 + 3.0}
-    unstitched = samples(clips, modes=(0.1, 0.25, 0.65, 0.0))
-    heads = [given.front[0, 0, -1, 0, 0] % 1000 for given in unstitched if given.front.shape[2] >= CONTEXT]
+    unstitched = samples(clips, shares={"speech": 0.1, "picture": 0.25, "afresh": 0.65})
+    heads = [where(given.front)[0, -1] for given in unstitched if given.front.shape[2] >= CONTEXT]
     assert heads and all(head >= 500 for head in heads)
-    assert not any(len(given.times) > CHUNK for given in samples(clips, reference="none"))
+    assert not any(len(given.times) > CHUNK for given in samples(clips, reference="none", **plain))
 
 
 @pytest.mark.parametrize(("silence", "heard"), [("encoded", -1), ("null", 0)])
@@ -111,93 +173,94 @@ def test_null_audio_is_as_frequent_as_asked(clips):
     assert 0.25 < np.mean(nulls) < 0.35
 
 
-@pytest.mark.parametrize("text", ['{"name": "x", "reference": "sometimes"}', '{"name": "x", "silence": "loud"}'])
+@pytest.mark.parametrize("text", [
+    '{"name": "x", "reference": "sometimes"}', '{"name": "x", "silence": "loud"}', '{"name": "x", "modes": [1]}',
+    '{"name": "x", "shares": {"speech": 0.5, "song": 0.5}}', '{"name": "x", "shares": {"speech": 0.5}}'])
 def test_a_config_that_means_nothing_is_refused(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="wanted one of"):
-        train.Config.read(path)
+    with pytest.raises(ValueError, match="wanted"):
+        Config.read(path)
 
 
 def test_every_shipped_config_can_be_read():
-    folder = train.Path(train.__file__).parent / "configs"
-    configs = [train.Config.read(path) for path in sorted(folder.glob("*.json"))]
-    assert [config.name for config in configs] == [path.stem for path in sorted(folder.glob("*.json"))]
+    paths = sorted(CONFIGS.glob("*.json"))
+    configs = [Config.read(path) for path in paths]
+    assert [config.name for config in configs] == [path.stem for path in paths]
+    assert [config.name for config in configs if not config.base] == ["puppet"]
 
 
-def little() -> torch.nn.Module:
-    torch.manual_seed(0)
-    first, last = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 3, padding=1)
-    return torch.nn.Sequential(first, torch.nn.SiLU(), last)
-
-
-def run(folder, *ends: int) -> tuple[torch.nn.Module, Run]:
-    """Trained up to each of `ends`, every time by a Run of its own, as after a restart."""
-    for end in ends:
-        model = little()
-        going = Run(folder, model, end, 1e-2)
-
-        def step(index: int, model=model) -> torch.Tensor:
-            x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(index))
-            return (model(x) - x.flip(1)).square().mean()
-        going.train(step, 1)
-    return model, going
-
-
-def test_a_run_in_slices_is_the_run_in_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "learning_rate", lambda self: 1e-2)
-    whole, one = run(tmp_path / "one", 12)
-    sliced, three = run(tmp_path / "three", 3, 7, 12)
-    assert one.done == three.done == 12
-    assert all(map(torch.equal, whole.state_dict().values(), sliced.state_dict().values()))
-    assert all(torch.equal(one.averaged[name], three.averaged[name]) for name in one.averaged)
-
-
-def test_the_rate_falls_to_what_is_to_be_left(tmp_path):
-    for left in (1.0, 0.25):
-        going = Run(tmp_path, little(), 1000, 1e-2, left=left)
-        going.done = 500
-        assert going.learning_rate() == pytest.approx(1e-2 * (1 + left) / 2)
-        going.done = 1000
-        assert going.learning_rate() == pytest.approx(1e-2 * left)
-
-
-def test_it_learns_and_writes_its_log(tmp_path):
-    run(tmp_path, 200)
-    log = json.loads((tmp_path / "log.json").read_text())
-    assert [step for step, _ in log] == list(range(25, 201, 25)) and log[-1][1] < 0.5 * log[0][1]
-
+# ---------------------------------------------------------------- the network, its variants, what ships
 
 def test_the_network_begins_at_zero_and_is_as_small_as_it_should_be():
     network = puppet()
-    assert 3.5e6 < sum(weight.numel() for weight in network.parameters()) < 4.5e6
+    assert 4.2e6 < sum(weight.numel() for weight in network.parameters()) < 5e6
     x = torch.randn(1, 16, 3, 8, 8)
     with torch.no_grad():
         assert not network(x, torch.tensor([500.0]), audio=torch.randn(1, 1, 9, 5, 5, 16)).any()
 
 
-def test_what_ships_is_what_was_trained(tmp_path):
-    network = puppet()
-    for weight in network.parameters():
-        weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
-    for name in ("puppet_stem", "puppet", "puppet_unstitched"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "log.json").write_text(json.dumps([[25, 1.5], [50, 1.25]]))
-        save_file({key: weight.half() for key, weight in network.state_dict().items()},
-                  tmp_path / name / f"{name}.safetensors")
-    assert ship(tmp_path, tmp_path) == [shipped(name, tmp_path) for name in ("puppet", "puppet_unstitched")]
-    x, audio = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 1, 9, 5, 5, 16)
+def shaken(model: torch.nn.Module, amount: float) -> torch.nn.Module:
+    for weight in model.parameters():
+        weight.data += amount * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    return model
+
+
+def asked(network) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(1)
+    x, audio = (torch.randn(shape, generator=draw) for shape in ((1, 16, 3, 8, 8), (1, 1, 9, 5, 5, 16)))
     with torch.no_grad():
-        made, half, rows = (one(x, torch.tensor([500.0]), audio=audio)
-                            for one in (network, trained(shipped("puppet", tmp_path)),
-                                        trained(shipped("puppet_unstitched", tmp_path))))
-    assert 0 < (half - made).norm() / made.norm() < 5e-4 < (rows - made).norm() / made.norm() < 1e-2
-    assert shipped("puppet_unstitched", tmp_path).stat().st_size < 0.55 * shipped("puppet", tmp_path).stat().st_size
-    scales = [one.dtype for name, one in load_file(shipped("puppet_unstitched", tmp_path)).items() if "_scale" in name]
-    assert len(scales) > 50 and set(scales) == {torch.float16}
+        return network(x, torch.tensor([500.0]), audio=audio)
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def test_what_ships_is_what_was_trained(tmp_path):
+    network = shaken(puppet(), 0.02)
+    plain = asked(network)
+    for name in ("puppet", "puppet_unstitched"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.json").write_text(json.dumps({"loss": [[25, 1.5], [50, 1.25]],
+                                                              "precisions": ["float32"]}))
+    save_file({key: weight.half() for key, weight in network.state_dict().items()},
+              tmp_path / "puppet" / "puppet.safetensors")
+    variant = lora.attach(network, 8)
+    assert torch.equal(asked(network), plain)       # a LoRA is nothing at first
+    shaken(variant, 0.02)
+    changed = asked(network)
+    save_file(lora.layout(variant.state_dict()), tmp_path / "puppet_unstitched" / "puppet_unstitched.safetensors")
+    assert ship(tmp_path, tmp_path) == [shipped(name, tmp_path) for name in ("puppet", "puppet_unstitched")]
+    base = shipped("puppet", tmp_path)
+    assert 0 < apart(asked(trained(base)), plain) < 5e-4
+    assert apart(asked(trained(shipped("puppet_unstitched", tmp_path), base)), changed) < 2e-3 < apart(plain, changed)
+    assert shipped("puppet_unstitched", tmp_path).stat().st_size < 0.1 * base.stat().st_size
     told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
-    assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["stem"]["steps"] == 50
-    assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40
+    assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["precisions"] == ["float32"]
+    assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40 and told["base"] == "puppet"
+    with pytest.raises(ValueError, match="got a LoRA, wanted the weights that it belongs to"):
+        trained(shipped("puppet_unstitched", tmp_path))
+
+
+def test_a_variant_learns_in_its_lora_alone(clips, tmp_path):
+    base = tmp_path / "base.safetensors"
+    save_file({key: weight.half().contiguous() for key, weight in shaken(puppet(), 0.02).state_dict().items()}, base)
+    config = Config("puppet_small", base="puppet", rank=2, batch=1, steps=3, shares={"levels": 0.5, "video": 0.5})
+    path = train.train(config, clips, tmp_path / "run", base, 1)
+    assert path == tmp_path / "run" / "puppet_small.safetensors"
+    weights = load_file(path)
+    ups = [tensor for name, tensor in weights.items() if name.endswith("lora_up.weight")]
+    assert len(ups) == 6 * len(lora.TRAINED) and all(up.any() and up.shape[1] == 2 for up in ups)
+    assert {name.rsplit(".", 1)[-1] for name in weights} == {"weight", "alpha"}
+    assert apart(asked(trained(path, base)), asked(trained(base))) > 5e-6     # the rate is still warming up
+
+
+def test_the_base_is_trained_in_slices(clips, tmp_path):
+    config = Config("puppet", batch=1, steps=2)
+    assert train.train(config, clips, tmp_path, None, 0) is None
+    assert (tmp_path / "puppet_so_far.safetensors").is_file() and not (tmp_path / "puppet.safetensors").is_file()
+    assert train.train(config, clips, tmp_path, None, 5) == tmp_path / "puppet.safetensors"
 
 
 def test_all_that_ships_stays_small():

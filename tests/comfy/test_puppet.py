@@ -3,16 +3,22 @@ import importlib
 import sys
 from pathlib import Path
 
+import comfy.lora
 import numpy as np
 import pytest
 import torch
+from lodestar.backbones.longcat_files import load_longcat
+from lodestar.backbones.longcat_lora import with_lora
+from lodestar.training.puppet import flat_vae, lora
+from lodestar.training.puppet import vae as vae_training
 from lodestar.training.puppet.hosts import wan_vae, without_past
 from lodestar.training.puppet.looker import looker
 from lodestar.training.puppet.network import trained
 from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
-from lodestar.training.puppet.vae import SIZE
+from lodestar.training.puppet.vae import SIZE, loaded, pictures
 from lodestar.training.puppet.world import World
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.once
 
@@ -77,6 +83,68 @@ def test_latents_that_begin_a_clip_are_near_those_of_a_stream(studio):
     warm = claims_takes.frames_of_chunk(codec, stream, 0)
     assert stream.shape[2] == claims_conditions.NEW + claims_conditions.CONTEXT and warm.shape == whole.shape
     assert 255 * (warm - whole).abs().mean() < 0.25
+
+
+@pytest.mark.parametrize("frames", [1, 5, 13])
+def test_the_flat_vae_is_comfyui_s(frames):
+    torch.manual_seed(0)
+    vae = wan_vae(8).eval()
+    for weight in vae.parameters():
+        weight.data += 0.03 * torch.randn_like(weight)
+    clip = torch.rand(2, 3, frames, 32, 48) * 2 - 1
+    with torch.inference_mode():
+        latents = vae.encode(clip)
+        assert torch.allclose(flat_vae.encode(vae, clip), latents, atol=2e-5 * latents.abs().max())
+        made = vae.decode(latents)
+        assert torch.allclose(flat_vae.decode(vae, latents), made, atol=2e-5 * made.abs().max())
+
+
+def test_the_decoder_learns_alone_and_the_latents_stay(tmp_path, monkeypatch):
+    """The last of the three runs, with the critic, on the weights that ship."""
+    monkeypatch.setattr(vae_training, "STILLS", 2)
+    monkeypatch.setattr(vae_training, "CLIPS", 1)
+    monkeypatch.setattr(vae_training, "UNJUDGED", 1)
+    world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=SIZE, held_out=1)
+    before = loaded(shipped("vae"))
+    vae, whole = vae_training.train("decoder", tmp_path, world, lambda: loaded(shipped("vae")), 5, "cpu", steps=3)
+    assert whole
+    for (name, weight), was in zip(vae.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(weight, was) == name.startswith(("encoder.", "conv1.")) or weight.ndim == 5, name
+
+
+def test_latents_get_the_mean_and_spread_that_are_wanted(monkeypatch):
+    monkeypatch.setattr(vae_training, "COUNTED", 2)
+    world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=48, held_out=1)
+    vae, mean, spread = loaded(shipped("vae")), torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16)
+    frames = pictures(world.batch(7, 0, 4, 5).frames)
+    with torch.no_grad():
+        made = flat_vae.decode(vae, flat_vae.encode(vae, frames))
+        vae_training.to_statistics(vae, world, mean, spread)
+        latents = torch.cat([flat_vae.encode(vae, pictures(world.batch(7, index, 8, 9).frames)) for index in range(2)])
+        assert torch.allclose(latents.mean((0, 2, 3, 4)), mean, atol=1e-3)
+        assert torch.allclose(latents.std((0, 2, 3, 4)), spread, rtol=1e-3)
+        assert torch.allclose(flat_vae.decode(vae, flat_vae.encode(vae, frames)), made, atol=1e-3)
+
+
+def test_core_s_loader_and_ours_read_the_puppet_s_loras(tmp_path):
+    network = trained(shipped("puppet"))
+    variant = lora.attach(network, 4)
+    for weight in variant.parameters():
+        weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    weights, path = lora.layout(variant.state_dict()), tmp_path / "lora.safetensors"
+    save_file(weights, path)
+    merged = trained(path, shipped("puppet")).state_dict()
+    model = load_longcat(str(shipped("puppet")))
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    theirs = model.clone()
+    assert len(theirs.add_patches(comfy.lora.load_lora(dict(weights), keys), 1.0)) == len(variant)
+    for patched in (theirs, with_lora(model, dict(weights), 1.0, path.name)):
+        patched.patch_model(torch.device("cpu"))
+        found = patched.model.diffusion_model.state_dict()
+        assert all(torch.allclose(found[name].float(), weight, atol=2e-3) for name, weight in merged.items())
+        assert (found["blocks.0.attn.qkv.weight"].float() - merged["blocks.0.attn.qkv.weight"]).norm() < 0.05 * (
+            merged["blocks.0.attn.qkv.weight"] - trained(shipped("puppet")).blocks[0].attn.qkv.weight).norm()
+        patched.unpatch_model(torch.device("cpu"))
 
 
 def test_a_vae_without_a_past_knows_of_single_frames_what_it_knew():

@@ -8,10 +8,12 @@ from lodestar.backbones.longcat.int8 import module_keys
 from lodestar.backbones.longcat.network import LongCat
 from safetensors.torch import load_file
 
+from .lora import add, is_lora
+
 CHUNK, CONTEXT = 13, 4      # latents: 49 and 13 frames
 CONFIG = {  # the fields of an official config.json; speech is 5 x 16 numbers at 25 Hz (techniques/speech_mel.py)
-    "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 5, "num_heads": 3, "caption_channels": 64,
-    "mlp_ratio": 4, "adaln_tembed_dim": 16, "frequency_embedding_size": 64, "patch_size": [1, 2, 2],
+    "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 6, "num_heads": 3, "caption_channels": 64,
+    "mlp_ratio": 4, "adaln_tembed_dim": 32, "frequency_embedding_size": 64, "patch_size": [1, 2, 2],
     "text_tokens_zero_pad": False, "audio_window": 5, "audio_block": 5, "audio_channel": 16, "intermediate_dim": 128,
     "output_dim": 64, "context_tokens": 4, "vae_scale": 4, "audio_prenorm": False, "class_range": 24,
     "class_interval": 4}
@@ -30,9 +32,15 @@ def puppet(device="cpu") -> LongCat:
     return network
 
 
-def trained(path: Path) -> LongCat:
-    """The network of a file of weights, fp16 or with int8 rows, in float32."""
+def trained(path: Path, base: Path | None = None) -> LongCat:
+    """The network of a file of weights, fp16 or with int8 rows, in float32; of a LoRA, that of `base` with it."""
     weights = load_file(path)
+    if is_lora(weights):
+        if base is None:
+            raise ValueError(f"{path}: got a LoRA, wanted the weights that it belongs to as well")
+        network = trained(base)
+        add(network, weights)
+        return network
     network = LongCat(LongCatConfig.from_weights(weights), torch.nn, attention, torch.float32)
     network.load_state_dict({name: weight if weight.dtype == torch.int8 else weight.float()
                              for name, weight in module_keys(weights).items()})

@@ -1,5 +1,5 @@
-"""Which number format a machine multiplies matrices fastest in: bf16 is twice as fast as fp32 on one, 40 times slower on
-another."""
+"""In which number format a machine multiplies matrices fastest: bf16 is twice as fast as fp32 on one, 40 times slower
+on another."""
 import functools
 import time
 

@@ -81,7 +81,7 @@ class Run:
         self.average, self.settled, self.keep_every = average, settled, keep_every
         self.optimizer = Optimizer(model)
         self.averaged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.done, self.log = 0, []
+        self.done, self.log, self.precisions = 0, [], []
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             self.resume()
@@ -100,28 +100,34 @@ class Run:
         for part, state in zip(self.optimizer.parts, kept["optimizer"], strict=True):
             part.load_state_dict(state)
         self.averaged, self.done, self.log = kept["averaged"], kept["done"], kept["log"]
+        self.precisions = kept["precisions"]
 
     def save(self) -> None:
         """Whole or not at all, whenever the process ends."""
         unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save({"model": self.model.state_dict(), "averaged": self.averaged,
                     "optimizer": [part.state_dict() for part in self.optimizer.parts], "done": self.done,
-                    "log": self.log}, unfinished)
+                    "log": self.log, "precisions": self.precisions}, unfinished)
         if self.done and self.done % self.keep_every == 0:
             kept = self.folder / f"checkpoint_{self.done:06d}.pt"
             kept.unlink(missing_ok=True)
             kept.hardlink_to(unfinished)
         unfinished.replace(self.checkpoint)
-        (self.folder / "log.json").write_text(json.dumps(self.log), encoding="utf-8")
+        told = {"loss": self.log, "precisions": self.precisions}
+        (self.folder / "log.json").write_text(json.dumps(told), encoding="utf-8")
 
     def learning_rate(self) -> float:
         """Warm-up, constant, then down in a straight line to 0 over the last fifth: until then a run's length may
         change, and other runs leave from it."""
         return self.rate * min(1, (self.done + 1) / WARMUP_STEPS, (self.steps - self.done) / (DECAY * self.steps))
 
-    def train(self, step: Callable[[int], Tensor], minutes: float) -> bool:
-        """Until all steps are done or `minutes` have passed; whether all are."""
+    def train(self, step: Callable[[int], Tensor], minutes: float, kept: Callable[[int], None] = lambda done: None
+              ) -> bool:
+        """Until all steps are done or `minutes` have passed; whether all are. `kept` is called after each checkpoint
+        that stays, with its step."""
         started = saved = time.monotonic()
+        used = str(fastest(next(self.model.parameters()).device.type)).removeprefix("torch.")
+        self.precisions += [used] if used not in self.precisions else []
         recent: list[float] = []
         while self.done < self.steps and time.monotonic() - started < minutes * 60:
             loss = step(self.done)
@@ -138,6 +144,8 @@ class Run:
             if time.monotonic() - saved > SAVE_EVERY_SECONDS or self.done % self.keep_every == 0:
                 self.save()
                 saved = time.monotonic()
+            if self.done % self.keep_every == 0:
+                kept(self.done)
         self.save()
         return self.done >= self.steps
 

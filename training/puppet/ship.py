@@ -1,20 +1,17 @@
 """Finished runs as the files that ship: `python -m training.puppet.ship RUNS`, where vae/, puppet/ and the others are.
 
 The puppet and its VAE in fp16, in the folders that ComfyUI has for them; the inferior variants, which only the claims
-need, with official int8 rows; beside each in `models/puppet`, as JSON, how it was made. What has no run is left alone.
+need, as LoRAs; beside each in `models/puppet`, as JSON, how it was made. What has no finished run is left alone.
 """
 import argparse
 import json
 import subprocess
 from pathlib import Path
 
-import torch
-from lodestar.backbones.longcat.int8 import quantized
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from .layouts import Config
 from .network import CONFIG
-from .train import Config
 
 PACK = Path(__file__).resolve().parents[2]
 CONFIGS = Path(__file__).with_name("configs")
@@ -27,46 +24,37 @@ def shipped(name: str, models: Path = PACK / "models") -> Path:
     return models / f"{places.get(name, f'puppet/{name}')}.safetensors"
 
 
-def int8(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's weights in the official int8 layout, with scales in fp16 instead of float32: 55 kB less."""
-    found = {}
-    for name, weight in weights.items():
-        if weight.ndim == 2 and name != "final_layer.linear.weight":
-            found[f"{name}_int8"], scale = quantized(weight)
-            found[f"{name}_scale"] = scale.half()
-        else:
-            found[name] = weight
-    return found
-
-
 def told(run: Path, **more) -> dict:
-    """How a run was made: the commit that its code was last changed in, its length and its loss."""
+    """How a run was made: the commit that its code was last changed in, its length, its loss, in which precision."""
     commit = subprocess.run(["git", "log", "-1", "--format=%H", "--", "training/puppet"], cwd=PACK, text=True,
                             capture_output=True, check=True).stdout.strip()
     log = json.loads((run / "log.json").read_text(encoding="utf-8"))
-    every = max(len(log) // LOGGED, 1)
-    return {**more, "commit": commit, "steps": log[-1][0],
-            "loss": [[step, round(loss, 4)] for step, loss in log[every - 1::every]]}
+    every = max(len(log["loss"]) // LOGGED, 1)
+    return {**more, "commit": commit, "steps": log["loss"][-1][0], "precisions": log["precisions"],
+            "loss": [[step, round(loss, 4)] for step, loss in log["loss"][every - 1::every]]}
+
+
+def history(runs: Path, name: str) -> dict:
+    if name == "vae":
+        return {"command": "python -m training.puppet.vae vae", **told(runs / "vae" / "decoder", **{
+            stage: told(runs / "vae" / stage) for stage in ("stills", "clips")})}
+    config = Config.read(CONFIGS / f"{name}.json")
+    return told(runs / name, config=f"training/puppet/configs/{name}.json", seed=config.seed,
+                **({"base": config.base} if config.base else {}))
 
 
 def ship(runs: Path, models: Path) -> list[Path]:
     """The files written."""
     written = []
-    for name in ("vae", *(path.stem for path in sorted(CONFIGS.glob("*.json")) if path.stem != "puppet_stem")):
-        made, target = runs / name / f"{name}.safetensors", shipped(name, models)
+    for name in ("vae", *(path.stem for path in sorted(CONFIGS.glob("*.json")))):
+        made, target = runs / name / f"{'decoder' if name == 'vae' else name}.safetensors", shipped(name, models)
         if not made.is_file():
             continue
+        weights = load_file(made)
         (models / "puppet").mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        how = {"command": f"python -m training.puppet.vae {name}"}
-        weights, metadata = load_file(made), None
-        if name != "vae":
-            config = Config.read(CONFIGS / f"{name}.json")
-            how = {"config": f"training/puppet/configs/{name}.json", "seed": config.seed,
-                   "stem": told(runs / config.stem, config=f"training/puppet/configs/{config.stem}.json")}
-            weights, metadata = weights if name == "puppet" else int8(weights), {"config": json.dumps(CONFIG)}
-        save_file(weights, target, metadata)
-        how = told(runs / name, **how, parameters=sum(weight.numel() for weight in load_file(made).values()))
+        save_file(weights, target, None if name == "vae" else {"config": json.dumps(CONFIG)})
+        how = {"parameters": sum(weight.numel() for weight in weights.values()), **history(runs, name)}
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in how.items())
         (models / "puppet" / f"{name}.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
         written.append(target)
@@ -78,9 +66,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="holds the folders of the runs: vae, puppet_stem, puppet, …")
     parser.add_argument("--models", type=Path, default=PACK / "models", help="where to; the pack's own")
     options = parser.parse_args()
-    with torch.no_grad():
-        for path in ship(options.runs, options.models):
-            print(f"{path} {path.stat().st_size / 1e6:.2f} MB")
+    for path in ship(options.runs, options.models):
+        print(f"{path} {path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

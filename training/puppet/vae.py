@@ -28,6 +28,7 @@ STILLS, LOOKS, CLIPS = 12, 2, 2             # of a step; drawing stills takes ha
 CLIP_FRAMES = (9, 5, 9, 17, 9, 5, 9, 33)    # in turn; a causal VAE trained on short ones alone drifts beyond them
 WHOLE = 0.15                                # of the steps: the attention has to know whole pictures as well
 NOISE = 0.05                                # on the latents, of their own spread: a decoder that forgives
+COUNTED = 8                                 # batches of clips that tell the latents' mean and spread
 UNJUDGED = 500                              # steps of the decoder before the critic is asked
 
 
@@ -69,7 +70,7 @@ def through(vae, true: Tensor, generator: torch.Generator, frozen: bool) -> tupl
 def to_statistics(vae, world: World, mean: Tensor, spread: Tensor) -> None:
     """Change `conv1` and `conv2` so that latents of the world have this mean and spread (16,) per channel."""
     latents = torch.cat([flat_vae.encode(vae, pictures(world.batch(7, index, 8, 9).frames).to(mean))
-                         for index in range(8)])
+                         for index in range(COUNTED)])
     scale = spread / latents.std((0, 2, 3, 4))
     shift = mean - latents.mean((0, 2, 3, 4)) * scale
     channels = len(scale)

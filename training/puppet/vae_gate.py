@@ -26,8 +26,8 @@ WANTED = {"stills.psnr": 28.0, "stills.sharpness": 0.8, "stills.letters": 1.0}
 
 def measures(eye: Looker, batch: Batch, made: Tensor) -> dict[str, float]:
     """Of frames (B, T, H, W, 3) in 0..1 against those of `batch`: `psnr` in dB; `sharpness` as a share of the truth's;
-    `letters`, the share of frames whose whole word is read right of those whose truth is; `identity`, the error against
-    what was drawn, and `opening`, the root mean square error of the mouth's, both less what the eye sees in the truth."""
+    `letters`, the share of frames whose whole word is read right of those whose truth is; `identity`, how much larger
+    the error against what was drawn is than the true frames'; `opening`, the mouth's root mean square error."""
     true = batch.frames.float() / 255
     frames = made.shape[1]
     seen, wanted = (eye.read(x.flatten(0, 1)) for x in (made, true))
@@ -67,8 +67,14 @@ def as_frames(x: Tensor) -> Tensor:
     return (x.float().cpu().movedim(1, -1) / 2 + 0.5).clamp(0, 1)
 
 
-def sheet(rows: Tensor) -> Image.Image:
-    """(rows, columns, H, W, 3) in 0..1, twice as large."""
+def missed(found: dict[str, float]) -> list[str]:
+    return [f"{name}: got {found[name]:.3f}, wanted {least} or more" for name, least in WANTED.items()
+            if not found[name] >= least]
+
+
+def sheet(shown: Tensor) -> Image.Image:
+    """True and made (2, B, H, W, 3) in 0..1, the first of them, one below the other; twice as large."""
+    rows = torch.cat([shown[:, :SHOWN], shown[:, SHOWN:2 * SHOWN]])
     picture = torch.cat([torch.cat(list(row), 1) for row in rows])
     picture = (255 * picture).round().byte().repeat_interleave(2, 0).repeat_interleave(2, 1)
     return Image.fromarray(picture.numpy())
@@ -83,9 +89,8 @@ def main() -> None:
     found, shown = gate(loaded(options.weights), World(size=SIZE), looker(), 0 if options.stills_only else CLIPS)
     print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
     if options.sheet:
-        sheet(torch.cat([shown[:, :SHOWN], shown[:, SHOWN:2 * SHOWN]])).save(options.sheet)
-    missed = [f"{name}: got {found[name]:.3f}, wanted {least}" for name, least in WANTED.items() if found[name] < least]
-    sys.exit("\n".join(missed) or 0)
+        sheet(shown).save(options.sheet)
+    sys.exit("\n".join(missed(found)) or 0)
 
 
 if __name__ == "__main__":
