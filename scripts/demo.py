@@ -1,8 +1,9 @@
-"""A drawn character talks for 20 seconds, on a CPU: `python scripts/demo.py`.
+"""A drawn character talks for 20 seconds, on a CPU, with the anchor and without it: `python scripts/demo.py`.
 
 Makes an environment and a ComfyUI the first time, starts a server on this machine (or uses --server URL), queues the
-puppet's workflow, shows how far the take and its chunk are, and measures the video. Where no ComfyUI can be had, the
-same take is made without one (--headless). Other workflows run as well; those with tiny random models get them made.
+puppet's workflow, shows how far the take and its chunk are, measures both videos, and says in three sentences what that
+means. Where no ComfyUI can be had, the same takes are made without one (--headless). Other workflows make one take;
+those with tiny random models get them made.
 """
 import environment  # isort: skip - first, because it refuses a Python that is too old
 
@@ -18,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import comfy_server
+import compare
 
 PACK = environment.PACK
 WORKFLOW = PACK / "workflows" / "api" / "puppet.json"
@@ -153,9 +155,8 @@ def describe(path: Path) -> str:
                 f"{sound.channels} channel{'s' if sound.channels > 1 else ''}")
 
 
-def take(client: comfy_server.Client, options: argparse.Namespace) -> tuple[Path, list[int]]:
-    """Fill the workflow in, run it on `client` and return the finished video and its chunk borders."""
-    prompt = filled_in(options, client)
+def take(client: comfy_server.Client, prompt: dict) -> tuple[Path, list[int]]:
+    """Run a workflow on `client` and return the finished video and its chunk borders."""
     progress = Progress(prompt)
     try:
         entry = client.run(prompt, progress)
@@ -170,13 +171,13 @@ class Here:
     upload = staticmethod(str)
 
 
-def take_here(options: argparse.Namespace) -> tuple[Path, list[int]]:
+def take_here(prompt: dict) -> tuple[Path, list[int]]:
     """The same without ComfyUI."""
     from golden import load_pack
     load_pack()
     import headless_take
-    prompt = filled_in(options, Here)
-    progress, target = Progress(prompt), PACK / "out" / "puppet.mp4"
+    name = next(node["inputs"]["filename_prefix"] for node in prompt.values() if "filename_prefix" in node["inputs"])
+    progress, target = Progress(prompt), PACK / "out" / f"{Path(name).name}.mp4"
     target.parent.mkdir(exist_ok=True)
     headless_take.make(prompt, target, lambda **told: progress("lodestar.chunk", {"node": "", **told}))
     return target, progress.borders
@@ -189,6 +190,33 @@ def reported(video: Path, borders: list[int], options: argparse.Namespace) -> st
     named = (node["inputs"].get("image") for node in json.loads(workflow).values() if node["class_type"] == "LoadImage")
     reference = options.image or next(filter(None, map(bundled, named)), None)
     return report.measured(video, reference, borders, drawn=PUPPET in workflow)
+
+
+def one_take(prompt: dict, make, options: argparse.Namespace) -> None:
+    path, borders = make(prompt)
+    print(f"{path}\n{describe(path)}", flush=True)
+    if importlib.util.find_spec("torch"):   # what talks to somebody else's server may have none
+        print(reported(path, borders, options))
+
+
+def both_takes(prompt: dict, make, options: argparse.Namespace) -> None:
+    """With the anchor and without it, and what that means."""
+    videos, reports = [], []
+    for words, asked in (("with the anchor", prompt), ("without the anchor", compare.without_anchor(prompt))):
+        print(f"{words}:", flush=True)
+        path, borders = make(asked)
+        print(f"{path}\n{describe(path)}", flush=True)
+        videos.append(path)
+        if importlib.util.find_spec("torch"):
+            *_, told, _ = reported(path, borders, options).splitlines()
+            reports.append(compare.Figures.of(Path(told)))
+    if not reports:
+        return
+    import av
+    with av.open(str(videos[0])) as container:
+        seconds = container.duration / av.time_base
+    print(compare.picture(*videos, videos[0].with_name(f"{videos[0].stem}.compared.png")))
+    print("", *compare.sentences(*reports, seconds), sep="\n")
 
 
 @contextlib.contextmanager
@@ -233,7 +261,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--server", metavar="URL", help="a running ComfyUI that has the pack and the models")
     parser.add_argument("--gpu", action="store_true", help="let the server use the GPU; default: CPU only")
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: found, else cloned")
-    parser.add_argument("--headless", action="store_true", help="the puppet's take without any ComfyUI")
+    parser.add_argument("--once", action="store_true", help="only the take with the anchor, with all its figures")
+    parser.add_argument("--headless", action="store_true", help="the puppet's takes without any ComfyUI")
     return parser.parse_args(arguments)
 
 
@@ -263,15 +292,14 @@ def main() -> None:
     wanted = environment.CLIENT if options.server else environment.requirements(comfyui)
     environment.enter(environment.make_environment(list(wanted)))
     started = time.monotonic()
+    show = both_takes if PUPPET in options.workflow.read_text(encoding="utf-8") and not options.once else one_take
     try:
         if options.headless:
-            path, borders = take_here(options)
+            show(filled_in(options, Here), take_here, options)
         else:
             with server_of(options, comfyui) as client:
-                path, borders = take(client, options)
-        print(f"{path}\n{describe(path)}\nmade in {time.monotonic() - started:.0f} s", flush=True)
-        if importlib.util.find_spec("torch"):   # what talks to somebody else's server may have none
-            print(reported(path, borders, options))
+                show(filled_in(options, client), lambda prompt: take(client, prompt), options)
+        print(f"made in {time.monotonic() - started:.0f} s")
     except comfy_server.PromptRefused as error:
         sys.exit(f"ComfyUI refused the workflow before it ran:\n{error}")
     except comfy_server.PromptFailed as error:

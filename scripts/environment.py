@@ -17,8 +17,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
+
+import downloads
 
 PACK = Path(__file__).resolve().parent.parent
 COMFYUI_URL = "https://github.com/comfyanonymous/ComfyUI"
@@ -187,39 +188,11 @@ def make_environment(wanted: list[str]) -> Path:
 
 
 def build_environment(folder: Path, python: Path, wanted: list[str]) -> None:
-    size = "; torch is several GB" if any(line.startswith("torch") for line in wanted) else ""
-    print(f"making the environment {folder} (once{size})", flush=True)
+    print(f"making the environment {folder} (once)", flush=True)
     made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True)
     if made.returncode:
         sys.exit(f"python -m venv failed (on Debian and Ubuntu: apt install python3-venv).\n{made.stdout}{made.stderr}")
-    listed = folder / "requirements.txt"
-    listed.write_text("\n".join(wanted) + "\n", encoding="utf-8")
-    run_pip([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-             "-r", str(listed)], folder / "pip.log")
-
-
-def run_pip(command: list[str], log: Path) -> None:
-    """Run pip with what it is doing on one line; its whole output goes to `log`, the end of it is shown on failure."""
-    started, told = time.monotonic(), 0.0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
-                          errors="replace") as process, open(log, "w", encoding="utf-8") as kept:
-        for line in process.stdout:
-            kept.write(line)
-            if not line.lstrip().startswith(("Collecting", "Downloading", "Building", "Installing")):
-                continue
-            now = time.monotonic()
-            if sys.stdout.isatty():
-                width = shutil.get_terminal_size().columns - 1
-                print("\r" + f"  {now - started:4.0f} s  {line.strip()}"[:width].ljust(width), end="", flush=True)
-            elif now - told > 20:  # a log file: a sign of life, not every line
-                told = now
-                print(f"  {now - started:4.0f} s  {line.strip()[:100]}", flush=True)
-    if sys.stdout.isatty():
-        print()
-    if process.returncode:
-        tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
-        sys.exit(f"pip failed; the whole output is in {log}:\n{tail}")
-    print(f"  installed in {time.monotonic() - started:.0f} s", flush=True)
+    downloads.install(python, wanted, folder)
 
 
 def stop_on_signals() -> None:

@@ -20,6 +20,7 @@ from lodestar.pipelines.take import Tail, make_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, parse_schedule
+from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.speech_features import silence_after, window_steps
 from lodestar.techniques.speech_mel import RATE_HZ, SAMPLE_RATE, STEP, mel_steps
 from lodestar.techniques.speech_waveform import leveled
@@ -135,7 +136,8 @@ def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
     rows = (len(speech) + silence_after(len(speech), SAMPLE_RATE, RATE_HZ)) // STEP
     puppet = Puppet(
         trained(shipped("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, rows),
-        wan.encode(picture), anchors(inputs.get("LodestarLookaheadAnchor"), plan.timeline),
+        wan.encode(picture), (*anchors(inputs.get("LodestarLookaheadAnchor"), plan.timeline),
+                              *skips(inputs.get("LodestarReferenceSkip"))),
         schedule(steps["kind"], steps["steps"], steps["shift"]), inputs["RandomNoise"]["noise_seed"])
 
     def told(finished: int) -> None:
@@ -163,6 +165,10 @@ def anchors(inputs: dict | None, clock: Timeline) -> tuple[Technique, ...]:
     latents = inputs["distance"]
     latents = clock.distance_in_latents(int(latents)) if inputs["unit"] == "pixel frames" else latents
     return (LookaheadAnchor(latents, inputs["placement"], inputs["index"], None, parse_schedule(inputs["schedule"])),)
+
+
+def skips(inputs: dict | None) -> tuple[Technique, ...]:
+    return () if inputs is None else (ReferenceSkip(inputs["mode"], inputs["radius"], inputs["factor"]),)
 
 
 def spoken(path: Path) -> Tensor:

@@ -148,7 +148,7 @@ def test_only_what_a_condition_names_differs():
     assert set(CONDITIONS) == ALL and len({condition.label for condition in CONDITIONS.values()}) == len(CONDITIONS)
     weights = {name: condition.weights for name, condition in CONDITIONS.items() if condition.weights != "puppet"}
     configs = Path(claims_run.HERE.parent / "training" / "puppet" / "configs")
-    assert {path.stem for path in configs.glob("*.json")} == {"puppet", "puppet_stem", *weights.values()}
+    assert {path.stem for path in configs.glob("*.json")} == {"puppet", *weights.values()}
     assert {condition.audio_scale for condition in CONDITIONS.values()} == {1.0, claims_conditions.GUIDED}
     with pytest.raises(ValueError, match="wanted one of"):
         claims_conditions.Condition("x", context="stich")

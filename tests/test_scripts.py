@@ -8,9 +8,13 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import comfy_server
+import compare
 import demo
+import downloads
 import environment
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.once
@@ -122,6 +126,45 @@ def test_a_failed_installation_shows_why_and_is_not_taken_for_made(tmp_path, cac
     with pytest.raises(SystemExit, match="missing-1.0"):
         environment.make_environment(wanted)
     assert not list(cache.glob("env-*/ready"))
+
+
+def test_downloads_say_what_how_much_and_how_long(monkeypatch):
+    """Of 1,000 MB, 250 are here after 50 s: 150 s are left."""
+    coming = downloads.Downloads(1000)
+    assert not coming.heard("Collecting torch==2.11.0 (from -r requirements.txt (line 1))")
+    assert coming.heard("  Downloading torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl (250.0 MB)")
+    assert coming.told(1) == "     1 s  downloading torch, 250 MB; 0 MB of about 1.0 GB are here"
+    assert coming.heard("  Downloading https://a.b/c/pillow-13.0.0-cp311-none.whl (7100 kB)")
+    assert coming.told(50) == ("    50 s  downloading pillow, 7 MB; 250 MB of about 1.0 GB are here, about 2 min left")
+    assert coming.told(5).endswith("about 15 s left")
+    assert coming.heard("Installing collected packages: torch, pillow")
+    assert coming.told(60) == "    60 s  unpacking, all 257 MB are here"
+    more = downloads.Downloads(100)     # more than was thought: never less than nothing is left
+    more.heard("  Downloading a-1-py3.whl (1.5 GB)")
+    more.heard("  Downloading b-1-py3.whl (2.4 kB)")
+    assert more.told(10).endswith("1.5 GB of about 1.5 GB are here, about 1 s left")
+
+
+@pytest.mark.parametrize(("alone", "there", "commands", "says"), [
+    (True, True, 2, "torch for the CPU: about 900 MB"), (True, False, 2, "torch for CUDA: about 2.4 GB"),
+    (False, True, 1, "torch for CUDA: about 2.4 GB")])
+def test_a_machine_without_a_card_gets_the_small_torch_where_there_is_one(tmp_path, monkeypatch, capsys, alone, there,
+                                                                          commands, says):
+    ran = []
+    monkeypatch.setattr(downloads, "cpu_alone", lambda: alone)
+
+    def run(command, log, coming):
+        ran.append(command)
+        log.write_text("ERROR: no such index", encoding="utf-8")
+        return int(downloads.CPU_INDEX in command and not there)
+    monkeypatch.setattr(downloads, "run", run)
+    downloads.install(Path(sys.executable), ["torch==2.11.0", "av>=16"], tmp_path)
+    assert len(ran) == commands and says in capsys.readouterr().out
+    assert ran[-1][-2:] == ["-r", str(tmp_path / "requirements.txt")]
+    if commands == 2:
+        assert ran[0][-3:] == ["--index-url", downloads.CPU_INDEX, "torch==2.11.0"]
+    downloads.install(Path(sys.executable), ["av>=16"], tmp_path)
+    assert len(ran) == commands + 1 and "a few packages" in capsys.readouterr().out
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -271,6 +314,49 @@ def test_a_chosen_file_replaces_the_bundled_or_the_only_one():
             set_picture(prompt, chosen)
 
 
+def test_without_the_anchor_no_chunk_sees_the_picture():
+    """The same workflow, but that the reference is hidden from every latent of a chunk, whatever its time."""
+    from lodestar.backbones.longcat.sequence import own_layout
+    from lodestar.techniques.reference_skip import ReferenceSkip
+    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+    free = compare.without_anchor(prompt)
+    assert [node["class_type"] for node in prompt.values()].count("LodestarLookaheadAnchor") == 1
+    changed = {key for key in prompt if prompt[key] != free[key]}
+    assert {free[key]["class_type"] for key in changed} == {"LodestarReferenceSkip", "LodestarLongTake"}
+    inputs = next(node["inputs"] for node in free.values() if node["class_type"] == "LodestarReferenceSkip")
+    skip, layout = ReferenceSkip(inputs["mode"], inputs["radius"], inputs["factor"]), own_layout(13, 4, 1, 10)
+    reference, chunk = layout.frame_indices(layout["reference"]), layout.frame_indices(layout["chunk"])
+    assert skip.visibility(layout) == {(query, reference[0]): 0.0 for query in chunk}
+
+
+def test_three_sentences_the_worst_first():
+    held = compare.Figures(0.95, 0.90, 0.70, 1.2)
+    said = compare.sentences(held, compare.Figures(0.94, 0.44, 0.61, 1.5), 20.0)
+    assert len(said) == 3 and ["mouth" in said[0], "chunk" in said[1], "face" in said[2]] == [True] * 3
+    assert "drifted by 0.50 after 20 s, with it by 0.05" in said[2] and "correlation of 0.70" in said[0]
+    assert "1.2 times" in said[1] and "without the anchor 1.5 times" in said[1]
+    assert "face" in compare.sentences(held._replace(last=0.3), held, 20.0)[0]
+    assert len(compare.sentences(held._replace(seams=None), held, 20.0)) == 2
+
+
+def test_two_videos_in_one_picture(tmp_path):
+    from PIL import Image
+    videos = []
+    for name, colours in (("held", ("red", "blue")), ("free", ("red", "lime"))):
+        videos.append(tmp_path / f"{name}.mp4")
+        with av.open(str(videos[-1]), "w") as container:
+            stream = container.add_stream("libx264", 25, width=96, height=96, pix_fmt="yuv420p", options={"crf": "1"})
+            for colour in colours:
+                for _ in range(10):
+                    container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (96, 96), colour))))
+            container.mux(stream.encode(None))
+    shown = Image.open(compare.picture(*videos, tmp_path / "both.png")).convert("RGB")
+    assert shown.size == (6 * 198 + 6, 2 * 214 + 6)
+    found = [[shown.getpixel((6 + 198 * column + 96, 4 + 214 * row + 110)) for column in (0, 5)] for row in (0, 1)]
+    assert all(np.abs(np.subtract(got, wanted)).max() < 16 for got, wanted in zip(
+        (*found[0], *found[1]), ((255, 0, 0), (0, 0, 255), (255, 0, 0), (0, 255, 0)), strict=True))
+
+
 def test_seconds_need_a_plan():
     prompt = {"1": {"class_type": "LodestarPlanTake", "inputs": {"max_seconds": 0.0}}}
     demo.set_seconds(prompt, 2.5)
@@ -319,8 +405,6 @@ def test_the_saved_video_is_chosen():
 
 
 def test_a_video_is_described_by_what_is_in_it(tmp_path):
-    import av
-    import numpy as np
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         video = container.add_stream("libx264", rate=Fraction(16))
         video.width = video.height = 64

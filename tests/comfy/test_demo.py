@@ -38,23 +38,28 @@ def changed(tmp_path, class_type, **inputs):
     return path
 
 
-def test_the_puppet_and_its_report(server, run_demo, capsys, monkeypatch, tmp_path):
+def test_the_puppet_with_the_anchor_and_without(server, run_demo, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "PACK", tmp_path)  # what another server made is brought into out/
     run_demo("--server", server.url, "--seconds", 2.4)
-    *progress, path, contents, _, identity, seams, _, _, _, _, _, lips, left_out, _, picture = \
-        capsys.readouterr().out.splitlines()
-    assert Path(path).parent == tmp_path / "out" and contents == demo.describe(Path(path))
-    assert contents.startswith("2.40 s, 60 frames at 25 fps, 96x96") and "; sound 2.4" in contents
-    assert any("LodestarLongTake" in line for line in progress) and any("60/60 frames" in line for line in progress)
-    assert identity.startswith("Identity: ") and seams.startswith("Seam score: ") and lips.startswith("Lip sync: ")
-    assert left_out.startswith("Not measured: syncnet. SyncNet is for real faces")
-    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    lines = capsys.readouterr().out.splitlines()
+    videos = [Path(line) for line in lines if line.endswith(".mp4")]
+    assert len(videos) == 2 and all(video.parent == tmp_path / "out" for video in videos)
+    assert videos[0].name.startswith("puppet_0") and videos[1].name.startswith("puppet_without_anchor")
+    contents = [demo.describe(video) for video in videos]
+    assert set(contents) <= set(lines) and contents[0] == contents[1]
+    assert contents[0].startswith("2.40 s, 60 frames at 25 fps, 96x96") and "; sound 2.4" in contents[0]
+    assert any("LodestarLongTake" in line for line in lines) and any("60/60 frames" in line for line in lines)
+    compared, empty, *said, made = lines[-6:]
+    assert Path(compared).read_bytes().startswith(b"\x89PNG") and not empty and made.startswith("made in ")
+    assert sorted(next(word for word in ("face", "mouth", "chunk") if word in text) for text in said) == [
+        "chunk", "face", "mouth"] and not any("Not measured" in line for line in lines)
+    assert videos[0].read_bytes() != videos[1].read_bytes()
 
 
 def test_the_puppet_without_comfyui(run_demo, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "PACK", tmp_path)
-    run_demo("--headless", "--seconds", 1)
-    progress, _, path, contents, _, identity, *_, picture = capsys.readouterr().out.splitlines()
+    run_demo("--headless", "--once", "--seconds", 1)
+    progress, _, path, contents, identity, *_, picture, _ = capsys.readouterr().out.splitlines()
     assert progress.startswith("take [....") and path == str(tmp_path / "out" / "puppet.mp4")
     assert contents.startswith("1.00 s, 25 frames at 25 fps, 96x96") and identity.startswith("Identity: ")
     assert Path(picture) == tmp_path / "out" / "puppet.report.png" and Path(picture).is_file()
