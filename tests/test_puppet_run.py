@@ -1,8 +1,15 @@
 """The puppet's training runs: ended, killed and taken up again; rate, average, precision; what its VAE has to mind."""
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from lodestar.training.puppet import all as everything
 from lodestar.training.puppet import precision, vae_losses
 from lodestar.training.puppet import run as running
 from lodestar.training.puppet.looker import looker
@@ -161,3 +168,35 @@ def test_the_critic_learns_from_both_and_neither_reaches_the_other():
     own, = torch.autograd.grad(made.square().mean(), last)
     assert torch.allclose(gradients[False][0], own) and torch.allclose(gradients[False][1], gradients[True][1])
     assert 0 < (gradients[True][0] - own).norm() <= 0.51 * own.norm()
+
+
+# ---------------------------------------------------------------- the one command
+
+def test_cores_are_taken_while_they_are_idle(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(everything.os, "cpu_count", lambda: 4)
+    try:
+        for threads, load, wanted in ((1, 1.0, 4), (4, 4.1, 4), (4, 6.0, 2), (2, 9.0, 1), (1, 3.4, 2)):
+            torch.set_num_threads(threads)
+            monkeypatch.setattr(everything.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+            everything.take_idle_cores()
+            assert torch.get_num_threads() == wanted, (threads, load)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_in_the_background_it_is_the_same_command_with_the_lowest_priority(tmp_path):
+    """A session of its own, which outlives the shell, and is weighed as the least of all sessions."""
+    out, cache = tmp_path / "runs", tmp_path / "cache"
+    told = subprocess.run([sys.executable, "-m", "training.puppet.all", str(out), "--hours", "0", "--background"],
+                          cwd=everything.PACK, env={**os.environ, "LODESTAR_CACHE": str(cache), "PATH": ""},
+                          capture_output=True, text=True, check=True).stdout
+    process = int(re.search(r"process (\d+)", told)[1])
+    try:
+        assert os.getsid(process) == process != os.getsid(0) and (out / "log.txt").is_file()
+        deadline = time.monotonic() + 120
+        while os.getpriority(os.PRIO_PROCESS, process) != 19 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert os.getpriority(os.PRIO_PROCESS, process) == 19
+    finally:
+        os.kill(process, signal.SIGKILL)

@@ -25,7 +25,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="VAE weights to begin with; default: those that ship")
     parser.add_argument("--anyway", action="store_true", help="go on with a VAE that its gate refuses")
     parser.add_argument("--background", action="store_true", help="in a process of its own, at the lowest priority")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="in the background more, when cores are idle")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(arguments)
 
@@ -46,6 +46,13 @@ def step_back() -> None:
     with contextlib.suppress(OSError, AttributeError):     # not every system has these
         os.nice(19)
         Path("/proc/self/autogroup").write_text("19", encoding="utf-8")
+
+
+def take_idle_cores() -> None:
+    """As many threads as there are cores that nobody else keeps busy, one at least."""
+    import torch
+    others = os.getloadavg()[0] - torch.get_num_threads()
+    torch.set_num_threads(max(1, min(os.cpu_count() or 1, round((os.cpu_count() or 1) - others))))
 
 
 def corpus(folder: Path) -> None:
@@ -116,11 +123,13 @@ def main() -> None:
     if options.background:
         print(f"process {in_background(options)}; what it does is in {options.out / 'log.txt'}")
         return
-    if os.environ.get("LODESTAR_LOWEST"):
+    if lowest := bool(os.environ.get("LODESTAR_LOWEST")):
         step_back()
     import torch
 
+    from . import run
     from .hosts import alone
+    run.AT_REST += [take_idle_cores] if lowest else []
     torch.set_num_threads(options.threads)
     with alone(options.out / "all.lock"):
         print(go(options), flush=True)

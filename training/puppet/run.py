@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .precision import fastest
 
 SAVE_EVERY_SECONDS, LOG_EVERY_STEPS, WARMUP_STEPS, DECAY = 110, 25, 200, 0.2
+AT_REST: list[Callable[[], None]] = []          # what else is done whenever a checkpoint has been written
 NEWTON_SCHULZ = (3.4445, -4.775, 2.0315), 5     # torch.optim.Muon's coefficients and iterations
 
 
@@ -115,6 +116,8 @@ class Run:
         unfinished.replace(self.checkpoint)
         told = {"loss": self.log, "precisions": self.precisions}
         (self.folder / "log.json").write_text(json.dumps(told), encoding="utf-8")
+        for act in AT_REST:
+            act()
 
     def learning_rate(self) -> float:
         """Warm-up, constant, then down in a straight line to 0 over the last fifth: until then a run's length may
