@@ -76,8 +76,9 @@ def test_own_picture_and_speech(server, tmp_path):
         container.mux([*stream.encode(frame), *stream.encode()])
     from PIL import Image
     Image.new("RGB", (90, 70), (200, 120, 90)).save(tmp_path / "mine.png")
-    path, borders = demo.take(server, demo.parse_options([
-        "--workflow", str(TINY_TAKE), "--image", str(tmp_path / "mine.png"), "--audio", str(tmp_path / "mine.wav")]))
+    options = demo.parse_options(["--workflow", str(TINY_TAKE), "--image", str(tmp_path / "mine.png"),
+                                  "--audio", str(tmp_path / "mine.wav")])
+    path, borders = demo.take(server, demo.filled_in(options, server))
     assert path.is_relative_to(server.base / "output") and "18 frames at 16 fps" in demo.describe(path)  # 1.125 s
     assert borders == []
 

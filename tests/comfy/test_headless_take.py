@@ -45,7 +45,7 @@ def test_the_take_is_the_same(server, tmp_path, without):
         workflow = json.loads(text.replace(json.dumps([number, 0]), json.dumps(node["inputs"]["model"])))
     options.workflow = tmp_path / "puppet.json"
     options.workflow.write_text(json.dumps(workflow), encoding="utf-8")
-    video, borders = demo.take(server, options)
+    video, borders = demo.take(server, demo.filled_in(options, server))
     told = []
     alone = headless_take.make(demo.filled_in(options, demo.Here), tmp_path / "alone.mp4",
                                lambda **how_far: told.append(how_far["frames_done"]))
