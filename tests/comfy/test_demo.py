@@ -84,8 +84,8 @@ def test_own_picture_and_speech(server, tmp_path):
 
 
 def test_a_refused_workflow_is_one_clear_message(server, run_demo, tmp_path):
-    with pytest.raises(SystemExit, match="refused the workflow before it ran:\nLodestarPlanTake .*width"):
-        run_demo("--server", server.url, "--workflow", changed(tmp_path, "LodestarPlanTake", width=100))
+    with pytest.raises(SystemExit, match="refused the workflow before it ran:\nLodestarPlanTake .*fps"):
+        run_demo("--server", server.url, "--workflow", changed(tmp_path, "LodestarPlanTake", fps="fast"))
 
 
 def test_a_failed_workflow_is_one_clear_message(server, run_demo, tmp_path):
