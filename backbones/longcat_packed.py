@@ -72,7 +72,9 @@ class Int8Linear(PackedLinear):
     """One that is known to be scaled int8 rows before it is loaded."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, dtype=None, device=None):
-        super().__init__(inputs, outputs, bias, dtype, device)
+        super().__init__(inputs, outputs, bias, dtype, "meta")      # a float weight beside it would be made for nothing
+        if bias:
+            self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype, device=device))
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=torch.int8, device=device), requires_grad=False)
         self.weight_scale = nn.Parameter(torch.empty(outputs, dtype=torch.float32, device=device), requires_grad=False)
 

@@ -75,7 +75,7 @@ def test_nag_acts_on_longcat_alone_and_beside_an_anchor(avatar, longcat):
 
 def test_nag_on_wan_is_refused_before_the_first_step(t2v, wan):
     patched = nag(attach.with_technique(t2v, LookaheadAnchor(3, latents=wan.picture(t2v))))
-    with pytest.raises(ValueError, match="NAGuidance.* does nothing on wan, whose .* call attn1_output_patch"):
+    with pytest.raises(ValueError, match="NAGuidance.* does nothing on Wan.*, whose .* call attn1_output_patch"):
         comfy.sample.sample(patched, wan.noise(t2v), 2, 1.0, "euler", "simple", *[[[wan.random(1, 7, 4096), {}]]] * 2,
                             torch.zeros_like(wan.noise(t2v)), disable_pbar=True)
 
