@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):
         known = {storage._cdata for storage in storages([args, *(kwargs or {}).values()])}
         result = function(*args, **(kwargs or {}))
         for storage in storages([result]):
-            if storage._cdata not in known and storage.device.type != "meta":   # a view, an in-place result: nothing new
+            if storage._cdata not in known and storage.device.type != "meta":   # views, in-place results: nothing new
                 known.add(storage._cdata)
                 self.live += storage.nbytes()
                 weakref.finalize(storage, self.freed, storage.nbytes())
