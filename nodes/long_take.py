@@ -137,11 +137,10 @@ class TakeSession:
         elif kept := copy_kept_chunks(folder, contracts, prefix):
             logger.info(kept)
         with Journal.open(folder, contracts, prefix) as journal, ExitStack() as unless_kept:
-            others = journal.finished == journal.chunks and not folder.name.startswith(f"{folder_name(prefix)}-")
             if untold and not keep_chunks:
                 unless_kept.callback(journal.discard)
             yield journal
-            if not keep_chunks and not others:
+            if not keep_chunks and journal.take == prefix:
                 journal.discard()
 
     def values(self, writer: VideoWriter) -> dict[str, Any]:

@@ -61,15 +61,17 @@ class Journal:
     finished: int             # leading chunks that are finished, intact and still what was asked for
     final: FinalFile | None   # the video of these chunks, where it was recorded
     contracts: list[dict[str, str]]   # per chunk, everything that determines it
+    take: str                 # the user's name for it; once all chunks are finished, the one it was made under
 
     def __init__(self, folder: Path, contracts: Sequence[Mapping[str, str]], lock: FolderLock, take: str = ""):
         self.folder = folder
-        self._lock, self._take = lock, take
+        self._lock = lock
         self.contracts = [dict(contract) for contract in contracts]
         with reading(folder):
             found = _Manifest.read(folder / MANIFEST)
             self._entries, self.final = found.entries, found.final
             self.finished, problem = self._compare(found.problem)
+        self.take = found.take if self.finished == self.chunks else take
         self.note = self._say(problem)
 
     @classmethod
@@ -243,7 +245,7 @@ class Journal:
             yield from (path for path in self.folder.glob(pattern) if path != last)
 
     def _write(self, entries: list[dict], final: FinalFile | None) -> None:
-        _Manifest(self._take, entries, final).write(self.folder / MANIFEST)
+        _Manifest(self.take, entries, final).write(self.folder / MANIFEST)
         self._entries, self.final = entries, final
 
     def _compare(self, problem: str) -> tuple[int, str]:

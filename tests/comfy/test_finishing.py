@@ -82,6 +82,16 @@ def test_a_bad_name_is_refused_before_anything_is_made(take, tmp_path, prefix, w
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("own, other", [("x", "x-y"), ("a/b", "a_b"), ("x", "X")])
+def test_what_was_kept_under_another_name_stays_however_alike_the_names(take, tmp_path, own, other):
+    take(other, keep=True)
+    kept = [name for name in files(tmp_path) if name.startswith("lodestar_takes")]
+    assert kept and take(own).path == tmp_path / f"{own}_00001_.mp4"
+    assert [name for name in files(tmp_path) if name.startswith("lodestar_takes")] == kept
+    take(other)
+    assert files(tmp_path) == sorted([f"{own}_00001_.mp4", f"{other}_00001_.mp4", f"{other}_00002_.mp4"])
+
+
 def test_the_tags_are_json_where_the_graph_is_not(take):
     made = take(prompt={"9": {"class_type": "Note", "inputs": {}, "is_changed": [float("nan")]}},
                 extra_pnginfo={"workflow": {"x": float("inf")}})
