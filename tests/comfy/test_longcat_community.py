@@ -16,6 +16,8 @@ from lodestar.backbones.longcat_packed import PackedLinear
 from lodestar.nodes import load_longcat as node
 from safetensors.torch import load_file, safe_open, save_file
 
+from . import take_values
+
 SPLIT = {"attn.qkv": ("self_attn", "qkv"), "cross_attn.kv_linear": ("cross_attn", "kv")}
 WAN = {"x_embedder.proj.": "patch_embedding.", "y_embedder.y_proj.": "text_embedding.",
        "t_embedder.": "time_embedding.", "audio_proj.": "multitalk_audio_proj.",
@@ -290,3 +292,19 @@ def test_packed_weights_count_as_what_they_take(tmp_path, weights, config):
     packed = sum(len(weight.data) for weight in stored.values() if weight.kind.startswith("Q"))
     tables = sum(16 for weight in stored.values() if weight.kind.startswith("Q"))
     assert comfy.model_management.module_size(model.model.diffusion_model) == plain + packed + tables
+
+
+def test_a_packed_model_and_its_lora_count_by_value(tmp_path, tiny_models, weights, config, longcat):
+    """Loaded again they are the same, after a run as well; another strength or file is another model."""
+    packed, exact = packed_file("gguf", tmp_path, weights, config)
+    lora = load_file(tiny_models / "models" / "loras" / f"{longcat.AVATAR15}_lora.safetensors")
+    half = {name: part / 2 if "lora_up" in name else part for name, part in lora.items()}
+    made = [load_longcat(packed), load_longcat(exact), longcat.load(tiny_models, longcat.INT8)]
+    made += [with_lora(made[0], lora, 0.8, "lora"), with_lora(made[0], lora, 0.4, "lora"),
+             with_lora(made[0], half, 0.8, "lora")]
+    digests = [take_values.digest(model) for model in made]
+    assert len(set(digests)) == len(made)
+    again = with_lora(load_longcat(packed), lora, 0.8, "lora")
+    assert take_values.digest(again) == digests[3]
+    longcat.sample(again, longcat.prompt(again))
+    assert take_values.digest(again) == digests[3]
