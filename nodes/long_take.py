@@ -317,7 +317,8 @@ class LodestarLongTake(io.ComfyNode):
                 io.Clip.Input("clip", optional=True,
                               tooltip="The text encoder, only needed when the plan has a script of prompts."),
                 io.String.Input("filename_prefix", default="lodestar/take",
-                                tooltip="Name of the video below ComfyUI's output folder."),
+                                tooltip="Name of the video below ComfyUI's output folder; takes ComfyUI's tokens, "
+                                        "such as %date:yyyy-MM-dd%, %width% or %RandomNoise.noise_seed%."),
                 io.Boolean.Input("keep_chunks", default=False,
                                  tooltip="Keep the chunks' latents and video segments after the video is finished, so "
                                          "that a later change, or another name, makes only what it affects."),

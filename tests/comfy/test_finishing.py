@@ -14,6 +14,7 @@ from lodestar.pipelines.video_writer import VideoWriter
 
 from .test_session import session, wan_vae
 
+pytestmark = pytest.mark.once
 PLAN = {"overlap_frames": 5, "max_seconds": 2.0}
 
 
