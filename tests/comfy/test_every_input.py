@@ -19,7 +19,7 @@ import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from lodestar.backbones import attach
-from lodestar.backbones.audio_encoder import encode_speech, load_audio_encoder, log_mel
+from lodestar.backbones.audio_encoder import encode_speech, log_mel
 from lodestar.backbones.longcat_files import load_longcat
 from lodestar.nodes.sockets import Take
 from lodestar.pipelines.chunk_plan import plan_take
@@ -86,7 +86,7 @@ SAME = {
                           *on_cuda(torch.Tensor, good)],
     "LATENT": lambda good: [{"samples": good["samples"].double()}, {"samples": good["samples"].half()},
                             {"samples": good["samples"][:, :, 0]}],
-    "SIGMAS": lambda good: [good.double(), good.half(), *on_cuda(torch.Tensor, good)],
+    "SIGMAS": lambda good: [good.double(), good.half(), good.bfloat16(), *on_cuda(torch.Tensor, good)],
     "CONDITIONING": lambda good: [tuple(map(tuple, good))],
 }
 
@@ -107,17 +107,16 @@ def good(tiny_models, base, wan):
     guider = comfy.samplers.CFGGuider(wires["MODEL"])
     guider.set_conds(TEXT, TEXT)
     plan = plan_take(Timeline(Fraction(16)), 8, 17, 0, SIZE, SIZE)
-    components = Types.VideoComponents(images=drawn(30, SIZE, SIZE, 3), audio=None, frame_rate=Fraction(16))
+    components = Types.VideoComponents(images=drawn(8, SIZE, SIZE, 3), audio=None, frame_rate=Fraction(16))
     wires |= {"GUIDER": guider, "LODESTAR_PLAN": Take(plan, clip(SOUND)), "CLIP": None,
               "AUDIO_ENCODER_OUTPUT": encode_speech(wires["AUDIO_ENCODER"], clip(SOUND)),
               "VIDEO": InputImpl.VideoFromComponents(components)}
-    speech = load_audio_encoder(folder / "audio_encoders" / "lodestar_tiny_longcat_wav2vec2.safetensors")
     return wires, {
         "LodestarLongCatSchedule": {"model": longcat}, "LodestarLoadLongCatLora": {
             "model": longcat, "lora_name": "lodestar_tiny_longcat_video_lora.safetensors"},
         "LodestarLoadLongCat": {"model_name": "lodestar_tiny_longcat_avatar.safetensors"},
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
-        "LodestarTwoSpeakers": {**MASKS, "audio_encoder": speech}, "LodestarSpeechGuidance": {"model": longcat},
+        "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
         "LodestarTakeReport": {"plan": None}, "LodestarPlanTake": {"width": SIZE, "height": SIZE},
         "LodestarOneChunk": {"width": SIZE, "height": SIZE, "frames": 5, "audio_features": None},
         "LodestarReferencePicture": {"width": SIZE, "height": SIZE},
@@ -169,7 +168,8 @@ def test_what_means_the_same_gives_the_same(good, tmp_path, caplog, name, socket
     inputs = inputs_of(good, name)
     wanted = list(numbers_of(run(name, inputs).args))
     assert wanted
-    for form in SAME[socket.get_io_type()](inputs[socket.id]):
+    forms = SAME[socket.get_io_type()](inputs[socket.id])
+    for form in forms[2:4] if name == "LodestarLongTake" else forms:     # each of them is a take
         found = list(numbers_of(run(name, {**inputs, socket.id: form}).args))
         assert len(found) == len(wanted)
         for one, other in zip(found, wanted, strict=True):
