@@ -68,6 +68,8 @@ class Backbone(ABC):
     grid: int                            # width and height must be multiples of this
     audio_shape: tuple[int, int] | None  # (layers, width) of the speech features it takes
     audio_condition: str | None          # under which name CONDITIONING holds its speech; zeros there mean none
+    size: tuple[int, int] = (832, 480)   # width and height of a good picture, landscape
+    one_size: bool = False               # whether it knows no other, nor other proportions
     temporal_ratio: int = 4
     handover: str = "stitch"             # how the family continues a chunk, where the user does not say
     follows_itself: bool = False         # without a picture it refers to the first latent of the take
@@ -82,20 +84,13 @@ class Backbone(ABC):
         """Pixels per latent; a token is two latents wide."""
         return self.grid // 2
 
-    def overlap(self, asked_frames: int) -> int:
-        """The overlap inside the window for what a user asked: -1 is the family's own."""
-        if asked_frames > 0 and self.overlap_frames == 0:
-            raise ValueError(f"overlap_frames: got {asked_frames}, but {self.name} keeps its context outside the chunk "
-                             f"(its motion frames). Set it to -1 or 0")
-        return self.overlap_frames if asked_frames < 0 else asked_frames
-
     def text_width(self, base) -> int:
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim
 
     def fps_note(self, fps: Fraction) -> str:
         """A line for the plan's summary where the take runs at another rate than the family was trained at."""
-        return "" if fps == self.fps else (f"\n{self.name} was trained at {self.fps} fps; at {float(fps):g} fps lips "
+        return "" if fps == self.fps else (f"{self.name} was trained at {self.fps} fps; at {float(fps):g} fps lips "
                                            f"and motion may run at the wrong speed")
 
     def context_latents(self, overlap: int) -> int:

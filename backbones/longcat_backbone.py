@@ -15,20 +15,16 @@ from torch import Tensor
 
 from ..techniques.audio_windows import runs
 from ..techniques.clean_cache import CleanCaching
-from ..techniques.flow_schedules import SHIFTS
 from ..techniques.layout import Layout
-from ..techniques.speech_features import CHUNK_FRAMES, OVERLAP_FRAMES
 from .backbone import RUN, Backbone, ChunkInputs, ChunkRequest, hides, laid_out, latents_of
 from .longcat.call import CleanCache
 from .longcat.headless import REFERENCE_INDEX
 from .longcat.sequence import in_order, own_layout
+from .longcat.versions import version_of
 from .longcat_model import REFERENCE_KEY, LongCatVideo
 from .ram_blocks import RamBlocks
 from .speech import Speech
 
-BASE, AVATAR_10, AVATAR_15 = SHIFTS
-FPS = {BASE: 15, AVATAR_10: 16, AVATAR_15: 25}
-LAYERS, RATES_HZ = {AVATAR_10: 12, AVATAR_15: 5}, {AVATAR_10: 32, AVATAR_15: 25}   # of speech features
 CONTEXT_LATENTS = 4
 OVERRIDE = "optimized_attention_override"   # of another pack: its attention for every call
 log = logging.getLogger("lodestar")
@@ -64,26 +60,31 @@ class LongCatCall:
 class LongCatBackbone(Backbone):
     supported: ClassVar[str] = "LongCat-Video, LongCat-Video-Avatar 1.0 and 1.5"
     encoder: ClassVar[str] = "LongCat Speech with chinese-wav2vec2-base for 1.0, whisper-large-v3 for 1.5"
-    audio_shape: tuple[int, int] | None
     name: str
     fps: int
-    chunk_frames: int = CHUNK_FRAMES
-    overlap_frames: int = OVERLAP_FRAMES
-    grid: int = 16
-    handover: str = "re-encode"
-    follows_itself: bool = True
-    audio_condition: str | None = "audio_windows"
+    layers: int
+    rate_hz: int
+    chunk_frames: int
+    overlap_frames: int
+    grid: int
+    audio_shape: tuple[int, int] | None
+    audio_condition: str | None
+    handover: str
+    size: tuple[int, int]
+    one_size: bool
+    follows_itself: bool
 
     @classmethod
     def of(cls, base) -> "LongCatBackbone | None":
         if not isinstance(base, LongCatVideo):
             return None
-        version, audio = base.version, base.diffusion_model.config.audio
+        audio = base.diffusion_model.config.audio
         if audio is None:
-            return cls(None, version, FPS[version], follows_itself=False, audio_condition=None)
-        shape = (LAYERS[version], audio.width // LAYERS[version])
-        handover = "stitch" if version == AVATAR_10 else "re-encode"
-        return cls(shape, version, FPS[version], handover=handover)
+            return cls(**vars(version_of(base.version, None)), audio_shape=None, follows_itself=False,
+                       audio_condition=None)
+        version = version_of(base.version, audio.width)
+        return cls(**vars(version), audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
+                   audio_condition="audio_windows")
 
     def text_width(self, base) -> int:
         return base.diffusion_model.config.caption
@@ -145,14 +146,14 @@ class LongCatBackbone(Backbone):
         is but one frame, its last."""
         before = min(first_latent, 1)
         frames = clock.frames_for_latents(before + latents)
-        return speech.windows((first_latent - before) * self.temporal_ratio, frames, RATES_HZ[self.name] // self.fps)
+        return speech.windows((first_latent - before) * self.temporal_ratio, frames, self.rate_hz // self.fps)
 
     def check_speech(self, speech: Speech, clock) -> None:
         super().check_speech(speech, clock)
-        if (clock.fps, speech.rate_hz) != (self.fps, RATES_HZ[self.name]):
+        if (clock.fps, speech.rate_hz) != (self.fps, self.rate_hz):
             raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
-                             f"{self.name} was trained at {self.fps} fps with {RATES_HZ[self.name]} Hz. Set fps of "
-                             f"Plan Take to {self.fps} and use LongCat Speech")
+                             f"{self.name} was trained at {self.fps} fps with {self.rate_hz} Hz. Set fps of "
+                             f"Plan Take to 0, the model's own, and use LongCat Speech")
         if len(speech.voices) > 1 and speech.people is None:
             raise ValueError(f"audio_features: got {len(speech.voices)} voices and no masks of whose they are. Use Two "
                              "Speakers")

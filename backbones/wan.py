@@ -26,6 +26,7 @@ class Wan(Backbone):
     chunk_frames: int = 81
     overlap_frames: int = 13
     grid: int = 16
+    size: tuple[int, int] = (832, 480)
     audio_shape: tuple[int, int] | None = None
     audio_condition: str | None = None
 
@@ -37,7 +38,7 @@ class Wan(Backbone):
             return None
         kind = (type(base), module.in_dim, module.out_dim)
         if kind == (comfy.model_base.WAN22, 48, 48):
-            return cls("ti2v", "Wan 2.2 TI2V-5B", fps=24, chunk_frames=121, grid=32)
+            return cls("ti2v", "Wan 2.2 TI2V-5B", fps=24, chunk_frames=121, grid=32, size=(1280, 704))
         if kind == (comfy.model_base.WAN21, 16, 16):
             return cls("t2v", "Wan text-to-video")
         if kind == (comfy.model_base.WAN21, 36, 16):

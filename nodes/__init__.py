@@ -19,6 +19,7 @@ from .one_chunk import LodestarOneChunk
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
+from .sample_person import LodestarSamplePerson
 from .speech_guidance import LodestarSpeechGuidance
 from .take_report import LodestarTakeReport
 from .two_speakers import LodestarTwoSpeakers
@@ -26,11 +27,11 @@ from .two_speakers import LodestarTwoSpeakers
 
 class Lodestar(ComfyExtension):
     async def get_node_list(self):
-        return [LodestarPlanTake, LodestarLongTake, LodestarLookaheadAnchor, LodestarNarrativeKeyframe,
-                LodestarReferenceSkip, LodestarLatentStitch, LodestarLoadAudioEncoder, LodestarLoadLongCat,
-                LodestarLoadLongCatLora, LodestarAudioFeatures, LodestarReferencePicture, LodestarBlankPrompt,
-                LodestarSpeechGuidance, LodestarOneChunk, LodestarLongCatSchedule, LodestarLongCatSpeech,
-                LodestarTwoSpeakers, LodestarTakeReport]
+        return [LodestarSamplePerson, LodestarPlanTake, LodestarLongTake, LodestarOneChunk, LodestarReferencePicture,
+                LodestarLookaheadAnchor, LodestarNarrativeKeyframe, LodestarReferenceSkip, LodestarLatentStitch,
+                LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarAudioFeatures,
+                LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt, LodestarSpeechGuidance,
+                LodestarLongCatSchedule, LodestarTakeReport]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -5,6 +5,7 @@ from ..backbones.audio_encoder import as_speech_encoder, encode_speech
 from ..techniques.audio_windows import select_layers
 from ..techniques.sound_marks import sound_marks
 from .input_checks import checked
+from .sockets import search_words
 
 
 class LodestarAudioFeatures(io.ComfyNode):
@@ -29,8 +30,11 @@ class LodestarAudioFeatures(io.ComfyNode):
                                tooltip="Shared by neighbouring windows and cut in the middle. Under 2.6 s the seams of "
                                        "wav2vec2 windows are felt."),
             ],
-            outputs=[io.AudioEncoderOutput.Output(tooltip="The kept layers with their rate, for Long Take and for "
+            outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
+                                                   tooltip="The kept layers with their rate, for Long Take and for "
                                                           "core's nodes.")],
+            **search_words("speech features", "speech encoder", "wav2vec", "hubert", "whisper", "lip sync",
+                           "audio to video"),
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..backbones import find
 from .input_checks import checked
+from .sockets import search_words
 
 UMT5_WIDTH = 4096
 
@@ -14,7 +15,7 @@ class LodestarBlankPrompt(io.ComfyNode):
         return io.Schema(
             node_id="LodestarBlankPrompt",
             display_name="Blank Prompt",
-            category="Lodestar",
+            category="Lodestar/sampling",
             description="A prompt of zeros where no text encoder is loaded: for trying things out, for tiny models, "
                         "for audio-driven models at CFG 1. A real take is better with a real prompt.",
             inputs=[
@@ -28,6 +29,7 @@ class LodestarBlankPrompt(io.ComfyNode):
                                        "as the puppet."),
             ],
             outputs=[io.Conditioning.Output(tooltip="In place of CLIP Text Encode.")],
+            **search_words("empty conditioning", "no text encoder", "zero prompt"),
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from ..backbones import attach
 from ..techniques.latent_stitch import MODES, LatentStitch
 from .input_checks import checked
+from .sockets import search_words
 
 
 class LodestarLatentStitch(io.ComfyNode):
@@ -22,6 +23,7 @@ class LodestarLatentStitch(io.ComfyNode):
                                        "decode and encode the tail, for models trained that way."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the hand-over attached.")],
+            **search_words("continue video", "seamless", "chunk transition", "overlap", "extend video"),
         )
 
     @classmethod

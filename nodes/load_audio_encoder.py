@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..backbones.audio_encoder import NORMALIZE, WEIGHTS, load_audio_encoder, log_mel
 from .input_checks import checked
+from .sockets import search_words
 
 FOLDER, LOG_MEL = "audio_encoders", "log-mel"
 
@@ -29,7 +30,7 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
         return io.Schema(
             node_id="LodestarLoadAudioEncoder",
             display_name="Load Audio Encoder (Lodestar)",
-            category="Lodestar/audio",
+            category="Lodestar/loaders",
             description="Loads a speech encoder: what ComfyUI's own loader knows, and through transformers any "
                         "wav2vec2, hubert or whisper in the folder layout or with its config inside the file.",
             inputs=[
@@ -43,6 +44,7 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
                                        "bare wav2vec2-base-960h. Whisper has no such step."),
             ],
             outputs=[io.AudioEncoder.Output(tooltip="For Audio Features, or core's Audio Encoder Encode.")],
+            **search_words("wav2vec", "wav2vec2", "hubert", "whisper", "speech encoder", "lip sync"),
         )
 
     @classmethod

@@ -11,6 +11,7 @@ from ..backbones.longcat_files import GGUF, WEIGHT_DTYPES, load_longcat
 from ..techniques.clean_cache import PLACES, CleanCaching
 from ..techniques.technique import Moment
 from .input_checks import checked
+from .sockets import search_words
 
 OFF = "off"
 FOLDERS = ("diffusion_models", "longcat")
@@ -56,18 +57,19 @@ class LodestarLoadLongCat(io.ComfyNode):
                                tooltip="default: as the file is. fp8: half the memory of bf16, a little coarser; "
                                        "fast multiplies in fp8 too, on cards that can. What is quantised already "
                                        "(int8, scaled fp8, GGUF) stays as it is."),
-                io.Combo.Input("clean_cache", options=[*PLACES, OFF], default=PLACES[0],
+                io.Combo.Input("kv_cache", options=[*PLACES, OFF], default=PLACES[0],
                                tooltip="Keys and values of reference and context, worked out once per chunk for all "
                                        "steps: about a tenth of the time, with the same result. 5 latents at 480x832 "
                                        "take 6.1 GB in bf16: in VRAM, or in RAM, from where each block's share comes "
                                        "over while the block before works (0.3 GB of VRAM)."),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler. CLIP is umt5-xxl (type wan), VAE is Wan 2.1's.")],
+            **search_words("longcat", "talking head", "avatar", "talking avatar", "diffusion model", "lip sync"),
         )
 
     @classmethod
     @checked
-    def execute(cls, model_name, weight_dtype, clean_cache) -> io.NodeOutput:
+    def execute(cls, model_name, weight_dtype, kv_cache) -> io.NodeOutput:
         model = load_longcat(model_path(model_name), weight_dtype)
-        techniques = () if clean_cache == OFF else (CleanCaching(clean_cache),)
+        techniques = () if kv_cache == OFF else (CleanCaching(kv_cache),)
         return io.NodeOutput(attach.patched(model, techniques, Moment()))

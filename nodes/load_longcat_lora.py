@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..backbones.longcat_lora import with_lora
 from ..backbones.weight_files import load_weights
 from .input_checks import checked
+from .sockets import search_words
 
 
 class LodestarLoadLongCatLora(io.ComfyNode):
@@ -27,6 +28,7 @@ class LodestarLoadLongCatLora(io.ComfyNode):
                                tooltip="1 is what the file was trained for: its own alpha is used."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the LoRA; the one that came in is unchanged.")],
+            **search_words("lora", "longcat lora", "distilled", "few steps"),
         )
 
     @classmethod

@@ -41,7 +41,7 @@ from ..pipelines.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
 from ..techniques.technique import Moment
 from .input_checks import checked, named
-from .sockets import PLAN, Take
+from .sockets import PLAN, Take, search_words
 
 logger = logging.getLogger("lodestar")
 
@@ -323,11 +323,14 @@ class LodestarLongTake(io.ComfyNode):
                                  tooltip="Keep the chunks' latents and video segments after the video is finished, so "
                                          "that a later change, or another name, makes only what it affects."),
             ],
-            outputs=[io.Video.Output(tooltip="The finished file, for Save Video, preview or further nodes."),
+            outputs=[io.Video.Output(display_name="video",
+                                     tooltip="The finished file, for Save Video, preview or further nodes."),
                      io.String.Output(display_name="path", tooltip="Where the video is."),
                      io.Latent.Output(display_name="tail", tooltip="The last chunk's latents, as they were sampled.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
+            **search_words("talking", "talking head", "talking avatar", "avatar", "lip sync", "long video",
+                           "audio to video", "speech to video", "minutes", "extend video"),
         )
 
     @classmethod

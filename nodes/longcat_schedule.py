@@ -5,6 +5,7 @@ from ..backbones import find
 from ..backbones.longcat_model import LongCatVideo
 from ..techniques.flow_schedules import KINDS, schedule
 from .input_checks import checked
+from .sockets import search_words
 
 MOST_STEPS = 1000
 
@@ -15,7 +16,7 @@ class LodestarLongCatSchedule(io.ComfyNode):
         return io.Schema(
             node_id="LodestarLongCatSchedule",
             display_name="LongCat Schedule",
-            category="Lodestar",
+            category="Lodestar/sampling",
             description="LongCat's own noise schedules, which ComfyUI's schedulers do not have: 50 steps, 16 or 8 "
                         "distilled ones, the sharper tail, refinement.",
             inputs=[
@@ -31,6 +32,7 @@ class LodestarLongCatSchedule(io.ComfyNode):
                                tooltip="0: the model's own, which is 12 for LongCat-Video and Avatar 1.0, 7 for 1.5."),
             ],
             outputs=[io.Sigmas.Output(tooltip="For Long Take or SamplerCustomAdvanced, with the Euler sampler.")],
+            **search_words("sigmas", "scheduler", "timesteps", "longcat"),
         )
 
     @classmethod

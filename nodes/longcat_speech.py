@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices, heard
 from ..techniques.sound_marks import sound_marks
 from .input_checks import checked
+from .sockets import search_words
 
 
 class LodestarLongCatSpeech(io.ComfyNode):
@@ -30,7 +31,10 @@ class LodestarLongCatSpeech(io.ComfyNode):
                 io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
                              tooltip="Which noise. The same seed gives the same features."),
             ],
-            outputs=[io.AudioEncoderOutput.Output(tooltip="For Long Take's audio_features.")],
+            outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
+                                                   tooltip="For Long Take's audio_features.")],
+            **search_words("talking head", "avatar", "lip sync", "audio to video", "wav2vec", "whisper",
+                           "speech features"),
         )
 
     @classmethod

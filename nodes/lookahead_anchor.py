@@ -8,6 +8,7 @@ from ..backbones import attach
 from ..techniques.lookahead_anchor import FARTHEST, PLACEMENTS, LookaheadAnchor, parse_schedule
 from ..techniques.timeline import Timeline
 from .input_checks import checked, named
+from .sockets import search_words
 
 UNITS = ("pixel frames", "latent frames")
 
@@ -46,6 +47,7 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                         "fewer movements."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the anchor attached.")],
+            **search_words("identity", "consistent character", "same person", "keep face", "reference", "drift"),
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from .. import backbones
 from ..backbones import attach
 from ..techniques.narrative_keyframes import NarrativeKeyframes
 from .input_checks import checked, named
+from .sockets import search_words
 
 
 class LodestarNarrativeKeyframe(io.ComfyNode):
@@ -27,6 +28,7 @@ class LodestarNarrativeKeyframe(io.ComfyNode):
                                        "chunk starts at or after this time; then the next keyframe takes over."),
             ],
             outputs=[io.Model.Output(tooltip="The model with one more keyframe.")],
+            **search_words("keyframe", "expression", "story", "pose", "timeline", "identity"),
         )
 
     @classmethod

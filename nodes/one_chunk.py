@@ -2,17 +2,18 @@
 from fractions import Fraction
 
 import node_helpers
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .. import backbones
 from ..backbones.backbone import ChunkRequest
 from ..backbones.pictures import encode_picture, fit_picture
+from ..backbones.settings import Settings, settled
 from ..backbones.speech import Speech
 from ..backbones.take_checks import check_prompt
 from ..backbones.vae import encode_frames
 from ..techniques.timeline import Timeline
 from .input_checks import checked, named
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, SMALLEST_SIDE
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words, sentences
 
 
 class LodestarOneChunk(io.ComfyNode):
@@ -29,12 +30,14 @@ class LodestarOneChunk(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt. It gets the speech and what the model needs."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the same, without speech."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Int.Input("width", default=832, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
-                             tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32)."),
-                io.Int.Input("height", default=480, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
-                             tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32)."),
-                io.Int.Input("frames", default=0, min=0, max=LONGEST_CHUNK,
-                             tooltip="Pixel frames, made whole latents. 0: as many as the model was trained with."),
+                io.Int.Input("width", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32). 0, with height 0: the model's own "
+                                     "size, in the proportions of the reference where one is connected."),
+                io.Int.Input("height", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32). 0, with width 0: the model's own."),
+                io.Int.Input("chunk_frames", default=0, min=0, max=LONGEST_CHUNK,
+                             tooltip="Pixel frames of the clip, made whole latents. 0: as many as the model was "
+                                     "trained with."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
                                             tooltip="The speech: Audio Features, LongCat Speech or Two Speakers."),
                 io.Image.Input("reference", optional=True,
@@ -44,31 +47,43 @@ class LodestarOneChunk(io.ComfyNode):
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
                      io.Conditioning.Output(display_name="negative", tooltip="The same without speech."),
                      io.Latent.Output(display_name="latent", tooltip="The clip to be, with what is known in it.")],
+            **search_words("talking head", "avatar", "lip sync", "audio to video", "image to video", "single clip"),
         )
 
     @classmethod
     @checked
-    def execute(cls, model, positive, negative, vae, width, height, frames, audio_features=None, reference=None
+    def execute(cls, model, positive, negative, vae, width, height, chunk_frames, audio_features=None, reference=None
                 ) -> io.NodeOutput:
         for name, prompt in (("positive", positive), ("negative", negative)):
             with named(name):
                 check_prompt(model, [text for text, _ in prompt])
-        asked = request(model, vae, width, height, frames, audio_features, reference)
-        inputs = backbones.find(model).chunk_inputs(asked)
+        backbone = backbones.find(model)
+        chosen = settled(backbone, reference, width=width, height=height, fps=Fraction(backbone.fps),
+                         chunk_frames=chunk_frames, overlap_frames=0)
+        inputs = backbone.chunk_inputs(request(model, vae, chosen, audio_features, reference))
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.silent}),
-                             {name: value for name, value in latent.items() if value is not None})
+                             {name: value for name, value in latent.items() if value is not None},
+                             ui=ui.PreviewText(described(backbone, chosen, inputs.samples.shape[2])))
 
 
-def request(model, vae, width: int, height: int, frames: int, features: dict | None, picture) -> ChunkRequest:
+def described(backbone, chosen: Settings, latents: int) -> str:
+    """What the clip will be, and what of it is the model's own."""
+    frames = Timeline(chosen.fps, backbone.temporal_ratio).frames_for_latents(latents)
+    clip = (f"{frames} frames ({latents} latents), {chosen.width}x{chosen.height}, {frames / backbone.fps:.2f} s at "
+            f"{backbone.fps} fps")
+    return sentences([clip, chosen.note])
+
+
+def request(model, vae, chosen: Settings, features: dict | None, picture) -> ChunkRequest:
     """The chunk that opens a take. Raises ValueError for a size or speech that the model cannot have."""
-    backbone = backbones.find(model)
+    backbone, width, height = backbones.find(model), chosen.width, chosen.height
     if width % backbone.grid or height % backbone.grid:
         raise ValueError(f"width, height: got {width}x{height}, wanted multiples of {backbone.grid} for "
                          f"{backbone.name}")
-    clock, audio, people = Timeline(Fraction(backbone.fps), backbone.temporal_ratio), None, None
-    latents = clock.latents_for_frames(frames or backbone.chunk_frames)
+    clock, audio, people = Timeline(chosen.fps, backbone.temporal_ratio), None, None
+    latents = clock.latents_for_frames(chosen.chunk_frames)
     with named("reference"):
         fitted = None if picture is None else fit_picture(picture, width, height)
     if features is not None and backbone.audio_shape is not None:

@@ -1,12 +1,15 @@
 """Plan Take: speech in, a chunk plan out, with its cost stated before any GPU work."""
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .. import backbones
-from ..pipelines.chunk_plan import MAX_FPS, MIN_FPS, describe, exact_fps, plan_take
+from ..backbones.settings import settled
+from ..pipelines.chunk_plan import MAX_FPS, describe, exact_fps, plan_take
 from ..pipelines.story_script import parse_story
 from ..techniques.timeline import Timeline
 from .input_checks import checked
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, SMALLEST_SIDE, Take
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, Take, search_words, sentences
+
+LINES_ON_THE_NODE = 8
 
 
 class LodestarPlanTake(io.ComfyNode):
@@ -17,22 +20,28 @@ class LodestarPlanTake(io.ComfyNode):
             display_name="Plan Take",
             category="Lodestar",
             description="Cuts a take as long as the speech into chunks and says what it will cost: chunks, video "
-                        "length, trimmed frames, disk and RAM. The video ends with the speech, to the frame.",
+                        "length, trimmed frames, disk and RAM. What is left at its default is the model's own.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that will make the take: it knows its grid and context."),
+                io.Model.Input("model", tooltip="The model that will make the take: it knows its frame rate, chunk "
+                                                "length, overlap and size."),
                 io.Audio.Input("audio", tooltip="The speech. The finished video carries it as it is."),
-                io.Int.Input("width", default=832, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
-                             tooltip="Of the video: a multiple of 16 (TI2V-5B: 32)."),
-                io.Int.Input("height", default=480, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
-                             tooltip="Of the video: a multiple of 16 (TI2V-5B: 32)."),
-                io.Float.Input("fps", default=16.0, min=float(MIN_FPS), max=float(MAX_FPS), step=0.001,
-                               tooltip="Frames a second: what the model was trained at (Wan, S2V 16; TI2V-5B 24)."),
-                io.Int.Input("chunk_frames", default=77, min=1, max=LONGEST_CHUNK,
-                             tooltip="Pixel frames the model sees at once, overlap included; made whole latents "
-                                     "(S2V 77, Wan 81, TI2V-5B 121)."),
+                io.Image.Input("reference", optional=True,
+                               tooltip="Optional: the person's picture, as for Long Take. With width and height 0 the "
+                                       "video gets its proportions, so that nothing is cropped."),
+                io.Int.Input("width", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the video: a multiple of 16 (TI2V-5B: 32). 0, with height 0: the model's own "
+                                     "size, in the proportions of the reference where one is connected."),
+                io.Int.Input("height", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="Of the video: a multiple of 16 (TI2V-5B: 32). 0, with width 0: the model's own."),
+                io.Float.Input("fps", default=0.0, min=0.0, max=float(MAX_FPS), step=0.001,
+                               tooltip="Frames a second. 0: what the model was trained at (Wan, S2V and LongCat Avatar "
+                                       "1.0: 16, Avatar 1.5: 25, TI2V-5B: 24)."),
+                io.Int.Input("chunk_frames", default=0, min=0, max=LONGEST_CHUNK,
+                             tooltip="Pixel frames the model sees at once, overlap included; made whole latents. 0: "
+                                     "what the model was trained with (S2V 77, Wan 81, LongCat 93, TI2V-5B 121)."),
                 io.Int.Input("overlap_frames", default=-1, min=-1, max=LONGEST_CHUNK - 1,
                              tooltip="Pixel frames of a chunk that the next one repeats as its context. -1: what the "
-                                     "model expects (Wan 13; S2V keeps its context outside the chunk, so 0)."),
+                                     "model expects (13; S2V keeps its context outside the chunk, so 0)."),
                 io.String.Input("script", default="", multiline=True,
                                 tooltip="Optional: one prompt per line with its time, such as '0:12 she laughs'. Each "
                                         "starts with the nearest chunk, as the summary says. Needs clip on Long Take."),
@@ -44,23 +53,27 @@ class LodestarPlanTake(io.ComfyNode):
                                tooltip="The sound of the video where it is not the speech alone: the same recording "
                                        "with music, for instance. Cut where the speech ends."),
             ],
-            outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take."),
-                     io.String.Output(display_name="summary", tooltip="The plan in words, cost included.")],
+            outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take, Reference Picture and Take Report."),
+                     io.String.Output(display_name="summary", tooltip="The plan in words, cost included; the node "
+                                                                      "shows it when it has run.")],
+            **search_words("long video", "talking video", "chunks", "frame rate", "video length", "script", "timeline"),
         )
 
     @classmethod
     @checked
-    def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step,
-                max_seconds, soundtrack=None) -> io.NodeOutput:
-        backbone = backbones.find(model)
-        speech = opening_of(audio, max_seconds)
-        clock = Timeline(exact_fps(fps), backbone.temporal_ratio)
+    def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step, max_seconds,
+                reference=None, soundtrack=None) -> io.NodeOutput:
+        backbone, speech = backbones.find(model), opening_of(audio, max_seconds)
+        chosen = settled(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
+                         chunk_frames=chunk_frames, overlap_frames=overlap_frames)
+        clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
-        plan = plan_take(clock, frames, chunk_frames, backbone.overlap(overlap_frames), width, height, script,
+        plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
                          seed_step, backbone.grid)
-        summary = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
+        cost = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
+        summary = "\n".join(filter(None, (cost, chosen.note, backbone.fps_note(clock.fps))))
         track = speech if soundtrack is None else opening_of(soundtrack, float(plan.seconds))
-        return io.NodeOutput(Take(plan, track, speech), summary + backbone.fps_note(clock.fps))
+        return io.NodeOutput(Take(plan, track, speech), summary, ui=ui.PreviewText(head_of(summary)))
 
     @classmethod
     def validate_inputs(cls, script=None):
@@ -70,6 +83,14 @@ class LodestarPlanTake(io.ComfyNode):
         except ValueError as error:
             return str(error)
         return True
+
+
+def head_of(text: str) -> str:
+    """What of a summary fits a node; a long script's notes are counted."""
+    lines = text.split("\n")
+    rest = len(lines) - LINES_ON_THE_NODE
+    shown = lines if rest <= 0 else [*lines[:LINES_ON_THE_NODE], f"... and {rest} more lines in the summary"]
+    return sentences(shown)
 
 
 def opening_of(audio: dict, seconds: float) -> dict:

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones.pictures import FITS, encode_picture, fit_picture
 from .input_checks import checked, named
-from .sockets import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE
+from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, Take, search_words
 
 
 class LodestarReferencePicture(io.ComfyNode):
@@ -19,21 +19,30 @@ class LodestarReferencePicture(io.ComfyNode):
                 io.Image.Input("image", tooltip="The person. Of several pictures the first is used; transparency is "
                                                 "laid on white."),
                 io.Vae.Input("vae", tooltip="The video VAE of the model that makes the take."),
-                io.Int.Input("width", default=832, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
-                             tooltip="The take's width: a multiple of 16."),
-                io.Int.Input("height", default=480, min=SMALLEST_SIDE, max=LARGEST_SIDE, step=SIDE_STEP,
-                             tooltip="The take's height: a multiple of 16."),
+                PLAN.Input("plan", optional=True,
+                           tooltip="From Plan Take, whose model then comes straight from the loader: the picture gets "
+                                   "the take's size."),
+                io.Int.Input("width", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="The take's width, a multiple of 16, where no plan is connected. 0: the plan's."),
+                io.Int.Input("height", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
+                             tooltip="The take's height, a multiple of 16, where no plan is connected. 0: the plan's."),
                 io.Combo.Input("fit", options=list(FITS), default="crop",
                                tooltip="crop: fill the size and cut what is over, from the middle. pad: keep the whole "
                                        "picture on black bars, which the model may keep too."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The picture as one latent frame."),
                      io.Image.Output(display_name="image", tooltip="The fitted picture, as the model will see it.")],
+            **search_words("identity", "anchor picture", "fit picture", "crop picture", "face"),
         )
 
     @classmethod
     @checked
-    def execute(cls, image, vae, width, height, fit) -> io.NodeOutput:
+    def execute(cls, image, vae, width, height, fit, plan: Take | None = None) -> io.NodeOutput:
+        if not width and not height and plan is not None:
+            width, height = plan.plan.width, plan.plan.height
+        if not width or not height:
+            raise ValueError(f"width, height: got {width} and {height}; type both, or connect the plan of Plan Take "
+                             "and leave both 0 for its size")
         with named("image"):
             picture = fit_picture(image, width, height, fit)
         return io.NodeOutput({"samples": encode_picture(vae, picture)}, picture)

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from ..backbones import attach
 from ..techniques.reference_skip import MODES, ReferenceSkip
 from .input_checks import checked
+from .sockets import search_words
 
 
 class LodestarReferenceSkip(io.ComfyNode):
@@ -27,6 +28,7 @@ class LodestarReferenceSkip(io.ComfyNode):
                                tooltip="Only for soft: the neighbours' share of attention to the reference, 0 to 1."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the skip attached.")],
+            **search_words("copy paste", "reference attention", "attention mask", "identity", "stiff"),
         )
 
     @classmethod

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pipelines.chunk_plan import ChunkPlan
 
 PLAN = io.Custom("LODESTAR_PLAN")
-SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 16, 16384, 16   # pixels
+LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
 LONGEST_CHUNK = 4097   # pixel frames
 
 
@@ -20,3 +20,13 @@ class Take:
     plan: ChunkPlan
     audio: dict[str, Any]
     speech: dict[str, Any] | None = None
+
+
+def sentences(lines: list[str]) -> str:
+    """Lines as a node shows them: Nodes 2.0 breaks none, so each ends with a full stop. Empty ones are left out."""
+    return "\n".join(f"{line[:1].upper()}{line[1:]}." for line in lines if line)
+
+
+def search_words(*words: str) -> dict[str, list[str]]:
+    """For **: what people type into the node search to find this one. ComfyUI 0.7.0 has no such field."""
+    return {"search_aliases": list(words)} if "search_aliases" in io.Schema.__dataclass_fields__ else {}

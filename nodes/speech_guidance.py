@@ -7,6 +7,7 @@ from ..backbones import find
 from ..backbones.speech_guider import SpeechGuider
 from ..backbones.take_checks import check_prompt
 from .input_checks import checked, named
+from .sockets import search_words
 
 logger = logging.getLogger("lodestar")
 
@@ -18,7 +19,7 @@ class LodestarSpeechGuidance(io.ComfyNode):
         return io.Schema(
             node_id="LodestarSpeechGuidance",
             display_name="Speech Guidance",
-            category="Lodestar",
+            category="Lodestar/sampling",
             description="Guides text and speech each with a scale of its own (disentangled guidance), for models that "
                         "are driven by speech. Makes no prediction that the scales make redundant.",
             inputs=[
@@ -36,6 +37,7 @@ class LodestarSpeechGuidance(io.ComfyNode):
                                          "positive one. The authors use it for LongCat-Video, not for Avatar."),
             ],
             outputs=[io.Guider.Output(tooltip="For Long Take or SamplerCustomAdvanced.")],
+            **search_words("cfg", "guider", "audio cfg", "lip sync", "guidance scale"),
         )
 
     @classmethod

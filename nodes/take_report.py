@@ -13,7 +13,7 @@ from ..pipelines.moving_pictures import Clip, MovingPictures, VideoFile
 from ..pipelines.report_files import as_json, beside, save_report
 from ..pipelines.report_picture import report_picture
 from .input_checks import checked, named
-from .sockets import PLAN, Take
+from .sockets import PLAN, Take, search_words
 
 
 class LodestarTakeReport(io.ComfyNode):
@@ -42,6 +42,7 @@ class LodestarTakeReport(io.ComfyNode):
             outputs=[io.Image.Output(display_name="report", tooltip="The report as a picture."),
                      io.String.Output(display_name="json", tooltip="All numbers and curves.")],
             is_output_node=True,
+            **search_words("metrics", "evaluate", "identity", "lip sync", "drift", "quality", "syncnet"),
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from ..techniques.people import placed_people
 from ..techniques.sound_marks import sound_marks
 from ..techniques.speaker_tracks import MODES
 from .input_checks import checked
+from .sockets import search_words
 
 PLACE = "Where person {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
 
@@ -21,18 +22,11 @@ class LodestarTwoSpeakers(io.ComfyNode):
             description="Two people in one picture, each moved by the own voice: together or in turn. Others may stand "
                         "by in silence; with one voice alone, one person of a group speaks. For LongCat Avatar.",
             inputs=[
-                io.Image.Input("picture", tooltip="The picture that the take starts from; masks and boxes are on it."),
+                io.Image.Input("reference",
+                               tooltip="The picture of both, as for Long Take: masks and boxes are on it."),
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
                                               "whisper-large-v3 for 1.5."),
-                io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
-                               tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
-                                       "1.5 for whisper."),
-                io.Boolean.Input("noise_floor", default=True,
-                                 tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
-                                         "are heard as dead silence."),
-                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
-                             tooltip="Which noise. The same seed gives the same features."),
                 io.Audio.Input("audio_1", optional=True, tooltip="What person 1 says. Left out: person 1 is silent."),
                 io.Audio.Input("audio_2", optional=True, tooltip="What person 2 says. Left out: person 2 is silent."),
                 io.Combo.Input("mode", options=list(MODES), default="together",
@@ -44,16 +38,26 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
                 io.String.Input("others", default="", multiline=True,
                                 tooltip="Boxes of people who stand by in silence, one per line, as in box_1."),
+                io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
+                               tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
+                                       "1.5 for whisper."),
+                io.Boolean.Input("noise_floor", default=True,
+                                 tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
+                                         "are heard as dead silence."),
+                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
+                             tooltip="Which noise. The same seed gives the same features."),
             ],
-            outputs=[io.AudioEncoderOutput.Output(display_name="features", tooltip="For Long Take's audio_features."),
-                     io.Audio.Output(display_name="mix", tooltip="Both voices as one sound track, for Plan Take.")],
+            outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
+                                                   tooltip="For Long Take's audio_features."),
+                     io.Audio.Output(display_name="audio", tooltip="Both voices as one sound track, for Plan Take.")],
+            **search_words("talking", "two people", "dialogue", "conversation", "multi person", "lip sync", "avatar"),
         )
 
     @classmethod
     @checked
-    def execute(cls, picture, audio_encoder, version, noise_floor, noise_floor_seed, mode, box_1, box_2, others,
+    def execute(cls, reference, audio_encoder, mode, box_1, box_2, others, version, noise_floor, noise_floor_seed,
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
-        height, width = picture.shape[1:3]
+        height, width = reference.shape[1:3]
         people = placed_people(height, width, (mask_1, mask_2), (box_1, box_2), others)
         tracks, mix = spoken(mode, audio_1, audio_2)
         if people.shape[1] > 3:     # those who stand by hear silence too

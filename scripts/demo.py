@@ -30,6 +30,24 @@ PUPPET, TINY = "lodestar_puppet", "lodestar_tiny"   # how models are named that 
 ALLOCATOR = (("MALLOC_ARENA_MAX", 1), ("MALLOC_MMAP_THRESHOLD_", 2 ** 30), ("MALLOC_TRIM_THRESHOLD_", 2 ** 31))
 
 
+def with_loaders(prompt: dict) -> dict:
+    """The prompt with Load Image and Load Audio, of the same files, where Sample Person brings them from the pack."""
+    people = json.loads((ASSETS / "people.json").read_text(encoding="utf-8"))
+    text, loaders = json.dumps(prompt), {}
+    for name, node in prompt.items():
+        if node["class_type"] != "LodestarSamplePerson":
+            continue
+        files = people[node["inputs"]["person"]]
+        for output, (kind, key, file) in enumerate((("LoadImage", "image", files["picture"]),
+                                                    ("LoadAudio", "audio", files["speech"]))):
+            loaders[f"{name}_{key}"] = {"class_type": kind, "inputs": {key: file}, "_meta": {"title": kind}}
+            text = text.replace(json.dumps([name, output]), json.dumps([f"{name}_{key}", 0]))
+    kept = json.loads(text)
+    used = {link[0] for node in kept.values() for link in node["inputs"].values() if isinstance(link, list)}
+    return {**{name: node for name, node in kept.items() if node["class_type"] != "LodestarSamplePerson"},
+            **{name: node for name, node in loaders.items() if name in used}}
+
+
 def set_file(prompt: dict, class_type: str, key: str, chosen: Path | None, client) -> None:
     """Send `chosen`, else the bundled file that is named, and write its name on the server into the node that loads it.
 
@@ -63,6 +81,8 @@ def set_seconds(prompt: dict, seconds: float) -> None:
 def filled_in(options: argparse.Namespace, client) -> dict:
     """The workflow with the files and the length that were asked for."""
     prompt = json.loads(options.workflow.read_text(encoding="utf-8"))
+    if options.image or options.audio or client is Here:
+        prompt = with_loaders(prompt)
     set_file(prompt, "LoadImage", "image", options.image, client)
     set_file(prompt, "LoadAudio", "audio", options.audio, client)
     if options.seconds:
@@ -187,7 +207,8 @@ def reported(video: Path, borders: list[int], options: argparse.Namespace) -> st
     """The figures of the video and where its report is; the puppet is looked at by its own eye."""
     import report
     workflow = options.workflow.read_text(encoding="utf-8")
-    named = (node["inputs"].get("image") for node in json.loads(workflow).values() if node["class_type"] == "LoadImage")
+    loaders = with_loaders(json.loads(workflow)).values()
+    named = (node["inputs"].get("image") for node in loaders if node["class_type"] == "LoadImage")
     reference = options.image or next(filter(None, map(bundled, named)), None)
     return report.measured(video, reference, borders, drawn=PUPPET in workflow)
 

@@ -17,7 +17,6 @@ SETTLED = """async () => {
   const boxes = () => JSON.stringify(app.graph.nodes.map(node => [...node.pos, ...node.size]));
   for (let before = null; before !== boxes();) { before = boxes(); await new Promise(done => setTimeout(done, 400)); }
 }"""
-INPUTS = ("portrait.png", "speech.flac", "puppet.png", "speech_human.flac")
 Prompt = dict[str, dict]
 
 
@@ -69,14 +68,8 @@ class Frontend:
 
 @contextlib.contextmanager
 def opened(client: Client, width: int = 1600, height: int = 1000) -> Iterator[Frontend]:
-    """A page of the server, `width` by `height` pixels, in a browser that ends with the block.
-
-    The bundled picture and speech are uploaded first, under the names that the workflows give them: a page that opens
-    before them marks the nodes that load them as broken.
-    """
+    """A page of the server, `width` by `height` pixels, in a browser that ends with the block."""
     from playwright.sync_api import sync_playwright
-    for name in INPUTS:
-        client.upload(environment.PACK / "assets" / name)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=environment.find_chromium(), args=list(ARGUMENTS))
         try:

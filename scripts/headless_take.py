@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from lodestar.backbones.longcat.headless import Request, sample
+from lodestar.backbones.longcat.versions import PUPPET
+from lodestar.backbones.settings import settled
 from lodestar.pipelines.chunk_plan import Chunk, ChunkPlan, exact_fps, plan_take
 from lodestar.pipelines.evaluate import fitted
 from lodestar.pipelines.journal import Journal
@@ -129,9 +131,10 @@ def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
     speech = spoken(Path(inputs["LoadAudio"]["audio"]))     # all of it is heard, as in ComfyUI
     opening = opening_of(speech, inputs["LodestarPlanTake"]["max_seconds"])
-    plan = plan_of(inputs["LodestarPlanTake"], len(opening))
+    person = opened(Path(inputs["LoadImage"]["image"]))
+    plan = plan_of(inputs["LodestarPlanTake"], len(opening), person)
     wan = WanVae(load_file(shipped("vae")))
-    picture = fitted(opened(Path(inputs["LoadImage"]["image"])), plan.width, plan.height)
+    picture = fitted(person, plan.width, plan.height)
     steps = inputs["LodestarLongCatSchedule"]
     rows = (len(speech) + silence_after(len(speech), SAMPLE_RATE, RATE_HZ)) // STEP
     puppet = Puppet(
@@ -153,10 +156,14 @@ def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
         return writer.finish(made.segments, {"waveform": opening[None, None], "sample_rate": SAMPLE_RATE}, {}, target)
 
 
-def plan_of(inputs: dict, samples: int) -> ChunkPlan:
-    clock = Timeline(exact_fps(inputs["fps"]))
-    return plan_take(clock, clock.frames_for_samples(samples, SAMPLE_RATE), inputs["chunk_frames"],
-                     inputs["overlap_frames"], inputs["width"], inputs["height"], seed_step=inputs["seed_step"])
+def plan_of(inputs: dict, samples: int, person: Tensor) -> ChunkPlan:
+    """`person`: the picture, whose proportions the plan's own size takes where it is connected to Plan Take."""
+    chosen = settled(PUPPET, person[None] if "reference" in inputs else None, width=inputs["width"],
+                     height=inputs["height"], fps=exact_fps(inputs["fps"]) if inputs["fps"] else None,
+                     chunk_frames=inputs["chunk_frames"], overlap_frames=inputs["overlap_frames"])
+    clock = Timeline(chosen.fps)
+    return plan_take(clock, clock.frames_for_samples(samples, SAMPLE_RATE), chosen.chunk_frames, chosen.overlap_frames,
+                     chosen.width, chosen.height, seed_step=inputs["seed_step"])
 
 
 def anchors(inputs: dict | None, clock: Timeline) -> tuple[Technique, ...]:

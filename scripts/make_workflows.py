@@ -14,131 +14,21 @@ import re
 import sys
 import tempfile
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 import comfy_server
+import demo
 import stand_ins
 from frontend import Frontend, opened
+from workflow_pages import DOWNLOADS, PAGES, Page
 
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"
 TITLE, GROUP_TITLE, PADDING, GAP, GROUP_GAP, COLUMN_GAP = 30, 50, 20, 30, 30, 50
-ROOM_FOR_A_PREVIEW = {"LoadImage": 400, "LodestarLongTake": 600, "MarkdownNote": 200,
-                      "LodestarTakeReport": 400}   # pixels, without the title
-SCREENSHOT_WIDTH, MARGIN, MENU = 1600, 20, 60
+ROOM_FOR_WHAT_IS_SHOWN = {"LodestarLongTake": 720, "LodestarPlanTake": 480, "MarkdownNote": 200,
+                          "LodestarTakeReport": 480}   # pixels, without the title, when the graph has run
+SCREENSHOT_WIDTH, MARGIN, MENU, THUMBNAIL = 1600, 20, 60, (640, 360)
 
-
-@dataclass(frozen=True)
-class Group:
-    title: str
-    nodes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    width: int
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Nodes that become one: their ids in the API file are "<id>:…". `promoted`: the widgets that stay in sight."""
-    id: int
-    title: str
-    columns: tuple[tuple[int, ...], ...]
-    promoted: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    columns: tuple[Column, ...]
-    folded: Folded | None = None
-    note: str = ""
-
-
-WHERE = ("Below `models`: {}; *audio_encoders* {}; from Comfy-Org's Wan files (Apache-2.0) *text_encoders* "
-         "`umt5_xxl_fp8_e4m3fn_scaled.safetensors` and *vae* `wan_2.1_vae.safetensors`.")
-PAGES = {
-    "puppet": Page((
-        Column(360, (Group("Models", (1, 2, 5)), Group("The speech and the character", (4, 3)))),
-        Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
-        Column(360, (Group("What is heard", (6,)), Group("What is said", (7,)), Group("Sampling", (17,)),
-                     Group("How long it is", (10,)))),
-        Column(420, (Group("Chunk by chunk to one video", (15,)), Group("What became of it", (16,))))),
-        folded=Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps"))),
-        note="A drawn character talks, on any computer: the puppet is a LongCat avatar of 4 million numbers, trained "
-             "on drawings. Model and VAE come with the pack: there is nothing to download. Put `puppet.png` and "
-             "`speech_human.flac` from the pack's `assets` folder on the two Load nodes and run: 20 seconds in a "
-             "minute or two, without a graphics card.\n\nTo try: bypass *Lookahead Anchor* and see what becomes of "
-             "the character; set its distance to 80; set *Latent Stitch* to re-encode; your own voice."),
-    "first_take": Page((
-        Column(360, (Group("Models", (1, 2, 5)), Group("The speech and the person", (4, 3)))),
-        Column(360, (Group("What keeps the person the same", (7, 8)), Group("What is said", (6,)))),
-        Column(340, (Group("Sampling", (14, 10, 11, 12, 13)), Group("How long it is", (9,)))),
-        Column(420, (Group("Chunk by chunk to one video", (15,)),)))),
-    "talking_story": Page((
-        Column(360, (Group("Models", (1, 2, 6)), Group("The speech and the person", (5, 3)))),
-        Column(360, (Group("What keeps the person the same", (8,)), Group("What is said", (7,)),
-                     Group("Another picture", (4,)))),
-        Column(360, (Group("Pictures at times of the story", (9, 10, 11, 12)), Group("Sampling", (20,)))),
-        Column(420, (Group("How long it is", (13,)), Group("Chunk by chunk to one video", (19,))))),
-        folded=Folded(20, "Sampling", ((18, 14, 16), (15, 17)), (("18", "noise_seed"), ("17", "steps")))),
-    "stitched_image_to_video": Page((
-        Column(360, (Group("Models", (1, 2)), Group("The sound and the picture", (4, 3)))),
-        Column(360, (Group("Inside the chunk, and not copied", (5, 6, 7)), Group("Read me", (15,)))),
-        Column(340, (Group("Sampling", (13, 9, 10, 11, 12)), Group("How long it is", (8,)))),
-        Column(420, (Group("Chunk by chunk to one video", (14,)),))),
-        note="Every chunk repeats the last **13 frames** of the one before (*overlap_frames*). They go on as latents, "
-             "without a round trip through the VAE.\n\nThe picture stands at latent frame 10 **inside** each chunk. "
-             "The three frames around it do not look at it, so they do not copy its pose.\n\nFor a real take: a Wan "
-             "image-to-video model, 832 x 480, and *CLIP Text Encode* in place of *Blank Prompt*."),
-    "longcat_avatar_15": Page((
-        Column(360, (Group("Models", (1, 4, 2, 3)),)),
-        Column(360, (Group("The speech and the person", (7, 8, 6)), Group("Read me", (17,)))),
-        Column(360, (Group("What is heard", (9,)), Group("What is said", (5,)), Group("Sampling", (16,)))),
-        Column(420, (Group("How long it is", (10,)), Group("Chunk by chunk to one video", (15,))))),
-        folded=Folded(16, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "kind"))),
-        note="Minutes of one person at 25 fps, 8 steps a chunk.\n\n" + WHERE.format(
-            "*longcat* `LongCat-Video-Avatar-1.5/base_model_int8` (or `base_model`), *loras* "
-            "`LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors`, both from meituan-longcat (MIT)",
-            "`whisper_large_v3_encoder_fp16.safetensors` (Apache-2.0)") +
-        "\n\nWithout the LoRA this model is not meant to be used. The picture is the reference of every later chunk, "
-        "at latent frame 10; *Lookahead Anchor* and *Reference Skip* on the model change that."),
-    "longcat_avatar_10": Page((
-        Column(360, (Group("Models", (1, 2, 3)), Group("What keeps the person the same", (10, 11)))),
-        Column(360, (Group("The speech and the person", (7, 8, 6)), Group("Read me", (19,)))),
-        Column(360, (Group("What is heard", (9,)), Group("What is said", (4, 5)), Group("Sampling", (18,)))),
-        Column(420, (Group("How long it is", (12,)), Group("Chunk by chunk to one video", (17,))))),
-        folded=Folded(18, "Sampling", ((13, 14), (15, 16)),
-                      (("13", "text_scale"), ("13", "audio_scale"), ("16", "noise_seed"))),
-        note="Minutes of one person at 16 fps: 50 steps and the sharper tail, text and speech guided apart.\n\n" +
-        WHERE.format("*longcat* `LongCat-Video-Avatar/avatar_single`, from meituan-longcat (MIT)",
-                     "`chinese-wav2vec2-base`, the folder from TencentGameMate (MIT)") +
-        "\n\nChunks hand over latents, without a round trip through the VAE."),
-    "longcat_two_speakers": Page((
-        Column(360, (Group("Models", (1, 4, 2, 3)),)),
-        Column(360, (Group("Who speaks", (7, 8, 9, 6)), Group("Read me", (18,)))),
-        Column(360, (Group("Who has which voice", (10,)), Group("What is said", (5,)), Group("Sampling", (17,)))),
-        Column(420, (Group("How long it is", (11,)), Group("Chunk by chunk to one video", (16,))))),
-        folded=Folded(17, "Sampling", ((12, 13), (14, 15)), (("15", "noise_seed"), ("14", "kind"))),
-        note="Two people in one picture, each with a voice; *others* stand by in silence.\n\nLoad a picture of two: "
-        "without boxes they are expected in its left and right half.\n\n" + WHERE.format(
-            "*longcat* `LongCat-Video-Avatar-1.5/base_model_int8`, *loras* "
-            "`LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors`, both from meituan-longcat (MIT)",
-            "`whisper_large_v3_encoder_fp16.safetensors` (Apache-2.0)") +
-        "\n\nFor Avatar 1.0 take `avatar_multi`, its encoder and 16 fps."),
-    "longcat_video": Page((
-        Column(360, (Group("Models", (1, 2, 3)), Group("Read me", (14,)))),
-        Column(360, (Group("The sound and the first picture", (7, 6)), Group("What is said", (4, 5)))),
-        Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("How long it is", (8,)))),
-        Column(420, (Group("Chunk by chunk to one video", (13,)),))),
-        note="LongCat-Video itself, which hears nothing: a picture goes on for as long as the sound, each chunk from "
-             "the last 13 frames of the one before, at 15 fps.\n\nFrom meituan-longcat (MIT): *longcat* "
-             "`LongCat-Video/dit`. From Comfy-Org's Wan files (Apache-2.0): *text_encoders* "
-             "`umt5_xxl_fp8_e4m3fn_scaled.safetensors`, *vae* `wan_2.1_vae.safetensors`.\n\nWithout a picture it is "
-             "text to video. With the 16-step LoRA: *distilled*, 16 steps, text_scale 1."),
-}
 
 FOLD = """([title, columns, promoted]) => {
   const nodes = columns.flat().map(id => app.graph.getNodeById(id));
@@ -211,17 +101,26 @@ def build(frontend: Frontend, name: str) -> dict:
     if page.folded:
         frontend.run(FOLD, [page.folded.title, page.folded.columns, page.folded.promoted])
         frontend.load(frontend.workflow(), name)
-    if page.note:
-        frontend.run(NOTE, page.note)
+    frontend.run(NOTE, page.note)
     types = frontend.run("() => Object.fromEntries(app.graph.nodes.map(node => [node.id, node.type]))")
-    frontend.run(MAKE_ROOM, {node: [column.width, ROOM_FOR_A_PREVIEW.get(types[str(node)], 10)]
+    frontend.run(MAKE_ROOM, {node: [column.width, ROOM_FOR_WHAT_IS_SHOWN.get(types[str(node)], 10)]
                              for column in page.columns for group in column.groups for node in group.nodes})
     frontend.settle(True)
     heights = {int(node): up(height) - TITLE for node, height in frontend.run(HEIGHTS).items()}
     boxes, groups = place(page, heights)
     frontend.run(PLACE, [boxes, groups])
     frontend.settle(True)
-    return same_every_time(frontend.workflow(), name)
+    return with_downloads(same_every_time(frontend.workflow(), name))
+
+
+def with_downloads(workflow: dict) -> dict:
+    """Tells the frontend where the files that Comfy-Org offers are, so that it can fetch those that are missing."""
+    for node in workflow["nodes"]:
+        found = [DOWNLOADS[value] for value in node.get("widgets_values") or () if value in DOWNLOADS]
+        if found:
+            node["properties"]["models"] = [{"name": url.rsplit("/", 1)[1], "url": url, "directory": url.split("/")[-2]}
+                                            for url in found]
+    return workflow
 
 
 def same_every_time(workflow: dict, name: str) -> dict:
@@ -263,17 +162,43 @@ def screenshot(frontend: Frontend, name: str, nodes_2: bool):
     return Image.open(io.BytesIO(frontend.page.screenshot(clip={"x": 0, "y": MENU, **size}))).convert("RGB")
 
 
-def draw(frontend: Frontend) -> None:
+def draw(frontend: Frontend, server: comfy_server.Server) -> None:
     """The two pictures of the first take, and one thumbnail per template."""
     frontend.run("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
     for nodes_2, ending in ((False, "classic"), (True, "nodes2")):
         path = IMAGES / f"first_take_{ending}.png"
         screenshot(frontend, "first_take", nodes_2).save(path, optimize=True)
         print(path)
-    for name in PAGES:
-        picture = screenshot(frontend, name, True)
-        picture.thumbnail((640, 640))
-        picture.save(WORKFLOWS / f"{name}.jpg", quality=85)
+    for name, page in PAGES.items():
+        shown = faces(server) if name == "puppet" else screenshot(frontend, name, True)
+        thumbnail(page, shown).save(WORKFLOWS / f"{name}.jpg", quality=85)
+
+
+def faces(server: comfy_server.Server):
+    """A PIL picture of what the puppet's workflow makes: four of its first frames, side by side."""
+    import av
+    from PIL import Image
+    prompt = json.loads((WORKFLOWS / "api" / "puppet.json").read_text(encoding="utf-8"))
+    demo.set_seconds(prompt, 2.4)
+    with av.open(str(demo.local_path(server, demo.finished_video(server.run(prompt))))) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)][10::14][:4]
+    strip = Image.new("RGB", (sum(frame.width for frame in frames), frames[0].height))
+    for number, frame in enumerate(frames):
+        strip.paste(frame, (number * frame.width, 0))
+    return strip
+
+
+def thumbnail(page: Page, shown):
+    """What the template browser shows: its title, what it does, and a picture below."""
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    made = Image.new("RGB", THUMBNAIL, "#171718")
+    pen = ImageDraw.Draw(made)
+    pen.text((24, 16), page.title, "white", ImageFont.load_default(44))
+    pen.text((24, 76), page.line, "#b8b8b8", ImageFont.load_default(19))
+    below = (24, 116, THUMBNAIL[0] - 24, THUMBNAIL[1] - 16)
+    fitted = ImageOps.contain(shown, (below[2] - below[0], below[3] - below[1]))
+    made.paste(fitted, ((THUMBNAIL[0] - fitted.width) // 2, below[1]))
+    return made
 
 
 def make(screenshots: bool, comfyui: Path) -> None:
@@ -286,7 +211,7 @@ def make(screenshots: bool, comfyui: Path) -> None:
                 path.write_text(written(build(frontend, name)), encoding="utf-8", newline="\n")
                 print(path)
             if screenshots:
-                draw(frontend)
+                draw(frontend, server)
 
 
 def main() -> None:

@@ -17,6 +17,11 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "audio_encoders/whisper_large_v3_encoder_fp16.safetensors":
         ("audio_encoders/lodestar_tiny_longcat_whisper.safetensors", ""),
     "audio_encoders/chinese-wav2vec2-base": ("audio_encoders/lodestar_tiny_longcat_wav2vec2.safetensors", WHOLE),
+    "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors":
+        ("diffusion_models/lodestar_tiny_wan22_s2v.safetensors", ""),
+    "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors":
+        ("diffusion_models/lodestar_tiny_wan21_i2v.safetensors", ""),
+    "audio_encoders/wav2vec2_large_english_fp16.safetensors": ("audio_encoders/lodestar_tiny_wav2vec2.safetensors", ""),
     "vae/wan_2.1_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
 }
 EMPTY = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"

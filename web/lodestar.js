@@ -1,11 +1,25 @@
-// The line of text in the Long Take node is ComfyUI's own progress text. `lodestar.chunk` is for API clients; the page only
-// has to know the name, or it would call every one of these messages unhandled.
+// What Lodestar's nodes answered as `ui.text` stands in them as ComfyUI's own progress text, on the canvas and in Nodes 2.0,
+// as Long Take's progress does. `lodestar.chunk` is for API clients; the page only has to know the name, or it would call
+// every one of these messages unhandled.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
+function nodeAt(id) { // "17:14" is node 14 in the subgraph of node 17
+  return String(id).split(":").reduce((node, part) => (node?.subgraph ?? node)?.getNodeById?.(part),
+    app.rootGraph ?? app.graph);
+}
+
 app.registerExtension({
   name: "lodestar.progress",
+  nodeCreated(node) { // Nodes 2.0 takes the picture of a node with a VIDEO input for a video
+    if (node.comfyClass === "LodestarTakeReport") node.previewMediaType = "image";
+  },
   setup() {
     api.addEventListener("lodestar.chunk", () => {});
+    api.addEventListener("executed", ({ detail }) => {
+      const node = detail.display_node ?? detail.node, text = detail.output?.text;
+      if (text && nodeAt(node)?.comfyClass?.startsWith("Lodestar"))
+        api.dispatchCustomEvent("progress_text", { nodeId: String(node), text: [text].flat().join("\n") });
+    });
   },
 });

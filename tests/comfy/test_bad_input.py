@@ -195,13 +195,29 @@ def test_an_anchor_of_another_size(server):
 @pytest.mark.parametrize(("name", "size"), [("width", 65), ("height", 72), ("width", 1000)])
 def test_a_size_off_the_grid(server, name, size):
     """Known at the node: ComfyUI would say it under every input that a check before the run reads."""
-    fails(server, take(server, PLAN, **{name: size}), PLAN, f"{name}: got {size}, wanted a multiple of 16 from 16 to")
+    fails(server, take(server, PLAN, **{name: size}), PLAN, f"{name}: got {size}, wanted a multiple of 16 from 0 to")
 
 
-@pytest.mark.parametrize("fps", [0, 1000])
-def test_an_impossible_frame_rate(server, fps):
-    refused(server, take(server, PLAN, fps=fps), PLAN, f"Value {float(fps)}", "than m", "of 1.0" if fps == 0 else
-            "of 240.0", "fps")
+@pytest.mark.parametrize(("fps", "limit"), [(-25, "0.0"), (1000, "240.0")])
+def test_an_impossible_frame_rate(server, fps, limit):
+    refused(server, take(server, PLAN, fps=fps), PLAN, f"Value {float(fps)}", "than m", f"of {limit}", "fps")
+
+
+def test_a_frame_rate_below_one(server):
+    """0 is the model's own."""
+    fails(server, take(server, PLAN, fps=0.5), PLAN, "fps", "0.5", "from 1 to 240")
+
+
+def test_a_size_of_one_side(server):
+    fails(server, take(server, PLAN, width=0), PLAN, "width, height: got 0 and 64; give both, or 0 for both")
+
+
+def test_a_picture_without_a_size(server):
+    prompt = take(server)
+    prompt["fitted"] = {"class_type": "LodestarReferencePicture", "inputs": {
+        "image": ["3", 0], "vae": ["2", 0], "width": 0, "height": 0, "fit": "crop"}}
+    inputs_of(prompt, ANCHOR)["anchor"] = ["fitted", 0]
+    fails(server, prompt, "LodestarReferencePicture", "width, height: got 0 and 0", "connect the plan of Plan Take")
 
 
 @pytest.mark.parametrize(("chunk", "overlap", "own"), [(9, -1, 13), (5, 9, 9)])
@@ -238,7 +254,7 @@ def test_a_script_without_a_text_encoder(server):
 
 
 @pytest.mark.parametrize(("node_class", "name", "value"), [
-    (PLAN, "width", 0), (PLAN, "height", 16400), (PLAN, "width", -64), (PLAN, "width", "wide"),
+    (PLAN, "height", 16400), (PLAN, "width", -64), (PLAN, "width", "wide"),
     (PLAN, "overlap_frames", -2), (PLAN, "chunk_frames", 5000), (PLAN, "max_seconds", -1),
     (ANCHOR, "distance", 5000), (ANCHOR, "distance", "far"), (ANCHOR, "placement", "behind"),
     ("LodestarLatentStitch", "mode", "glue"), (FEATURES, "layers", "some"), (FEATURES, "window_seconds", 1)])

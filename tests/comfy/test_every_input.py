@@ -118,7 +118,7 @@ def good(tiny_models, base, wan):
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
         "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
         "LodestarTakeReport": {"plan": None}, "LodestarPlanTake": {"width": SIZE, "height": SIZE},
-        "LodestarOneChunk": {"width": SIZE, "height": SIZE, "frames": 5, "audio_features": None},
+        "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None},
         "LodestarReferencePicture": {"width": SIZE, "height": SIZE},
         "LodestarLongTake": {"audio_features": None, "filename_prefix": "every/input"}}
 

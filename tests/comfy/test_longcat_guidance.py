@@ -157,7 +157,7 @@ def test_cores_custom_sampler_on_a_server(server):
         return {"class_type": class_type, "inputs": inputs}
 
     graph = {"model": node("LodestarLoadLongCat", model_name="lodestar_tiny_longcat_video.safetensors",
-                           weight_dtype="default", clean_cache="VRAM"),
+                           weight_dtype="default", kv_cache="VRAM"),
              "text": node("LodestarBlankPrompt", tokens=512, width=4096),
              "guider": node("LodestarSpeechGuidance", model=["model", 0], positive=["text", 0], negative=["text", 0],
                             text_scale=4.0, audio_scale=4.0, cfg_zero=True),

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 def graph(model_name, prefix, weight_dtype="default", easycache=False, lora=False, custom=False, width=64):
     """LongCat on 17 frames of 64x64, without a text encoder, its latents saved."""
     nodes = {
-        "load": ("LodestarLoadLongCat", {"model_name": model_name, "weight_dtype": weight_dtype, "clean_cache": "off"}),
+        "load": ("LodestarLoadLongCat", {"model_name": model_name, "weight_dtype": weight_dtype, "kv_cache": "off"}),
         "prompt": ("LodestarBlankPrompt", {"tokens": 16, "width": 4096}),
         "latent": ("EmptyHunyuanLatentVideo", {"width": width, "height": 64, "length": 17, "batch_size": 1}),
         "save": ("SaveLatent", {"samples": ["sample", 0], "filename_prefix": prefix})}

@@ -36,8 +36,6 @@ def take(server, name, prefix, **plan):
     path = environment.PACK / "workflows" / "api" / f"{name}.json"
     prompt = without_text_encoder(json.loads(path.read_text(encoding="utf-8")))
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    demo.set_file(prompt, "LoadImage", "image", None, server)
-    demo.set_file(prompt, "LoadAudio", "audio", None, server)
     inputs["LodestarPlanTake"].update(width=64, height=64, **plan)
     inputs["LodestarLongCatSchedule"].update(STEPS)
     inputs["LodestarLongTake"]["filename_prefix"] = prefix
@@ -52,8 +50,10 @@ def frames_of(server, entry):
 @pytest.mark.slow    # test_workflows has every model's length, test_long_take the odd ones
 def test_a_minute_is_as_long_as_its_speech(official, minute):
     prompt, inputs = take(official, "longcat_avatar_15", "longcat/minute")
-    inputs["LoadAudio"]["audio"] = official.upload(minute)
     inputs["LodestarLongCatSchedule"].update(kind="distilled 8", steps=8)
+    prompt = demo.with_loaders(prompt)
+    demo.set_file(prompt, "LoadImage", "image", None, official)
+    demo.set_file(prompt, "LoadAudio", "audio", minute, official)
     assert frames_of(official, official.run(prompt, timeout_seconds=600)) == 1533      # ceil(61.3 * 25)
 
 
@@ -61,7 +61,7 @@ def clip(server, text_scale, audio_scale):
     """Latents of one chunk with Speech Guidance, through SamplerCustomAdvanced."""
     nodes = {
         "load": ("LodestarLoadLongCat", {"model_name": "LongCat-Video-Avatar/avatar_single", "weight_dtype": "default",
-                                         "clean_cache": "VRAM"}),
+                                         "kv_cache": "VRAM"}),
         "vae": ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
         "picture": ("LoadImage", {"image": server.upload(demo.ASSETS / "portrait.png")}),
         "sound": ("LoadAudio", {"audio": server.upload(demo.ASSETS / "speech.flac")}),
@@ -70,7 +70,7 @@ def clip(server, text_scale, audio_scale):
                                             "noise_floor": False, "noise_floor_seed": 0}),
         "prompt": ("LodestarBlankPrompt", {"tokens": 16, "width": 4096}),
         "chunk": ("LodestarOneChunk", {"model": ["load", 0], "positive": ["prompt", 0], "negative": ["prompt", 0],
-                                       "vae": ["vae", 0], "width": 64, "height": 64, "frames": 17,
+                                       "vae": ["vae", 0], "width": 64, "height": 64, "chunk_frames": 17,
                                        "audio_features": ["heard", 0], "reference": ["picture", 0]}),
         "guider": ("LodestarSpeechGuidance", {"model": ["load", 0], "positive": ["chunk", 0], "negative": ["chunk", 1],
                                               "text_scale": text_scale, "audio_scale": audio_scale, "cfg_zero": False}),

@@ -11,7 +11,8 @@ SPEECH = {"wan22_s2v": (1, 1024, 50.0), "longcat_avatar": (12, 64, 32.0), "longc
 
 @pytest.fixture
 def chunk_of(tiny_models, wan):
-    def chunk(name, **changes):
+    def chunk(name, whole=False, **changes):
+        """What the node returns: its outputs, or the `whole` of it."""
         folder = tiny_models / "models"
         file = str(folder / "diffusion_models" / f"lodestar_tiny_{name}.safetensors")
         model = load_longcat(file) if "longcat" in name else wan.load(tiny_models, name)
@@ -20,9 +21,10 @@ def chunk_of(tiny_models, wan):
         if name in SPEECH:
             layers, width, rate = SPEECH[name]
             features = {"encoded_audio_all_layers": [torch.ones(1, 200, width)] * layers, "rate_hz": rate}
-        given = {"width": 96, "height": 64, "frames": 17, "audio_features": features,
+        given = {"width": 96, "height": 64, "chunk_frames": 17, "audio_features": features,
                  "reference": torch.rand(1, 80, 70, 3), **changes}
-        return LodestarOneChunk.execute(model, prompt, prompt, vae, **given).args
+        made = LodestarOneChunk.execute(model, prompt, prompt, vae, **given)
+        return made if whole else made.args
     return chunk
 
 
@@ -60,8 +62,17 @@ def test_each_voice_comes_with_its_person_s_place(chunk_of):
 
 
 def test_frames_default_to_what_the_model_was_trained_with(chunk_of):
-    assert chunk_of("longcat_avatar15", frames=0, width=16, height=16)[2]["samples"].shape[2] == 24
-    assert chunk_of("wan21_t2v", frames=0, width=16, height=16)[2]["samples"].shape[2] == 21
+    assert chunk_of("longcat_avatar15", chunk_frames=0, width=16, height=16)[2]["samples"].shape[2] == 24
+    assert chunk_of("wan21_t2v", chunk_frames=0, width=16, height=16)[2]["samples"].shape[2] == 21
+
+
+def test_what_is_left_to_the_model_is_taken_from_it_and_shown(chunk_of):
+    """Size and frames; the picture, 70x80, gives the proportions."""
+    said, = chunk_of("wan21_t2v", whole=True, width=0, height=0, chunk_frames=1).ui.as_dict()["text"]
+    assert said == ("1 frames (1 latents), 592x672, 0.06 s at 16 fps.\n"
+                    "Taken from Wan text-to-video: 592x672 in the proportions of the reference.")
+    said, = chunk_of("longcat_avatar15", whole=True, width=16, height=32, chunk_frames=0).ui.as_dict()["text"]
+    assert said.startswith("93 frames (24 latents), 16x32, 3.72 s at 25 fps.\nTaken from LongCat-Avatar 1.5: chunks of")
 
 
 def test_what_does_not_fit_is_refused(chunk_of):

@@ -3,6 +3,8 @@ import json
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = json.loads((ROOT / "tests" / "golden" / "node_ids.json").read_text(encoding="utf-8"))
 
@@ -19,6 +21,16 @@ def test_the_server_offers_exactly_the_recorded_nodes(server):
         assert sorted(inputs_of(node)) == sorted(RECORDED[name])
         assert node["category"].startswith("Lodestar") and len(node["description"]) > 40
         assert all(len(spec[1].get("tooltip", "")) > 10 for spec in inputs_of(node).values()), name
+
+
+@pytest.mark.parametrize("words", ["talking", "talking head", "avatar", "lip sync", "long video", "wav2vec", "identity",
+                                   "audio to video"])
+def test_the_node_search_finds_it_by_what_people_type(server, comfyui_version, words):
+    offered = server.get("/object_info")
+    if comfyui_version == "0.7.0":      # which has no such field; its search knows names alone
+        assert all("search_aliases" not in offered[name] for name in RECORDED)
+        return
+    assert any(words in (offered[name].get("search_aliases") or ()) for name in RECORDED)
 
 
 def test_nothing_went_wrong_while_loading(server):

@@ -1,4 +1,6 @@
 """Reference Picture and Blank Prompt as a graph uses them: what is made, what is refused, and by which answer."""
+from fractions import Fraction
+
 import comfy.sd
 import comfy.utils
 import comfy_server
@@ -6,6 +8,9 @@ import pytest
 import torch
 from lodestar.nodes.blank_prompt import LodestarBlankPrompt
 from lodestar.nodes.reference_picture import LodestarReferencePicture
+from lodestar.nodes.sockets import Take
+from lodestar.pipelines.chunk_plan import plan_take
+from lodestar.techniques.timeline import Timeline
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +25,16 @@ def fitted(vae, image, width=64, height=96, fit="crop"):
     assert latent["samples"].shape == (1, 16, 1, height // 8, width // 8)
     assert picture.shape == (1, height, width, 3) and 0 <= picture.min() and picture.max() <= 1
     return picture
+
+
+def test_the_size_comes_from_the_plan_where_none_is_typed(vae):
+    image = halves(80, 70)
+    plan = Take(plan_take(Timeline(Fraction(16)), 17, 17, 0, 64, 96), {})
+    latent, picture = LodestarReferencePicture.execute(image, vae, 0, 0, "crop", plan).args
+    assert torch.equal(picture, fitted(vae, image)) and latent["samples"].shape == (1, 16, 1, 12, 8)
+    assert LodestarReferencePicture.execute(image, vae, 32, 32, "crop", plan).args[1].shape == (1, 32, 32, 3)
+    with pytest.raises(ValueError, match="width, height: got 0 and 0; type both, or connect the plan"):
+        LodestarReferencePicture.execute(image, vae, 0, 0, "crop")
 
 
 def halves(height, width):
@@ -97,13 +112,13 @@ def test_a_size_it_cannot_have_is_said_once_under_its_own_name(server):
     def wrong(name, size):
         return {**prompt, "3": {**prompt["3"], "inputs": {**prompt["3"]["inputs"], name: size}}}
 
-    for name, size in (("height", 0), ("width", -16), ("height", 32768)):
+    for name, size in (("width", -16), ("height", 32768)):
         with pytest.raises(comfy_server.PromptRefused) as refusal:
             server.queue(wrong(name, size))
         (_, found), = refusal.value.node_errors.items()
         assert [error["extra_info"]["input_name"] for error in found["errors"]] == [name], "once, under its own name"
     for name, size in (("width", 100), ("height", 456)):
-        with pytest.raises(comfy_server.PromptFailed, match=f"{name}: got {size}, wanted a multiple of 16 from 16"):
+        with pytest.raises(comfy_server.PromptFailed, match=f"{name}: got {size}, wanted a multiple of 16 from 0"):
             server.run(wrong(name, size))
 
 

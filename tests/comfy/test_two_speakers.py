@@ -25,7 +25,7 @@ def encoder(tiny_models):
 
 
 def speakers(encoder, mode="together", box_1="", box_2="", others="", noise_floor=False, **given):
-    return LodestarTwoSpeakers.execute(PICTURE, encoder, "auto", noise_floor, 0, mode, box_1, box_2, others, **given)
+    return LodestarTwoSpeakers.execute(PICTURE, encoder, mode, box_1, box_2, others, "auto", noise_floor, 0, **given)
 
 
 def alone(encoder, sound):

@@ -5,7 +5,7 @@ import environment
 import pytest
 
 LONG = {"LodestarPlanTake": {"width": 64, "height": 64, "chunk_frames": 17, "max_seconds": 3},
-        "BasicScheduler": {"steps": 40}}
+        "BasicScheduler": {"steps": 40}, "RandomNoise": {"control_after_generate": "fixed"}}
 SET = """inputs => app.graph.nodes.forEach(node => node.widgets?.forEach(widget => {
   widget.value = inputs[node.type]?.[widget.name] ?? widget.value; }))"""
 LISTEN = """() => {
@@ -17,10 +17,12 @@ SHOWS = "words => app.graph.nodes.some(node => node.widgets?.some(widget => RegE
 
 
 @pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
-def test_the_node_says_where_it_is_how_it_was_cancelled_and_that_it_goes_on(frontend, nodes_2):
+def test_the_node_says_where_it_is_how_it_was_cancelled_and_that_it_goes_on(frontend, server, nodes_2):
     frontend.nodes_2(nodes_2)
-    workflow = json.loads((environment.PACK / "workflows" / "first_take.json").read_text(encoding="utf-8"))
-    frontend.load(workflow, f"cancelled_{nodes_2}")
+    for name in ("portrait.png", "speech.flac"):
+        server.upload(environment.PACK / "assets" / name)
+    tiny = json.loads((environment.PACK / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
+    frontend.load_prompt(tiny, f"cancelled_{nodes_2}")
     inputs = {**LONG, "LodestarLongTake": {"filename_prefix": f"cancelled_{nodes_2}/take"}}
     frontend.run(SET, inputs)
 

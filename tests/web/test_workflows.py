@@ -23,8 +23,6 @@ DROP = """async file => {
   app.graph.clear();
   await app.handleFile(new File([await answer.blob()], file.filename, { type: 'video/mp4' }));
 }"""
-SHORT = {"LodestarPlanTake": {"max_seconds": 1, "width": 64, "height": 64, "chunk_frames": 9},
-         "LodestarReferencePicture": {"width": 64, "height": 64}, "BasicScheduler": {"steps": 2}}
 
 
 def read(*parts: str) -> dict:
@@ -107,15 +105,18 @@ def test_it_opens_from_the_template_browser(frontend, server):
 @RENDERERS
 def test_it_runs_from_the_page_and_the_video_brings_it_back(frontend, server, nodes_2):
     frontend.nodes_2(nodes_2)
-    name = "talking_story" if nodes_2 else "first_take"  # one of them has a subgraph
-    frontend.load(read(f"{name}.json"), name)
-    frontend.run(SET, SHORT)
+    frontend.load(read("puppet.json"), "puppet")
+    frontend.run(SET, {"LodestarPlanTake": {"max_seconds": 1},
+                       "LodestarLongTake": {"filename_prefix": f"lodestar/{nodes_2}"}})
     prompt, nodes = frontend.prompt(), frontend.workflow()["nodes"]
     before = set(server.get("/history"))
     frontend.page.get_by_test_id("queue-button").dispatch_event("click")
     entry = finished(server, before)
     assert entry["status"]["status_str"] == "success"
     frontend.page.wait_for_function(
-        "() => app.graph.nodes.some(node => node.widgets?.some(w => `${w.value}`.startsWith('Finished: 16 of 16')))")
+        "() => app.graph.nodes.some(node => node.widgets?.some(w => `${w.value}`.startsWith('Finished: 25 of 25')))")
+    frontend.page.wait_for_function(        # Plan Take says what it took from the model
+        "() => app.graph.nodes.some(node => node.type === 'LodestarPlanTake' && node.widgets.some("
+        "w => `${w.value}`.includes('Taken from the puppet: 25 fps')))")
     frontend.run(DROP, demo.finished_video(entry))
     assert frontend.prompt() == prompt and frontend.workflow()["nodes"] == nodes

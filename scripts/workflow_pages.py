@@ -1,0 +1,176 @@
+"""How each workflow of workflows/api looks on the canvas, and what its note says: read by make_workflows.py.
+
+Hours and minutes are estimates from counted operations (benchmarks/README.md) at the matmul rates of both cards, for
+one minute of video at the model's own size; no backticks in notes, which Nodes 2.0 draws unreadably.
+"""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Group:
+    title: str
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    width: int
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Nodes that become one: their ids in the API file are "<id>:…". `promoted`: the widgets that stay in sight."""
+    id: int
+    title: str
+    columns: tuple[tuple[int, ...], ...]
+    promoted: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """`title` and `line` stand on the thumbnail."""
+    title: str
+    line: str
+    columns: tuple[Column, ...]
+    note: str
+    folded: Folded | None = None
+
+
+OWN = ("**Yours:** a *Load Image* and a *Load Audio* node in place of *Sample Person*; shift-drag its outputs onto "
+       "theirs. What *Plan Take* shows as 0 or -1 is the model's own: rate, chunk, overlap, and a size in the "
+       "proportions of the picture.")
+WAN_VAE = "vae: wan_2.1_vae.safetensors (0.3 GB)"
+UMT5 = "text_encoders: umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB)"
+WAV2VEC = "audio_encoders: wav2vec2_large_english_fp16.safetensors (0.6 GB)"
+WHISPER = "audio_encoders: whisper_large_v3_encoder_fp16.safetensors (1.3 GB)"
+AVATAR_15 = ("longcat: the folder LongCat-Video-Avatar-1.5/base_model_int8 (16 GB)",
+             "loras: LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors (2.5 GB)")
+WAN_21, WAN_22 = (f"https://huggingface.co/Comfy-Org/{name}/resolve/main/split_files/"
+                  for name in ("Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged"))
+DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the frontend's own dialog of missing models
+    WAN_22 + "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors",
+    WAN_21 + "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
+    WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
+    WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors")}
+COMFY, MEITUAN = "Comfy-Org's Wan files (Apache-2.0)", "meituan-longcat (MIT)"
+
+
+def note(what: str, files: tuple[str, ...], origin: str, card: str, time: str, result: str, more: str = "") -> str:
+    """What it does, what it needs, how long it takes, where the result is."""
+    listed = "\n".join(f"- {file}" for file in files)
+    return "\n\n".join(filter(None, (
+        what, f"**Files**, below ComfyUI's models folder, from {origin}:\n\n{listed}" if files else "",
+        f"**Card:** {card}", f"**Time:** {time}",
+        f"**Result:** output/lodestar/{result}_00001_.mp4, also shown in *Long Take*.", more, OWN)))
+
+
+def minutes(on_4090: str, on_h200: str) -> str:
+    return f"about {on_4090} on a 4090, {on_h200} on an H200, for a minute of video (estimated, not measured)."
+
+
+PAGES = {
+    "puppet": Page(
+        "Puppet", "no download, no graphics card, 2 minutes",
+        (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3,)))),
+         Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
+         Column(360, (Group("What is heard", (6,)), Group("What is said", (7,)), Group("Sampling", (17,)),
+                      Group("How long it is", (10,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)),)),
+         Column(420, (Group("What became of it", (16,)),))),
+        note("A drawn character talks for 20 seconds: a LongCat avatar of 4 million parameters, trained on "
+             "drawings. Press Run: everything it needs is in the pack.", (), "", "none needed.",
+             "a minute or two on two CPU cores.", "puppet",
+             "**To try:** bypass *Lookahead Anchor* and see what becomes of the character; set its distance to 80; "
+             "set *Latent Stitch* to re-encode."),
+        Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
+    "first_take": Page(
+        "First take", "Wan 2.2 S2V: a picture talks for as long as the speech",
+        (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),
+         Column(360, (Group("What keeps the person the same", (9, 10)), Group("What is said", (7, 8)))),
+         Column(360, (Group("What is heard", (6,)), Group("Sampling", (18,)), Group("How long it is", (11,)))),
+         Column(420, (Group("Chunk by chunk to one video", (17,)), Group("Read me", (19,))))),
+        note("A picture talks for as long as the speech, with Wan 2.2 S2V.",
+             ("diffusion_models: wan2.2_s2v_14B_fp8_scaled.safetensors (16 GB)", WAV2VEC, UMT5, WAN_VAE), COMFY,
+             "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "first_take"),
+        Folded(18, "Sampling", ((12, 13, 14), (15, 16)), (("16", "noise_seed"), ("15", "steps"), ("13", "cfg")))),
+    "talking_story": Page(
+        "Talking story", "Wan 2.2 S2V: prompts and pictures at times of the story",
+        (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)),
+                      Group("Another picture", (11,)))),
+         Column(360, (Group("How long it is, and the story", (9,)), Group("What keeps the person the same", (10,)),
+                      Group("What is heard", (6,)))),
+         Column(360, (Group("Pictures at times of the story", (12, 13)), Group("What is said at first", (7, 8)),
+                      Group("Sampling", (20,)))),
+         Column(420, (Group("Chunk by chunk to one video", (19,)), Group("Read me", (21,))))),
+        note("The script in *Plan Take* says what happens when; the picture at 0:05 is where the person walks to "
+             "until then. Chain one *Narrative Keyframe* per picture.",
+             ("diffusion_models: wan2.2_s2v_14B_fp8_scaled.safetensors (16 GB)", WAV2VEC, UMT5, WAN_VAE), COMFY,
+             "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "talking_story"),
+        Folded(20, "Sampling", ((14, 15, 16), (17, 18)), (("18", "noise_seed"), ("17", "steps"), ("15", "cfg")))),
+    "stitched_image_to_video": Page(
+        "Stitched image to video", "Wan 2.1 I2V: chunks hand over latents, the picture stands in each",
+        (Column(360, (Group("Models", (1, 2, 3)), Group("The picture and the sound", (4,)))),
+         Column(360, (Group("Inside the chunk, and not copied", (5, 6, 9)), Group("What is to be seen", (7, 8)))),
+         Column(360, (Group("Sampling", (17,)), Group("How long it is", (10,)))),
+         Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (18,))))),
+        note("Every chunk repeats the last 13 frames of the one before, as latents, without a round trip through "
+             "the VAE. The picture stands at latent frame 10 inside each chunk; the three frames around it do not "
+             "look at it, so they do not copy its pose. This model hears nothing: the sound only sets the length.",
+             ("diffusion_models: wan2.1_i2v_480p_14B_fp8_scaled.safetensors (16 GB)", UMT5, WAN_VAE), COMFY,
+             "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "stitched_image_to_video"),
+        Folded(17, "Sampling", ((11, 12, 13), (14, 15)), (("15", "noise_seed"), ("14", "steps"), ("12", "cfg")))),
+    "longcat_avatar_15": Page(
+        "LongCat Avatar 1.5", "a talking person at 25 fps, 8 steps a chunk",
+        (Column(360, (Group("Models", (1, 4, 2, 3, 8)),)),
+         Column(360, (Group("What keeps the person the same", (16, 17)), Group("The person and the speech", (6,)),
+                      Group("What is said", (5,)))),
+         Column(360, (Group("What is heard", (9,)), Group("How long it is", (10,)), Group("Sampling", (18,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (19,))))),
+        note("Minutes of one person at 25 fps, 8 steps a chunk. The picture stands at latent frame 10 inside every "
+             "chunk, and the frames around it do not copy it, as its authors do. Without the LoRA this model is not "
+             "meant to be used.", (*AVATAR_15, WHISPER, UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
+             "24 GB, with kv_cache RAM in *Load LongCat*; 48 GB for all of it in VRAM.", minutes("30 minutes", "7"),
+             "longcat_avatar_15"),
+        Folded(18, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "kind")))),
+    "longcat_avatar_10": Page(
+        "LongCat Avatar 1.0", "a talking person at 16 fps, 50 steps, text and speech guided apart",
+        (Column(360, (Group("Models", (1, 2, 3, 8)), Group("What keeps the person the same", (10, 11)))),
+         Column(360, (Group("The person and the speech", (6,)), Group("What is said", (4, 5)))),
+         Column(360, (Group("What is heard", (9,)), Group("How long it is", (12,)), Group("Sampling", (18,)))),
+         Column(420, (Group("Chunk by chunk to one video", (17,)), Group("Read me", (19,))))),
+        note("Minutes of one person at 16 fps: 50 steps and the sharper tail, text and speech guided apart. Chunks "
+             "hand over latents, without a round trip through the VAE.",
+             ("longcat: the folder LongCat-Video-Avatar/avatar_single (about 32 GB)",
+              "audio_encoders: the folder chinese-wav2vec2-base, from TencentGameMate (MIT)", UMT5, WAN_VAE),
+             f"{MEITUAN}, {COMFY}", "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.",
+             minutes("5 hours", "1 hour"), "longcat_avatar_10"),
+        Folded(18, "Sampling", ((13, 14), (15, 16)),
+               (("13", "text_scale"), ("13", "audio_scale"), ("16", "noise_seed")))),
+    "longcat_two_speakers": Page(
+        "LongCat two speakers", "two people in one picture, each with a voice",
+        (Column(360, (Group("Models", (1, 4, 2, 3, 9)),)),
+         Column(360, (Group("What keeps the people the same", (17, 18)), Group("Who speaks", (6, 8)),
+                      Group("What is said", (5,)))),
+         Column(360, (Group("Who has which voice", (10,)), Group("How long it is", (11,)), Group("Sampling", (19,)))),
+         Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (20,))))),
+        note("Two people in one picture, each with a voice, in turn; *others* stand by in silence. Load a picture "
+             "of two: without boxes they are expected in its left and right half (the sample shows one person). For "
+             "Avatar 1.0 take avatar_multi and its encoder.",
+             (*AVATAR_15, WHISPER, UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
+             "24 GB, with kv_cache RAM in *Load LongCat*; 48 GB for all of it in VRAM.", minutes("35 minutes", "8"),
+             "longcat_two_speakers"),
+        Folded(19, "Sampling", ((12, 13), (14, 15)), (("15", "noise_seed"), ("14", "kind")))),
+    "longcat_video": Page(
+        "LongCat Video", "a picture goes on, for as long as the sound",
+        (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),
+         Column(360, (Group("What is said", (4, 5)), Group("Read me", (14,)))),
+         Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("How long it is", (8,)))),
+         Column(420, (Group("Chunk by chunk to one video", (13,)),))),
+        note("LongCat-Video itself, which hears nothing: a picture goes on for as long as the sound, each chunk "
+             "from the last 13 frames of the one before, at 15 fps. Without a picture it is text to video. With the "
+             "16-step LoRA: distilled, 16 steps, text_scale 1.",
+             ("longcat: the folder LongCat-Video/dit (about 27 GB)", UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
+             "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.", minutes("5 hours", "1 hour"),
+             "longcat_video")),
+}
