@@ -97,6 +97,20 @@ def test_two_videos_in_one_picture(tmp_path):
         (*found[0], *found[1]), ((255, 0, 0), (0, 0, 255), (255, 0, 0), (0, 255, 0)), strict=True))
 
 
+def test_loaders_stand_where_a_sample_person_stood():
+    """Of its files and with all its links, and none that nothing asks for."""
+    prompt = {"3": {"class_type": "LodestarSamplePerson", "inputs": {"person": "portrait", "seconds": 0.0}},
+              "4": {"class_type": "LodestarSamplePerson", "inputs": {"person": "drawn character", "seconds": 0.0}},
+              "5": {"class_type": "Take", "inputs": {"reference": ["3", 0], "audio": ["3", 1], "second": ["4", 1]}}}
+    own = demo.with_loaders(prompt)
+    assert {name: node["inputs"] for name, node in own.items()} == {
+        "5": {"reference": ["3_image", 0], "audio": ["3_audio", 0], "second": ["4_audio", 0]},
+        "3_image": {"image": "portrait.png"}, "3_audio": {"audio": "speech.flac"},
+        "4_audio": {"audio": "speech_human.flac"}}
+    assert all(demo.bundled(*node["inputs"].values()) for node in own.values() if node["class_type"] != "Take")
+    assert demo.with_loaders(own) == own
+
+
 def test_seconds_need_a_plan():
     prompt = {"1": {"class_type": "LodestarPlanTake", "inputs": {"max_seconds": 0.0}}}
     demo.set_seconds(prompt, 2.5)
