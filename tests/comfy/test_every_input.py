@@ -190,7 +190,7 @@ def test_sound_over_full_scale_is_said(good, caplog):
     inputs = {**inputs_of(good, "LodestarPlanTake"), "audio": clip(SOUND * 4)}
     with caplog.at_level(logging.WARNING, "lodestar"):
         take = run("LodestarPlanTake", inputs).args[0]
-    assert torch.equal(take.audio["waveform"], SOUND * 4) and "the sound has samples up to 2.0" in caplog.text
+    assert torch.equal(take.speech["waveform"], SOUND * 4) and "the sound has samples up to 2.0" in caplog.text
 
 
 def numbers_of(value):
