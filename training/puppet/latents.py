@@ -53,7 +53,7 @@ def encode(vae, frames: Tensor, device) -> Tensor:
     import comfy.latent_formats
     with fast(str(device)):
         latents = flat_vae.encode(vae, pictures(frames).to(device))
-    return comfy.latent_formats.Wan21().process_in(latents.float()).cpu()
+    return comfy.latent_formats.Wan21().process_in(latents.float()).contiguous().cpu()
 
 
 def clip(vae, world: World, number: int, device) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ def make(vae, world: World, folder: Path, clips: int, minutes: float, device, pa
             break
         made = [clip(vae, world, number + index, device) for index in range(PER_FILE)]
         unfinished = path.with_suffix(".unfinished")
-        save_file({name: torch.stack([one[name] for one in made]) for name in made[0]}, unfinished)
+        save_file({name: torch.stack([one[name] for one in made]).contiguous() for name in made[0]}, unfinished)
         unfinished.replace(path)
         print(f"{path.name} {(time.monotonic() - started) / 60:.1f} min", flush=True)
     return not missing

@@ -113,7 +113,8 @@ def batches(world: World, stage: Stage, generator: torch.Generator, device) -> C
 def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module], minutes: float, device,
           steps: int = 0) -> tuple[nn.Module, bool]:
     """The stage's run in `folder`, up to its end or for `minutes`; its averaged VAE, and whether all is done."""
-    stage, generator, vae = STAGES[name], torch.Generator(), begin()
+    stage, generator = STAGES[name], torch.Generator()
+    vae = wan_vae(WIDTH, device) if (folder / "checkpoint.pt").is_file() else begin()    # whose weights will be read
     model = nn.ModuleDict({"vae": vae})
     if stage.decoder_only:
         model["critic"] = Critic().to(device)
