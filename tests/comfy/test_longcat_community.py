@@ -163,6 +163,21 @@ def test_every_weight_of_a_wan_named_file_finds_its_place(tmp_path, weights, con
     assert state.keys() == weights.keys() and all(torch.equal(state[name], weights[name]) for name in weights)
 
 
+def test_what_cannot_stay_packed_is_unpacked_when_it_is_loaded(tmp_path, weights, config):
+    """A convolution, and a layer of which k alone is plain; that one keeps 16 bits."""
+    renamed = with_wan_names(weights)
+    found, numbers, _ = scaled_fp8(renamed, E4)
+    conv, k = "patch_embedding.weight", "blocks.0.self_attn.k."
+    found[conv], found["patch_embedding.scale_weight"], numbers[conv] = quantised(renamed[conv], E4, False)
+    found[f"{k}weight"] = renamed[f"{k}weight"]
+    found.pop(f"{k}scale_weight")
+    network = load_longcat(save(tmp_path / "w.safetensors", found, config)).model.diffusion_model
+    assert torch.equal(network.x_embedder.proj.weight, numbers[conv])
+    q, v = (numbers[f"blocks.0.self_attn.{letter}.weight"] for letter in "qv")
+    assert torch.equal(network.blocks[0].attn.qkv.weight, torch.cat([q, renamed[f"{k}weight"], v]).bfloat16().float())
+    assert network.blocks[1].attn.qkv.weight.dtype == E4
+
+
 def test_a_part_that_is_missing_is_named(tmp_path, weights, config):
     renamed = with_wan_names(weights)
     renamed.pop("blocks.1.self_attn.k.weight")
