@@ -1,6 +1,7 @@
 """The same results on a CUDA device, and memory that a longer stream does not need more of. Needs a GPU and ComfyUI."""
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,18 @@ def test_streamed_decode_is_the_whole_decode():
         frames = torch.cat([group for chunk in latents.split(5, dim=2) for group in stream.push(chunk)]
                            + list(stream.flush()))
         whole = vae.decode(latents)[0].float().cpu()
-    assert frames.device.type == "cpu" and (frames - whole).abs().max() < 1e-2
+    assert frames.device.type == "cuda" and (frames.cpu() - whole).abs().max() < 1e-2
+
+
+def test_a_parked_feature_cache_changes_no_bit(monkeypatch):
+    from lodestar.backbones import vae as lodestar_vae
+    vae, latents, results = in_process.tiny_vae(), in_process.latents(13, in_process.CPU, (16, 16)), []
+    for stays in (True, False):
+        monkeypatch.setattr(lodestar_vae, "stays_on_card", lambda size, device, stays=stays: stays)
+        stream = lodestar_vae.open_stream(vae)
+        pushed = [frames for piece in latents.split(4, dim=2) for frames in stream.push(piece)]
+        results.append(torch.cat([*pushed, *stream.flush()]))
+    assert torch.equal(*results)
 
 
 def test_a_longer_stream_needs_no_more_memory():
@@ -57,11 +69,45 @@ def test_a_longer_stream_needs_no_more_memory():
 def test_longcats_kept_keys_and_values_change_nothing(place, dtype):
     model = longcat.longcat_model(longcat.SMALL, gpu.CUDA, dtype)
     x, conditions = longcat.chunk(longcat.SMALL, gpu.CUDA, (16, 16))
-    step, kept = longcat_gpu.cached_step(model, x, conditions, place)
-    difference = step() - in_process.denoise(model, x, conditions)
-    assert difference.abs().max() < (1e-3 if dtype is torch.float32 else 0.1)
-    (_, _, cache), = kept
-    assert {tensor.device.type for pair in cache.blocks for tensor in pair} == {"cuda" if place == "VRAM" else "cpu"}
+    step, run = longcat_gpu.cached_step(model, x, conditions, place)
+    with run.ends:
+        difference = step() - in_process.denoise(model, x, conditions)
+        assert difference.abs().max() < (1e-3 if dtype is torch.float32 else 0.1)
+        cache, = longcat_gpu.caches(run)
+        home = "cuda" if place == "VRAM" else "cpu"
+        assert {tensor.device.type for pair in cache.blocks for tensor in pair} == {home}
+
+
+def test_keys_from_ram_are_those_of_vram_at_every_step():
+    model = longcat.longcat_model(replace(longcat.SMALL, depth=5), gpu.CUDA)
+    (x, conditions), results = longcat.chunk(longcat.SMALL, gpu.CUDA, (16, 16)), []
+    for place in PLACES:
+        step, run = longcat_gpu.cached_step(model, x, conditions, place)
+        with run.ends:
+            results.append([step() for _ in range(4)])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_step_waits_for_the_card(place):
+    """`Patch` alone, from the wrapper down to the last layer: ComfyUI around it may wait."""
+    from lodestar.backbones.attach import Patch
+    model = longcat.longcat_model(longcat.SMALL, gpu.CUDA)
+    x, conditions = longcat.chunk(longcat.SMALL, gpu.CUDA, (16, 16))
+    step, run = longcat_gpu.cached_step(model, x, conditions, place)
+    call = Patch.__call__
+
+    def watched(*args, **kwargs):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return call(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    with run.ends, pytest.MonkeyPatch.context() as patch:
+        step()      # makes what the run keeps
+        patch.setattr(Patch, "__call__", watched)
+        step()
 
 
 def test_longcats_measured_step_runs():
