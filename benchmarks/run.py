@@ -17,7 +17,7 @@ import environment  # noqa: E402
 
 SECTIONS = {
     "Counted: the same on every machine, held by tests/comfy/test_counts.py and test_steps.py":
-        ("flops", "longcat_flops", "takes", "live_bytes", "plans", "steps"),
+        ("flops", "longcat_flops", "takes", "live_bytes", "plans", "steps", "fingerprints"),
     "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, judged by nobody":
         ("speed", "longcat_speed"),
     "Sampled from outside a real server": ("memory",),

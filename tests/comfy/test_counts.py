@@ -9,9 +9,9 @@ import torch
 pytestmark = pytest.mark.once
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-flops, longcat_bytes, longcat_flops, takes, live_bytes, plans = (
+flops, longcat_bytes, longcat_flops, takes, live_bytes, plans, fingerprints = (
     importlib.import_module(name)
-    for name in ("flops", "longcat_bytes", "longcat_flops", "takes", "live_bytes", "plans"))
+    for name in ("flops", "longcat_bytes", "longcat_flops", "takes", "live_bytes", "plans", "fingerprints"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -88,3 +88,8 @@ def test_bytes_alive_are_counted_once_and_let_go():
             kept = kept + 1
 
     assert live_bytes.peak_bytes(work) == 2 * 10 * 4
+
+
+def test_one_more_lora_loader_costs_the_same_however_many_there_are():
+    near, far = fingerprints.per_loader()
+    assert 0 < near == far < 30
