@@ -10,6 +10,12 @@ INSIDE = {"placement": "in chunk", "index": 2}
 PLACES = [{"distance": 3}, {"distance": 40}, INSIDE, {**INSIDE, "index": 4}]
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    """PyTorch gives up a function that it has compiled too often, in this process."""
+    torch._dynamo.reset()
+
+
 def forget_transformer_options(guards):
     """The guard filter of core's node."""
     return ["transformer_options" not in guard.name for guard in guards]
@@ -39,14 +45,15 @@ def test_a_compiled_model_follows_every_change_of_anchor_and_band(tiny_models, w
     assert len({result.sum().item() for result in results}) == 7     # ahead of the chunk both bands change nothing
 
 
-def test_the_model_below_the_patch_is_still_compiled(tiny_models, wan):
+@pytest.mark.parametrize("name", ["wan21_t2v", pytest.param("wan22_s2v", marks=pytest.mark.slow)])
+def test_the_model_below_the_patch_is_still_compiled(tiny_models, wan, name):
     frames = []
 
     def backend(graph, inputs):
         frames.append(len(graph.graph.nodes))
         return graph.forward
 
-    model = wan.load(tiny_models, "wan21_t2v")
+    model = wan.load(tiny_models, name)
     compiled = attach.with_technique(model, LookaheadAnchor(latents=wan.picture(model), **INSIDE))
     compiled = attach.with_technique(compiled, ReferenceSkip())
     set_torch_compile_wrapper(model=compiled, backend=backend)
