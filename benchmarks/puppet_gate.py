@@ -64,6 +64,12 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+def refused(found: dict[str, float]) -> list[str]:
+    return [f"{name}: got {found[name]:.3f}, wanted {least} or more" for name, least in WANTED.items()
+            if not found[name] >= least] + [f"{name}: got {found[name]:.3f}, wanted {most} or less"
+                                            for name, most in MOST.items() if not found[name] <= most]
+
+
 def seam_score(codec, latents, chunks: int) -> float:
     """The mean over characters, at the borders between the last chunks."""
     import torch
@@ -105,12 +111,8 @@ def main() -> None:
     text = json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1)
     if options.json:
         options.json.write_text(text, encoding="utf-8")
-    missed = [f"{name}: got {found[name]:.3f}, wanted {least} or more" for name, least in WANTED.items()
-              if not found[name] >= least]
-    missed += [f"{name}: got {found[name]:.3f}, wanted {most} or less" for name, most in MOST.items()
-               if not found[name] <= most]
     sys.stdout.write(text + "\n")
-    sys.exit("\n".join(missed) or 0)
+    sys.exit("\n".join(refused(found)) or 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The trained puppet, with the weights that ship: a minute of three people it has never seen."""
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.vae import SIZE, loaded, pictures
 from lodestar.training.puppet.world import World
+from PIL import Image
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.once
@@ -26,6 +28,7 @@ PACK = Path(__file__).resolve().parents[2]
 sys.path.append(str(PACK / "benchmarks"))
 claims_conditions, claims_measures, claims_takes, claims_vae = (
     importlib.import_module(f"claims_{name}") for name in ("conditions", "measures", "takes", "vae"))
+puppet_gate = importlib.import_module("puppet_gate")
 CHARACTERS, SECONDS, EVERY = 3, 60.0, 12
 AHEAD = "ahead 12"
 
@@ -161,3 +164,17 @@ def test_a_vae_without_a_past_knows_of_single_frames_what_it_knew():
         assert torch.allclose(vae.encode(clip[:, :, [0, 2, 1, 3, 4, 5, 6, 8, 7]]), vae.encode(clip), atol=1e-5)
     assert (alike[:, :, 1:5] - alike[:, :, 1:2]).abs().max() < 1e-5 < (alike[:, :, 5] - alike[:, :, 4]).abs().max()
     assert (moved[:, :, 1:5] - moved[:, :, 1:2]).abs().max() > 1e-3
+
+
+def test_the_gate_measures_a_take_and_draws_its_sheet(tmp_path):
+    options = argparse.Namespace(network=shipped("puppet"), vae=shipped("vae"), characters=1, seconds=3.0,
+                                 corpus=PACK / "tests" / "golden" / "puppet", sheet=tmp_path / "sheet.png")
+    figures = puppet_gate.measured(options)
+    assert set(figures) > {*puppet_gate.WANTED, *puppet_gate.MOST} and all(map(np.isfinite, figures.values()))
+    assert 0.3 < figures["sharpness"] < 1.2 and 0.3 < figures["seams"] < 10
+    sheet = np.asarray(Image.open(options.sheet))
+    assert sheet.shape[0] == SIZE and sheet.shape[1] % (2 * SIZE) == 0 and sheet[:, :SIZE].std() > 20
+    assert puppet_gate.refused({**figures, "sharpness": 0.7, "sync": 0.7, "letters": 1.0, "seams": 1.2}) == []
+    assert puppet_gate.refused({"sharpness": 0.5, "sync": float("nan"), "letters": 0.9, "seams": 1.6}) == [
+        "sharpness: got 0.500, wanted 0.6 or more", "sync: got nan, wanted 0.65 or more",
+        "seams: got 1.600, wanted 1.5 or less"]
