@@ -147,3 +147,19 @@ def test_a_closed_over_value_of_another_pack_counts(model):
         return values.digest(other)
 
     assert node(1.0) == node(1.0) != node(1.5)
+
+
+def test_longcat_counts_the_same_before_and_after_a_run(longcat, tiny_models):
+    """With its keys kept, its speech, a schedule of anchors, and in its official int8."""
+    digests = set()
+    for name in (longcat.AVATAR15, longcat.INT8):
+        plain = longcat.load(tiny_models, name)
+        for model in (plain, values.anchor(plain), values.anchor(plain, schedule="10, 30")):
+            reference = {"reference_latents": [longcat.random(1, 16, 1, *longcat.SIZE)]}
+            guider = values.run(values.custom.BasicGuider, model, longcat.prompt(model, **reference))
+            before = values.digest(guider)
+            with torch.inference_mode():
+                longcat.sample(model, longcat.prompt(model, **reference), steps=1)
+            assert values.digest(guider) == before
+            digests.add(before)
+    assert len(digests) == 6
