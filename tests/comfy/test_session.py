@@ -185,7 +185,7 @@ def test_the_video_may_have_another_sound_than_the_speech(tiny_models, wan):
     speech = {"waveform": torch.zeros(1, 1, RATE), "sample_rate": RATE}
     music = {"waveform": torch.ones(1, 2, 48000 * 3), "sample_rate": 48000}
     model = wan.load(tiny_models, "wan22_s2v")
-    take = LodestarPlanTake.execute(model, speech, 64, 64, 16.0, 17, -1, "", 1, 0.0, music).args[0]
+    take = LodestarPlanTake.execute(model, speech, 64, 64, 16.0, 17, -1, "", 1, 0.0, soundtrack=music).args[0]
     assert take.audio["waveform"].shape == (1, 2, 48000) and take.speech["waveform"].shape == (1, 1, RATE)
 
 
