@@ -45,7 +45,7 @@ def test_a_blank_prompt_is_as_wide_as_its_model_reads(models, name, width):
 @pytest.mark.parametrize(("name", "positive", "negative", "words"), [
     ("wan", prompt(64), prompt(), "its positive conditioning: got a prompt of width 64, wanted 4096 for Wan text-to-"),
     ("s2v", prompt(), prompt(768), "its negative conditioning: got a prompt of width 768, wanted 4096 for Wan 2.2 S2V"),
-    ("puppet", prompt(), prompt(64), "its positive conditioning: got a prompt of width 4096, wanted 64 for the puppet.*Prompt "
+    ("puppet", prompt(), prompt(64), "its positive conditioning: got a prompt of width 4096, wanted 64 for the puppet.*"
                                      "to which this model is connected"),
     ("wan", [], prompt(), "its positive conditioning: got an empty conditioning"),
     ("wan", prompt(), [], "its negative conditioning: got an empty conditioning"),
