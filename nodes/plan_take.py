@@ -71,7 +71,7 @@ class LodestarPlanTake(io.ComfyNode):
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
                          seed_step, backbone.grid)
         cost = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
-        summary = "\n".join(filter(None, (cost, chosen.note, backbone.fps_note(clock.fps))))
+        summary = "\n".join(filter(None, (chosen.note, cost, backbone.fps_note(clock.fps))))
         track = speech if soundtrack is None else opening_of(soundtrack, float(plan.seconds))
         return io.NodeOutput(Take(plan, track, speech), summary, ui=ui.PreviewText(head_of(summary)))
 
