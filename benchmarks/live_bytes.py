@@ -15,17 +15,21 @@ PUSHED = 7             # latents at a time
 
 
 class LiveBytes(TorchDispatchMode):
-    """`peak`: the most bytes that tensors made inside the block held at once; weights and inputs do not count."""
+    """`peak`: the most bytes that tensors made inside the block held at once; weights and inputs do not count.
 
-    def __init__(self):
+    `on_meta`: of tensors without numbers, which stand for a card's; else of all others.
+    """
+
+    def __init__(self, on_meta: bool = False):
         super().__init__()
-        self.live = self.peak = 0
+        self.live, self.peak, self.on_meta = 0, 0, on_meta
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         known = {storage._cdata for storage in storages([args, *(kwargs or {}).values()])}
         result = function(*args, **(kwargs or {}))
         for storage in storages([result]):
-            if storage._cdata not in known and storage.device.type != "meta":   # views, in-place results: nothing new
+            counts = (storage.device.type == "meta") == self.on_meta
+            if counts and storage._cdata not in known:   # views and in-place results hold nothing new
                 known.add(storage._cdata)
                 self.live += storage.nbytes()
                 weakref.finalize(storage, self.freed, storage.nbytes())
@@ -44,8 +48,8 @@ def storages(values) -> Iterator[torch.UntypedStorage]:
             yield from storages(value)
 
 
-def peak_bytes(work: Callable[[], object]) -> int:
-    with torch.inference_mode(), LiveBytes() as counted:
+def peak_bytes(work: Callable[[], object], on_meta: bool = False) -> int:
+    with torch.inference_mode(), LiveBytes(on_meta) as counted:
         work()
     return counted.peak
 

@@ -61,7 +61,7 @@ def activations(size, branches, cached):
     with torch.no_grad():
         return live_bytes.peak_bytes(lambda: network(
             x, torch.empty(branches, frames, device=META), text, clean=(1, KNOWN - 1), times=[10, *range(LATENTS)],
-            audio=audio, cache=CleanCache(KNOWN, (pair,)) if cached else None))
+            audio=audio, cache=CleanCache(KNOWN, (pair,)) if cached else None), on_meta=True)
 
 
 @pytest.mark.parametrize("name", SIZES)
