@@ -111,6 +111,8 @@ def test_the_decoder_learns_alone_and_the_latents_stay(tmp_path, monkeypatch):
     before = loaded(shipped("vae"))
     vae, whole = vae_training.train("decoder", tmp_path, world, lambda: loaded(shipped("vae")), 5, "cpu", steps=3)
     assert whole
+    so_far = loaded(tmp_path / "checkpoint.pt").state_dict()
+    assert all(torch.equal(so_far[name], tensor) for name, tensor in vae.state_dict().items())
     for (name, weight), was in zip(vae.named_parameters(), before.parameters(), strict=True):
         assert torch.equal(weight, was) == name.startswith(("encoder.", "conv1.")) or weight.ndim == 5, name
 

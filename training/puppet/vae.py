@@ -142,9 +142,14 @@ def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module],
 
 
 def loaded(path: Path, device="cpu"):
-    """The VAE of a file of weights, in float32."""
+    """The VAE of a file of weights, in float32; of a run's checkpoint.pt, its average so far."""
     vae = wan_vae(WIDTH, device)
-    vae.load_state_dict({name: tensor.float() for name, tensor in load_file(path, str(device)).items()})
+    if path.suffix == ".pt":
+        weights = torch.load(path, map_location=device, weights_only=True)["averaged"]
+        weights = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
+    else:
+        weights = load_file(path, str(device))
+    vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return vae
 
 

@@ -17,7 +17,7 @@ from . import flat_vae
 from .looker import Looker, looker
 from .precision import fast
 from .traits import identity_error, true_embedding
-from .vae import SIZE, loaded, pictures
+from .vae import SIZE, loaded, pictures, save
 from .world import Batch, World
 
 STILLS, CLIPS, FRAMES, SHOWN = 48, 6, 49, 12
@@ -82,11 +82,15 @@ def sheet(shown: Tensor) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("weights", type=Path, help="safetensors, or the checkpoint.pt of a run")
+    parser.add_argument("--save", type=Path, help="write these weights in fp16, such as to begin another run with")
     parser.add_argument("--sheet", type=Path, help="a picture: truth above, what came back below")
     parser.add_argument("--stills-only", action="store_true")
     options = parser.parse_args()
-    found, shown = gate(loaded(options.weights), World(size=SIZE), looker(), 0 if options.stills_only else CLIPS)
+    vae = loaded(options.weights)
+    if options.save:
+        save(vae, options.save)
+    found, shown = gate(vae, World(size=SIZE), looker(), 0 if options.stills_only else CLIPS)
     print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
     if options.sheet:
         sheet(shown).save(options.sheet)
