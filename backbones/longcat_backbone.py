@@ -171,8 +171,8 @@ def in_window(call: LongCatCall) -> LongCatCall:
         before = (audio.shape[2] - 1) // 4 + 1 - window.total_frames     # latents before the chunk's own
         rows = rows_of([before + frame for frame in frames])
         if len(frames) != call.x.shape[2] or before < 0:
-            raise ValueError(f"audio: the context window has latents {frames[0]} to {frames[-1]}, the speech covers "
-                             f"{(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
+            raise ValueError(f"audio_features: the context window has latents {frames[0]} to {frames[-1]}, the speech "
+                             f"covers {(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
         call = call.given(audio=torch.cat([audio[:, :, first:end] for first, end in runs(rows)], 2))
     return call.given(known=known)
 
@@ -213,7 +213,7 @@ def with_cache(call: LongCatCall, where: str, pictures: Hashable) -> LongCatCall
     key = clean_key(call, run.shape, pictures)
     if key is None:
         return call
-    return call.given(cache=run.once(("clean", where, key), lambda: made_cache(call, where, run.ends)))
+    return call.given(cache=run.once(("clean", where, key), lambda: make_cache(call, where, run.ends)))
 
 
 def clean_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
@@ -232,7 +232,7 @@ def branches(call: LongCatCall) -> int:
     return len(call.transformer_options.get("cond_or_uncond", (0,)))
 
 
-def made_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
+def make_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
     """The keys and values of the clean frames, those of one condition: all see the same ones."""
     reference = call.extra.get("reference")
     parts = [part for part in (reference, call.x[:, :, :call.known]) if part is not None and part.shape[2]]

@@ -38,7 +38,7 @@ class LongCatNetwork(LongCat):
     """The same weights and numbers, called as ComfyUI calls its own video models."""
 
     def __init__(self, config: LongCatConfig, operations, dtype: torch.dtype | None = None, device=None):
-        super().__init__(config, operations, optimized_attention, dtype, device, turned)
+        super().__init__(config, operations, optimized_attention, dtype, device, rotate_fused)
         self.dtype = dtype
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor | None = None,  # type: ignore[override]
@@ -184,7 +184,7 @@ def digest(latents: Tensor) -> str:
     return hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def turned(x: Tensor, rows: Tensor) -> Tensor:
+def rotate_fused(x: Tensor, rows: Tensor) -> Tensor:
     """techniques.rope.rotate, below float32 by ComfyUI's fused kernel; in float32 the same bits everywhere."""
     return rotate(x, rows) if x.dtype == torch.float32 else apply_rope1(x, rows)
 

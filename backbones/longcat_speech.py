@@ -11,20 +11,21 @@ from dataclasses import dataclass, replace
 import comfy.model_management
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..techniques.audio_windows import Window, plan_windows
 from ..techniques.socket_values import audio_clip, mono_of
+from ..techniques.speaker_tracks import padded
 from ..techniques.speech_features import between, halved, positions, silence_after, whisper_groups
 from ..techniques.speech_waveform import leveled, prepared
 from .audio_encoder import SpeechEncoder, as_speech_encoder, resampled, watched
 from .audio_families import RATE, LogMel, Wav2Vec2, Whisper, first_of
 from .feature_file import FeatureFile
+from .longcat.versions import AVATAR_10, AVATAR_15, PUPPET
 from .memory import give_back
 
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
 WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
-WAV2VEC_RATE, WHISPER_RATE = 32, 25     # Hz, of the finished features
+WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
 log = logging.getLogger("lodestar")
 
 Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
@@ -84,7 +85,7 @@ def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: 
                    ) -> Pieces:
     """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them. The
     silence up to sample `end` counts in the clip's variance, as in the authors' own."""
-    speech = prepared(followed(speech, end), RATE, noise)
+    speech = prepared(padded(speech, end), RATE, noise)
     family = replace(family, variance_correction=None)      # `prepared` did that
     steps = end * WAV2VEC_RATE // RATE
     windows = plan_windows(steps, WINDOW_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
@@ -107,7 +108,7 @@ def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: i
                    ) -> Pieces:
     """The five groups; like upstream whisper hears 30 s at a time, each stretch by itself. There is no noise floor."""
     stretch = family.window_rows * family.hop
-    stretches = leveled(followed(speech, end), RATE).split(stretch)
+    stretches = leveled(padded(speech, end), RATE).split(stretch)
     whole = Window(0, family.window_rows, 0, family.window_rows)
 
     def groups(samples: Tensor) -> Tensor:
@@ -126,11 +127,6 @@ def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, end: int, n
     return (clip.encode(window, range(family.layer_count)) for window in watched(windows))
 
 
-def followed(speech: Tensor, end: int) -> Tensor:
-    """(N,) and silence up to sample `end`."""
-    return pad(speech, (0, end - len(speech)))
-
-
 @dataclass(frozen=True)
 class Hearing:
     """How one version hears, and at how many frames a second it was trained."""
@@ -142,6 +138,6 @@ class Hearing:
     encode: Callable[..., Pieces]
 
 
-VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, 16, wav2vec_pieces),
-            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, 25, whisper_pieces),
-            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, 25, mel_pieces)}
+VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, AVATAR_10.fps, wav2vec_pieces),
+            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, AVATAR_15.fps, whisper_pieces),
+            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, PUPPET.fps, mel_pieces)}

@@ -38,7 +38,7 @@ class Settings:
     note: str
 
 
-def settled(model: Trained, picture: Tensor | None = None, *, width: int = 0, height: int = 0,
+def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int = 0, height: int = 0,
             fps: Fraction | None = None, chunk_frames: int = 0, overlap_frames: int = -1) -> Settings:
     """What a user asked, and the model's own where nothing was: size 0, fps None, chunk 0, overlap -1.
 

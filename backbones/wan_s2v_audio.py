@@ -36,13 +36,14 @@ def with_audio_tokens(call: WanCall, first_latent: int) -> WanCall:
     patches = call.transformer_options.get("patches_replace", {})
     blocks = dict(patches.get("dit", {}))
     for index in module.audio_injector.injected_block_id:
-        blocks["double_block", index] = hearing(partial(inject, block_id=index), blocks.get(("double_block", index)))
+        place = "double_block", index
+        blocks[place] = with_injection(partial(inject, block_id=index), blocks.get(place))
     extra = {name: value for name, value in call.extra.items() if name != SPEECH}
     options = {**call.transformer_options, "patches_replace": {**patches, "dit": blocks}}
     return call.change(extra=extra, transformer_options=options)
 
 
-def hearing(inject, earlier):
+def with_injection(inject, earlier):
     """A block's replacement: the block, or another node's replacement of it, then the speech."""
     def block(values: dict, originals: dict) -> dict:
         made = originals["original_block"](values) if earlier is None else earlier(values, originals)
@@ -69,14 +70,14 @@ def own_latents(call: WanCall, history: int) -> list[int]:
     latents = list(range(frames))
     if window is not None:
         if audio.shape[1] not in (1, SPEECH_LAYERS):
-            raise ValueError(f"audio: ComfyUI cut the speech features' {SPEECH_LAYERS} layers as if they were time, "
-                             f"which happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer "
-                             "or shorter")
+            raise ValueError(f"audio_features: ComfyUI cut their {SPEECH_LAYERS} layers as if they were time, which "
+                             f"happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer or "
+                             "shorter")
         anchor = getattr(window, "causal_anchor_index", None)
         latents = ([anchor] if anchor is not None and anchor >= 0 else []) + list(window.index_list)
     covered = audio.shape[-1] // ROWS_PER_LATENT - history
     if len(latents) != frames or max(latents) >= covered:
-        raise ValueError(f"audio: the {'chunk' if window is None else 'context window'} has {frames} latents, "
+        raise ValueError(f"audio_features: the {'chunk' if window is None else 'context window'} has {frames} latents, "
                          f"{min(latents)} to {max(latents)}, the speech features cover {covered}. Encode the whole "
                          "speech")
     return [history + latent for latent in latents]

@@ -36,7 +36,7 @@ def values_read(model) -> int:
 
     prints = Fingerprints(counting)
     prints.of(model, "model")
-    assert not prints.untold
+    assert not prints.unreadable
     return count
 
 

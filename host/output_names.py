@@ -128,7 +128,7 @@ def _blocked(came: str, path: Path) -> str | None:
     return None
 
 
-def numbered(prefix: str, width: int, height: int) -> Iterator[Path]:
+def free_paths(prefix: str, width: int, height: int) -> Iterator[Path]:
     """The free names for `prefix` (tokens filled in), numbered as ComfyUI's own nodes do; their folder is made.
 
     Another run can take one at any moment. Raises NotWritten where the folder cannot be made.

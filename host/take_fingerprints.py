@@ -27,4 +27,4 @@ def take_fingerprints(guider, given: Mapping[str, Any], chunks: Iterable[Mapping
               "version": f"Lodestar {VERSION}, ComfyUI {comfyui_version.__version__}", **given}
     common = {name: prints.of(value, name) for name, value in values.items()}
     found = [{**common, **{name: prints.of(value, name) for name, value in chunk.items()}} for chunk in chunks]
-    return found, prints.untold
+    return found, prints.unreadable

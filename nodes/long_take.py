@@ -28,11 +28,11 @@ from ..backbones.speech import Speech
 from ..backbones.take_checks import check_guider, check_pictures, check_prompt, check_schedule, say_unreached
 from ..backbones.vae import encode_frames, open_stream
 from ..host.metadata import graph_tags
-from ..host.output_names import fill_in, numbered, problem_of, subfolder_of
+from ..host.output_names import fill_in, free_paths, problem_of, subfolder_of
 from ..host.progress import TakeProgress
 from ..host.take_fingerprints import take_fingerprints
 from ..pipelines.chunk_plan import Chunk
-from ..pipelines.final_file import publish, published
+from ..pipelines.final_file import find_published, publish
 from ..pipelines.fingerprint import Fingerprints
 from ..pipelines.journal import Journal, unfinished_beside
 from ..pipelines.kept_chunks import copy_kept_chunks, take_folder
@@ -116,7 +116,7 @@ class TakeSession:
             writer = VideoWriter(self.plan.width, self.plan.height, self.plan.timeline.fps)
             with self.journal(prefix, keep_chunks, writer) as journal:
                 made_of = Fingerprints().of([prefix, folder_paths.get_output_directory(), self.take.audio], "audio")
-                path = published(journal, made_of) or self.write_video(prefix, name, journal, writer, made_of)
+                path = find_published(journal, made_of) or self.write_video(prefix, name, journal, writer, made_of)
                 tail = journal.latents(journal.finished_latents - self.plan.chunks[-1].new_latents,
                                        journal.finished_latents)
             self.progress.finished()
@@ -128,16 +128,17 @@ class TakeSession:
 
         Of a take that cannot be told from another nothing is used again, and what was kept under another name stays.
         """
-        contracts, untold = take_fingerprints(self.guider, self.values(writer), map(self.values_of, self.plan.chunks))
+        contracts, unreadable = take_fingerprints(self.guider, self.values(writer),
+                                                  map(self.values_of, self.plan.chunks))
         takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
         folder = take_folder(takes, folder_name(prefix), contracts)
-        if untold:
+        if unreadable:
             logger.warning("this take starts afresh and cannot be resumed: nothing tells whether these would be the "
-                           "same another time: %s", "; ".join(dict.fromkeys(untold)))
+                           "same another time: %s", "; ".join(dict.fromkeys(unreadable)))
         elif kept := copy_kept_chunks(folder, contracts, prefix):
             logger.info(kept)
         with Journal.open(folder, contracts, prefix) as journal, ExitStack() as unless_kept:
-            if untold and not keep_chunks:
+            if unreadable and not keep_chunks:
                 unless_kept.callback(journal.discard)
             yield journal
             if not keep_chunks and journal.take == prefix:
@@ -173,7 +174,7 @@ class TakeSession:
                            check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted)
         self.progress.joining()
         return publish(journal, made_of, lambda path: writer.finish(result.segments, self.take.audio, tags, path),
-                       lambda: numbered(name, self.plan.width, self.plan.height))
+                       lambda: free_paths(name, self.plan.width, self.plan.height))
 
     def check(self) -> None:
         """Refuse what does not fit together before any sampling."""
@@ -309,7 +310,8 @@ class LodestarLongTake(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
                 PLAN.Input("plan", tooltip="From Plan Take."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="The speech as the model hears it (Audio Features). S2V needs it."),
+                                            tooltip="The speech as the model hears it: Audio Features for S2V, LongCat "
+                                                    "Speech or Two Speakers for LongCat Avatar."),
                 io.Image.Input("reference", optional=True,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
                                        "and what an anchor without a picture of its own shows. Cropped to the take's "

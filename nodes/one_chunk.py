@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from .. import backbones
 from ..backbones.backbone import ChunkRequest
 from ..backbones.pictures import encode_picture, fit_picture
-from ..backbones.settings import Settings, settled
+from ..backbones.settings import Settings, choose_settings
 from ..backbones.speech import Speech
 from ..backbones.take_checks import check_prompt
 from ..backbones.vae import encode_frames
@@ -58,17 +58,17 @@ class LodestarOneChunk(io.ComfyNode):
             with named(name):
                 check_prompt(model, [text for text, _ in prompt])
         backbone = backbones.find(model)
-        chosen = settled(backbone, reference, width=width, height=height, fps=Fraction(backbone.fps),
+        chosen = choose_settings(backbone, reference, width=width, height=height, fps=Fraction(backbone.fps),
                          chunk_frames=chunk_frames, overlap_frames=0)
         inputs = backbone.chunk_inputs(request(model, vae, chosen, audio_features, reference))
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.silent}),
                              {name: value for name, value in latent.items() if value is not None},
-                             ui=ui.PreviewText(described(backbone, chosen, inputs.samples.shape[2])))
+                             ui=ui.PreviewText(describe_clip(backbone, chosen, inputs.samples.shape[2])))
 
 
-def described(backbone, chosen: Settings, latents: int) -> str:
+def describe_clip(backbone, chosen: Settings, latents: int) -> str:
     """What the clip will be, and what of it is the model's own."""
     frames = Timeline(chosen.fps, backbone.temporal_ratio).frames_for_latents(latents)
     clip = (f"{frames} frames ({latents} latents), {chosen.width}x{chosen.height}, {frames / backbone.fps:.2f} s at "

@@ -2,12 +2,12 @@
 from comfy_api.latest import io, ui
 
 from .. import backbones
-from ..backbones.settings import settled
+from ..backbones.settings import choose_settings
 from ..pipelines.chunk_plan import MAX_FPS, describe, exact_fps, plan_take
 from ..pipelines.story_script import parse_story
 from ..techniques.timeline import Timeline
 from .input_checks import checked
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, Take, search_words, sentences
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, Take, opening_of, search_words, sentences
 
 LINES_ON_THE_NODE = 8
 
@@ -64,7 +64,7 @@ class LodestarPlanTake(io.ComfyNode):
     def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step, max_seconds,
                 reference=None, soundtrack=None) -> io.NodeOutput:
         backbone, speech = backbones.find(model), opening_of(audio, max_seconds)
-        chosen = settled(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
+        chosen = choose_settings(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
                          chunk_frames=chunk_frames, overlap_frames=overlap_frames)
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
@@ -91,9 +91,3 @@ def head_of(text: str) -> str:
     rest = len(lines) - LINES_ON_THE_NODE
     shown = lines if rest <= 0 else [*lines[:LINES_ON_THE_NODE], f"... and {rest} more lines in the summary"]
     return sentences(shown)
-
-
-def opening_of(audio: dict, seconds: float) -> dict:
-    """The first `seconds` of the speech, all of it for 0."""
-    waveform, rate = audio["waveform"], audio["sample_rate"]
-    return {"waveform": waveform[..., :max(round(seconds * rate), 1)] if seconds else waveform, "sample_rate": rate}

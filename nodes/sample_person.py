@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from .input_checks import checked
-from .sockets import search_words
+from .sockets import opening_of, search_words
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -48,6 +48,5 @@ class LodestarSamplePerson(io.ComfyNode):
         with Image.open(ASSETS / files["picture"]) as picture:
             pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
         waveform, rate = load(str(ASSETS / files["speech"]))
-        samples = max(round(seconds * rate), 1) if seconds else waveform.shape[-1]
-        return io.NodeOutput(torch.from_numpy(pixels)[None], {"waveform": waveform[None, :, :samples],
-                                                              "sample_rate": rate})
+        speech = opening_of({"waveform": waveform[None], "sample_rate": rate}, seconds)
+        return io.NodeOutput(torch.from_numpy(pixels)[None], speech)

@@ -22,6 +22,12 @@ class Take:
     speech: dict[str, Any] | None = None
 
 
+def opening_of(audio: dict, seconds: float) -> dict:
+    """The first `seconds` of the speech, all of it for 0."""
+    waveform, rate = audio["waveform"], audio["sample_rate"]
+    return {"waveform": waveform[..., :max(round(seconds * rate), 1)] if seconds else waveform, "sample_rate": rate}
+
+
 def sentences(lines: list[str]) -> str:
     """Lines as a node shows them: Nodes 2.0 breaks none, so each ends with a full stop. Empty ones are left out."""
     return "\n".join(f"{line[:1].upper()}{line[1:]}." for line in lines if line)

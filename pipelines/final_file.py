@@ -38,7 +38,7 @@ def publish(journal: Journal, made_of: str, join: Callable[[Path], object],
     raise ValueError("there was no name for the final file")
 
 
-def published(journal: Journal, made_of: str) -> Path | None:
+def find_published(journal: Journal, made_of: str) -> Path | None:
     """The video that an earlier run of this take gave its name before it ended or died; None where there is none."""
     path = journal.recall(journal.content(made_of))
     if path is not None:

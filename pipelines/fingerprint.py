@@ -39,11 +39,11 @@ NOT_PICKLED = (TypeError, ValueError, AttributeError, NotImplementedError, Runti
 class Fingerprints:
     """Digests of values that belong together. `stand_in(value)` gives what is to be read in its place, or itself.
 
-    `untold`: per value that could not be read where it was found and what it is.
+    `unreadable`: per value that could not be read where it was found and what it is.
     """
 
     def __init__(self, stand_in: Callable[[Any], Any] = lambda value: value):
-        self.untold: list[str] = []
+        self.unreadable: list[str] = []
         self._stand_in = stand_in
         self._seen: dict[int, tuple[Any, str]] = {}     # the value as well: an id is another's once it is gone
         self._inside: list[str] = []
@@ -148,7 +148,7 @@ class Fingerprints:
     def _cannot_tell(self, what: str) -> str:
         name, *owners = self._inside
         packs = [pack for owner in owners if (pack := pack_of(owner))]
-        self.untold.append(f"{name} ({what} in {packs[-1] if packs else (owners or ['it'])[-1]})")
+        self.unreadable.append(f"{name} ({what} in {packs[-1] if packs else (owners or ['it'])[-1]})")
         return os.urandom(16).hex()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lodestar.backbones.longcat.headless import Request, sample
 from lodestar.backbones.longcat.versions import PUPPET
-from lodestar.backbones.settings import settled
+from lodestar.backbones.settings import choose_settings
 from lodestar.pipelines.chunk_plan import Chunk, ChunkPlan, exact_fps, plan_take
 from lodestar.pipelines.evaluate import fitted
 from lodestar.pipelines.journal import Journal
@@ -158,7 +158,7 @@ def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
 
 def plan_of(inputs: dict, samples: int, person: Tensor) -> ChunkPlan:
     """`person`: the picture, whose proportions the plan's own size takes where it is connected to Plan Take."""
-    chosen = settled(PUPPET, person[None] if "reference" in inputs else None, width=inputs["width"],
+    chosen = choose_settings(PUPPET, person[None] if "reference" in inputs else None, width=inputs["width"],
                      height=inputs["height"], fps=exact_fps(inputs["fps"]) if inputs["fps"] else None,
                      chunk_frames=inputs["chunk_frames"], overlap_frames=inputs["overlap_frames"])
     clock = Timeline(chosen.fps)

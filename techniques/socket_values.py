@@ -217,14 +217,12 @@ def conditioning(value: Any) -> Sequence:
     return value
 
 
-def check_text(text: Any, width: int | None = None) -> None:
-    """ValueError where an encoded prompt (1, tokens, width) is none, or of another `width`."""
+def check_text(text: Any) -> None:
+    """ValueError where an encoded prompt (1, tokens, width) is none."""
     if not isinstance(text, Tensor) or not text.is_floating_point() or text.ndim != 3 or 0 in text.shape:
         raise ValueError(f"got {described(text)} as the text, wanted a tensor (1, tokens, width)")
     if not text.isfinite().all():
         raise ValueError("got text of NaN or infinite numbers. The text encoder is broken, or its file; load another")
-    if width not in (None, text.shape[-1]):
-        raise ValueError(f"got text of width {text.shape[-1]}, wanted {width}")
 
 
 def sigmas(values: Any) -> Tensor:

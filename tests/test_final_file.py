@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from lodestar.pipelines.final_file import publish, published
+from lodestar.pipelines.final_file import find_published, publish
 from lodestar.pipelines.journal import Journal
 from lodestar.pipelines.safe_files import NotWritten, is_begun_copy, place
 
@@ -27,7 +27,7 @@ def end(folder, made_of="take", text=b"the video", names_of=names):
     """Publish `text` as the video of the finished journal in folder/journal, as often as it is called."""
     (folder / "output").mkdir(exist_ok=True)
     with Journal.open(folder / "journal", CONTRACTS) as journal:
-        return published(journal, made_of) or publish(journal, made_of, lambda path: path.write_bytes(text),
+        return find_published(journal, made_of) or publish(journal, made_of, lambda path: path.write_bytes(text),
                                                       lambda: names_of(folder / "output"))
 
 

@@ -46,7 +46,7 @@ class Counted(Held):
 def of(value) -> str:
     prints = Fingerprints()
     found = prints.of(value, "value")
-    assert prints.untold == []
+    assert prints.unreadable == []
     return found
 
 
@@ -110,7 +110,7 @@ def test_a_method_that_was_replaced_counts(monkeypatch):
 def test_what_cannot_be_told_is_named_and_is_never_the_same(value):
     first, second = Fingerprints(), Fingerprints()
     assert first.of({"a": value}, "guider") != second.of({"a": value}, "guider")
-    (line,) = first.untold
+    (line,) = first.unreadable
     assert line.startswith("guider (a ")
 
 

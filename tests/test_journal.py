@@ -228,11 +228,8 @@ def test_a_killed_run_does_not_block_the_next(tmp_path):
 
 
 def test_digest():
-    values = torch.arange(4.0)
-    assert digest("a", "b") != digest("ab") != digest(b"ab")
-    assert digest(values) == digest(values.clone()) == digest(torch.arange(8.0)[:4])
-    assert len({digest(values), digest(values + 1), digest(values.double()), digest(values[None]),
-                digest(values.bfloat16()), digest(values.bfloat16() > 1), digest(values[0]), digest(values[:0])}) == 8
+    assert digest("a", "b") == digest("a", "b")
+    assert len({digest("a", "b"), digest("b", "a"), digest("ab"), digest("ab", ""), digest("", "ab"), digest()}) == 6
 
 
 def test_an_error_of_the_disk_says_where_and_why():

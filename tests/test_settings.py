@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lodestar.backbones.longcat.versions import AVATAR_10, AVATAR_15, BASE, PUPPET, version_of
-from lodestar.backbones.settings import WIDEST, settled
+from lodestar.backbones.settings import WIDEST, choose_settings
 
 
 def picture(width, height):
@@ -18,7 +18,7 @@ def picture(width, height):
     (BASE, (15, 93, 13, 832, 480)), (AVATAR_10, (16, 93, 13, 832, 480)), (AVATAR_15, (25, 93, 13, 832, 480)),
     (PUPPET, (25, 49, 13, 96, 96))], ids=lambda value: getattr(value, "name", ""))
 def test_everything_left_open_is_the_model_s_own(version, own):
-    chosen = settled(version)
+    chosen = choose_settings(version)
     assert (chosen.fps, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height) == own
     fps, chunk, overlap, width, height = own
     assert chosen.note == (f"taken from {version.name}: {fps} fps, chunks of {chunk} frames, {overlap} frames of "
@@ -26,18 +26,18 @@ def test_everything_left_open_is_the_model_s_own(version, own):
 
 
 def test_what_is_typed_stays_and_is_not_said():
-    chosen = settled(AVATAR_15, picture(300, 200), width=64, height=48, fps=Fraction(30), chunk_frames=17,
+    chosen = choose_settings(AVATAR_15, picture(300, 200), width=64, height=48, fps=Fraction(30), chunk_frames=17,
                      overlap_frames=5)
     assert vars(chosen) == {"fps": 30, "chunk_frames": 17, "overlap_frames": 5, "width": 64, "height": 48, "note": ""}
-    assert settled(AVATAR_15, fps=Fraction(25), width=832, height=480, overlap_frames=0, chunk_frames=0).note == \
-        "taken from LongCat-Avatar 1.5: chunks of 93 frames"
+    chosen = choose_settings(AVATAR_15, fps=Fraction(25), width=832, height=480, overlap_frames=0, chunk_frames=0)
+    assert chosen.note == "taken from LongCat-Avatar 1.5: chunks of 93 frames"
 
 
 @pytest.mark.parametrize(("size", "wanted"), [
     ((512, 512), (624, 624)), ((1080, 1920), (480, 848)), ((832, 480), (832, 480)), ((900, 1600), (480, 848)),
     ((10_000, 100), (896, 448)), ((100, 10_000), (448, 896))])
 def test_a_size_takes_the_proportions_of_the_picture(size, wanted):
-    chosen = settled(AVATAR_15, picture(*size))
+    chosen = choose_settings(AVATAR_15, picture(*size))
     assert (chosen.width, chosen.height) == wanted and "in the proportions of the reference" in chosen.note
 
 
@@ -46,7 +46,7 @@ WIDE = replace(BASE, grid=32, size=(1280, 704))
 
 @given(st.integers(8, 4000), st.integers(8, 4000), st.sampled_from([BASE, replace(PUPPET, one_size=False), WIDE]))
 def test_a_size_fits_the_grid_and_has_as_many_pixels(width, height, version):
-    chosen = settled(version, picture(1, 1).expand(1, height, width, 3))
+    chosen = choose_settings(version, picture(1, 1).expand(1, height, width, 3))
     assert chosen.width % version.grid == chosen.height % version.grid == 0
     own = version.size[0] * version.size[1]
     side = min(chosen.width, chosen.height)
@@ -56,18 +56,18 @@ def test_a_size_fits_the_grid_and_has_as_many_pixels(width, height, version):
 
 
 def test_a_model_of_one_size_keeps_it_whatever_the_picture():
-    chosen = settled(PUPPET, picture(1080, 1920))
+    chosen = choose_settings(PUPPET, picture(1080, 1920))
     assert (chosen.width, chosen.height) == (96, 96) and chosen.note.endswith("96x96")
 
 
 def test_half_a_size_and_an_overlap_outside_the_chunk_are_refused():
     with pytest.raises(ValueError, match="width, height: got 0 and 480; give both, or 0 for both"):
-        settled(BASE, height=480)
+        choose_settings(BASE, height=480)
     outside = replace(BASE, name="S2V", overlap_frames=0)
     with pytest.raises(ValueError, match="overlap_frames: got 5, but S2V keeps its context outside the chunk"):
-        settled(outside, overlap_frames=5)
-    assert settled(outside).overlap_frames == settled(outside, overlap_frames=0).overlap_frames == 0
-    assert "context outside the chunk" in settled(outside).note
+        choose_settings(outside, overlap_frames=5)
+    assert choose_settings(outside).overlap_frames == choose_settings(outside, overlap_frames=0).overlap_frames == 0
+    assert "context outside the chunk" in choose_settings(outside).note
 
 
 def test_a_network_says_which_version_it_is():

@@ -2,7 +2,7 @@
 
 `operations` makes every layer with weights and must compute in the dtype of what comes in (torch.nn in float32,
 comfy.ops.manual_cast elsewhere); `attention` is called as (q, k, v, heads, transformer_options=...) on (B, S, H * D),
-`turn` as techniques.rope.rotate.
+`rotate` as techniques.rope.rotate.
 """
 import math
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from .config import AudioConfig, LongCatConfig
 
 EPS = 1e-6
 Attention = Callable[..., Tensor]
-Turn = Callable[[Tensor, Tensor], Tensor]
+Rotate = Callable[[Tensor, Tensor], Tensor]
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config: LongCatConfig, operations, attention: Attention, turn: Turn, **kind):
+    def __init__(self, config: LongCatConfig, operations, attention: Attention, rotate: Rotate, **kind):
         super().__init__()
-        self.heads, self.attention, self.turn = config.heads, attention, turn
+        self.heads, self.attention, self.rotate = config.heads, attention, rotate
         self.qkv = operations.Linear(config.hidden, 3 * config.hidden, **kind)
         self.q_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
         self.k_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
         if cached is not None:
             key, value = (torch.cat([for_branches(old.to(new), len(new)), new], 1)
                           for old, new in zip(cached, (key, value), strict=True))
-        query, key = self.turn(query, call.rows[:, -x.shape[1]:]), self.turn(key, call.rows)
+        query, key = self.rotate(query, call.rows[:, -x.shape[1]:]), self.rotate(key, call.rows)
         positions = None
         if call.people is not None:
             people = call.people
@@ -70,10 +70,10 @@ def for_branches(kept: Tensor, batch: int) -> Tensor:
 class CrossAttention(nn.Module):
     """Video tokens look at text or at their own frame's audio; `context_width` is the width of the latter."""
 
-    def __init__(self, config: LongCatConfig, context_width: int, operations, attention: Attention, turn: Turn,
+    def __init__(self, config: LongCatConfig, context_width: int, operations, attention: Attention, rotate: Rotate,
                  **kind):
         super().__init__()
-        self.heads, self.attention, self.turn = config.heads, attention, turn
+        self.heads, self.attention, self.rotate = config.heads, attention, rotate
         self.q_linear = operations.Linear(config.hidden, config.hidden, **kind)
         self.kv_linear = operations.Linear(context_width, 2 * config.hidden, **kind)
         self.q_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
@@ -86,7 +86,7 @@ class CrossAttention(nn.Module):
         key, value = self.kv_linear(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
         key = self.k_norm(key)
         if query_rows is not None and key_rows is not None:
-            query, key = self.turn(query, query_rows), self.turn(key, key_rows)
+            query, key = self.rotate(query, query_rows), self.rotate(key, key_rows)
         mixed = self.attention(query.flatten(2), key.flatten(2), value.flatten(2), self.heads,
                                transformer_options=options)
         return self.proj(mixed)

@@ -25,9 +25,9 @@ from .layers import (
     CrossAttention,
     GatedFFN,
     PatchEmbedder,
+    Rotate,
     SelfAttention,
     TimeEmbedder,
-    Turn,
     modulated,
     people_rows,
     written_as,
@@ -39,20 +39,20 @@ Place = tuple[tuple[int, ...], tuple[float, ...], tuple, int, tuple[int, int], t
 
 
 class Block(nn.Module):
-    def __init__(self, config: LongCatConfig, operations, attention: Attention, turn: Turn, **kind):
+    def __init__(self, config: LongCatConfig, operations, attention: Attention, rotate: Rotate, **kind):
         super().__init__()
         width, audio, self.head_dim = config.hidden, config.audio, config.head_dim
         self.adaLN_modulation = modulation(config, 6, operations, **kind)
-        self.attn = SelfAttention(config, operations, attention, turn, **kind)
+        self.attn = SelfAttention(config, operations, attention, rotate, **kind)
         self.pre_crs_attn_norm = operations.LayerNorm(width, eps=EPS, **kind)
-        self.cross_attn = CrossAttention(config, width, operations, attention, turn, **kind)
+        self.cross_attn = CrossAttention(config, width, operations, attention, rotate, **kind)
         self.ffn = GatedFFN(config, operations, **kind)
         if audio is not None:
             self.audio_adaLN_modulation = modulation(config, 3, operations, **kind)
             self.pre_video_crs_attn_norm = operations.LayerNorm(width, eps=EPS, **kind)
             if audio.prenorm:
                 self.pre_audio_crs_attn_norm = operations.LayerNorm(audio.output, eps=EPS, **kind)
-            self.audio_cross_attn = CrossAttention(config, audio.output, operations, attention, turn, **kind)
+            self.audio_cross_attn = CrossAttention(config, audio.output, operations, attention, rotate, **kind)
 
     def forward(self, x: Tensor, time: Tensor, call: Call, cached: Cached | None = None) -> Tensor:
         """Tokens (B, T * S, C) and time embeddings (B, T, C') float32 -> tokens."""
@@ -103,10 +103,10 @@ class FinalLayer(nn.Module):
 
 
 class LongCat(nn.Module):
-    """`operations`, `attention`, `turn`: see layers.py. `dtype`, `device` of the weights."""
+    """`operations`, `attention`, `rotate`: see layers.py. `dtype`, `device` of the weights."""
 
     def __init__(self, config: LongCatConfig, operations, attention: Attention, dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None, turn: Turn = rotate):
+                 device: torch.device | str | None = None, rotate: Rotate = rotate):
         super().__init__()
         kind = {"dtype": dtype, "device": device}
         layers = with_int8(operations) if config.int8 else operations
@@ -114,7 +114,7 @@ class LongCat(nn.Module):
         self.x_embedder = PatchEmbedder(config, layers, **kind)
         self.t_embedder = TimeEmbedder(config, layers, **kind)
         self.y_embedder = CaptionEmbedder(config, layers, **kind)
-        self.blocks = nn.ModuleList(Block(config, layers, attention, turn, **kind) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, layers, attention, rotate, **kind) for _ in range(config.depth))
         self.final_layer = FinalLayer(config, layers, operations, **kind)
         if config.audio is not None:
             self.audio_proj = AudioProjector(config.audio, layers, **kind)

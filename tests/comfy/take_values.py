@@ -36,7 +36,7 @@ def digest(value) -> str:
     """Of one value alone; what cannot be told is an error here."""
     prints = Fingerprints(ComfyValues())
     found = prints.of(value, "value")
-    assert not prints.untold, prints.untold
+    assert not prints.unreadable, prints.unreadable
     return found
 
 

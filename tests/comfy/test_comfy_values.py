@@ -136,7 +136,7 @@ def test_what_cannot_be_told_is_said_and_never_the_same_again(model):
     for other, fresh in ((told, False), (untold, True)):
         first, second = Fingerprints(ComfyValues()), Fingerprints(ComfyValues())
         assert (first.of(other, "model") != second.of(other, "model")) == fresh
-        assert bool(first.untold) == fresh and all("model (a generator" in line for line in first.untold)
+        assert bool(first.unreadable) == fresh and all("model (a generator" in line for line in first.unreadable)
     assert values.digest(told) != values.digest(model)
 
 

@@ -32,7 +32,7 @@ def test_comfyui_s_rotation_turns_as_ours(dtype, error, batch):
     x = torch.randn(3, 40, 2, 16, generator=generator).to(dtype)
     rows = rotation(torch.rand(batch * 40, generator=generator, dtype=torch.float64) * 500, 16)
     rows = rows.reshape(batch, 40, 1, 8, 2, 2)
-    turned = longcat_model.turned(x, rows)
+    turned = longcat_model.rotate_fused(x, rows)
     assert turned.dtype == dtype
     torch.testing.assert_close(turned.float(), rotate(x.float(), rows), atol=error, rtol=0)
 

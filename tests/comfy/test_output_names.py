@@ -7,7 +7,7 @@ import folder_paths
 import pytest
 from comfy.cli_args import args
 from lodestar.host.metadata import graph_tags
-from lodestar.host.output_names import fill_in, numbered, problem_of, subfolder_of
+from lodestar.host.output_names import fill_in, free_paths, problem_of, subfolder_of
 
 NOW = time.struct_time((2026, 3, 7, 4, 5, 9, 5, 66, 0))
 PROMPT = {"3": {"class_type": "RandomNoise", "inputs": {"noise_seed": 42, "noise": ["4", 0]}},
@@ -98,9 +98,9 @@ def test_numbers_go_on_where_comfyui_s_own_would(output):
     (output / "sub").mkdir(parents=True)
     for name in ("take_00007_.png", "take_x_00009_.mp4", "Take_00012_.mp4", "takes_00015_.mp4"):
         (output / "sub" / name).touch()
-    names = numbered("sub/take", 64, 64)
+    names = free_paths("sub/take", 64, 64)
     assert [next(names).name for _ in range(2)] == ["take_00008_.mp4", "take_00009_.mp4"]
-    path = next(numbered("a\\b/c", 64, 64))
+    path = next(free_paths("a\\b/c", 64, 64))
     assert path == output / "a" / "b" / "c_00001_.mp4" and path.parent.is_dir() and subfolder_of(path) == "a/b"
     assert subfolder_of(output / "a.mp4") == "" and subfolder_of(output / ".b" / "a.mp4") == ".b"
 

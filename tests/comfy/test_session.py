@@ -201,9 +201,9 @@ def test_everything_that_determines_a_chunk_is_in_its_fingerprint(tiny_models, w
         return guider
 
     def first(changed) -> tuple:
-        found, untold = take_fingerprints(changed.guider, changed.values(VideoWriter(64, 64, 16)),
+        found, unreadable = take_fingerprints(changed.guider, changed.values(VideoWriter(64, 64, 16)),
                                           map(changed.values_of, changed.plan.chunks))
-        assert untold == []
+        assert unreadable == []
         return tuple(sorted(found[0].items()))
 
     other_vae = wan_vae(tiny_models)

@@ -18,9 +18,10 @@ runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))
 import torch  # noqa: E402
 from lodestar.pipelines import safe_files  # noqa: E402
 from lodestar.pipelines.chunk_plan import plan_take  # noqa: E402
-from lodestar.pipelines.final_file import publish, published  # noqa: E402
-from lodestar.pipelines.journal import Journal, digest  # noqa: E402
+from lodestar.pipelines.final_file import find_published, publish  # noqa: E402
+from lodestar.pipelines.journal import Journal  # noqa: E402
 from lodestar.pipelines.take import make_take  # noqa: E402
+from lodestar.pipelines.tensor_digest import tensor_digest  # noqa: E402
 from lodestar.pipelines.video_writer import VideoWriter  # noqa: E402
 from lodestar.techniques.timeline import Timeline  # noqa: E402
 
@@ -35,7 +36,7 @@ def make(folder: Path, keep: bool, before_the_end=lambda: None) -> dict:
     writer, output = VideoWriter(WIDTH, HEIGHT, FPS, crf=0), folder / "output"
     output.mkdir(parents=True, exist_ok=True)
     with Journal.open(folder / "journal", [PLAN.contract_of(chunk) for chunk in PLAN.chunks]) as journal:
-        path = published(journal, "take")
+        path = find_published(journal, "take")
         if path is None:
             result = make_take(PLAN, tiny["ToyModel"](WIDTH, HEIGHT), tiny["ToyStream"], journal, writer,
                                context_of=lambda tail: tail.latents(2))
@@ -45,7 +46,7 @@ def make(folder: Path, keep: bool, before_the_end=lambda: None) -> dict:
         tail = journal.latents(journal.finished_latents - PLAN.chunks[-1].new_latents, journal.finished_latents)
         if not keep:
             journal.discard()
-    return {"path": str(path), "tail": digest(tail)}
+    return {"path": str(path), "tail": tensor_digest(tail)}
 
 
 def names(output: Path):
