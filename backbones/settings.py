@@ -39,7 +39,7 @@ class Settings:
 
 
 def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int = 0, height: int = 0,
-            fps: Fraction | None = None, chunk_frames: int = 0, overlap_frames: int = -1) -> Settings:
+                    fps: Fraction | None = None, chunk_frames: int = 0, overlap_frames: int = -1) -> Settings:
     """What a user asked, and the model's own where nothing was: size 0, fps None, chunk 0, overlap -1.
 
     An own size has the proportions of `picture` (B, H, W, C) where there is one and the model knows others than its

@@ -1,1 +1,1 @@
-"""The floor that joins a take and a backbone inside ComfyUI: where its file goes, and what its watchers are told."""
+"""Joins a take and a backbone inside ComfyUI: how a take is known, where its file goes, what watchers are told."""

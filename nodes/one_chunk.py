@@ -59,7 +59,7 @@ class LodestarOneChunk(io.ComfyNode):
                 check_prompt(model, [text for text, _ in prompt])
         backbone = backbones.find(model)
         chosen = choose_settings(backbone, reference, width=width, height=height, fps=Fraction(backbone.fps),
-                         chunk_frames=chunk_frames, overlap_frames=0)
+                                 chunk_frames=chunk_frames, overlap_frames=0)
         inputs = backbone.chunk_inputs(request(model, vae, chosen, audio_features, reference))
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),

@@ -65,7 +65,7 @@ class LodestarPlanTake(io.ComfyNode):
                 reference=None, soundtrack=None) -> io.NodeOutput:
         backbone, speech = backbones.find(model), opening_of(audio, max_seconds)
         chosen = choose_settings(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
-                         chunk_frames=chunk_frames, overlap_frames=overlap_frames)
+                                 chunk_frames=chunk_frames, overlap_frames=overlap_frames)
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,

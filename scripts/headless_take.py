@@ -159,8 +159,8 @@ def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
 def plan_of(inputs: dict, samples: int, person: Tensor) -> ChunkPlan:
     """`person`: the picture, whose proportions the plan's own size takes where it is connected to Plan Take."""
     chosen = choose_settings(PUPPET, person[None] if "reference" in inputs else None, width=inputs["width"],
-                     height=inputs["height"], fps=exact_fps(inputs["fps"]) if inputs["fps"] else None,
-                     chunk_frames=inputs["chunk_frames"], overlap_frames=inputs["overlap_frames"])
+                             height=inputs["height"], fps=exact_fps(inputs["fps"]) if inputs["fps"] else None,
+                             chunk_frames=inputs["chunk_frames"], overlap_frames=inputs["overlap_frames"])
     clock = Timeline(chosen.fps)
     return plan_take(clock, clock.frames_for_samples(samples, SAMPLE_RATE), chosen.chunk_frames, chosen.overlap_frames,
                      chosen.width, chosen.height, seed_step=inputs["seed_step"])

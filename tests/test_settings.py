@@ -27,7 +27,7 @@ def test_everything_left_open_is_the_model_s_own(version, own):
 
 def test_what_is_typed_stays_and_is_not_said():
     chosen = choose_settings(AVATAR_15, picture(300, 200), width=64, height=48, fps=Fraction(30), chunk_frames=17,
-                     overlap_frames=5)
+                             overlap_frames=5)
     assert vars(chosen) == {"fps": 30, "chunk_frames": 17, "overlap_frames": 5, "width": 64, "height": 48, "note": ""}
     chosen = choose_settings(AVATAR_15, fps=Fraction(25), width=832, height=480, overlap_frames=0, chunk_frames=0)
     assert chosen.note == "taken from LongCat-Avatar 1.5: chunks of 93 frames"
