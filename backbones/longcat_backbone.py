@@ -27,7 +27,7 @@ from .speech import Speech
 
 CONTEXT_LATENTS = 4
 OVERRIDE = "optimized_attention_override"   # of another pack: its attention for every call
-log = logging.getLogger("lodestar")
+logger = logging.getLogger("lodestar")
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +245,6 @@ def make_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
     cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
                                            keep=None if blocks is None else blocks.park)
     cache = cache if blocks is None else replace(cache, blocks=blocks)
-    log.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
-             cache.bytes / 1e6, where)
+    logger.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
+                cache.bytes / 1e6, where)
     return cache

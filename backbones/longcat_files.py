@@ -38,7 +38,7 @@ LAYERS_OF_WIDTH = {12 * 768: 12, 5 * 1280: 5}      # what the official sizes tel
 UNSEEN = ("keep_padding", "class_range", "class_interval")      # of a config: nothing in the weights shows them
 
 Weights = dict[str, Weight]
-log = logging.getLogger("lodestar")
+logger = logging.getLogger("lodestar")
 
 
 def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool = False):

@@ -26,7 +26,7 @@ from .memory import give_back
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
 WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
 WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
-log = logging.getLogger("lodestar")
+logger = logging.getLogger("lodestar")
 
 Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
 
@@ -56,7 +56,8 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
     end = longest + silence_after(longest, RATE, hearing.fps)
     for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
         noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed + person)
-        log.info("LongCat %s: voice %d of %d, %.2f s of speech", version, person + 1, len(voices), len(speech) / RATE)
+        logger.info("LongCat %s: voice %d of %d, %.2f s of speech", version, person + 1, len(voices),
+                    len(speech) / RATE)
         for layers in hearing.encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
             file.append(layers)
             del layers      # or the next window would be made beside it

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 REFUSED = {"attn1_output_patch": "Normalized Attention Guidance (NAGuidance)"}   # whole features, not a change of one
-log = logging.getLogger("lodestar")
+logger = logging.getLogger("lodestar")
 
 
 def check_patches(module: nn.Module, transformer_options: Mapping, model: str) -> None:
@@ -17,7 +17,8 @@ def check_patches(module: nn.Module, transformer_options: Mapping, model: str) -
         if name in REFUSED:
             raise ValueError(f"model: {REFUSED[name]} does nothing on {model}, whose blocks never call {name}. "
                              "Remove that node")
-        log.warning("another node put a patch named %s on the model; %s never calls it: it does nothing", name, model)
+        logger.warning("another node put a patch named %s on the model; %s never calls it: it does nothing", name,
+                       model)
 
 
 def never_called(module: nn.Module, transformer_options: Mapping) -> list[str]:

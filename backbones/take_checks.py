@@ -6,7 +6,7 @@ from fractions import Fraction
 from torch import Tensor
 
 from ..techniques.narrative_keyframes import NarrativeKeyframes
-from ..techniques.socket_values import check_text, check_whole_schedule, sigmas
+from ..techniques.socket_values import check_text, check_whole_schedule, named, sigmas
 from ..techniques.technique import Technique
 from . import find
 
@@ -29,10 +29,8 @@ def check_prompt(model, texts: Sequence[Tensor]) -> None:
 def check_guider(guider) -> None:
     """Of every condition of a core GUIDER: that it is a prompt for its model."""
     for name, entries in guider.original_conds.items():
-        try:
+        with named(f"its {name} conditioning"):
             check_prompt(guider.model_patcher, [entry["cross_attn"] for entry in entries if "cross_attn" in entry])
-        except ValueError as error:
-            raise ValueError(f"its {name} conditioning: {error}") from error
 
 
 def check_schedule(model, schedule: Tensor) -> None:

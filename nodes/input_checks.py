@@ -4,8 +4,7 @@ A wire brings whatever another pack makes of ComfyUI's types, and a link brings 
 `checked` looks each input up in the node's own schema, so that a new node or input needs no line here.
 """
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
@@ -20,6 +19,7 @@ from ..techniques.socket_values import (
     first_picture,
     latent,
     loudness_peak,
+    named,
     real_number,
     sigmas,
     speech_features,
@@ -29,15 +29,6 @@ from .sockets import Take
 
 logger = logging.getLogger("lodestar")
 AUDIBLY_OVER = 1.001    # of full scale
-
-
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Puts the input's name before what is said of its value."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def checked(execute: Callable) -> Callable:

@@ -4,7 +4,8 @@ No paper. Whole numbers are scaled by their range, a missing batch axis is added
 would be a guess is refused. A ValueError says what came and what was wanted; the node puts the input's name in front.
 """
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Number, Real
 from typing import Any
 
@@ -20,6 +21,15 @@ SMALLEST_PICTURE = 8    # pixels; below this there is nothing to enlarge
 LEFTOVER = 0.01         # of the largest sigma: so little noise at the end cannot be seen
 OPENING = 0.95          # of the largest sigma: from there on a schedule begins with noise alone; halves with a shift
                         # of 12 begin at 0.92
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Puts the input's name before what is said of its value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def described(value: Any) -> str:
