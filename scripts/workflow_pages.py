@@ -96,15 +96,14 @@ PAGES = {
         Folded(18, "Sampling", ((12, 13, 14), (15, 16)), (("16", "noise_seed"), ("15", "steps"), ("13", "cfg")))),
     "talking_story": Page(
         "Talking story", "Wan 2.2 S2V: prompts and pictures at times of the story",
-        (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)),
-                      Group("Another picture", (11,)))),
+        (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),
          Column(360, (Group("How long it is, and the story", (9,)), Group("What keeps the person the same", (10,)),
                       Group("What is heard", (6,)))),
          Column(360, (Group("Pictures at times of the story", (12, 13)), Group("What is said at first", (7, 8)),
                       Group("Sampling", (20,)))),
          Column(420, (Group("Chunk by chunk to one video", (19,)), Group("Read me", (21,))))),
         note("The script in *Plan Take* says what happens when; the picture at 0:05 is where the person walks to "
-             "until then. Chain one *Narrative Keyframe* per picture.",
+             "until then (here the same one: connect another expression). Chain one *Narrative Keyframe* per picture.",
              ("diffusion_models: wan2.2_s2v_14B_fp8_scaled.safetensors (16 GB)", WAV2VEC, UMT5, WAN_VAE), COMFY,
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "talking_story"),
         Folded(20, "Sampling", ((14, 15, 16), (17, 18)), (("18", "noise_seed"), ("17", "steps"), ("15", "cfg")))),

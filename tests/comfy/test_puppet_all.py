@@ -10,6 +10,8 @@ from lodestar.training.puppet.network import trained
 from lodestar.training.puppet.speech import load_tracks
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.once
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "puppet"
 
 

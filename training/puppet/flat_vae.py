@@ -43,7 +43,8 @@ def over_time(layer, *frames: Tensor) -> Tensor:
     """A convolution over as many frames as are given, each of them (B, t, H, W, C): the last slices of its weight."""
     weight = layer.weight[:, :, -len(frames):].transpose(1, 2).flatten(1, 2)
     weight = weight.contiguous(memory_format=torch.channels_last)
-    return in_pictures(lambda x: conv2d(x, weight, layer.bias, padding=layer.padding[1:]), torch.cat(frames, -1))
+    padding = [size // 2 for size in weight.shape[2:]]    # ComfyUI keeps a layer's own in one place or another
+    return in_pictures(lambda x: conv2d(x, weight, layer.bias, padding=padding), torch.cat(frames, -1))
 
 
 def convolved(layer, x: Tensor) -> Tensor:
