@@ -32,7 +32,8 @@ LEFT_BY_A_RUN = (
     (comfy.hooks.HookKeyframeGroup, ("_current_keyframe", "_current_used_steps", "_current_index", "_current_strength",
                                      "_curr_t", "curr_t")),
     (comfy.context_windows.IndexListContextHandler, ("_step", "_model")),
-    (comfy.controlnet.ControlBase, ("cond_hint", "extra_concat", "timestep_range", "model_sampling_current")),
+    (comfy.controlnet.ControlBase, ("cond_hint", "cond_hints", "control_inputs", "extra_concat", "timestep_range",
+                                   "model_sampling_current", "multigpu_clones")),
     (comfy.sd.VAE, ("patcher", "first_stage_model", "memory_used_encode", "memory_used_decode", "size")),
 )
 OF_THE_LOADER = ("comfy_", "prev_comfy_", "seed_key", "training", "model_lowvram", "model_loaded_weight_memory",

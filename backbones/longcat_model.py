@@ -143,10 +143,10 @@ class LongCatVideo(comfy.model_base.BaseModel):
         shapes = {"reference": [1, 16, elements // 16]} if elements else {}
         return shapes | {CACHE_BYTES: [kwargs[CACHE_BYTES]]} if kwargs.get(CACHE_BYTES) else shapes
 
-    def memory_required(self, input_shape, cond_shapes: Mapping = {}) -> float:  # noqa: B006 - ComfyUI's manner
+    def memory_required(self, input_shape, cond_shapes: Mapping = {}, **others) -> float:  # noqa: B006 - as ComfyUI's
         """Bytes for a batch of noise: ComfyUI's estimate, and one KV cache, whatever the batch."""
         caches = [size for size, in cond_shapes.get(CACHE_BYTES, ())]
-        return super().memory_required(input_shape, cond_shapes) + max(caches, default=0)
+        return super().memory_required(input_shape, cond_shapes, **others) + max(caches, default=0)
 
     def scale_latent_inpaint(self, latent_image: Tensor, **kwargs) -> Tensor:
         """What the noise mask keeps is clean at every step."""

@@ -115,7 +115,8 @@ class WanStream:
         latents = model.conv2(group.to(device=self._vae.device, dtype=self._vae.vae_dtype))
         if isinstance(model, comfy.ldm.wan.vae2_2.WanVAE):
             frames = self._decoder(latents, feat_cache=cache, feat_idx=[0], first_chunk=self._decoded == 0)
-            frames = comfy.ldm.wan.vae2_2.unpatchify(frames, patch_size=2)
+            size = getattr(model, "patch_size", 2)      # ComfyUI 0.33 has but the one
+            frames = comfy.ldm.wan.vae2_2.unpatchify(frames, patch_size=size)
         else:
             frames = self._decoder(latents, feat_cache=cache, feat_idx=[0])
             frames = torch.cat(frames, dim=2) if isinstance(frames, list) else frames  # a list since ComfyUI 0.33

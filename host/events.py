@@ -1,20 +1,23 @@
 """What those who watch a take are told: the page a line of text in the node, scripts and API clients an event."""
 import time
 
+from comfy_execution.progress import get_progress_state
 from server import PromptServer
 
 
 class TakeEvents:
-    """Sent to whoever queued the prompt; nothing where there is no server."""
+    """Sent to whoever queued the prompt; nothing where there is no server. `node`: as the prompt that was queued has
+    it; inside a loop of ComfyUI's the node that runs is a copy of it, under an id that nobody has seen."""
 
     def __init__(self, node_id: str | None):
-        self._node, self._said = node_id, ""
+        self.node = None if node_id is None else get_progress_state().dynprompt.get_display_node_id(node_id)
+        self._said = ""
 
     def say(self, text: str) -> None:
         """ComfyUI's own progress text, which its page shows in the node. The same text is sent once."""
         server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node is not None and text != self._said:
-            server.send_progress_text(text, self._node, server.client_id)
+        if server is not None and self.node is not None and text != self._said:
+            server.send_progress_text(text, self.node, server.client_id)
         self._said = text
 
     def chunk(self, chunk: int, chunks: int, frames_done: int, frames_total: int, seconds_left: int | None) -> None:
@@ -22,5 +25,5 @@ class TakeEvents:
         server = getattr(PromptServer, "instance", None)
         if server is not None:
             server.send_sync("lodestar.chunk", {
-                "node": self._node, "chunk": chunk, "chunks": chunks, "frames_done": frames_done,
+                "node": self.node, "chunk": chunk, "chunks": chunks, "frames_done": frames_done,
                 "frames_total": frames_total, "seconds_left": seconds_left, "time": time.time()}, server.client_id)

@@ -62,13 +62,15 @@ class LodestarTakeReport(io.ComfyNode):
 
 
 def opened(video) -> tuple[MovingPictures, dict | None]:
-    """A VIDEO's frames and, where they are no file, its sound; one that was trimmed on the way here is cut first."""
+    """A VIDEO's frames and, where they are no file, its sound; one that was trimmed or cropped on the way here is made
+    a file of its own first."""
     if not isinstance(video, InputImpl.VideoFromFile):
         parts = video.get_components()
         return Clip(parts.images[..., :3], parts.frame_rate, "the video"), parts.audio
+    whole = VideoFile(video.get_stream_source())
     trimmed = getattr(video, "get_active_trim_window", None)    # not in ComfyUI 0.7.0
-    if trimmed is None or trimmed() == (0, 0):
-        return VideoFile(video.get_stream_source()), None
+    if (trimmed is None or trimmed() == (0, 0)) and video.get_dimensions() == (whole.width, whole.height):
+        return whole, None
     cut = python_io.BytesIO()
     video.save_to(cut)
     return VideoFile(cut), None

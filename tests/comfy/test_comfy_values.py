@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.samplers
 import comfy.sd
@@ -63,6 +64,17 @@ def test_what_a_sampling_run_leaves_behind_counts_for_nothing(model, what):
             with torch.inference_mode():
                 guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=1)
         assert values.digest(guider) == before, name
+
+
+def test_what_a_run_leaves_in_a_newer_control_net_counts_for_nothing():
+    control = comfy.controlnet.ControlBase()
+    control.cond_hints, control.control_inputs, control.multigpu_clones = {}, {}, {}    # ComfyUI 0.38
+    before = values.digest(control)
+    control.cond_hints[8, 8], control.control_inputs["hint"] = values.drawn(1, 3, 8, 8), values.drawn(1)
+    control.multigpu_clones["cuda:1"] = comfy.controlnet.ControlBase()
+    assert values.digest(control) == before
+    control.strength = 0.5
+    assert values.digest(control) != before
 
 
 def test_weights_count_as_they_were_loaded_in_every_state_of_the_model(tiny_models):

@@ -4,6 +4,9 @@ from fractions import Fraction
 
 import comfy.utils
 import pytest
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.progress import get_progress_state, reset_progress_state
+from lodestar.host.events import TakeEvents
 from lodestar.host.progress import TakeProgress, in_words
 from lodestar.pipelines.chunk_plan import plan_take
 from lodestar.techniques.timeline import Timeline
@@ -91,3 +94,13 @@ def test_the_bar_moves_with_every_step_and_while_frames_are_decoded(bar, finishe
                                             (36000, "10.0 h")])
 def test_times_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+def test_a_copy_inside_a_loop_speaks_for_the_node_that_was_queued():
+    before = get_progress_state()
+    reset_progress_state("queued", DynamicPrompt({"5": {}, "7": {}}))
+    try:
+        get_progress_state().dynprompt.add_ephemeral_node("5.0.0.1_7", {}, "5", "7")
+        assert [TakeEvents(node).node for node in ("5.0.0.1_7", "7", None)] == ["7", "7", None]
+    finally:
+        reset_progress_state(before.prompt_id, before.dynprompt)

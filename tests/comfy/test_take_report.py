@@ -4,12 +4,13 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_server import PromptFailed
 from lodestar.nodes.sockets import Take
-from lodestar.nodes.take_report import LodestarTakeReport
+from lodestar.nodes.take_report import LodestarTakeReport, opened
 from lodestar.pipelines.chunk_plan import plan_take
 from lodestar.pipelines.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
@@ -91,6 +92,27 @@ def test_a_trimmed_video_is_measured_as_trimmed(file, comfyui_version):
         return      # a VIDEO cannot be trimmed there
     trimmed = InputImpl.VideoFromFile(str(file)).as_trimmed(0.5, 1.0)
     assert reported(trimmed)["video"]["frames"] == 16
+
+
+class Cropped(InputImpl.VideoFromFile):
+    """As ComfyUI 0.38 has them: the file as it was, and what is to be cut from it."""
+
+    def get_dimensions(self):
+        return 32, 48
+
+    def save_to(self, path, *args, **kwargs):
+        with av.open(path, "w", format="mp4") as out:
+            stream = out.add_stream("h264", rate=16)
+            stream.width, stream.height, stream.pix_fmt = 32, 48, "yuv420p"
+            for frame in (scene()[:, :, 16:48] * 255).byte().numpy():
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            out.mux(stream.encode(None))
+
+
+def test_a_cropped_video_is_measured_as_cropped(file):
+    pictures, _ = opened(Cropped(str(file)))
+    assert (pictures.width, pictures.height) == (32, 48)
+    assert sum(len(piece) for piece in pictures.pieces()) == FRAMES
 
 
 def test_the_plan_gives_borders_and_another_video_s_plan_is_refused(file):
