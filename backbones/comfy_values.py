@@ -3,6 +3,8 @@
 A model counts by the weights that were loaded (not as a LoRA that is applied right now has them), by its patches,
 options, wrappers and techniques; a guider, a hook or a VAE by what it was given, not by what the last run left in it.
 """
+import functools
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +40,10 @@ LEFT_BY_A_RUN = (
 )
 OF_THE_LOADER = ("comfy_", "prev_comfy_", "seed_key", "training", "model_lowvram", "model_loaded_weight_memory",
                  "model_offload_buffer_memory", "lowvram_patch_counter", "memory_usage_factor", "latent_shapes")
+SETTINGS = (int, float, str, tuple, list, dict, set, Tensor, torch.dtype, types.FunctionType, types.MethodType,
+            types.BuiltinFunctionType, functools.partial)
+BESIDE_A_WEIGHT = ("_comfy_model_dtype", "_function")  # names of the loader's, with a weight's before
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 OF_A_MODEL = ("model_config", "latent_format", "model_type", "manual_cast_dtype")
 OF_A_PATCHER = ("object_patches", "patches", "weight_wrapper_patches", "force_cast_weights", "model_options",
                 "wrappers", "callbacks", "injections", "attachments", "additional_models", "hook_patches",
@@ -128,15 +134,25 @@ def as_loaded(patcher) -> Iterator[tuple[Tensor, Tensor]]:
             yield comfy.utils.get_attr(patcher.model, key), weight
 
 
-def settings(module: Module) -> dict[str, Any]:
-    """The numbers, texts and tuples that a layer was given."""
-    return {name: value for name, value in vars(module).items()
-            if isinstance(value, (int, float, str, tuple)) and not name.startswith(("_", *OF_THE_LOADER))}
+def settings(module: Module) -> list:
+    """The numbers, texts, lists, tensors and functions that a layer was given, a forward of another pack's included."""
+    given = {name: value for name, value in vars(module).items() if isinstance(value, SETTINGS)
+             and not name.startswith(("_", *OF_THE_LOADER)) and not name.endswith(BESIDE_A_WEIGHT)
+             and not is_put_in_its_place(module, name, value)}
+    return [given, *(list(getattr(module, name).values()) for name in HOOKS)]
+
+
+def is_put_in_its_place(module: Module, name: str, value: Any) -> bool:
+    """Whether a layer's method is its own again, or a bypassed LoRA's, which its patcher tells."""
+    if not isinstance(value, types.MethodType):
+        return False
+    own = value.__self__ is module and value.__func__ is getattr(type(module), name, None)
+    return own or type(value.__self__).__module__ == "comfy.weight_adapter.bypass"
 
 
 def without_ours(held: Any) -> Any:
-    """Wrappers and callbacks by kind and key without those of this pack: what they carry is told as techniques."""
+    """Wrappers and callbacks by kind, in their order, without this pack's: what those carry is told as techniques."""
     if not isinstance(held, dict):
         return held
-    return {name: {key: value for key, value in entries.items() if key != KEY} if isinstance(entries, dict) else entries
-            for name, entries in held.items()}
+    return {name: [(key, value) for key, value in entries.items() if key != KEY]
+            if isinstance(entries, dict) else entries for name, entries in held.items()}

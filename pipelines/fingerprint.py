@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial, partialmethod, singledispatchmethod
 from numbers import Number
 from operator import add
 from pathlib import PurePath
@@ -32,6 +32,7 @@ from .tensor_digest import Unreadable, tensor_digest
 SCALARS = (types.NoneType, types.EllipsisType, str, bytes, Number, Enum, torch.dtype, re.Pattern, range, slice,
            PurePath)
 NO_VALUE = (torch.device, UUID, logging.Logger)   # where something is computed, which object it was, who speaks of it
+OF_PYTHON = sys.stdlib_module_names | {"torch", "numpy"}
 MANAGED_DICT = 1 << 4   # of a type's flags: its __dict__ takes no room in the object
 NOT_PICKLED = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, PickleError)
 
@@ -46,6 +47,7 @@ class Fingerprints:
         self.unreadable: list[str] = []
         self._stand_in = stand_in
         self._seen: dict[int, tuple[Any, str]] = {}     # the value as well: an id is another's once it is gone
+        self._open: dict[int, int] = {}                 # values that are being read, by depth
         self._inside: list[str] = []
 
     def of(self, value: Any, name: str) -> str:
@@ -63,10 +65,13 @@ class Fingerprints:
             return digest(type(value).__name__, scalar_words(value))
         if isinstance(value, NO_VALUE):
             return digest(type(value).__name__)
+        if id(value) in self._open:     # it holds itself
+            return digest("around it", str(len(self._open) - self._open[id(value)]))
         if id(value) not in self._seen:
-            self._seen[id(value)] = value, digest("seen before", str(len(self._seen)))   # where it holds itself
+            self._open[id(value)] = len(self._open)
             read = self._stand_in(value)
             self._seen[id(value)] = value, digest(*self._parts(read)) if read is value else self._read(read)
+            del self._open[id(value)]
         return self._seen[id(value)][1]
 
     def _tensor(self, tensor: Tensor) -> str:
@@ -79,6 +84,7 @@ class Fingerprints:
         """What tells `value`, in order."""
         if isinstance(value, type):
             yield from ("class", *class_words(value))
+            yield from (part for name, member in members(value) for part in (name, self._read(member)))
         elif isinstance(value, types.ModuleType):
             yield from ("module", value.__name__)
         elif isinstance(value, types.FunctionType):
@@ -87,14 +93,15 @@ class Fingerprints:
             yield from ("method", self._read(value.__func__), self._read(value.__self__))
         elif isinstance(value, types.BuiltinFunctionType):
             owner = value.__self__
-            yield from ("builtin", value.__qualname__, "" if isinstance(owner, types.ModuleType) else self._read(owner))
+            yield from ("builtin", str(value.__module__), value.__qualname__,
+                        "" if isinstance(owner, types.ModuleType) else self._read(owner))
         elif isinstance(value, partial):
             yield from ("partial", self._read(value.func), self._read(value.args), self._read(value.keywords))
         elif isinstance(value, weakref.ref):
             yield from ("reference", self._read(value()))
         elif isinstance(value, np.ndarray) and value.dtype != object:
             yield from ("array", str(value.dtype), str(value.shape), np.ascontiguousarray(value).tobytes().hex())
-        elif "__wrapped__" in getattr(value, "__dict__", {}):
+        elif "__wrapped__" in getattr(value, "__dict__", {}) and hides_state(type(value)):
             yield from ("wrapper", self._read(value.__wrapped__))
         else:
             yield from self._container(value)
@@ -132,7 +139,8 @@ class Fingerprints:
     def _function(self, function: types.FunctionType) -> Iterator[str]:
         yield from ("function", *function_words(function))
         self._inside.append(f"{function.__module__}.{function.__qualname__}")
-        for held in (function.__defaults__, function.__kwdefaults__, cells(function), names_used(function)):
+        for held in (function.__defaults__, function.__kwdefaults__, cells(function), names_used(function),
+                     {name: held for name, held in vars(function).items() if not name.startswith("_")}):
             yield self._read(held)
         self._inside.pop()
 
@@ -153,6 +161,8 @@ class Fingerprints:
 
 
 def scalar_words(value: Any) -> str:
+    if isinstance(value, re.Pattern):
+        return f"{value.flags} {value.pattern!r}"       # its repr is cut short
     return f"{type(value).__qualname__}.{value.name}" if isinstance(value, Enum) else repr(value)
 
 
@@ -168,7 +178,8 @@ def attributes(value: Any) -> Iterator[tuple[str, Any]]:
 def slot_names(kind: type) -> list[str]:
     """The __slots__ of a class alone."""
     slots = vars(kind).get("__slots__", ())
-    return [name for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+    return [f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
+            for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
 
 
 def hides_state(kind: type) -> bool:
@@ -179,26 +190,70 @@ def hides_state(kind: type) -> bool:
     return kind.__basicsize__ > shown.__basicsize__ + struct.calcsize("P") * pointers
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers, texts and tuples of them in what an object or module holds, without its private ones."""
-    def is_plain(value: Any) -> bool:
-        return isinstance(value, (int, float, str)) or (isinstance(value, tuple) and all(map(is_plain, value)))
+def is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) or (isinstance(value, tuple) and all(map(is_plain, value)))
 
-    return {name: value for name, value in values.items() if is_plain(value) and not name.startswith("_")}
+
+def is_data(value: Any) -> bool:
+    """What holds nothing but numbers, texts and tensors."""
+    if isinstance(value, Mapping):
+        return all(map(is_data, value.values()))
+    if isinstance(value, (list, tuple, Set)):
+        return all(map(is_data, value))
+    return isinstance(value, (types.NoneType, int, float, complex, str, bytes, Enum, torch.dtype, Tensor, np.ndarray))
+
+
+def known_by_version(module: str) -> bool:
+    """Whether a version tells a module's code and settings: Python's own, PyTorch's, ComfyUI's."""
+    return module.partition(".")[0] in {*OF_PYTHON, "comfy", "comfy_extras"}
+
+
+def settings_among(values: Mapping[str, Any], module: str) -> dict[str, Any]:
+    """Which of a module's or class's names are settings: in another pack's all numbers, texts and tensors."""
+    if known_by_version(module):
+        return {name: value for name, value in values.items() if is_plain(value) and not name.startswith("_")}
+    return {name: value for name, value in values.items() if is_data(value) and not name.startswith("__")}
 
 
 def class_words(kind: type) -> Iterator[str]:
     """Name and code of a class and of those it is made from; of Python's and PyTorch's own the name says enough."""
     for base in kind.__mro__:
         yield f"{base.__module__}.{base.__qualname__}"
-        if base.__module__.partition(".")[0] in sys.stdlib_module_names | {"torch", "numpy"}:
+        if base.__module__.partition(".")[0] in OF_PYTHON:
             continue
         for name, member in sorted(vars(base).items()):
-            member = getattr(member, "fget", None) or getattr(member, "__func__", member)
-            if isinstance(member, types.FunctionType):
-                yield from (name, *function_words(member))
-            elif not name.startswith("_") and plain({name: member}):
+            for part in called_by(member):
+                if isinstance(part, types.FunctionType):
+                    yield from (name, *function_words(part))
+            if is_plain(member) and not name.startswith("_"):
                 yield from (name, repr(member))
+
+
+def members(kind: type) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what else the methods of a class use, where no version tells it: another pack's code."""
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in OF_PYTHON:
+            continue
+        for name, member in sorted(vars(base).items()):
+            yield from ((name, part) for part in called_by(member)
+                        if not isinstance(part, types.FunctionType) or not known_by_version(part.__module__ or ""))
+        if not known_by_version(base.__module__):
+            yield from sorted(settings_among(vars(base), base.__module__).items())
+
+
+def called_by(member: Any) -> list[Any]:
+    """What a member of a class runs: the functions behind properties, caches and the like, and what they are given."""
+    if isinstance(member, property):
+        return [part for function in (member.fget, member.fset) for part in called_by(function)]
+    if isinstance(member, partialmethod):
+        return [*called_by(member.func), member.args, member.keywords]
+    if isinstance(member, (staticmethod, classmethod)):
+        return called_by(member.__func__)
+    if isinstance(member, (cached_property, singledispatchmethod)):
+        return called_by(member.func)
+    if isinstance(member, (types.FunctionType, partial)):
+        return [member]
+    return called_by(vars(member)["__wrapped__"]) if "__wrapped__" in getattr(member, "__dict__", {}) else []
 
 
 def function_words(function: types.FunctionType) -> Iterator[str]:
@@ -212,7 +267,7 @@ def function_words(function: types.FunctionType) -> Iterator[str]:
 
 def code_words(code: types.CodeType) -> Iterator[str]:
     yield from (code.co_code.hex(), *code.co_names, *code.co_varnames, *code.co_freevars, str(code.co_flags),
-                getattr(code, "co_exceptiontable", b"").hex())
+                str((code.co_argcount, code.co_kwonlyargcount)), getattr(code, "co_exceptiontable", b"").hex())
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from code_words(constant)
@@ -223,7 +278,9 @@ def code_words(code: types.CodeType) -> Iterator[str]:
 def cells(function: types.FunctionType) -> list[Any]:
     """What a function holds from where it was made."""
     held = []
-    for cell in function.__closure__ or ():
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name == "__class__":     # whose method it is
+            continue
         try:
             held.append(cell.cell_contents)
         except ValueError:      # not made yet
@@ -236,8 +293,8 @@ def names_used(function: types.FunctionType) -> dict[str, Any]:
     known = {name: function.__globals__[name] for code in codes_in(function.__code__) for name in code.co_names
              if name in function.__globals__}
     beside = {name: value for name, value in known.items() if isinstance(value, types.FunctionType)
-              and value.__module__ == function.__module__}
-    return {**plain(known), **beside}
+               and value.__module__ == function.__module__}
+    return {**settings_among(known, function.__module__ or ""), **beside}
 
 
 def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:

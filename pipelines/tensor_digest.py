@@ -31,7 +31,7 @@ def tensor_digest(tensor: Tensor) -> str:
         total.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}:{getattr(part, 'tensor_type', '')}:".encode())
         if plain.is_meta:
             continue        # no values yet
-        folded(plain.contiguous().view(-1).view(torch.uint8), total)
+        folded(bytes_of(plain), total)
     return total.hexdigest()
 
 
@@ -44,6 +44,14 @@ def parts(tensor: Tensor, name: str = "") -> Iterator[tuple[str, Tensor]]:
     yield f"{name}({plain_words(settings)})", torch.empty(0)
     for inner in names:
         yield from parts(getattr(tensor, inner), f"{name}.{inner}")
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
+    """(N,) uint8 of a tensor's values, in their order."""
+    flat = tensor.resolve_conj().resolve_neg().contiguous().view(-1)
+    if flat.stride(0) != 1:     # a single number of a longer tensor
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def plain_words(settings) -> str:

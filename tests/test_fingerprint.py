@@ -1,11 +1,14 @@
 """What counts as the same value: by what it is, wherever and in whichever order it lies."""
+import cmath
 import functools
 import itertools
+import math
 import operator
 import re
 import subprocess
 import sys
 import threading
+import types
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum
@@ -31,6 +34,13 @@ class Slotted:
 
     def __init__(self, value):
         self.value = value
+
+
+class Hidden:
+    __slots__ = ("__value",)
+
+    def __init__(self, value):
+        self.__value = value
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +71,8 @@ def test_values_are_told_apart():
               torch.float16, torch.bfloat16, Held(1), Held(2), Counted(1), Slotted(1), Slotted(2), Held, Slotted,
               scaled(1), scaled(2), lambda x: x + 1, lambda x: x + 2, functools.partial(scaled, 1),
               functools.partial(scaled, 2), Counted(1).double, operator.itemgetter(1), operator.itemgetter(2), max,
-              min, re.compile("a"), re.compile("b"), deque([1]), OrderedDict(a=1), torch]
+              min, re.compile("a"), re.compile("b"), re.compile("a" * 300 + "b"), re.compile("a" * 300 + "c"), math.exp,
+              cmath.exp, Hidden(1), Hidden(2), deque([1]), OrderedDict(a=1), torch]
     prints = [of(value) for value in values]
     alike = [(values[i], values[j]) for i, j in itertools.combinations(range(len(values)), 2) if prints[i] == prints[j]]
     assert alike == []
@@ -102,6 +113,73 @@ def test_a_method_that_was_replaced_counts(monkeypatch):
     before = of(Counted(1))
     monkeypatch.setattr(Counted, "double", lambda self: 3)
     assert of(Counted(1)) != before
+
+
+def made(source: str, name="custom_nodes.Some-Pack.nodes"):
+    """A module of another pack."""
+    module = types.ModuleType(name)
+    exec(source, module.__dict__)  # noqa: S102
+    return module
+
+
+PACK = """
+import functools, torch
+{setting}
+def beside(function):
+    @functools.wraps(function)
+    def around(*inputs): return function(*inputs) * {around}
+    return around
+class Patch:
+    own = {own}
+    def __call__(self, x, factor={default}): return x * SETTING * factor
+    @functools.cached_property
+    def kept(self): return {kept}
+    @beside
+    def wrapped(self): return self.own
+    half = functools.partialmethod(__call__, factor={given})
+def patch(x): return x * SETTING
+"""
+SAME = {"setting": "SETTING = 1.0", "around": "1.0", "own": "[1.0]", "default": "1.0", "kept": "1.0", "given": "1.0"}
+
+
+@pytest.mark.parametrize("change", [
+    {"setting": "SETTING = 2.0"}, {"setting": "SETTING = [1.0]"}, {"setting": "SETTING = torch.ones(1)"},
+    {"setting": "SETTING = dict(a=1.0)"}, {"around": "2.0"}, {"own": "[2.0]"}, {"own": "torch.ones(1)"},
+    {"default": "2.0"}, {"kept": "2.0"}, {"given": "2.0"}], ids=str)
+def test_what_another_packs_methods_use_counts(change):
+    before, after = (made(PACK.format(**told)) for told in (SAME, {**SAME, **change}))
+    assert of(before.Patch()) == of(made(PACK.format(**SAME)).Patch()) != of(after.Patch())
+    if "setting" in change:
+        assert of(before.patch) != of(after.patch)
+
+
+@pytest.mark.parametrize("setting", ["[{}]", "torch.full((1,), {}.0)", "dict(a={})", "(1, [{}])"])
+def test_a_setting_of_any_kind_counts_by_value(setting):
+    first, second, again = (made(PACK.format(**{**SAME, "setting": f"SETTING = {setting.format(number)}"}))
+                            for number in (1, 2, 1))
+    assert of(first.patch) == of(again.patch) != of(second.patch)
+    assert of(first.Patch()) == of(again.Patch()) != of(second.Patch())
+
+
+def test_an_object_that_wraps_a_function_counts_whole():
+    class Scaled:
+        def __init__(self, factor):
+            functools.update_wrapper(self, uses_a_setting)
+            self.factor = factor
+
+    def marked(factor):
+        def function(x):
+            return x * function.factor
+        function.factor = factor
+        return function
+
+    assert of(Scaled(1)) == of(Scaled(1)) != of(Scaled(2)) and of(marked(1)) == of(marked(1)) != of(marked(2))
+
+
+def test_a_ring_is_the_same_whatever_was_read_before_it():
+    ring, shared = {}, [1]
+    ring["self"] = ring
+    assert of([shared, shared, ring]) == of([[1], [1], ring])
 
 
 @pytest.mark.parametrize("value", [(i for i in range(3)), threading.Lock(), Held(threading.Lock()),

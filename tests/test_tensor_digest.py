@@ -91,3 +91,10 @@ def test_a_quantised_tensor_counts_by_its_parts():
     made = [TwoTensor(one, two), TwoTensor(two, one), TwoTensor(one, one)]
     assert len({tensor_digest(tensor) for tensor in made}) == 3
     assert tensor_digest(TwoTensor(one.clone(), two.clone())) == tensor_digest(made[0])
+
+
+def test_a_single_number_of_a_longer_tensor_and_lazy_signs_are_read():
+    assert tensor_digest(torch.arange(4.0)[::4]) == tensor_digest(torch.zeros(1))
+    turned = torch.tensor([1 + 2j, 3 - 1j])
+    assert tensor_digest(turned.conj()) == tensor_digest(torch.tensor([1 - 2j, 3 + 1j])) != tensor_digest(turned)
+    assert tensor_digest(turned.conj().imag) == tensor_digest(torch.tensor([-2.0, 1.0]))

@@ -10,6 +10,7 @@ import comfy.controlnet
 import comfy.model_management
 import comfy.samplers
 import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from lodestar.backbones.comfy_values import ComfyValues
@@ -115,6 +116,49 @@ def one_number(weights, name):
 def swapped(weights, name):
     other = name.replace(".q.", ".k.")
     weights[name][:], weights[other][:] = weights[other].clone(), weights[name].clone()
+
+
+def forward_replaced(network):
+    layer, forward = network.blocks[0], network.blocks[0].forward
+    layer.forward = lambda *inputs, **given: forward(*inputs, **given) * 2
+
+
+def hooked_by_pytorch(network):
+    network.blocks[0].register_forward_hook(lambda layer, inputs, out: out * 2)
+
+
+def list_replaced(network):
+    network.rope_embedder.axes_dim = network.rope_embedder.axes_dim[::-1]
+
+
+def tensor_beside_the_weights(network):
+    network.steering = torch.ones(2)
+
+
+@pytest.mark.parametrize("change", [forward_replaced, hooked_by_pytorch, list_replaced, tensor_beside_the_weights])
+def test_what_was_put_into_a_network_by_hand_counts(model, tiny_models, change):
+    other = loaded(tiny_models)
+    change(other.model.diffusion_model)
+    assert values.digest(other) != values.digest(model)
+
+
+def test_the_order_of_wrappers_counts(model):
+    def scaled(factor):
+        return lambda executor, *inputs, **given: executor(*inputs, **given) * factor
+
+    one, other = model.clone(), model.clone()
+    for patcher, keys in ((one, "ab"), (other, "ba")):
+        for key in keys:
+            patcher.add_wrapper_with_key("diffusion_model", key, scaled(key))
+    assert values.digest(one) != values.digest(other)
+
+
+def test_a_vae_that_ran_is_the_same(tiny_models):
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(
+        str(tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors")), dtype=torch.float32)
+    before = values.digest(vae)
+    vae.decode(vae.encode(torch.zeros(1, 32, 32, 3)))
+    assert values.digest(vae) == before
 
 
 @pytest.mark.parametrize("change", [negated, one_layer_retrained, one_number, swapped])
