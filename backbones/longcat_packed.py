@@ -17,7 +17,7 @@ class PackedLinear(comfy.ops.manual_cast.Linear):
         super().__init__(inputs, outputs, bias, device=device, dtype=dtype)
         self.float_dtype = dtype or torch.get_default_dtype()
         self.blocks: tuple[tuple[int, int], ...] = ()
-        self.patch: list = []
+        self._patch: list = []
         self.weight_function = []
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
@@ -33,11 +33,11 @@ class PackedLinear(comfy.ops.manual_cast.Linear):
 
     @property
     def weight_function(self) -> list:
-        return self.functions
+        return self._functions
 
     @weight_function.setter
     def weight_function(self, functions: list) -> None:
-        self.functions = [self.unpacked, *self.patch, *functions]
+        self._functions = [self.unpacked, *self._patch, *functions]
 
     @property
     def weight_lowvram_function(self) -> None:
@@ -45,7 +45,7 @@ class PackedLinear(comfy.ops.manual_cast.Linear):
 
     @weight_lowvram_function.setter
     def weight_lowvram_function(self, patch) -> None:   # it sets the weight's other functions next
-        self.patch = [patch] if patch is not None else []
+        self._patch = [patch] if patch is not None else []
 
     def unpacked(self, weight: Tensor) -> Tensor:
         """The packed weight, already in the dtype of the call, as numbers; one that a patch replaced as it is."""
