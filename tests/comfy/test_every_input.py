@@ -25,6 +25,8 @@ from lodestar.nodes.sockets import Take
 from lodestar.pipelines.chunk_plan import plan_take
 from lodestar.techniques.timeline import Timeline
 
+pytestmark = pytest.mark.once
+
 NODES = {node.__name__: node for node in asyncio.run(lodestar.nodes.Lodestar().get_node_list())}
 INPUTS = [pytest.param(name, socket, id=f"{name}.{socket.id}") for name, node in NODES.items()
           for socket in node.define_schema().inputs]

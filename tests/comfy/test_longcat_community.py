@@ -18,6 +18,8 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from . import take_values
 
+pytestmark = pytest.mark.once
+
 SPLIT = {"attn.qkv": ("self_attn", "qkv"), "cross_attn.kv_linear": ("cross_attn", "kv")}
 WAN = {"x_embedder.proj.": "patch_embedding.", "y_embedder.y_proj.": "text_embedding.",
        "t_embedder.": "time_embedding.", "audio_proj.": "multitalk_audio_proj.",

@@ -7,6 +7,8 @@ import pytest
 import torch
 from lodestar.backbones.wan import Wan
 
+pytestmark = pytest.mark.once
+
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 steps = importlib.import_module("steps")
 
