@@ -151,7 +151,7 @@ def is_put_in_its_place(module: Module, name: str, value: Any) -> bool:
 
 
 def without_ours(held: Any) -> Any:
-    """Wrappers and callbacks by kind, in their order, without this pack's: what those carry is told as techniques."""
+    """Wrappers and callbacks by kind, in their order, without this pack's: what those carry counts as techniques."""
     if not isinstance(held, dict):
         return held
     return {name: [(key, value) for key, value in entries.items() if key != KEY]

@@ -1,4 +1,4 @@
-"""Official LongCat LoRA files (paper 001's distilled and refinement weights): their parts, and ordinary pairs of them.
+"""Official LongCat LoRA files (the distilled and refinement weights): their parts, and ordinary pairs of them.
 
 A fused layer (qkv, kv, modulation) is trained in 2, 3 or 6 parts, each with rows of its own: a part is an ordinary
 pair.

@@ -1,4 +1,4 @@
-"""What each LongCat was trained with (paper 001 and its code), as named records: every fact stands here once."""
+"""What each LongCat was trained with (LongCat-Video-Avatar, its code) as named records: every fact stands here once."""
 from dataclasses import dataclass
 
 from ...techniques.speech_features import CHUNK_FRAMES, OVERLAP_FRAMES
