@@ -2,14 +2,10 @@
 import types
 from dataclasses import replace
 
-import comfy.ldm.wan.vae2_2
-import comfy.model_patcher
 import comfy.samplers
 import comfy.sd
-import comfy.sd1_clip
 import comfy.utils
 import folder_paths
-import make_tiny_models
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
@@ -25,41 +21,9 @@ from lodestar.techniques.sound_marks import sound_marks
 SECONDS, RATE = 4, 16000
 
 
-def wan22_vae(tiny_models):
-    """ComfyUI builds the Wan 2.2 VAE only at its full width: its own class, 8 channels wide, put into a VAE object."""
-    model = comfy.ldm.wan.vae2_2.WanVAE(dim=8, dec_dim=8, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
-                                        attn_scales=[], temperal_downsample=[False, True, True])
-    model.load_state_dict({name: make_tiny_models.draw(name, tuple(tensor.shape), vae=True)
-                           for name, tensor in model.state_dict().items()})
-    vae = wan_vae(tiny_models)
-    vae.first_stage_model, vae.latent_channels = model.eval(), 48
-    vae.upscale_ratio, vae.downscale_ratio = (vae.upscale_ratio[0], 16, 16), (vae.downscale_ratio[0], 16, 16)
-    vae.downscale_index_formula = (4, 16, 16)
-    vae.patcher = comfy.model_patcher.ModelPatcher(model, vae.device, vae.device)
-    return vae
-
-
 def wan_vae(tiny_models):
     path = tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)), dtype=torch.float32)
-
-
-def small_clip():
-    """A real ComfyUI CLIP, 32 wide: what it says differs with what it is told."""
-    config = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2,
-              "hidden_act": "quick_gelu", "eos_token_id": 49407, "layer_norm_eps": 1e-5, "max_position_embeddings": 77,
-              "vocab_size": 49408, "projection_dim": 32}
-
-    def text_model(**options):
-        return comfy.sd1_clip.SDClipModel(textmodel_json_config=dict(config), **options)
-
-    def clip_model(device="cpu", dtype=None, model_options=None):
-        return comfy.sd1_clip.SD1ClipModel(device, dtype, model_options or {}, clip_model=text_model)
-
-    clip = comfy.sd.CLIP(types.SimpleNamespace(params={}, clip=clip_model, tokenizer=comfy.sd1_clip.SD1Tokenizer))
-    for index, parameter in enumerate(clip.cond_stage_model.parameters()):
-        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.2
-    return clip
 
 
 def session(model, vae, output, fps=16.0, script="", clip=None, **plan):
@@ -93,7 +57,7 @@ def recorded(run, monkeypatch):
 
 def test_a_ti2v_take_keeps_the_picture_and_the_context_exactly(tiny_models, wan, tmp_path, monkeypatch):
     model = attach.with_technique(wan.load(tiny_models, "wan22_ti2v"), LookaheadAnchor())
-    take = session(model, wan22_vae(tiny_models), tmp_path, fps=24.0)
+    take = session(model, wan.wan22_vae(tiny_models), tmp_path, fps=24.0)
     windows, sample = [], TakeSession.sample_chunk
     monkeypatch.setattr(TakeSession, "sample_chunk",
                         lambda self, chunk, context, journal: windows.append((context, sample(self, chunk, context)))
@@ -107,7 +71,7 @@ def test_a_ti2v_take_keeps_the_picture_and_the_context_exactly(tiny_models, wan,
 
 
 def test_each_chunk_gets_the_prompt_of_its_time(tiny_models, wan, tmp_path):
-    model, clip = wan.load(tiny_models, "wan21_t2v"), small_clip()
+    model, clip = wan.load(tiny_models, "wan21_t2v"), wan.small_clip()
     take = session(model, wan_vae(tiny_models), tmp_path, script="0:00 she smiles\n0:02 she laughs", clip=clip)
     texts = [chunk.prompt for chunk in take.plan.chunks]
     assert set(texts) == {"she smiles", "she laughs"} and texts == sorted(texts, reverse=True)
