@@ -1,9 +1,11 @@
 """Takes whose every latent and frame is on record: a change of the code that is meant to change nothing changes none.
 
 The takes run through the nodes, found by their ids, so that no module of the pack is named here. On a processor that is
-on record (with its ComfyUI and PyTorch) they equal it to the bit; on others to what roundings leave. Record anew, only
-where other frames are wanted: LODESTAR_RECORD_TAKES=tensors python scripts/test.py --tier comfy -k takes_unchanged
-(=hashes adds a processor and leaves the tensors and the half-finished take as they are); then read the difference.
+on record (with its ComfyUI and PyTorch) they equal it to the bit; on others to what roundings leave.
+
+Record anew only where other frames are wanted, then read the difference; one ComfyUI at a time, OMP_NUM_THREADS=1:
+    COMFYUI_PATH=... LODESTAR_RECORD_TAKES=tensors python -m pytest tests/comfy/test_takes_unchanged.py
+With =hashes it adds this processor and leaves the tensors and the half-finished take as they are.
 """
 import asyncio
 import hashlib
