@@ -6,9 +6,9 @@ from .backbone import Backbone
 
 def find(model) -> Backbone:
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
-    from .longcat_backbone import LongCatBackbone
-    from .wan import Wan
-    from .wan_s2v import WanS2V
+    from .longcat.backbone import LongCatBackbone
+    from .wan.base import Wan
+    from .wan.s2v import WanS2V
     families = (Wan, WanS2V, LongCatBackbone)
     for family in families:
         found = family.of(model.model)

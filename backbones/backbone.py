@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
-from ..techniques.technique import Moment, Technique
+from ..techniques.technique import Moment, Technique, lay_out
 from ..techniques.timeline import Timeline
-from .speech import Speech
+from .audio.speech import Speech
 
 CACHE_BYTES = "lodestar_cache_bytes"   # among a condition's values: VRAM that its KV cache takes (attach.py)
 T = TypeVar("T")
@@ -142,34 +142,15 @@ class Backbone(ABC):
         """What the sampler is given for one chunk, so that the family sees its context, picture and speech."""
 
 
-def laid_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment, transformer_options: dict
-             ) -> tuple[Layout, dict[tuple[int, int], float]]:
-    """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}.
-
-    A technique that changes nothing in this layout says so in the log, once in a sampling run.
-    """
-    layout = own
-    for technique in techniques:
-        layout = technique.layout(layout, moment)
+def lay_out_call(own: Layout, techniques: tuple[Technique, ...], moment: Moment, transformer_options: dict
+                 ) -> tuple[Layout, dict[tuple[int, int], float]]:
+    """As techniques.technique.lay_out; a technique that changes nothing in this layout says so once a run."""
+    layout, factors = lay_out(own, techniques, moment)
     for technique in techniques:
         notice = technique.notice(layout)
         if notice is not None:
             say(notice, transformer_options)
-    return layout, factors_of(layout, techniques)
-
-
-def hides(techniques: tuple[Technique, ...]) -> bool:
-    """Whether any technique has a say in who sees whom, in this layout or another."""
-    return any(type(technique).visibility is not Technique.visibility for technique in techniques)
-
-
-def factors_of(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[int, int], float]:
-    """All techniques' visibility in one table; where two speak of the same pair their factors multiply."""
-    table: dict[tuple[int, int], float] = {}
-    for technique in techniques:
-        for pair, factor in technique.visibility(layout).items():
-            table[pair] = table.get(pair, 1.0) * factor
-    return table
+    return layout, factors
 
 
 def say(notice: str, transformer_options: dict) -> None:

@@ -10,7 +10,7 @@ import torch
 from comfy import model_management
 from torch import Tensor
 
-from .memory import host_buffer, release
+from .allocator import host_buffer, release
 
 Kept = tuple[Tensor, ...]
 

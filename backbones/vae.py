@@ -17,7 +17,7 @@ from comfy import model_management
 from comfy.ldm.wan.vae import CausalConv3d
 from torch import Tensor, nn
 
-from .memory import host_buffer, release
+from .allocator import host_buffer, release
 
 logger = logging.getLogger("lodestar")
 

@@ -7,7 +7,7 @@ import comfy.utils
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..techniques.weight_files import amount, read_weights, surplus_bytes
+from ..networks.weight_files import amount, read_weights, surplus_bytes
 
 UNREADABLE = (ValueError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
 logger = logging.getLogger("lodestar")

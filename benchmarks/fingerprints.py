@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import torch
 from lodestar.backbones.comfy_values import ComfyValues
-from lodestar.pipelines.fingerprint import Fingerprints
-from lodestar.pipelines.tensor_digest import tensor_digest
+from lodestar.pipelines.take.fingerprint import Fingerprints
+from lodestar.pipelines.take.tensor_digest import tensor_digest
 from rows import Row, show
 from timing import interleaved
 

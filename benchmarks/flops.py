@@ -13,7 +13,7 @@ import torch
 from in_process import BLOCKS, LATENT_SIZE, META
 from lodestar.backbones import find
 from lodestar.backbones.backbone import ChunkRequest
-from lodestar.pipelines.chunk_plan import plan_take
+from lodestar.pipelines.take.plan import plan_take
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.layout import Layout
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor

@@ -2,27 +2,16 @@
 
 A test run has them already; alone, ComfyUI is $COMFYUI_PATH or the newest one in the cache that scripts/test.py fills.
 """
-import importlib.util
 import sys
 import tempfile
 from pathlib import Path
 
 PACK = Path(__file__).resolve().parent.parent
+sys.path.append(str(PACK / "scripts"))
+from lib import environment  # noqa: E402
+from lib.pack import load_pack  # noqa: E402
 
-
-def load_pack() -> None:
-    """The pack as `lodestar`. Its root leaves sys.path: it has a package named `nodes`, and so has ComfyUI."""
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK] + [str(PACK / "scripts")]
-    spec = importlib.util.spec_from_file_location("lodestar", PACK / "__init__.py",
-                                                  submodule_search_locations=[str(PACK)])
-    sys.modules["lodestar"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["lodestar"])
-
-
-if "lodestar" not in sys.modules:   # before ComfyUI is on the path, so that no node is imported yet
-    load_pack()
-
-import environment  # noqa: E402
+load_pack()     # before ComfyUI is on the path, so that no node is imported yet
 
 COMFYUI = environment.newest_comfyui()
 if "comfy" not in sys.modules:

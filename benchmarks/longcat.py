@@ -4,7 +4,7 @@ import in_process  # isort: skip - first, because it brings ComfyUI and the pack
 from dataclasses import replace
 
 import torch
-from lodestar.backbones.longcat.config import AudioConfig, LongCatConfig
+from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.techniques.flow_schedules import SHIFTS
 
 OFFICIAL = LongCatConfig(audio=AudioConfig(width=5 * 1280))
@@ -18,7 +18,7 @@ SPREAD = 0.02               # of the weights
 def longcat_model(config: LongCatConfig, device: torch.device, dtype: torch.dtype = torch.bfloat16):
     """A MODEL whose weights are made one by one where they stay: a card that holds them once is enough."""
     import comfy.model_patcher
-    from lodestar.backbones.longcat_model import LongCatModelConfig
+    from lodestar.backbones.longcat.model import LongCatModelConfig
     model_config = LongCatModelConfig(config, AVATAR_15)
     model_config.set_inference_dtype(dtype, None)
     base = model_config.get_model({}, device=device)

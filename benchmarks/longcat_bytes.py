@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 import longcat
 import torch
-from lodestar.backbones.longcat.call import CleanCache
-from lodestar.backbones.longcat.network import LongCat
+from lodestar.networks.longcat.call import CleanCache
+from lodestar.networks.longcat.network import LongCat
 from rows import Row, show
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -76,7 +76,8 @@ def forward(blocks: int, voices: int = 1) -> Moved:
     moved = Moved()
     with torch.no_grad(), moved, patch("torch.nn.functional.rms_norm", moved.rms_norm), \
             patch("torch.rms_norm", moved.rms_norm), \
-            patch("lodestar.techniques.people.scaled_dot_product_attention", lambda query, *_: torch.empty_like(query)):
+            patch("lodestar.techniques.speaker_masks.scaled_dot_product_attention",
+                  lambda query, *_: torch.empty_like(query)):
         LongCat.forward(network, **given, clean=(1, longcat.CONTEXT), people=people,
                         times=[longcat.REFERENCE_INDEX, *range(longcat.CONTEXT + longcat.NOISE)],
                         cache=CleanCache(CLEAN, ((kept, kept),) * blocks),

@@ -13,7 +13,7 @@ import longcat
 import longcat_flops
 import torch
 from in_process import LATENT_SIZE
-from lodestar.backbones.longcat.call import CleanCache
+from lodestar.networks.longcat.call import CleanCache
 from lodestar.techniques.clean_cache import PLACES, CleanCaching
 from rows import Row, show
 from timing import gpu_clock, interleaved, seconds

@@ -9,7 +9,7 @@ import torch
 from in_process import CPU
 from lodestar.backbones.attach import Run
 from lodestar.backbones.backbone import RUN
-from lodestar.backbones.longcat.network import LongCat
+from lodestar.networks.longcat.network import LongCat
 from lodestar.techniques.clean_cache import CleanCaching
 from longcat import CONTEXT, NOISE, SMALL
 from rows import Row, show

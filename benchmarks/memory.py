@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import comfy_server
-import environment
 import numpy as np
 import psutil
+from lib import comfy_server, environment
 from rows import Row, show
 
 MODELS = ("wan21_t2v", "wan22_s2v")

@@ -4,8 +4,8 @@ import in_process  # isort: skip - first, because it brings ComfyUI and the pack
 from collections.abc import Iterator
 from fractions import Fraction
 
-from lodestar.pipelines.chunk_plan import ChunkPlan, plan_take
-from lodestar.pipelines.story_script import clock
+from lodestar.pipelines.take.plan import ChunkPlan, plan_take
+from lodestar.pipelines.take.story import clock
 from lodestar.techniques.timeline import Timeline
 from rows import Row, show
 

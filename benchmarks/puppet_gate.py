@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACK = Path(__file__).resolve().parent.parent
 sys.path.append(str(PACK / "scripts"))
-import environment  # noqa: E402
+from lib import environment  # noqa: E402
 
 SECONDS = 60.0
 EVERY = 20              # chunks between those that are looked at: a minute's first, middle and last
@@ -34,11 +34,11 @@ def arguments() -> argparse.Namespace:
 def measured(options: argparse.Namespace) -> dict[str, float]:
     """The figures; writes the sheet."""
     import torch
-    from claims_conditions import CONDITIONS, chunks_for, looked_at
-    from claims_measures import figures, numbers, readings
-    from claims_takes import cast, frames_of_chunk, made
-    from claims_vae import PuppetVAE
-    from claims_verdicts import AHEAD
+    from lodestar.experiments.claims.conditions import CONDITIONS, chunks_for, looked_at
+    from lodestar.experiments.claims.measures import figures, numbers, readings
+    from lodestar.experiments.claims.takes import cast, frames_of_chunk, made
+    from lodestar.experiments.claims.vae import PuppetVAE
+    from lodestar.experiments.claims.verdicts import AHEAD
     from lodestar.training.puppet.looker import looker
     from lodestar.training.puppet.network import trained
     from lodestar.training.puppet.speech import load_tracks
@@ -73,9 +73,9 @@ def refused(found: dict[str, float]) -> list[str]:
 def seam_score(codec, latents, chunks: int) -> float:
     """The mean over characters, at the borders between the last chunks."""
     import torch
-    from claims_conditions import NEW, TIMELINE
-    from claims_takes import WARM
-    from lodestar.pipelines.metrics_seam import Seams
+    from lodestar.experiments.claims.conditions import NEW, TIMELINE
+    from lodestar.experiments.claims.takes import WARM
+    from lodestar.pipelines.metrics.seam import Seams
     last, each = min(LAST, chunks), NEW * TIMELINE.temporal_ratio
     if last < 2:
         raise ValueError(f"got {chunks} chunk, wanted at least 2: there is no border to look at")

@@ -13,10 +13,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "scripts"))
 
-import environment  # noqa: E402
+from lib import environment  # noqa: E402
 
 SECTIONS = {
-    "Counted: the same on every machine, held by tests/comfy/test_counts.py and test_steps.py":
+    "Counted: the same on every machine, held by tests/comfy/in_process/test_counts.py and test_steps.py":
         ("flops", "longcat_flops", "takes", "live_bytes", "plans", "steps", "fingerprints"),
     "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, judged by nobody":
         ("speed", "longcat_speed"),

@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import torch
 from lodestar.backbones import attach, find
+from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.backbone import ChunkInputs, ChunkRequest
-from lodestar.backbones.speech import Speech
 from lodestar.techniques.clean_cache import CleanCaching
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
@@ -156,8 +156,8 @@ def from_file(name: str):
     """A MODEL of the pack's tiny checkpoints."""
     if not name.startswith("longcat"):
         return in_process.tiny_model(name)
-    import environment
-    from lodestar.backbones.longcat_files import load_longcat
+    from lib import environment
+    from lodestar.backbones.longcat.loader import load_longcat
     folder = environment.tiny_models(Path(sys.executable)) / "models" / "diffusion_models"
     return load_longcat(str(folder / f"lodestar_tiny_{name}.safetensors"))
 

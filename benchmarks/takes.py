@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from lodestar.backbones import attach, find
-from lodestar.pipelines.chunk_plan import plan_take
+from lodestar.pipelines.take.plan import plan_take
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip

@@ -11,8 +11,8 @@ import comfy.utils
 import latent_preview
 from comfy.model_management import InterruptProcessingException
 
-from ..pipelines.chunk_plan import Chunk, ChunkPlan
-from ..pipelines.journal import Journal
+from ..pipelines.take.journal import Journal
+from ..pipelines.take.plan import Chunk, ChunkPlan
 from .events import TakeEvents
 
 logger = logging.getLogger("lodestar")

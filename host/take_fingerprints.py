@@ -10,7 +10,7 @@ import comfyui_version
 
 from ..backbones.comfy_values import ComfyValues
 from ..pipelines import VERSION
-from ..pipelines.fingerprint import Fingerprints
+from ..pipelines.take.fingerprint import Fingerprints
 
 READ_ALONE = ("model_patcher", "model_options", "original_conds")   # of a guider, under names of their own
 

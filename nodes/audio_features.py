@@ -1,9 +1,9 @@
 """Audio Features: speech of any length to speech-encoder features, in the memory of one window."""
 from comfy_api.latest import io
 
-from ..backbones.audio_encoder import as_speech_encoder, encode_speech
-from ..techniques.audio_windows import select_layers
-from ..techniques.sound_marks import sound_marks
+from ..backbones.audio.encoder import as_speech_encoder, encode_speech
+from ..techniques.audio.recording_digests import sound_marks
+from ..techniques.audio.windows import select_layers
 from .input_checks import checked
 from .sockets import search_words
 

@@ -10,7 +10,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
-from ..backbones.audio_encoder import as_speech_encoder
+from ..backbones.audio.encoder import as_speech_encoder
 from ..techniques.socket_values import (
     audio_clip,
     conditioning,

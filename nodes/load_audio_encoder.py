@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 import folder_paths
 from comfy_api.latest import io
 
-from ..backbones.audio_encoder import NORMALIZE, WEIGHTS, load_audio_encoder, log_mel
+from ..backbones.audio.encoder import NORMALIZE, WEIGHTS, load_audio_encoder, log_mel
 from .input_checks import checked
 from .sockets import search_words
 

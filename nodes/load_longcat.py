@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..backbones import attach
-from ..backbones.longcat_files import GGUF, WEIGHT_DTYPES, load_longcat
+from ..backbones.longcat.loader import GGUF, WEIGHT_DTYPES, load_longcat
 from ..techniques.clean_cache import PLACES, CleanCaching
 from ..techniques.technique import Moment
 from .input_checks import checked

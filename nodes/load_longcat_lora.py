@@ -4,7 +4,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..backbones.longcat_lora import with_lora
+from ..backbones.longcat.lora import with_lora
 from ..backbones.weight_files import load_weights
 from .input_checks import checked
 from .sockets import search_words

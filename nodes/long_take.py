@@ -1,6 +1,6 @@
 """Long Take: the plan, chunk by chunk, through ComfyUI's own sampler, to one video on disk.
 
-`TakeSession` gives pipelines/take.py the functions it asks for: ComfyUI's sampler, its VAE, its server.
+`TakeSession` gives pipelines/take/take.py the functions it asks for: ComfyUI's sampler, its VAE, its server.
 """
 import copy
 import logging
@@ -21,23 +21,23 @@ from torch import Tensor
 
 from .. import backbones
 from ..backbones import attach
+from ..backbones.allocator import give_back
+from ..backbones.audio.speech import Speech
 from ..backbones.backbone import ChunkRequest
-from ..backbones.memory import give_back
-from ..backbones.pictures import encode_picture, fit_picture
-from ..backbones.speech import Speech
+from ..backbones.images import encode_picture, fit_picture
 from ..backbones.take_checks import check_guider, check_pictures, check_prompt, check_schedule, say_unreached
 from ..backbones.vae import encode_frames, open_stream
 from ..host.metadata import graph_tags
 from ..host.output_names import fill_in, free_paths, problem_of, subfolder_of
 from ..host.progress import TakeProgress
 from ..host.take_fingerprints import take_fingerprints
-from ..pipelines.chunk_plan import Chunk
-from ..pipelines.final_file import find_published, publish
-from ..pipelines.fingerprint import Fingerprints
-from ..pipelines.journal import Journal, unfinished_beside
-from ..pipelines.kept_chunks import copy_kept_chunks, take_folder
-from ..pipelines.take import ChunkDone, Tail, make_take
-from ..pipelines.video_writer import VideoWriter
+from ..pipelines.take.final_file import find_published, publish
+from ..pipelines.take.fingerprint import Fingerprints
+from ..pipelines.take.journal import Journal, unfinished_beside
+from ..pipelines.take.plan import Chunk
+from ..pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
+from ..pipelines.take.take import ChunkDone, Tail, make_take
+from ..pipelines.take.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
 from ..techniques.technique import Moment
 from .input_checks import checked, named

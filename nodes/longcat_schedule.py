@@ -2,7 +2,7 @@
 from comfy_api.latest import io
 
 from ..backbones import find
-from ..backbones.longcat_model import LongCatVideo
+from ..backbones.longcat.model import LongCatVideo
 from ..techniques.flow_schedules import KINDS, schedule
 from .input_checks import checked
 from .sockets import search_words

@@ -1,8 +1,8 @@
 """LongCat Speech: what LongCat-Video-Avatar 1.0 and 1.5 hear, for speech of any length in the memory of one window."""
 from comfy_api.latest import io
 
-from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices, heard
-from ..techniques.sound_marks import sound_marks
+from ..backbones.longcat.speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices, heard
+from ..techniques.audio.recording_digests import sound_marks
 from .input_checks import checked
 from .sockets import search_words
 

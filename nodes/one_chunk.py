@@ -5,12 +5,12 @@ import node_helpers
 from comfy_api.latest import io, ui
 
 from .. import backbones
+from ..backbones.audio.speech import Speech
 from ..backbones.backbone import ChunkRequest
-from ..backbones.pictures import encode_picture, fit_picture
-from ..backbones.settings import Settings, choose_settings
-from ..backbones.speech import Speech
+from ..backbones.images import encode_picture, fit_picture
 from ..backbones.take_checks import check_prompt
 from ..backbones.vae import encode_frames
+from ..pipelines.take.settings import Settings, choose_settings
 from ..techniques.timeline import Timeline
 from .input_checks import checked, named
 from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words, sentences

@@ -1,7 +1,7 @@
 """Reference Picture: the person, fitted to the take's size and encoded, for anchors and keyframes."""
 from comfy_api.latest import io
 
-from ..backbones.pictures import FITS, encode_picture, fit_picture
+from ..backbones.images import FITS, encode_picture, fit_picture
 from .input_checks import checked, named
 from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, Take, search_words
 

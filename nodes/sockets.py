@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pipelines.chunk_plan import ChunkPlan
+from ..pipelines.take.plan import ChunkPlan
 
 PLAN = io.Custom("LODESTAR_PLAN")
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels

@@ -7,11 +7,11 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 
-from ..backbones.pictures import fit_picture
-from ..pipelines.evaluate import evaluate
-from ..pipelines.moving_pictures import Clip, MovingPictures, VideoFile
-from ..pipelines.report_files import as_json, beside, save_report
-from ..pipelines.report_picture import report_picture
+from ..backbones.images import fit_picture
+from ..pipelines.metrics.report import evaluate
+from ..pipelines.metrics.report_files import as_json, beside, save_report
+from ..pipelines.metrics.report_picture import report_picture
+from ..pipelines.metrics.video_reader import Clip, MovingPictures, VideoFile
 from .input_checks import checked, named
 from .sockets import PLAN, Take, search_words
 

@@ -1,11 +1,11 @@
 """Two Speakers: two people in one picture who speak together or in turn, each moved by the own voice."""
 from comfy_api.latest import io
 
-from ..backbones.longcat_speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices
-from ..backbones.two_speakers import spoken
-from ..techniques.people import placed_people
-from ..techniques.sound_marks import sound_marks
-from ..techniques.speaker_tracks import MODES
+from ..backbones.longcat.speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices
+from ..backbones.longcat.two_speakers import spoken
+from ..techniques.audio.recording_digests import sound_marks
+from ..techniques.audio.speaker_tracks import MODES
+from ..techniques.speaker_masks import placed_people
 from .input_checks import checked
 from .sockets import search_words
 

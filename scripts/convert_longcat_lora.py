@@ -3,7 +3,7 @@
 OUT works with ComfyUI's own LoRA loaders and changes the weights by exactly as much. Load LongCat LoRA (Lodestar) reads
 official files as they are. Runs in any Python that has torch and safetensors; else an environment is made, once.
 """
-import environment  # isort: skip - first, because it refuses a Python that is too old
+from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
 import importlib.util
@@ -28,12 +28,12 @@ def main() -> None:
 
 def convert(source: Path, target: Path) -> None:
     """Write `target` whole or not at all, and say what is in it."""
-    from golden import load_pack
+    from lib.pack import load_pack
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     load_pack()
-    from lodestar.backbones.longcat.lora import ordinary
-    from lodestar.techniques.weight_files import read_weights
+    from lodestar.networks.longcat.lora import ordinary
+    from lodestar.networks.weight_files import read_weights
     unfinished = target.with_name(f"{target.name}.unfinished")
     try:
         pairs = ordinary(read_weights(source)[0])

@@ -5,7 +5,7 @@ puppet's workflow, shows how far the take and its chunk are, measures both video
 means. Where no ComfyUI can be had, the same takes are made without one (--headless). Other workflows make one take;
 those with tiny random models get them made.
 """
-import environment  # isort: skip - first, because it refuses a Python that is too old
+from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
 import contextlib
@@ -18,8 +18,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-import comfy_server
-import compare
+from lib import comfy_server, compare
 
 PACK = environment.PACK
 WORKFLOW = PACK / "workflows" / "api" / "puppet.json"
@@ -193,9 +192,9 @@ class Here:
 
 def take_here(prompt: dict) -> tuple[Path, list[int]]:
     """The same without ComfyUI."""
-    from golden import load_pack
+    from lib.pack import load_pack
     load_pack()
-    import headless_take
+    from lib import headless_take
     name = next(node["inputs"]["filename_prefix"] for node in prompt.values() if "filename_prefix" in node["inputs"])
     progress, target = Progress(prompt), PACK / "out" / f"{Path(name).name}.mp4"
     target.parent.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ there, and saved as the frontend saves it. The result is the same on every run.
 
     --screenshots     also draw docs/images/first_take_classic.png, …_nodes2.png and the templates' thumbnails
 """
-import environment  # isort: skip - first, because it refuses a Python that is too old
+from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
 import io
@@ -16,11 +16,11 @@ import tempfile
 import uuid
 from pathlib import Path
 
-import comfy_server
 import demo
 import stand_ins
 from frontend import Frontend, opened
-from workflow_pages import DOWNLOADS, PAGES, Page
+from lib import comfy_server
+from lib.workflow_pages import DOWNLOADS, PAGES, Page
 
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"

@@ -3,7 +3,7 @@
 Writes VIDEO's name with .report.json and .report.png beside it and prints the figures. Needs no ComfyUI. Runs in any
 Python that has torch, numpy, av and Pillow; else an environment is made, once.
 """
-import environment  # isort: skip - first, because it refuses a Python that is too old
+from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
 import importlib.util
@@ -51,12 +51,12 @@ def measured(path: Path, reference: Path | None = None, borders: Sequence[int] =
              models: Sequence[Path] = (), drawn: bool = False) -> str:
     """Measures, writes, and says what was found. `drawn`: looked at by the puppet's eye. ValueError and OSError for
     what cannot be read."""
-    from golden import load_pack
+    from lib.pack import load_pack
     load_pack()
-    from lodestar.pipelines.evaluate import evaluate
-    from lodestar.pipelines.moving_pictures import VideoFile
-    from lodestar.pipelines.report_files import beside, save_report
-    from lodestar.pipelines.report_picture import figures_of, missing_of, number, report_picture
+    from lodestar.pipelines.metrics.report import evaluate
+    from lodestar.pipelines.metrics.report_files import beside, save_report
+    from lodestar.pipelines.metrics.report_picture import figures_of, missing_of, number, report_picture
+    from lodestar.pipelines.metrics.video_reader import VideoFile
     video, look, identity = VideoFile(path), None, None
     picture = opened(reference) if reference else None
     if drawn:

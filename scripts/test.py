@@ -4,7 +4,7 @@ Tiers: lint (ruff, mypy), torch (no ComfyUI; also with PyTorch held to AVX2 and 
 ComfyUI, the newest, and the floor held to AVX2), web (a real browser), gpu (where there is one). As many run side by
 side as there are cores; all of them run even when one fails; the exit code is 1 if any failed.
 """
-import environment  # isort: skip - first, because it refuses a Python that is too old
+from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ from pathlib import Path
 
 PACK = environment.PACK
 TIERS = ("lint", "torch", "comfy", "web", "gpu")
-FLOORS = ("techniques", "pipelines", "backbones", "host", "nodes")
+FLOORS = ("techniques", "networks", "pipelines", "backbones", "host", "nodes")
 RIG = PACK / "tests" / "rig"
 sys.path.append(str(RIG))
 import progress  # noqa: E402

@@ -52,3 +52,26 @@ class Technique:
     def notice(self, layout: Layout) -> str | None:
         """A sentence for the log when the technique changes nothing in this layout."""
         return None
+
+
+def lay_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment
+            ) -> tuple[Layout, dict[tuple[int, int], float]]:
+    """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}."""
+    layout = own
+    for technique in techniques:
+        layout = technique.layout(layout, moment)
+    return layout, visibility_table(layout, techniques)
+
+
+def restricts_visibility(techniques: tuple[Technique, ...]) -> bool:
+    """Whether any technique has a say in who sees whom, in this layout or another."""
+    return any(type(technique).visibility is not Technique.visibility for technique in techniques)
+
+
+def visibility_table(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[int, int], float]:
+    """All techniques' visibility in one table; where two speak of the same pair their factors multiply."""
+    table: dict[tuple[int, int], float] = {}
+    for technique in techniques:
+        for pair, factor in technique.visibility(layout).items():
+            table[pair] = table.get(pair, 1.0) * factor
+    return table

@@ -1,9 +1,9 @@
-"""techniques/audio_windows.py against naive oracles: torch only."""
+"""techniques/audio/windows.py against naive oracles: torch only."""
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.techniques.audio_windows import kept, moments, plan_windows, runs, select_layers
+from lodestar.techniques.audio.windows import kept, moments, plan_windows, runs, select_layers
 
 
 @given(st.lists(st.integers(0, 9)))

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lodestar.pipelines.chunk_plan import describe, disk_bytes, exact_fps, plan_take, ram_bytes
+from lodestar.pipelines.take.plan import describe, disk_bytes, exact_fps, plan_take, ram_bytes
 from lodestar.techniques.timeline import Timeline
 
 pytestmark = pytest.mark.once

@@ -11,7 +11,7 @@ from time import process_time
 import numpy as np
 import pytest
 import torch
-from lodestar.backbones.longcat import headless
+from lodestar.pipelines.headless import sampling as headless
 from lodestar.training.puppet import looker
 from lodestar.training.puppet.drawing import STATE
 from lodestar.training.puppet.network import puppet
@@ -25,9 +25,8 @@ from torch.nn.functional import avg_pool2d
 
 pytestmark = pytest.mark.once
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 (claims_conditions, claims_measures, claims_page, claims_pictures, claims_run, claims_statistics, claims_takes,
- claims_verdicts) = (importlib.import_module(f"claims_{name}") for name in (
+ claims_verdicts) = (importlib.import_module(f"lodestar.experiments.claims.{name}") for name in (
      "conditions", "measures", "page", "pictures", "run", "statistics", "takes", "verdicts"))
 CONDITIONS = claims_conditions.CONDITIONS
 ALL = {name for claim in claims_verdicts.CLAIMS for name in claim.conditions}
@@ -147,7 +146,7 @@ def test_what_is_heard(players):
 def test_only_what_a_condition_names_differs():
     assert set(CONDITIONS) == ALL and len({condition.label for condition in CONDITIONS.values()}) == len(CONDITIONS)
     weights = {name: condition.weights for name, condition in CONDITIONS.items() if condition.weights != "puppet"}
-    configs = Path(claims_run.HERE.parent / "training" / "puppet" / "configs")
+    configs = Path(claims_run.HERE.parents[1] / "training" / "puppet" / "configs")
     assert {path.stem for path in configs.glob("*.json")} == {"puppet", *weights.values()}
     assert {condition.audio_scale for condition in CONDITIONS.values()} == {1.0, claims_conditions.GUIDED}
     with pytest.raises(ValueError, match="wanted one of"):
@@ -329,7 +328,7 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
         parts.append({line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ":" in line})
     assert not parts[0] & parts[1] and parts[0] | parts[1] == parts[2] > {"none", "used only"}
     text = options.page.read_text()
-    assert "`python benchmarks/claims.py --quick --claims 1 6 --characters 2 --seconds 2.5 --every 1`" in text
+    assert "`python -m experiments.claims --quick --claims 1 6 --characters 2 --seconds 2.5 --every 1`" in text
     assert "## 6. Stitched latents, trained and used, against a hand-over that is only used, or re-encoded: not meas" \
         in text
     assert re.search(r"; \d+ minutes on \d+ cores, .*; \d+ minutes of processor time, ", text)

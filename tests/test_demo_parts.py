@@ -4,10 +4,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import compare
 import demo
 import numpy as np
 import pytest
+from lib import compare
 
 pytestmark = pytest.mark.once
 
@@ -56,7 +56,7 @@ def test_a_chosen_file_replaces_the_bundled_or_the_only_one():
 
 def test_without_the_anchor_no_chunk_sees_the_picture():
     """The same workflow, but that the reference is hidden from every latent of a chunk, whatever its time."""
-    from lodestar.backbones.longcat.sequence import own_layout
+    from lodestar.networks.longcat.sequence import own_layout
     from lodestar.techniques.reference_skip import ReferenceSkip
     prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
     free = compare.without_anchor(prompt)

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.evaluate import evaluate
-from lodestar.pipelines.faces import Look
-from lodestar.pipelines.moving_pictures import Clip, VideoFile
-from lodestar.pipelines.report_files import beside, save_report
-from lodestar.pipelines.report_picture import (
+from lodestar.pipelines.metrics.faces import Look
+from lodestar.pipelines.metrics.report import evaluate
+from lodestar.pipelines.metrics.report_files import beside, save_report
+from lodestar.pipelines.metrics.report_picture import (
     NOTE_LETTERS,
     drift_in_words,
     figures_of,
@@ -22,7 +21,8 @@ from lodestar.pipelines.report_picture import (
     report_picture,
     steps,
 )
-from lodestar.pipelines.video_writer import VideoWriter
+from lodestar.pipelines.metrics.video_reader import Clip, VideoFile
+from lodestar.pipelines.take.video_writer import VideoWriter
 from PIL import Image
 
 pytestmark = pytest.mark.once
@@ -140,7 +140,7 @@ def test_a_look_of_ones_own_gives_identity_and_mouth():
 
 def test_faces_are_looked_at_where_opencv_and_its_files_are(tmp_path):
     pytest.importorskip("cv2", reason="opencv-python, which requirements.txt names, is not installed here")
-    from .tiny_onnx import write_detector, write_recogniser
+    from lodestar.tests.tiny_onnx import write_detector, write_recogniser
     write_detector(tmp_path / "face_detection_yunet_2023mar.onnx")
     write_recogniser(tmp_path / "face_recognition_sface_2021dec.onnx")
     frames = torch.full((12, 160, 192, 3), 0.4)

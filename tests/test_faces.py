@@ -3,9 +3,8 @@ import sys
 
 import pytest
 import torch
-from lodestar.pipelines.faces import FacesMissing, OpenCvFaces
-
-from .tiny_onnx import FACE, write_detector, write_recogniser
+from lodestar.pipelines.metrics.faces import FacesMissing, OpenCvFaces
+from lodestar.tests.tiny_onnx import FACE, write_detector, write_recogniser
 
 HEIGHT, WIDTH = 160, 192
 

@@ -10,11 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from lodestar.pipelines.final_file import find_published, publish
-from lodestar.pipelines.journal import Journal
 from lodestar.pipelines.safe_files import NotWritten, is_begun_copy, place
-
-from .test_journal import CONTRACTS, make
+from lodestar.pipelines.take.final_file import find_published, publish
+from lodestar.pipelines.take.journal import Journal
+from lodestar.tests.test_journal import CONTRACTS, make
 
 pytestmark = pytest.mark.once
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from lodestar.pipelines import VERSION
-from lodestar.pipelines.fingerprint import Fingerprints, pack_of
+from lodestar.pipelines.take.fingerprint import Fingerprints, pack_of
 
 STRENGTH = 1.0
 
@@ -199,8 +199,8 @@ def test_the_pack_of_a_module_is_what_its_folder_is_called():
 
 
 def test_code_counts_alike_in_every_process():
-    code = ("import sys; sys.path[:0] = {path!r}; import conftest; from lodestar.pipelines.fingerprint import "
-            "Fingerprints; import lodestar.pipelines.take as take; "
+    code = ("import sys; sys.path[:0] = {path!r}; import conftest; from lodestar.pipelines.take.fingerprint import "
+            "Fingerprints; import lodestar.pipelines.take.take as take; "
             "print(Fingerprints().of([take.make_take, take.Tail, {{'a', 'b', 'c'}}], 'x'))")
     here = str(Path(__file__).parent)
     found = {subprocess.run([sys.executable, "-c", code.format(path=[here])], env={"PYTHONHASHSEED": seed}, check=True,

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lodestar.backbones.longcat.gguf_blocks import KINDS, decoded
-from lodestar.backbones.longcat.gguf_file import read_gguf
-from lodestar.backbones.longcat.packed import Blocks, joined
+from lodestar.networks.gguf_blocks import KINDS, decoded
+from lodestar.networks.gguf_file import read_gguf
+from lodestar.networks.packed import Blocks, joined
 from tiny_gguf import BLOCKS, drawn, plain, write_gguf
 
 pytestmark = pytest.mark.once

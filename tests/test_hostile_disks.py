@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.pipelines import folder_lock
-from lodestar.pipelines.folder_lock import FolderBusy, FolderLock
-from lodestar.pipelines.journal import MANIFEST, Journal
 from lodestar.pipelines.safe_files import NotReadable, NotWritten
-from lodestar.pipelines.video_writer import VideoWriter
-
-from .full_disk import files_limited_to
-from .test_journal import CONTRACTS, found, make
+from lodestar.pipelines.take import folder_lock
+from lodestar.pipelines.take.folder_lock import FolderBusy, FolderLock
+from lodestar.pipelines.take.journal import MANIFEST, Journal
+from lodestar.pipelines.take.video_writer import VideoWriter
+from lodestar.tests.full_disk import files_limited_to
+from lodestar.tests.test_journal import CONTRACTS, found, make
 
 pytestmark = pytest.mark.once
 LATENTS = torch.zeros(1, 4, 5, 3, 3)
@@ -108,7 +107,7 @@ FORBIDDEN = """
 import os, runpy, sys
 runpy.run_path(sys.argv[1])
 import torch
-from lodestar.pipelines.journal import Journal
+from lodestar.pipelines.take.journal import Journal
 def take(folder, then):
     with Journal.open(folder, [dict()] * 2) as journal:
         for index in (0, 1):

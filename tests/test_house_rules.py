@@ -16,15 +16,21 @@ import pytest
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ("techniques", "backbones", "pipelines", "host", "nodes")
-MAY_IMPORT = {"techniques": {"techniques"}, "backbones": {"techniques", "backbones"},
-              "pipelines": {"techniques", "pipelines"},
-              "host": {"techniques", "backbones", "pipelines", "host"}, "nodes": set(FLOORS)}
-SHARED = {"techniques": {"timeline", "layout", "visibility", "rope", "technique"}, "nodes": {"sockets", "input_checks"}}
+FLOORS = ("techniques", "networks", "backbones", "pipelines", "host", "nodes")
+MAY_IMPORT = {"techniques": {"techniques"}, "networks": {"techniques", "networks"},
+              "backbones": {"techniques", "networks", "backbones"},
+              "pipelines": {"techniques", "networks", "pipelines"},
+              "host": {"techniques", "backbones", "pipelines", "host"},
+              "nodes": {"techniques", "backbones", "pipelines", "host", "nodes"}}
+NOUNS = {"timeline", "layout", "visibility", "rope", "technique", "speaker_masks"}
+SHARED = {"techniques": NOUNS, "nodes": {"sockets", "input_checks"}}    # what a floor's own files may share
+NETWORKS_IN = {"headless", "metrics"}   # the rooms of the pipelines that know networks
+FAMILY_FLOORS = ("networks", "backbones")   # whose folders do not know each other, `audio` aside
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "node_helpers",
         "execution", "latent_preview"}
-LIBRARIES = {"techniques": {"torch", "einops"},
+LIBRARIES = {"techniques": {"torch", "einops"}, "networks": {"torch", "einops", "numpy", "safetensors"},
              "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2"}}
+WITHOUT_HOST = ("techniques", "networks", "pipelines")
 HEAVY = {"transformers", "librosa", "cv2", "numba", "sklearn", "scipy", "skimage", "kornia", "matplotlib"}
 CALLS_AT_IMPORT = {"getLogger", "compile", "field", "frozenset", "tuple", "dict", "set", "range", "namedtuple", "len"}
 PATCHER_DOORS = re.compile(r"add_(wrapper|callback|object_patch|weight_wrapper|patches|hook_patches)\w*|set_model_\w+|"
@@ -94,22 +100,33 @@ def import_law(root: Path):
         for node, parts, ours in source.imports():
             if parts[0] == "lodestar":
                 yield source.at(node, "the pack imports itself by a relative path")
-            elif not ours and parts[0] in HOST and source.floor in ("techniques", "pipelines"):
+            elif not ours and parts[0] in HOST and source.floor in WITHOUT_HOST:
                 yield source.at(node, f"{source.floor} never know ComfyUI ({parts[0]})")
             elif not ours and not allowed_library(source.floor, parts[0]):
                 yield source.at(node, f"{source.floor} may use {sorted(LIBRARIES[source.floor])}, not {parts[0]}")
-            elif ours and parts[0] not in MAY_IMPORT[source.floor]:
-                yield source.at(node, f"{source.floor} may not import {parts[0]}")
-            elif ours and parts[0] == source.floor and not shared_noun(source, parts[1]):
-                yield source.at(node, f"{source.floor} share only {sorted(SHARED[source.floor])}, not {parts[1]}")
+            elif ours and not may_import(root, source, parts):
+                yield source.at(node, f"{source.floor} may not import {'.'.join(parts)}")
+
+
+def may_import(root: Path, source: Source, parts: tuple[str, ...]) -> bool:
+    """Whether a file of a floor may know a module of the pack, given from the root."""
+    floor, room = parts[0], parts[1] if len(parts) > 1 and (root / parts[0] / parts[1]).is_dir() else ""
+    own_room = source.path.parts[1] if len(source.path.parts) > 2 else ""
+    if floor not in MAY_IMPORT[source.floor]:
+        return False
+    if floor == "networks" and source.floor == "pipelines":
+        return own_room in NETWORKS_IN
+    if floor == "techniques" and source.floor == "networks":
+        return parts[1] in NOUNS
+    if floor != source.floor or source.path.name == "__init__.py":
+        return True
+    if floor in FAMILY_FLOORS:
+        return room in ("", own_room, "audio")
+    return floor not in SHARED or parts[1] in SHARED[floor] or (room != "" and room == own_room)
 
 
 def allowed_library(floor: str, module: str) -> bool:
     return floor not in LIBRARIES or module in LIBRARIES[floor] | set(sys.stdlib_module_names) | {"__future__"}
-
-
-def shared_noun(source: Source, module: str) -> bool:
-    return source.floor not in SHARED or module in SHARED[source.floor] or source.path.name == "__init__.py"
 
 
 def lazy_imports(root: Path):

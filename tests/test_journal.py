@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.pipelines.folder_lock import FolderBusy
-from lodestar.pipelines.journal import FORMAT, MANIFEST, FinalFile, Journal, digest, unfinished_beside
 from lodestar.pipelines.safe_files import NotWritten, writing
-
-from .full_disk import files_limited_to
+from lodestar.pipelines.take.folder_lock import FolderBusy
+from lodestar.pipelines.take.journal import FORMAT, MANIFEST, FinalFile, Journal, digest, unfinished_beside
+from lodestar.tests.full_disk import files_limited_to
 
 pytestmark = pytest.mark.once
 
@@ -212,7 +211,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 def test_a_killed_run_does_not_block_the_next(tmp_path):
     script = ("import runpy, sys, time\n"
               f"runpy.run_path({str(Path(__file__).with_name('conftest.py'))!r})\n"
-              "from lodestar.pipelines.journal import Journal\n"
+              "from lodestar.pipelines.take.journal import Journal\n"
               f"journal = Journal.open({str(tmp_path)!r}, [])\n"
               "print('held', flush=True)\ntime.sleep(60)\n")
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

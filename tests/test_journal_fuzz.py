@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lodestar.pipelines.folder_lock import FolderBusy
-from lodestar.pipelines.journal import MANIFEST
 from lodestar.pipelines.safe_files import NotReadable, NotWritten
-
-from .test_video_writer import stored
+from lodestar.pipelines.take.folder_lock import FolderBusy
+from lodestar.pipelines.take.journal import MANIFEST
+from lodestar.tests.test_video_writer import stored
 
 pytestmark = pytest.mark.once
 

@@ -1,8 +1,8 @@
 """Which folder a take has, and what it takes over from those beside it."""
 import pytest
 import torch
-from lodestar.pipelines.journal import Journal
-from lodestar.pipelines.kept_chunks import copy_kept_chunks, take_folder
+from lodestar.pipelines.take.journal import Journal
+from lodestar.pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
 
 pytestmark = pytest.mark.once
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import golden
 import pytest
 import torch
-from lodestar.backbones.longcat.config import AudioConfig, LongCatConfig
-from lodestar.backbones.longcat.int8 import quantized
-from lodestar.backbones.longcat.lora import is_official, ordinary
-from lodestar.backbones.longcat.network import LongCat
+from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
+from lodestar.networks.longcat.int8 import quantized
+from lodestar.networks.longcat.lora import is_official, ordinary
+from lodestar.networks.longcat.network import LongCat
 from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path(__file__).with_name("golden") / "longcat"

@@ -3,9 +3,18 @@ import math
 
 import pytest
 import torch
-from lodestar.techniques import speech_waveform as waveform
+from lodestar.techniques.audio import waveform
+from lodestar.techniques.audio.features import (
+    halved,
+    resampled,
+    silence_after,
+    whisper_features,
+    whisper_groups,
+    windows,
+)
+from lodestar.techniques.audio.speaker_tracks import padded, placed
 from lodestar.techniques.flow_schedules import schedule
-from lodestar.techniques.people import (
+from lodestar.techniques.speaker_masks import (
     background,
     box_masks,
     centers,
@@ -14,15 +23,6 @@ from lodestar.techniques.people import (
     person_map,
     query_positions,
     token_masks,
-)
-from lodestar.techniques.speaker_tracks import padded, placed
-from lodestar.techniques.speech_features import (
-    halved,
-    resampled,
-    silence_after,
-    whisper_features,
-    whisper_groups,
-    windows,
 )
 from lodestar.techniques.speech_guidance import as_pair, combined, projection_scale, shares, zero_guided
 from torch.utils._python_dispatch import TorchDispatchMode

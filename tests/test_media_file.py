@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.evaluate import evaluate
 from lodestar.pipelines.media_file import MediaFile
-from lodestar.pipelines.moving_pictures import VideoFile
+from lodestar.pipelines.metrics.report import evaluate
+from lodestar.pipelines.metrics.video_reader import VideoFile
 
 RATE, SECONDS = 16_000, 2
 

@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.metrics_frechet import WindowedFrechet, frechet_distance, picture_features
-from lodestar.pipelines.metrics_identity import Identity
-from lodestar.pipelines.metrics_lipsync import LipSync, SpeechEnergy, loudness, mouth_opening
-from lodestar.pipelines.moving_pictures import sound_of
+from lodestar.pipelines.metrics.frechet import WindowedFrechet, frechet_distance, picture_features
+from lodestar.pipelines.metrics.identity import Identity
+from lodestar.pipelines.metrics.lipsync import LipSync, SpeechEnergy, loudness, mouth_opening
+from lodestar.pipelines.metrics.video_reader import sound_of
 
 FPS = 25
 

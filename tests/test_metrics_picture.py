@@ -4,14 +4,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.metrics import CURVE_POINTS, Track
-from lodestar.pipelines.metrics_colour import ColourDrift, ciede2000, lab_of_light, linear_light
-from lodestar.pipelines.metrics_flicker import Flicker
-from lodestar.pipelines.metrics_freeze import Freezes
-from lodestar.pipelines.metrics_motion import Motion
-from lodestar.pipelines.metrics_repetition import Likeness, Repetition
-from lodestar.pipelines.metrics_seam import Seams
-from lodestar.pipelines.metrics_sharpness import Sharpness
+from lodestar.pipelines.metrics.colour import ColourDrift, ciede2000, lab_of_light, linear_light
+from lodestar.pipelines.metrics.flicker import Flicker
+from lodestar.pipelines.metrics.freeze import Freezes
+from lodestar.pipelines.metrics.motion import Motion
+from lodestar.pipelines.metrics.repetition import Likeness, Repetition
+from lodestar.pipelines.metrics.seam import Seams
+from lodestar.pipelines.metrics.sharpness import Sharpness
+from lodestar.pipelines.metrics.track import CURVE_POINTS, Track
 
 FPS, SIDE = 25, 48
 # Sharma, Wu, Dalal (2005), table 1: L1 a1 b1, L2 a2 b2, difference

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.metrics_syncnet import FaceCrops, SyncNetScores, face_crop, shown_at
-from lodestar.pipelines.moving_pictures import Sound, sound_of
-from lodestar.pipelines.speech_mfcc import SpeechMfcc
+from lodestar.pipelines.metrics.mfcc import SpeechMfcc
+from lodestar.pipelines.metrics.syncnet import FaceCrops, SyncNetScores, face_crop, shown_at
+from lodestar.pipelines.metrics.video_reader import Sound, sound_of
 from safetensors.numpy import load_file
 
 GOLDEN = Path(__file__).with_name("golden") / "syncnet" / "mfcc.safetensors"

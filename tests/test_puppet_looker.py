@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.evaluate import evaluate
-from lodestar.pipelines.moving_pictures import Clip
+from lodestar.pipelines.metrics.report import evaluate
+from lodestar.pipelines.metrics.video_reader import Clip
 from lodestar.training.puppet.drawing import HEAD_CENTRE, STATE, draw
 from lodestar.training.puppet.identity import CHOICES, HELD_OUT_SEEDS, LETTERS, NUMBERS, identity
 from lodestar.training.puppet.looker import HEAD, SIZE, WEIGHTS, Looker, error, lesson, looker, straight

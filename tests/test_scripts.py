@@ -7,15 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import comfy_server
 import demo
-import downloads
-import environment
 import pytest
+from lib import comfy_server, downloads, environment
 
 pytestmark = pytest.mark.once
 
-SCRIPTS = Path(environment.__file__).parent
+SCRIPTS = environment.PACK / "scripts"
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +162,7 @@ def test_a_machine_without_a_card_gets_the_small_torch_where_there_is_one(tmp_pa
 
 
 def test_one_process_at_a_time(tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import environment, pathlib, time\n"
+    code = (f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from lib import environment; import pathlib, time\n"
             f"with environment.only_one(pathlib.Path({str(tmp_path / 'lock')!r})):\n"
             "    print('in', flush=True); time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:

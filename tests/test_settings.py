@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.backbones.longcat.versions import AVATAR_10, AVATAR_15, BASE, PUPPET, version_of
-from lodestar.backbones.settings import WIDEST, choose_settings
+from lodestar.networks.longcat.versions import AVATAR_10, AVATAR_15, BASE, PUPPET, version_of
+from lodestar.pipelines.take.settings import WIDEST, choose_settings
 
 
 def picture(width, height):

@@ -1,7 +1,7 @@
 """Two recordings are told apart by a quarter of a second, and a recording is known by its opening."""
 import pytest
 import torch
-from lodestar.techniques.sound_marks import apart_from, sound_marks
+from lodestar.techniques.audio.recording_digests import apart_from, sound_marks
 
 pytestmark = pytest.mark.once
 

@@ -1,10 +1,10 @@
-"""techniques/speech_mel.py against a loop over frames, and what the puppet relies on."""
+"""techniques/audio/mel.py against a loop over frames, and what the puppet relies on."""
 import math
 
 import numpy as np
 import pytest
 import torch
-from lodestar.techniques.speech_mel import CHANNELS, HOP, LAYERS, STEP, WINDOW, filters, mel_steps
+from lodestar.techniques.audio.mel import CHANNELS, HOP, LAYERS, STEP, WINDOW, filters, mel_steps
 
 
 def tone(hertz: float, seconds: float = 1.0) -> torch.Tensor:

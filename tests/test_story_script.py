@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.pipelines.story_script import clock, parse_story, prompts_for_chunks
+from lodestar.pipelines.take.story import clock, parse_story, prompts_for_chunks
 
 pytestmark = pytest.mark.once
 

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.evaluate import NO_FACE_BOX, NO_SYNC_WINDOW, evaluate
-from lodestar.pipelines.faces import Look
-from lodestar.pipelines.metrics_syncnet import face_crop
-from lodestar.pipelines.moving_pictures import Clip
-from lodestar.pipelines.report_picture import figures_of, missing_of, report_picture
-from lodestar.pipelines.speech_mfcc import SpeechMfcc
-from lodestar.pipelines.syncnet import SyncNetMissing, load_syncnet
+from lodestar.networks.syncnet import SyncNetMissing, load_syncnet
+from lodestar.pipelines.metrics.faces import Look
+from lodestar.pipelines.metrics.mfcc import SpeechMfcc
+from lodestar.pipelines.metrics.report import NO_FACE_BOX, NO_SYNC_WINDOW, evaluate
+from lodestar.pipelines.metrics.report_picture import figures_of, missing_of, report_picture
+from lodestar.pipelines.metrics.syncnet import face_crop
+from lodestar.pipelines.metrics.video_reader import Clip
 from torch.nn import functional
 
 FPS, HEIGHT, WIDTH = 25, 160, 192
@@ -194,7 +194,7 @@ def speaker(frames=20):
 @pytest.fixture(scope="module")
 def models(folder):
     pytest.importorskip("cv2", reason="opencv-python, which requirements.txt names, is not installed here")
-    from .tiny_onnx import write_detector, write_recogniser
+    from lodestar.tests.tiny_onnx import write_detector, write_recogniser
     write_detector(folder / "face_detection_yunet_2023mar.onnx")
     write_recogniser(folder / "face_recognition_sface_2021dec.onnx")
     return folder

@@ -6,14 +6,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.chunk_plan import plan_take
-from lodestar.pipelines.journal import Journal
 from lodestar.pipelines.safe_files import NotReadable
-from lodestar.pipelines.take import make_take
-from lodestar.pipelines.video_writer import VideoWriter
+from lodestar.pipelines.take.journal import Journal
+from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.take import make_take
+from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
-
-from .tiny_backbone import ToyModel, ToyOverlapStream, ToyStream, decode_at_once, toy_encode
+from lodestar.tests.tiny_backbone import ToyModel, ToyOverlapStream, ToyStream, decode_at_once, toy_encode
 
 WIDTH, HEIGHT, FPS = 32, 16, Fraction(25)
 LOSSLESS = 0  # crf: what is compared is then what the driver wrote, whatever x264 decides

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 import torch
-from lodestar.pipelines.tensor_digest import WORDS, folded_here, folded_on_card, tensor_digest
+from lodestar.pipelines.take.tensor_digest import WORDS, folded_here, folded_on_card, tensor_digest
 
 BLOCK = WORDS * 8       # bytes
 

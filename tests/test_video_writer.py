@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 from av.video.frame import PictureType
-from lodestar.pipelines import video_writer
-from lodestar.pipelines.chunk_plan import plan_take
-from lodestar.pipelines.journal import Journal
 from lodestar.pipelines.safe_files import NotWritten
-from lodestar.pipelines.take import make_take
-from lodestar.pipelines.video_writer import VideoWriter
+from lodestar.pipelines.take import video_writer
+from lodestar.pipelines.take.journal import Journal
+from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.take import make_take
+from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
-
-from .full_disk import files_limited_to, limit_files_to
-from .tiny_backbone import ToyModel, ToyStream
+from lodestar.tests.full_disk import files_limited_to, limit_files_to
+from lodestar.tests.tiny_backbone import ToyModel, ToyStream
 
 pytestmark = pytest.mark.once
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from lodestar.techniques.weight_files import amount, read_weights, surplus_bytes
+from lodestar.networks.weight_files import amount, read_weights, surplus_bytes
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.once

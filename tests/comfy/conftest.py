@@ -1,26 +1,11 @@
 """Puts a real ComfyUI on the path, on CPU and with a base folder of its own, before anything of it is imported."""
-import importlib.util
 import os
 import tempfile
 from pathlib import Path
 
-import comfy_server
-import environment
 import pytest
-
-
-def load_beside(name: str):
-    """The module <name>.py of this folder, which is not on sys.path: ComfyUI has a `server` of its own."""
-    spec = importlib.util.spec_from_file_location(f"lodestar_tests_{name}", Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fixtures = load_beside("server")
-start_server, server, official, tiny_models = (
-    fixtures.start_server, fixtures.server, fixtures.official, fixtures.tiny_models)
-
+from lib import comfy_server, environment
+from server_fixtures import official, server, start_server, tiny_models  # noqa: F401
 
 COMFYUI = environment.newest_comfyui()
 if environment.comfyui_version(COMFYUI) is None:
@@ -49,14 +34,16 @@ def base(tiny_models) -> Path:
 
 @pytest.fixture(scope="session")
 def wan():
-    """wan_models.py beside this file: tiny Wan models and one call of them."""
-    return load_beside("wan_models")
+    """The rig's wan_models: tiny Wan models and one call of them."""
+    import wan_models
+    return wan_models
 
 
 @pytest.fixture(scope="session")
 def longcat():
-    """longcat_models.py beside this file: tiny LongCat models, headless twins, and sampling by hand."""
-    return load_beside("longcat_models")
+    """The rig's longcat_models: tiny LongCat models, headless twins, and sampling by hand."""
+    import longcat_models
+    return longcat_models
 
 
 @pytest.fixture(autouse=True)

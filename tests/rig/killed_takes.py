@@ -17,12 +17,12 @@ runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))
 
 import torch  # noqa: E402
 from lodestar.pipelines import safe_files  # noqa: E402
-from lodestar.pipelines.chunk_plan import plan_take  # noqa: E402
-from lodestar.pipelines.final_file import find_published, publish  # noqa: E402
-from lodestar.pipelines.journal import Journal  # noqa: E402
-from lodestar.pipelines.take import make_take  # noqa: E402
-from lodestar.pipelines.tensor_digest import tensor_digest  # noqa: E402
-from lodestar.pipelines.video_writer import VideoWriter  # noqa: E402
+from lodestar.pipelines.take.final_file import find_published, publish  # noqa: E402
+from lodestar.pipelines.take.journal import Journal  # noqa: E402
+from lodestar.pipelines.take.plan import plan_take  # noqa: E402
+from lodestar.pipelines.take.take import make_take  # noqa: E402
+from lodestar.pipelines.take.tensor_digest import tensor_digest  # noqa: E402
+from lodestar.pipelines.take.video_writer import VideoWriter  # noqa: E402
 from lodestar.techniques.timeline import Timeline  # noqa: E402
 
 tiny = runpy.run_path(str(Path(__file__).parents[1] / "tiny_backbone.py"))

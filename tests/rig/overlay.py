@@ -18,7 +18,7 @@ import touch_points
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "golden" / "comfyui_newest.json"
-FLOORS = ("backbones", "host", "nodes")
+FLOORS = ("networks", "backbones", "host", "nodes")    # networks call what ComfyUI hands them
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "comfyui_version", "folder_paths", "latent_preview",
         "node_helpers", "server"}
 HOMES = {"comfy_api.latest.io": "comfy_api.latest._io", "comfy_api.latest.ui": "comfy_api.latest._ui",

@@ -21,18 +21,18 @@ POINTS = {
         "executor.class_obj.diffusion_model": f"{BASE}.diffusion_model",
         "guider.model_patcher": f"{GUIDER}.model_patcher", "guider.model_options": f"{GUIDER}.model_options",
         "guider.original_conds": f"{GUIDER}.original_conds", "guider.conds": f"{GUIDER}.conds"},
-    "backbones/audio_encoder.py": {"progress.update": f"{BAR}.update"},
+    "backbones/audio/encoder.py": {"progress.update": f"{BAR}.update"},
     "backbones/comfy_values.py": {
         "patcher.object_patches_backup": f"{PATCHER}.object_patches_backup", "patcher.backup": f"{PATCHER}.backup",
         "patcher.object_patches": f"{PATCHER}.object_patches", "patcher.hook_backup": f"{PATCHER}.hook_backup",
         "patcher.get_model_object": f"{PATCHER}.get_model_object", "value.patcher": f"{VAE}.patcher"},
-    "backbones/longcat/layers.py": {"self.attention": "comfy.ldm.modules.attention.attention_basic"},
-    "backbones/longcat_files.py": {
+    "networks/longcat/layers.py": {"self.attention": "comfy.ldm.modules.attention.attention_basic"},
+    "backbones/longcat/loader.py": {
         "manager.get_torch_device": f"{MEMORY}.get_torch_device", "manager.unet_dtype": f"{MEMORY}.unet_dtype",
         "manager.unet_offload_device": f"{MEMORY}.unet_offload_device",
         "manager.unet_manual_cast": f"{MEMORY}.unet_manual_cast",
         "patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
-    "backbones/longcat_model.py": {
+    "backbones/longcat/model.py": {
         "super().extra_conds": f"{BASE}.extra_conds", "super().memory_required": f"{BASE}.memory_required",
         "self.process_latent_in": f"{BASE}.process_latent_in",
         "self.memory_usage_factor_conds": f"{BASE}.memory_usage_factor_conds"},
@@ -52,18 +52,18 @@ POINTS = {
         "vae.encode": f"{VAE}.encode", "vae.throw_exception_if_invalid": f"{VAE}.throw_exception_if_invalid",
         "vae.first_stage_model.decoder": "comfy.ldm.wan.vae.WanVAE.decoder",
         "model.conv2": "comfy.ldm.wan.vae.WanVAE.conv2", "self._decoder": "comfy.ldm.wan.vae2_2.Decoder3d.forward"},
-    "backbones/wan.py": {"module.ref_conv": f"{WAN}.WanModel.ref_conv", "module.in_dim": f"{WAN}.WanModel.in_dim",
+    "backbones/wan/base.py": {"module.ref_conv": f"{WAN}.WanModel.ref_conv", "module.in_dim": f"{WAN}.WanModel.in_dim",
                          "module.out_dim": f"{WAN}.WanModel.out_dim"},
-    "backbones/wan_call.py": {
+    "backbones/wan/call.py": {
         "self.module.rope_encode": f"{WAN}.WanModel.rope_encode",
         "self.module.patch_size": f"{WAN}.WanModel.patch_size",
         "self.module.rope_embedder": f"{WAN}.WanModel.rope_embedder", "self.module.out_dim": f"{WAN}.WanModel.out_dim"},
-    "backbones/wan_s2v.py": {"own_rope": f"{WAN}.WanModel.rope_encode"},
-    "backbones/wan_s2v_audio.py": {
+    "backbones/wan/s2v.py": {"own_rope": f"{WAN}.WanModel.rope_encode"},
+    "backbones/wan/s2v_audio.py": {
         "module.casual_audio_encoder": f"{WAN}.WanModel_S2V.casual_audio_encoder",
         "encoder": f"{WAN}.CausalAudioEncoder.forward", "module.audio_injector": f"{WAN}.AudioInjector_WAN.forward",
         "module.audio_injector.injected_block_id": f"{WAN}.AudioInjector_WAN.injected_block_id"},
-    "backbones/wan_s2v_timesteps.py": {
+    "backbones/wan/s2v_timesteps.py": {
         "call.module.frame_packer": f"{WAN}.WanModel_S2V.frame_packer", "packer.proj": f"{WAN}.FramePackMotioner.proj",
         "packer.proj_2x": f"{WAN}.FramePackMotioner.proj_2x", "packer.proj_4x": f"{WAN}.FramePackMotioner.proj_4x",
         "packer.zip_frame_buckets": f"{WAN}.FramePackMotioner.zip_frame_buckets"},
@@ -90,15 +90,15 @@ POINTS = {
 STAND_INS = {
     ("backbones/attach.py", "with_run"): f"{GUIDER}.outer_sample",
     ("backbones/attach.py", "with_room"): "comfy.sampler_helpers.prepare_sampling",
-    ("backbones/longcat_model.py", "LongCatVideo.extra_conds"): f"{BASE}.extra_conds",
-    ("backbones/longcat_model.py", "LongCatVideo.extra_conds_shapes"): f"{BASE}.extra_conds_shapes",
-    ("backbones/longcat_model.py", "LongCatVideo.memory_required"): f"{BASE}.memory_required",
-    ("backbones/longcat_model.py", "LongCatVideo.scale_latent_inpaint"): f"{BASE}.scale_latent_inpaint",
+    ("backbones/longcat/model.py", "LongCatVideo.extra_conds"): f"{BASE}.extra_conds",
+    ("backbones/longcat/model.py", "LongCatVideo.extra_conds_shapes"): f"{BASE}.extra_conds_shapes",
+    ("backbones/longcat/model.py", "LongCatVideo.memory_required"): f"{BASE}.memory_required",
+    ("backbones/longcat/model.py", "LongCatVideo.scale_latent_inpaint"): f"{BASE}.scale_latent_inpaint",
     ("backbones/speech_guider.py", "SpeechGuider.predict_noise"): f"{GUIDER}.predict_noise",
-    ("backbones/wan_s2v.py", "WanS2V.with_layout.rope"): f"{WAN}.WanModel.rope_encode",
+    ("backbones/wan/s2v.py", "WanS2V.with_layout.rope"): f"{WAN}.WanModel.rope_encode",
 }
 # Lists of ours that are the first parameters of a function of ComfyUI's
-ORDERS = {("backbones/wan_call.py", "NAMES"): f"{WAN}.WanModel._forward"}
+ORDERS = {("backbones/wan/call.py", "NAMES"): f"{WAN}.WanModel._forward"}
 # Only asked for where the ComfyUI has it
 GUARDED = {"comfy.model_prefetch.pause_malloc_graph", "comfy.model_management.archive_model_dtypes",
            f"{PATCHER}.cached_patcher_init"}

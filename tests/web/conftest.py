@@ -2,10 +2,9 @@
 import sys
 from pathlib import Path
 
-import comfy_server
-import environment
 import frontend as browser
 import pytest
+from lib import comfy_server, environment
 
 
 @pytest.fixture(scope="session")

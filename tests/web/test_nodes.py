@@ -1,6 +1,6 @@
 """The pack in the page: it loads in silence, every node can be added in both renderers, tooltips and help are there."""
-import environment
 import pytest
+from lib import environment
 from playwright.sync_api import expect
 
 PAGES = sorted((environment.PACK / "web" / "docs").glob("*.md"))

@@ -1,8 +1,8 @@
 """What the Long Take node says in the page while it works, after a cancel, and when it goes on."""
 import json
 
-import environment
 import pytest
+from lib import environment
 
 LONG = {"LodestarPlanTake": {"width": 64, "height": 64, "chunk_frames": 17, "max_seconds": 3},
         "BasicScheduler": {"steps": 40}, "RandomNoise": {"control_after_generate": "fixed"}}

@@ -4,8 +4,8 @@ import re
 import time
 
 import demo
-import environment
 import pytest
+from lib import environment
 
 WORKFLOWS = environment.PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

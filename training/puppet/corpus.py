@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lodestar.techniques.speech_waveform import leveled
+from lodestar.techniques.audio.waveform import leveled
 
 from .speech import LETTER_VISEMES, SAMPLE_RATE, SILENT_LETTERS, Track, load_tracks, save_track
 

@@ -4,23 +4,16 @@ from pathlib import Path
 
 import torch
 
-PACK = Path(__file__).resolve().parents[2]
-
 
 def alone(lock: Path):
     """The context in which this process holds `lock`; it waits until no other does."""
-    if str(PACK / "scripts") not in sys.path:
-        sys.path.append(str(PACK / "scripts"))
-    import environment
+    from lib import environment
     return environment.only_one(lock)
 
 
 def wan_vae(width: int, device="cpu"):
     """ComfyUI's Wan 2.1 VAE of `width` channels at full size, randomly initialised, on `device`."""
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK]   # it hides ComfyUI's `nodes`
-    if str(PACK / "scripts") not in sys.path:
-        sys.path.append(str(PACK / "scripts"))
-    import environment
+    from lib import environment
     if "comfy" not in sys.modules:
         environment.bring_comfyui(environment.newest_comfyui(), cpu=str(device) == "cpu")
     import comfy.ldm.wan.vae

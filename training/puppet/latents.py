@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lodestar.techniques.speech_mel import mel_steps
+from lodestar.techniques.audio.mel import mel_steps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import max_pool2d

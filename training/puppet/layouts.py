@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lodestar.techniques.speech_features import window_steps
+from lodestar.techniques.audio.features import window_steps
 from torch import Tensor
 
 from .latents import CLIPS, ENCODED_AFRESH, HEARD, LATENTS, PICTURES, REFERENCE

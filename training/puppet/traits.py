@@ -13,18 +13,7 @@ import torch
 from torch import Tensor
 
 from .drawing import STATE, STYLES
-from .identity import (
-    ALPHABET,
-    CHOICES,
-    COLOURS,
-    LETTERS,
-    MOLES,
-    NUMBERS,
-    SCENE,
-    TRAINING_SEEDS,
-    Identity,
-    identity,
-)
+from .identity import ALPHABET, CHOICES, COLOURS, LETTERS, MOLES, NUMBERS, SCENE, TRAINING_SEEDS, Identity, identity
 
 OPTIONS = {name: tuple(dict.fromkeys(options)) for name, options in CHOICES.items()}
 OPTIONS |= {f"letter{index}": (*ALPHABET, " ") for index in range(LETTERS)}

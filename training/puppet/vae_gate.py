@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lodestar.pipelines.metrics_sharpness import sharpness
+from lodestar.pipelines.metrics.sharpness import sharpness
 from PIL import Image
 from torch import Tensor
 

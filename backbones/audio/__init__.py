@@ -1,0 +1,1 @@
+"""Speech encoders inside ComfyUI, and their features on the wire."""

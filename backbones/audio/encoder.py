@@ -1,0 +1,228 @@
+"""Speech encoders on ComfyUI's AUDIO_ENCODER socket, and their features for speech of any length.
+
+No paper: wav2vec2 and whisper as their authors publish them. Core's loader serves the checkpoints it knows and
+transformers the rest; both run in overlapping windows: the memory of one window, and whisper does not stop at 30 s.
+"""
+import importlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import comfy.audio_encoders.audio_encoders as core
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+import torchaudio
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...techniques.audio.windows import Window, kept, plan_windows, select_layers
+from ...techniques.socket_values import audio_clip, described, mono_of
+from ..allocator import give_back
+from ..weight_files import load_weights
+from .families import RATE, LogMel, Wav2Vec2, Whisper
+from .feature_file import FeatureFile
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+NORMALIZE = ("auto", "on", "off")
+# model_type of the config -> config class, network class, prefixes its weights may carry
+TRANSFORMERS = {
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2Model", ("wav2vec2.", "")),
+    "hubert": ("HubertConfig", "HubertModel", ("hubert.", "")),
+    "whisper": ("WhisperConfig", "WhisperEncoder", ("model.encoder.", "encoder.", "")),
+}
+LARGEST_RATIO_TERM = 1000   # 44.1 kHz is 160/441
+CHUNK_SECONDS = 30
+logger = logging.getLogger("lodestar")
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechEncoder:
+    """What our loader puts on an AUDIO_ENCODER socket."""
+    family: Wav2Vec2 | Whisper | LogMel
+    patcher: comfy.model_patcher.ModelPatcher
+
+    def encode_audio(self, audio: Tensor, sample_rate: int) -> dict:
+        """Core's manners: `audio` (1, channels, N) -> AUDIO_ENCODER_OUTPUT with every layer."""
+        return encode_speech(self, {"waveform": audio, "sample_rate": sample_rate})
+
+
+def as_speech_encoder(audio_encoder) -> SpeechEncoder:
+    """Ours as it is; one from core's loader, wrapped around the same model and patcher."""
+    if isinstance(audio_encoder, SpeechEncoder):
+        return audio_encoder
+    network = getattr(audio_encoder, "model", None)
+    if isinstance(network, core.Wav2Vec2Model):
+        family: Wav2Vec2 | Whisper = Wav2Vec2(network, network.encoder.do_stable_layer_norm,
+                                              1 if network.do_normalize else None)
+    elif isinstance(network, core.WhisperLargeV3):
+        family = Whisper(network.encoder)
+    else:
+        raise ValueError(f"got {described(network or audio_encoder)}, wanted wav2vec2, hubert or whisper from Load "
+                         "Audio Encoder (core's or Lodestar's)")
+    return SpeechEncoder(family, audio_encoder.patcher)
+
+
+@torch.no_grad()
+def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", window_seconds: float = 30.0,
+                  overlap_seconds: float = 4.0) -> dict:
+    """Encode a whole AUDIO -> AUDIO_ENCODER_OUTPUT, float32 rows on disk that read as CPU tensors.
+
+    `encoded_audio` (1, S, C) is the final output, `encoded_audio_all_layers` a tuple of the selected layers (1, S, C),
+    `audio_samples` the length at 16 kHz, `rate_hz` the rows per second, `family` wav2vec2 or whisper, `files` what
+    holds the layers. One pass where the speech fits one window; whisper's window is always its own 30 s. ValueError
+    names the input at fault.
+    """
+    sound = audio_clip(audio)
+    give_back()     # what decoding the sound left behind
+    speech = resampled(mono_of(sound), sound["sample_rate"])
+    family = encoder.family
+    chosen = select_layers(layers, family.layer_count)
+    needed = tuple(sorted({*chosen, family.layer_count - 1}))
+    windows = plan_windows(family.rows(speech.shape[1]), family.window_rows or round(window_seconds * family.rate_hz),
+                           round(overlap_seconds * family.rate_hz))
+    logger.info("%s: %.2f s of speech in %d window(s), %d of %d layers", family.name, speech.shape[1] / RATE,
+                len(windows), len(chosen), family.layer_count)
+    comfy.model_management.load_model_gpu(encoder.patcher)
+    clip = family.open(speech, encoder.patcher.load_device, windows)
+    file = FeatureFile()
+    for layers_of_window in kept(windows, (clip.encode(window, needed) for window in watched(windows))):
+        file.append(layers_of_window)
+    give_back()
+    stored = dict(zip(needed, file.layers(), strict=True))
+    return {"encoded_audio": stored[needed[-1]], "encoded_audio_all_layers": tuple(stored[index] for index in chosen),
+            "audio_samples": speech.shape[1], "rate_hz": family.rate_hz, "family": family.name, "files": (file,)}
+
+
+def watched(windows: Sequence[Window]) -> Iterator[Window]:
+    """Each window in turn, with ComfyUI's progress bar and its cancel button."""
+    progress = comfy.utils.ProgressBar(len(windows))
+    for window in windows:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield window
+        progress.update(1)
+
+
+def resampled(waveform: Tensor, rate: int, wanted: int = RATE) -> Tensor:
+    """(C, N) at `rate` Hz -> (C, ceil(N * wanted / rate)), as torchaudio in one piece, but a chunk at a time."""
+    ratio = Fraction(wanted, rate)
+    new, old = ratio.numerator, ratio.denominator
+    if ratio == 1:
+        return waveform
+    if max(new, old) > LARGEST_RATIO_TERM:
+        return torch.cat([torch.cat(list(sinc_resampled(channel[None], rate, wanted)), 1) for channel in waveform])
+    chunk, margin = (-(-seconds * rate // old) * old for seconds in (CHUNK_SECONDS, Fraction(1, 10)))
+    pieces = []
+    for start in range(0, waveform.shape[1], chunk):
+        left = max(0, start - margin)
+        piece = torchaudio.functional.resample(waveform[:, left:start + chunk + margin], old, new)
+        first = (start - left) // old * new
+        pieces.append(piece[:, first:first + chunk // old * new])
+    return torch.cat(pieces, 1)
+
+
+def sinc_resampled(mono: Tensor, rate: int, wanted: int = RATE) -> Iterator[Tensor]:
+    """torchaudio's filter (Hann-windowed sinc, 6 zeros, rolloff 0.99), each tap computed where it is needed: for rates
+    whose ratio has so many phases that a table of them would take gigabytes (44099 Hz to 16 kHz: 3 GB)."""
+    zeros, cutoff = 6, 0.99 * min(rate, wanted) / rate
+    reach = math.ceil(zeros / cutoff)
+    around = pad(mono, (reach, reach + 1)).unfold(1, 2 * reach + 2, 1)[0]
+    taps, samples = torch.arange(-reach, reach + 2), -(-mono.shape[1] * wanted // rate)
+    for start in range(0, samples, wanted):
+        position = torch.arange(start, min(start + wanted, samples)) * rate
+        offset = ((taps - (position % wanted / wanted)[:, None]) * cutoff).clamp(-zeros, zeros)
+        kernel = torch.sinc(offset) * torch.cos(offset * (math.pi / 2 / zeros)) ** 2
+        yield (around[position // wanted] * kernel).sum(1)[None] * cutoff
+
+
+def log_mel() -> SpeechEncoder:
+    """The encoder without weights."""
+    device = torch.device("cpu")
+    return SpeechEncoder(LogMel(), comfy.model_patcher.ModelPatcher(torch.nn.ModuleList(), device, device))
+
+
+def load_audio_encoder(path: Path, normalize: str = "auto") -> SpeechEncoder:
+    """A weights file, or a folder in the transformers layout, -> an encoder. Never touches the network.
+
+    `normalize` says whether wav2vec2 gets zero mean and unit variance; "auto" is what the model's own files say.
+    ValueError names `audio_encoder_name` when the files cannot be read, are not supported, or do not fit together.
+    """
+    weights = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
+        raise ValueError(f"audio_encoder_name: {path.name} has neither {' nor '.join(WEIGHTS)}; download one of them")
+    state, metadata = load_weights(weights, "audio_encoder_name")
+    if path.is_file() and "config" not in metadata and core_knows(state):
+        encoder = as_speech_encoder(core.load_audio_encoder_from_sd(state))
+    else:
+        encoder = transformers_encoder(state, read_config(weights, metadata), path.name)
+    if normalize == "auto":
+        return encoder
+    if not isinstance(encoder.family, Wav2Vec2):
+        raise ValueError(f"normalize: got {normalize!r}, but {encoder.family.name} has no such step; choose auto")
+    correction = None if normalize == "off" else encoder.family.variance_correction or 0
+    return replace(encoder, family=replace(encoder.family, variance_correction=correction))
+
+
+def core_knows(state: dict[str, Tensor]) -> bool:
+    """Core tells its three checkpoints by width alone; here depth and front end must fit too."""
+    shapes = {name.removeprefix("wav2vec2."): tuple(tensor.shape) for name, tensor in state.items()}
+    depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
+    front = "feature_extractor.conv_layers.1.layer_norm.weight" in shapes
+    speech = shapes.get("encoder.layer_norm.bias"), depth, front
+    return speech in (((1024,), 24, True), ((768,), 12, False)) or \
+        shapes.get("model.encoder.conv1.weight") == (1280, 128, 3)
+
+
+def read_config(weights: Path, metadata: dict[str, str]) -> dict:
+    """The transformers config: from the file's metadata, or from config.json and preprocessor_config.json beside it."""
+    try:
+        if "config" in metadata:
+            return json.loads(metadata["config"])
+        beside = (weights.with_name(name) for name in ("config.json", "preprocessor_config.json"))
+        merged: dict = {}
+        for file in beside:
+            merged |= json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except (ValueError, OSError) as error:
+        raise ValueError(f"audio_encoder_name: the config of {weights.name} is not readable JSON ({error})") from error
+    return merged
+
+
+def transformers_encoder(state: dict[str, Tensor], config: dict, name: str) -> SpeechEncoder:
+    kind = config.get("model_type")
+    if kind not in TRANSFORMERS:
+        raise ValueError(f"audio_encoder_name: {name} is not a checkpoint that ComfyUI knows, and its config says "
+                         f"model_type {kind!r}; wanted {', '.join(TRANSFORMERS)} with a config.json beside the weights")
+    config_class, network_class, prefixes = TRANSFORMERS[kind]
+    try:
+        library = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"audio_encoder_name: {name} needs a library that is missing ({error}); run: "
+                         f"pip install transformers") from error
+    network = getattr(library, network_class)(getattr(library, config_class).from_dict(config)).float().eval()
+    fill(network, state, prefixes, name)
+    if kind == "whisper":
+        family: Wav2Vec2 | Whisper = Whisper(network)
+    else:
+        family = Wav2Vec2(network, network.config.do_stable_layer_norm, 0 if config.get("do_normalize", True) else None)
+    holder = torch.nn.ModuleList([network])  # ComfyUI sets .device on what it manages; transformers models refuse that
+    return SpeechEncoder(family, comfy.model_patcher.ModelPatcher(
+        holder, load_device=comfy.model_management.text_encoder_device(),
+        offload_device=comfy.model_management.text_encoder_offload_device()))
+
+
+def fill(network: torch.nn.Module, state: dict[str, Tensor], prefixes: Sequence[str], name: str) -> None:
+    """Load the part of `state` that is the network; refuse when anything but the unused mask embedding is missing."""
+    prefix = next(prefix for prefix in (*prefixes, "") if any(key.startswith(prefix) for key in state))
+    own = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    try:
+        missing = sorted(set(network.load_state_dict(own, strict=False).missing_keys) - {"masked_spec_embed"})
+    except RuntimeError as error:
+        raise ValueError(f"audio_encoder_name: the weights of {name} do not fit its config ({error})") from error
+    if missing:
+        raise ValueError(f"audio_encoder_name: {name} lacks {len(missing)} weights of {type(network).__name__}, "
+                         f"{missing[0]} first; it is incomplete, or the config belongs to another model")

@@ -1,0 +1,250 @@
+"""LongCat-Video and LongCat-Video-Avatar (paper 001) as a backbone: how a layout, a chunk and speech reach our model.
+
+Clean frames open the sequence: reference and anchors, each seeing itself alone, then the context. Their keys and values
+are kept for the length of a sampling run.
+"""
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import comfy.latent_formats
+import torch
+from torch import Tensor
+
+from ...networks.longcat.call import CleanCache
+from ...networks.longcat.sequence import in_order, own_layout
+from ...networks.longcat.versions import REFERENCE_INDEX, version_of
+from ...techniques.audio.windows import runs
+from ...techniques.clean_cache import CleanCaching
+from ...techniques.layout import Layout
+from ...techniques.technique import restricts_visibility
+from ..audio.speech import Speech
+from ..backbone import RUN, Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
+from ..ram_blocks import RamBlocks
+from .model import REFERENCE_KEY, LongCatVideo
+
+CONTEXT_LATENTS = 4
+OVERRIDE = "optimized_attention_override"   # of another pack: its attention for every call
+logger = logging.getLogger("lodestar")
+
+
+@dataclass(frozen=True, eq=False)
+class LongCatCall:
+    """`x`: (B, C, T, h, w) in model space, its first `known` frames clean. `extra`: the model's other conditions."""
+    executor: Any
+    x: Tensor
+    timestep: Tensor
+    context: Tensor
+    transformer_options: dict
+    extra: dict[str, Any]
+
+    @property
+    def arguments(self) -> tuple:
+        return self.x, self.timestep, self.context, self.transformer_options
+
+    @property
+    def known(self) -> int:
+        return self.extra.get("known", 0)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        yield    # nothing stands in for anything: the model takes its layout as arguments
+
+    def given(self, **extra) -> "LongCatCall":
+        return replace(self, extra={**self.extra, **extra})
+
+
+@dataclass(frozen=True)
+class LongCatBackbone(Backbone):
+    supported: ClassVar[str] = "LongCat-Video, LongCat-Video-Avatar 1.0 and 1.5"
+    encoder: ClassVar[str] = "LongCat Speech with chinese-wav2vec2-base for 1.0, whisper-large-v3 for 1.5"
+    name: str
+    fps: int
+    layers: int
+    rate_hz: int
+    chunk_frames: int
+    overlap_frames: int
+    grid: int
+    audio_shape: tuple[int, int] | None
+    audio_condition: str | None
+    handover: str
+    size: tuple[int, int]
+    one_size: bool
+    follows_itself: bool
+
+    @classmethod
+    def of(cls, base) -> "LongCatBackbone | None":
+        if not isinstance(base, LongCatVideo):
+            return None
+        audio = base.diffusion_model.config.audio
+        if audio is None:
+            return cls(**vars(version_of(base.version, None)), audio_shape=None, follows_itself=False,
+                       audio_condition=None)
+        version = version_of(base.version, audio.width)
+        return cls(**vars(version), audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
+                   audio_condition="audio_windows")
+
+    def text_width(self, base) -> int:
+        return base.diffusion_model.config.caption
+
+    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> LongCatCall:
+        x, timestep, context, options = args
+        pictures = kwargs.pop(REFERENCE_KEY, None)
+        known_to_run = pictures is not None or kwargs.get("reference") is None
+        call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
+        own = self.own_layout(call)
+        layout, factors = lay_out_call(own, techniques, moment, call.transformer_options)
+        if layout is not own or restricts_visibility(techniques):
+            call = with_layout(call, layout, factors, process_in)
+        caching = next((technique for technique in techniques if isinstance(technique, CleanCaching)), None)
+        return with_cache(call, caching.place, pictures) if caching is not None and known_to_run else call
+
+    def cache_bytes(self, model, noise_shape, techniques, moment) -> int:
+        """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
+        the first chunk and the second."""
+        if not any(isinstance(technique, CleanCaching) and technique.place == "VRAM" for technique in techniques):
+            return 0
+        context = CONTEXT_LATENTS if moment.context is None else max(CONTEXT_LATENTS, moment.context.shape[2])
+        frames = 1 + context + self.extra_latents(model, noise_shape, techniques, moment)
+        config, tokens = model.diffusion_model.config, noise_shape[3] * noise_shape[4] // 4
+        computed = model.manual_cast_dtype or model.get_dtype()     # whatever the weights are kept in
+        return frames * 2 * config.depth * config.hidden * tokens * computed.itemsize
+
+    @staticmethod
+    def own_layout(call: LongCatCall) -> Layout:
+        """The reference where upstream puts it, the known frames, the noise."""
+        reference = call.extra.get("reference")
+        return own_layout(call.x.shape[2], call.known, 0 if reference is None else reference.shape[2], REFERENCE_INDEX)
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """Context, or at the start of an image-driven take the picture, opens the latent and is masked out."""
+        channels, height, width = request.latent_shape
+        samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
+        known = request.context if request.context is not None else request.reference
+        conditions, silent, mask = {}, {}, None
+        if known is not None:
+            samples[:, :, :known.shape[2]] = known
+            mask = torch.ones(1, 1, request.latents, height, width)
+            mask[:, :, :known.shape[2]] = 0
+        if request.context is not None and request.reference is not None and self.audio_shape:
+            conditions["reference_latents"] = [request.reference]
+        if request.audio is not None:
+            frames = self.temporal_ratio * (request.latents - 1) + 1
+            conditions["audio_windows"] = request.audio if known is None else request.audio[:, :, -frames:]
+            silent["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
+            if request.people is not None:
+                if known is None:
+                    raise ValueError("reference: several voices need a picture of their people, and none came. Connect "
+                                     "the one that the masks or boxes were made for to Long Take")
+                conditions["people_masks"] = request.people
+        return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
+
+    def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
+        """(1, voices, frames, slots, layers, C) from the latent before the window on; of the first of all latents there
+        is but one frame, its last."""
+        before = min(first_latent, 1)
+        frames = clock.frames_for_latents(before + latents)
+        return speech.windows((first_latent - before) * self.temporal_ratio, frames, self.rate_hz // self.fps)
+
+    def check_speech(self, speech: Speech, clock) -> None:
+        super().check_speech(speech, clock)
+        if (clock.fps, speech.rate_hz) != (self.fps, self.rate_hz):
+            raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
+                             f"{self.name} was trained at {self.fps} fps with {self.rate_hz} Hz. Set fps of "
+                             f"Plan Take to 0, the model's own, and use LongCat Speech")
+        if len(speech.voices) > 1 and speech.people is None:
+            raise ValueError(f"audio_features: got {len(speech.voices)} voices and no masks of whose they are. Use Two "
+                             "Speakers")
+
+
+def in_window(call: LongCatCall) -> LongCatCall:
+    """The call with the known frames and the speech of its own context window, where a node samples in windows."""
+    window = call.transformer_options.get("context_window")
+    if window is None:
+        return call
+    frames = frames_of(window)
+    known = next((place for place, frame in enumerate(frames) if frame >= call.known), len(frames))
+    audio = call.extra.get("audio")
+    if audio is not None:
+        before = (audio.shape[2] - 1) // 4 + 1 - window.total_frames     # latents before the chunk's own
+        rows = rows_of([before + frame for frame in frames])
+        if len(frames) != call.x.shape[2] or before < 0:
+            raise ValueError(f"audio_features: the context window has latents {frames[0]} to {frames[-1]}, the speech "
+                             f"covers {(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
+        call = call.given(audio=torch.cat([audio[:, :, first:end] for first, end in runs(rows)], 2))
+    return call.given(known=known)
+
+
+def rows_of(latents: list[int]) -> list[int]:
+    """The pixel frames whose speech some latents hear: four each behind one that goes before; the take's first latent
+    has but one."""
+    first, *others = latents
+    own = [4 * first - 4, *(4 * first + step for step in range(-3, 1))] if first else [0]
+    return own + [max(4 * latent + step, 0) for latent in others for step in range(-3, 1)]
+
+
+def frames_of(window) -> list[int]:
+    """The latent frames of the sampler's that a context window holds, in its order."""
+    first = getattr(window, "causal_anchor_index", None)
+    return ([first] if first is not None and first >= 0 else []) + list(window.index_list)
+
+
+def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
+                process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
+    """The call with its frames in the network's order."""
+    pictures, times, factors = in_order(layout, factors)
+    parts = [call.extra["reference"] if span.latents is None else
+             latents_of(span, call.x, call.x.shape[1], process_in, call.transformer_options) for span in pictures]
+    return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, factors=factors)
+
+
+def with_cache(call: LongCatCall, where: str, pictures: Hashable) -> LongCatCall:
+    """The call with the keys and values of its clean frames, from this sampling run's store or made now. `pictures`: of
+    the condition's own reference, the digest.
+
+    The store knows them by host values: looking at latents would make the processor wait for the card in every step. A
+    call of which these values do not say what its clean frames are works them out itself.
+    """
+    run = call.transformer_options.get(RUN)
+    if run is None or not run.steady:
+        return call
+    key = clean_key(call, run.shape, pictures)
+    if key is None:
+        return call
+    return call.given(cache=run.once(("clean", where, key), lambda: make_cache(call, where, run.ends)))
+
+
+def clean_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
+    """What determines the clean frames of a call in a sampling run on latents of shape `sampled`. None where there are
+    none, and where the call is of some part of the latent (tiles, areas)."""
+    reference, window = call.extra.get("reference"), call.transformer_options.get("context_window")
+    frames = tuple(frames_of(window)) if window is not None else tuple(range(sampled[2]))
+    if len(frames) != call.x.shape[2] or sampled[3:] != call.x.shape[3:] or (reference is None and not call.known):
+        return None
+    return (id(call.executor.class_obj), pictures, 0 if reference is None else reference.shape[2], call.known, frames,
+            branches(call), tuple(call.x.shape), call.x.dtype, call.x.device)
+
+
+def branches(call: LongCatCall) -> int:
+    """How many conditions a batch holds one behind the other; ComfyUI batches such as have the same reference."""
+    return len(call.transformer_options.get("cond_or_uncond", (0,)))
+
+
+def make_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
+    """The keys and values of the clean frames, those of one condition: all see the same ones."""
+    reference = call.extra.get("reference")
+    parts = [part for part in (reference, call.x[:, :, :call.known]) if part is not None and part.shape[2]]
+    clean = torch.cat(parts, 2).chunk(branches(call))[0]
+    lengths = (1,) * (clean.shape[2] - call.known) + ((call.known,) if call.known else ())
+    theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
+    blocks = RamBlocks(clean.device) if where == "RAM" else None
+    if blocks is not None:
+        ends.callback(blocks.close)
+    cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
+                                           keep=None if blocks is None else blocks.park)
+    cache = cache if blocks is None else replace(cache, blocks=blocks)
+    logger.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
+                cache.bytes / 1e6, where)
+    return cache

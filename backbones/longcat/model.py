@@ -1,0 +1,197 @@
+"""LongCat-Video and LongCat-Video-Avatar (paper 001) as an ordinary ComfyUI MODEL: samplers, offload, LoRA, EasyCache.
+
+The weights keep their official names under `diffusion_model.`. What a sampler hands over (noise mask, reference, speech
+windows) becomes the sequence that the authors trained: clean frames first, at timestep 0; the velocity is -M.
+"""
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.ops
+import comfy.supported_models_base
+import torch
+from comfy.ldm.flux.math import apply_rope1
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...networks.longcat.call import CleanCache, Groups
+from ...networks.longcat.config import LongCatConfig
+from ...networks.longcat.network import LongCat, Place
+from ...networks.longcat.versions import REFERENCE_INDEX
+from ...techniques.flow_schedules import SHIFTS
+from ...techniques.rope import rotate
+from ...techniques.speaker_masks import check_people
+from ..backbone import CACHE_BYTES, RUN
+from .operations import LongCatOperations
+
+TEXT_TOKENS = 512
+REFERENCE_KEY = "reference_key"     # among a condition's values: the digest of its reference
+HIDDEN_PER_FACTOR = 2048    # ComfyUI's memory factor of a video transformer, by its width
+
+
+class LongCatNetwork(LongCat):
+    """The same weights and numbers, called as ComfyUI calls its own video models."""
+
+    def __init__(self, config: LongCatConfig, operations, dtype: torch.dtype | None = None, device=None):
+        super().__init__(config, operations, optimized_attention, dtype, device, rotate_fused)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor | None = None,  # type: ignore[override]
+                control=None, transformer_options: dict = {}, **conditions) -> Tensor:  # noqa: B006 - ComfyUI's manner
+        """Runs every DIFFUSION_MODEL wrapper around `_forward`, whose four first arguments are positional."""
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timestep, context, transformer_options, **conditions)
+
+    def placed(self, place: Place, device: torch.device, options: dict) -> tuple[Tensor, Groups]:
+        """Made once in a sampling run that has a store."""
+        run = options.get(RUN)
+        make = partial(super().placed, place, device, options)
+        return make() if run is None else run.once(("placed", id(self), place, device), make)
+
+    def _forward(self, x: Tensor, timestep: Tensor, context: Tensor | None, transformer_options: dict,
+                 audio: Tensor | None = None, people: Tensor | None = None, reference: Tensor | None = None,
+                 known: int = 0, times: Sequence[float] | None = None,
+                 factors: Mapping[tuple[int, int], float] | None = None, cache: CleanCache | None = None,
+                 **others) -> Tensor:
+        """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 where frames are known.
+
+        The first `known` frames of x are clean. `reference` (B, C, r, h, w): clean frames in front of them, a span
+        each, which the answer leaves out. `cache` stands for all of these. Rows of zeros in `context` are padding.
+        Everything else, of the whole sequence: see LongCat.forward.
+        """
+        frames, ahead = x.shape[2], 0 if reference is None else reference.shape[2]
+        if known == frames:
+            return torch.zeros_like(x, dtype=torch.float32)
+        timestep = (timestep[:, None] if timestep.ndim == 1 else timestep).expand(-1, frames)[:, known:]
+        if cache is not None:
+            x = x[:, :, known:]
+        else:
+            timestep = pad(timestep, (ahead + known, 0))
+            x = x if reference is None else torch.cat([reference.to(x), x], 2)
+        prediction = super().forward(
+            x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio, people=people,
+            clean=(1,) * ahead + (known,) * (known > 0), factors=factors, cache=cache,
+            times=[REFERENCE_INDEX] * ahead + list(range(frames)) if times is None else times,
+            transformer_options=transformer_options)
+        return pad(-prediction[:, :, known - frames:], (0, 0, 0, 0, known, 0))
+
+
+class LongCatVideo(comfy.model_base.BaseModel):
+    """What the sampler asks. `version` is a name of SHIFTS; the network's numbers are `.diffusion_model.config`."""
+
+    def __init__(self, model_config: "LongCatModelConfig", device=None):
+        super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=LongCatNetwork)
+        self.diffusion_model.requires_grad_(False)
+        self.version = model_config.version
+        self.memory_usage_factor_conds = ("reference",)
+
+    def extra_conds(self, **kwargs) -> dict:
+        """CONDITIONING to arguments of the network. Raises ValueError where text or reference are another model's.
+
+        `audio_windows` (1, people, frames, window, layers, channels); an avatar hears null audio (zeros) without it.
+        `people_masks` (1, K, H, W) in pixels. `reference_latents`: tensors in LATENT space, (1, C, r, h, w).
+        """
+        out = super().extra_conds(**kwargs)
+        noise, audio = kwargs["noise"], kwargs.get("audio_windows")
+        if "c_crossattn" in out:
+            text = self.fitted_text(out["c_crossattn"].cond)
+            out["c_crossattn"] = comfy.conds.CONDCrossAttn(text.to(kwargs.get("device")))
+        hears = self.diffusion_model.config.audio
+        if audio is None and hears is not None:
+            audio = torch.zeros(1, 1, hears.ratio * (noise.shape[2] - 1) + 1, hears.window, 1, hears.width)
+        if kwargs.get("people_masks") is not None:
+            check_people(kwargs["people_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
+        reference = self.reference(kwargs.get("reference_latents") or (), noise)
+        found = {"audio": audio, "people": kwargs.get("people_masks"), "reference": reference}
+        out |= {name: comfy.conds.CONDRegular(value.to(kwargs.get("device")))     # once, not in every step
+                for name, value in found.items() if value is not None}
+        if reference is not None:
+            out[REFERENCE_KEY] = comfy.conds.CONDConstant(digest(reference))
+        if known := known_frames(kwargs.get("denoise_mask")):
+            out["known"] = comfy.conds.CONDConstant(known)
+        return out
+
+    def fitted_text(self, text: Tensor) -> Tensor:
+        """Exactly 512 rows, as the model was trained: a padded row is attended to, so their number counts."""
+        width = self.diffusion_model.config.caption
+        if text.shape[-1] != width:
+            raise ValueError(f"prompt: got text of width {text.shape[-1]}, wanted {width}. Connect the text encoder "
+                             "that belongs to the model, or a Blank Prompt to which the model is connected")
+        return pad(text[:, :TEXT_TOKENS], (0, 0, 0, max(0, TEXT_TOKENS - text.shape[1])))
+
+    def reference(self, latents: Sequence[Tensor], noise: Tensor) -> Tensor | None:
+        """All reference frames in model space, (1, C, r, h, w)."""
+        frames = []
+        for samples in latents:
+            samples = samples.unsqueeze(2) if samples.ndim == 4 else samples    # a still picture's
+            if samples.shape[1] != noise.shape[1] or samples.shape[3:] != noise.shape[3:]:
+                raise ValueError(f"reference_latents: got {tuple(samples.shape)}, wanted (1, {noise.shape[1]}, frames, "
+                                 f"{noise.shape[3]}, {noise.shape[4]}), the size of the video: scale and crop the "
+                                 "picture to it, and encode with the Wan 2.1 VAE")
+            frames.append(self.process_latent_in(samples))
+        return torch.cat(frames, 2) if frames else None
+
+    def extra_conds_shapes(self, **kwargs) -> dict:
+        """What the memory estimate adds to the noise."""
+        elements = sum(samples.numel() for samples in kwargs.get("reference_latents") or ())
+        shapes = {"reference": [1, 16, elements // 16]} if elements else {}
+        return shapes | {CACHE_BYTES: [kwargs[CACHE_BYTES]]} if kwargs.get(CACHE_BYTES) else shapes
+
+    def memory_required(self, input_shape, cond_shapes: Mapping = {}, **others) -> float:  # noqa: B006 - as ComfyUI's
+        """Bytes for a batch of noise: ComfyUI's estimate, and one KV cache, whatever the batch."""
+        caches = [size for size, in cond_shapes.get(CACHE_BYTES, ())]
+        return super().memory_required(input_shape, cond_shapes, **others) + max(caches, default=0)
+
+    def scale_latent_inpaint(self, latent_image: Tensor, **kwargs) -> Tensor:
+        """What the noise mask keeps is clean at every step."""
+        return latent_image
+
+
+class LongCatModelConfig(comfy.supported_models_base.BASE):
+    """ComfyUI's view of one checkpoint. `version`: a name of SHIFTS; `operations`: LongCatOperations or a subclass."""
+    unet_extra_config: dict = {}
+    latent_format = comfy.latent_formats.Wan21
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]
+
+    def __init__(self, config: LongCatConfig, version: str, operations=LongCatOperations):
+        super().__init__({"config": config})
+        self.version = version
+        self.custom_operations = operations     # never what ComfyUI would pick: float32 islands need casting
+        self.sampling_settings = {"shift": SHIFTS[version]}
+        self.memory_usage_factor = config.hidden / HIDDEN_PER_FACTOR
+
+    def get_model(self, state_dict, prefix: str = "", device=None) -> LongCatVideo:
+        return LongCatVideo(self, device)
+
+
+class Float8Operations(LongCatOperations):
+    """Float 8 matrix multiplication, but not where float32 comes in: what is computed in float32 stays so."""
+
+    class Linear(comfy.ops.fp8_ops.Linear):
+        def forward_comfy_cast_weights(self, x: Tensor) -> Tensor:
+            kind = comfy.ops.manual_cast if x.dtype == torch.float32 else comfy.ops.fp8_ops
+            return kind.Linear.forward_comfy_cast_weights(self, x)
+
+
+def digest(latents: Tensor) -> str:
+    """The same for the same numbers, so that two conditions' references are compared once and not in each step."""
+    return hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def rotate_fused(x: Tensor, rows: Tensor) -> Tensor:
+    """techniques.rope.rotate, below float32 by ComfyUI's fused kernel; in float32 the same bits everywhere."""
+    return rotate(x, rows) if x.dtype == torch.float32 else apply_rope1(x, rows)
+
+
+def known_frames(denoise_mask: Tensor | None) -> int:
+    """How many leading latent frames of (B, C, T, h, w) are to stay as they are: their mask is 0 everywhere."""
+    if denoise_mask is None:
+        return 0
+    touched = denoise_mask.amax((0, 1, 3, 4)) > 0
+    return int((touched.cumsum(0) == 0).sum())

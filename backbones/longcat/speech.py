@@ -1,0 +1,144 @@
+"""Speech as LongCat-Video-Avatar hears it (paper 001, section 3.1): chinese-wav2vec2-base at 32 Hz for 1.0, five groups
+of whisper-large-v3's layers at 25 Hz for 1.5.
+
+Made window by window into a file, so memory is that of one window. Every step lies where it does in one pass over the
+whole clip, and what belongs to the whole clip (loudness, variance, the first norm) is measured over all of it.
+"""
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET
+from ...techniques.audio.features import between, halved, positions, silence_after, whisper_groups
+from ...techniques.audio.speaker_tracks import padded
+from ...techniques.audio.waveform import leveled, prepared
+from ...techniques.audio.windows import Window, plan_windows
+from ...techniques.socket_values import audio_clip, mono_of
+from ..allocator import give_back
+from ..audio.encoder import SpeechEncoder, as_speech_encoder, resampled, watched
+from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper, first_of
+from ..audio.feature_file import FeatureFile
+
+AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
+WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
+WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
+logger = logging.getLogger("lodestar")
+
+Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
+
+
+def heard(audio: dict) -> Tensor:
+    """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
+    clip = audio_clip(audio)
+    return resampled(mono_of(clip), clip["sample_rate"])[0]
+
+
+@torch.no_grad()
+def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, noise_seed: int | None = None,
+                  people: Tensor | None = None) -> dict:
+    """Waveforms (N,) at 16 kHz, one per person -> AUDIO_ENCODER_OUTPUT as the LongCat backbone reads it.
+
+    Each is followed by silence, to the end of the longest one's last chunk (`silence_after`). `noise_seed`: of 1.0's
+    noise floor, another one per voice; None for none. `people`: masks (1, K, H, W) of who has which voice. Silence is a
+    voice of zeros. ValueError where the encoder is not the one `version` was trained with.
+    """
+    encoder = as_speech_encoder(audio_encoder)
+    version = version_of(encoder, version)
+    hearing = VERSIONS[version]
+    give_back()     # what decoding the sound left behind
+    comfy.model_management.load_model_gpu(encoder.patcher)
+    files = tuple(FeatureFile() for _ in voices)
+    longest = max(len(speech) for speech in voices)
+    end = longest + silence_after(longest, RATE, hearing.fps)
+    for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
+        noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed + person)
+        logger.info("LongCat %s: voice %d of %d, %.2f s of speech", version, person + 1, len(voices),
+                    len(speech) / RATE)
+        for layers in hearing.encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
+            file.append(layers)
+            del layers      # or the next window would be made beside it
+    give_back()
+    stored = tuple(file.layers() for file in files)
+    several = {"voices": stored, "people_masks": people} if people is not None else {}
+    return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": longest,
+            "rate_hz": float(hearing.rate_hz), "family": f"longcat {version}", "files": files, **several}
+
+
+def version_of(encoder: SpeechEncoder, version: str) -> str:
+    """The version that this encoder belongs to; ValueError where it belongs to none, or not to the one asked for."""
+    family = encoder.family
+    own = next(name for name, hearing in VERSIONS.items() if isinstance(family, hearing.family))
+    if version not in (AUTO, own):
+        wanted = VERSIONS[version]
+        raise ValueError(f"audio_encoder: got {family.name} for version {version}, wanted {wanted.encoder}; "
+                         f"{family.name} belongs to {own}, which the model must be, too")
+    if family.layer_count - 1 != VERSIONS[own].layers:
+        raise ValueError(f"audio_encoder: got a {family.name} of {family.layer_count - 1} layers, wanted "
+                         f"{VERSIONS[own].layers}: LongCat Avatar {own} was trained with {VERSIONS[own].encoder}")
+    return own
+
+
+def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None
+                   ) -> Pieces:
+    """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them. The
+    silence up to sample `end` counts in the clip's variance, as in the authors' own."""
+    speech = prepared(padded(speech, end), RATE, noise)
+    family = replace(family, variance_correction=None)      # `prepared` did that
+    steps = end * WAV2VEC_RATE // RATE
+    windows = plan_windows(steps, WINDOW_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
+    clip = family.open(speech[None], device, windows)
+    rows = family.rows(clip.speech.shape[1])
+    below, share = positions(rows, steps)
+
+    def encoded(window: Window) -> list[Tensor]:
+        here = below[window.first:window.end]
+        first, end = int(here[0]), min(int(here[-1]) + 2, rows)
+        features = between(clip.features(first, end)[0], here - first, share[window.first:window.end])
+        hidden = first_of(family.network.feature_projection(features[None]))
+        keep = slice(window.keep_first - window.first, window.keep_end - window.first)
+        return [layer[:, keep] for layer in family.walk(hidden, range(1, family.layer_count))]
+
+    return map(encoded, watched(windows))
+
+
+def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None
+                   ) -> Pieces:
+    """The five groups; like upstream whisper hears 30 s at a time, each stretch by itself. There is no noise floor."""
+    stretch = family.window_rows * family.hop
+    stretches = leveled(padded(speech, end), RATE).split(stretch)
+    whole = Window(0, family.window_rows, 0, family.window_rows)
+
+    def groups(samples: Tensor) -> Tensor:
+        clip = family.open(samples[None], device, [whole])
+        return whisper_groups(clip.encode(whole, range(family.layer_count)))
+
+    steps = end * WHISPER_RATE // RATE
+    return ([layer[None] for layer in piece.unbind(1)] for piece in halved(map(groups, watched(stretches)), steps))
+
+
+def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None) -> Pieces:
+    """Each piece by itself: a row hears its own moment alone, beyond the speech silence. There is no noise floor."""
+    rows, size = family.rows(end), WINDOW_SECONDS * family.rate_hz
+    windows = [Window(first, min(first + size, rows), first, min(first + size, rows)) for first in range(0, rows, size)]
+    clip = family.open(speech[None], device, windows)
+    return (clip.encode(window, range(family.layer_count)) for window in watched(windows))
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """How one version hears, and at how many frames a second it was trained."""
+    family: type
+    encoder: str
+    layers: int
+    rate_hz: int
+    fps: int
+    encode: Callable[..., Pieces]
+
+
+VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, AVATAR_10.fps, wav2vec_pieces),
+            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, AVATAR_15.fps, whisper_pieces),
+            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, PUPPET.fps, mel_pieces)}

@@ -1,0 +1,43 @@
+"""Two people who speak (paper 001's multi-person mode): their tracks as the encoder hears them, and their mix."""
+import logging
+
+from torch import Tensor
+
+from ...techniques.audio.speaker_tracks import placed
+from ...techniques.socket_values import audio_clip
+from ..audio.encoder import resampled
+from .speech import heard
+
+SAME_SECONDS = 0.01     # tracks of as good as one length are one length: resampling rounds, encoders pad
+logger = logging.getLogger("lodestar")
+
+
+def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[Tensor], dict]:
+    """AUDIOs, one of which may be missing -> both tracks (N,) at 16 kHz as they are heard, and their mix, an AUDIO.
+
+    Spoken together, silence follows the shorter one, which the log says. ValueError where there is no speech.
+    """
+    audio_1, audio_2 = (audio if audio is None else audio_clip(audio) for audio in (audio_1, audio_2))
+    given = [audio for audio in (audio_1, audio_2) if audio is not None]
+    rate = max((audio["sample_rate"] for audio in given), default=0)
+    channels = max((audio["waveform"].shape[1] for audio in given), default=0)
+    mono = [None if audio is None else heard(audio) for audio in (audio_1, audio_2)]
+    sound = [None if audio is None else stereo(audio, rate, channels) for audio in (audio_1, audio_2)]
+    if mode == "together" and len(given) == 2:
+        say_shorter(*(clip["waveform"].shape[-1] / clip["sample_rate"] for clip in given))
+    tracks, (first, second) = placed(mode, *mono), placed(mode, *sound)
+    return list(tracks), {"waveform": (first + second)[None], "sample_rate": rate}
+
+
+def say_shorter(first_seconds: float, second_seconds: float) -> None:
+    """In the log: whose voice ends first, and by how much."""
+    if abs(first_seconds - second_seconds) > SAME_SECONDS:
+        shorter, longer = (1, 2) if first_seconds < second_seconds else (2, 1)
+        logger.info("audio_%d is %.2f s shorter than audio_%d (%.2f s): silence follows it", shorter,
+                    abs(first_seconds - second_seconds), longer, max(first_seconds, second_seconds))
+
+
+def stereo(audio: dict, rate: int, channels: int) -> Tensor:
+    """The waveform (channels, N) at `rate`; another number of channels becomes the same sound in all."""
+    waveform = resampled(audio["waveform"][0], audio["sample_rate"], rate)
+    return waveform if len(waveform) == channels else waveform.mean(0, keepdim=True).expand(channels, -1)

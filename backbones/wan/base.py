@@ -1,0 +1,136 @@
+"""Wan 2.1 text-to-video, 2.1 and 2.2 (A14B) image-to-video and 2.2 TI2V-5B, on ComfyUI's WanModel.
+
+Clean frames (anchors, stitched context) ride along as tokens through the model's own `time_dim_concat`, which leaves
+them out of the output; each gets its own RoPE time and timestep 0.
+"""
+from dataclasses import dataclass
+from typing import ClassVar
+
+import comfy.latent_formats
+import comfy.ldm.wan.model
+import comfy.model_base
+import torch
+from torch import Tensor
+
+from ...techniques.layout import Layout, Span
+from ...techniques.technique import restricts_visibility
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from .call import WanCall, split_attention
+
+
+@dataclass(frozen=True)
+class Wan(Backbone):
+    supported: ClassVar[str] = "Wan 2.1 T2V, Wan 2.1 I2V, Wan 2.2 A14B T2V and I2V, Wan 2.2 TI2V-5B"
+    mode: str                            # "t2v", "i2v" or "ti2v"
+    name: str = "Wan"
+    fps: int = 16
+    chunk_frames: int = 81
+    overlap_frames: int = 13
+    grid: int = 16
+    size: tuple[int, int] = (832, 480)
+    audio_shape: tuple[int, int] | None = None
+    audio_condition: str | None = None
+
+    @classmethod
+    def of(cls, base) -> "Wan | None":
+        """The backbone for a comfy.model_base object, or None where it is another family."""
+        module = base.diffusion_model
+        if type(module) is not comfy.ldm.wan.model.WanModel or module.ref_conv is not None:
+            return None
+        kind = (type(base), module.in_dim, module.out_dim)
+        if kind == (comfy.model_base.WAN22, 48, 48):
+            return cls("ti2v", "Wan 2.2 TI2V-5B", fps=24, chunk_frames=121, grid=32, size=(1280, 704))
+        if kind == (comfy.model_base.WAN21, 16, 16):
+            return cls("t2v", "Wan text-to-video")
+        if kind == (comfy.model_base.WAN21, 36, 16):
+            return cls("i2v", "Wan image-to-video")
+        return None
+
+    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
+        call = WanCall.bind(executor, args, kwargs)
+        own = self.own_layout(call)
+        layout, factors = lay_out_call(own, techniques, moment, call.transformer_options)
+        if layout is own and not restricts_visibility(techniques):
+            return call
+        if call.extra.get("context_latents") is not None:
+            raise ValueError("conditioning: this one brings in-context latents, whose tokens Lodestar cannot lay out "
+                             "beside an anchor. Remove the node that adds them, or the Lodestar nodes")
+        times = [time for span in layout.spans for time in span.times]
+        rows = call.rows(times)
+        if restricts_visibility(techniques):
+            call = call.with_attention(split_attention(call, factors, len(times), lambda: rows.shape[1]))
+        return self.with_clean_frames(call, layout, process_in).change(rope=lambda *_, **__: rows)
+
+    @staticmethod
+    def own_layout(call: WanCall) -> Layout:
+        """What the model would see without us; other nodes' time_dim_concat follows the chunk at the chunk's noise."""
+        frames = call.x.shape[2]
+        layout = Layout.of_chunk(frames)
+        if call.time_dim_concat is not None:
+            added = call.time_dim_concat.shape[2]
+            layout = layout.append(Span("concat", tuple(range(frames, frames + added)), clean=False))
+        return layout
+
+    @staticmethod
+    def with_clean_frames(call: WanCall, layout: Layout, process_in) -> WanCall:
+        spans = [span for span in layout.spans if span.latents is not None]
+        if not spans:
+            return call
+        noisy = sum(len(span.times) for span in layout.spans if not span.clean)
+        clean = sum(len(span.times) for span in spans)
+        parts = [] if call.time_dim_concat is None else [call.time_dim_concat]
+        for span in spans:
+            latents = call.latents(span, process_in)
+            if call.x.shape[1] == latents.shape[1] * 2 + 4:   # I2V: [latent | mask, 1 is known | known latent]
+                latents = torch.cat([latents, torch.ones_like(latents[:, :4]), latents], dim=1)
+            parts.append(latents)
+        timestep = call.timestep if call.timestep.ndim == 2 else call.timestep[:, None]
+        own = timestep.expand(-1, noisy) if timestep.shape[1] == 1 else timestep
+        own = torch.cat([own, own[:, -1:].expand(-1, noisy - own.shape[1])], dim=1)
+        timestep = torch.cat([own, own.new_zeros(own.shape[0], clean)], dim=1)
+        return call.change(time_dim_concat=torch.cat(parts, dim=2), timestep=timestep)
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        return {"t2v": self.t2v_inputs, "i2v": self.i2v_inputs, "ti2v": self.ti2v_inputs}[self.mode](request)
+
+    def t2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """Context as clean tokens before the chunk; the sampler sees only what is new."""
+        channels, height, width = request.latent_shape
+        handed = 0 if request.context is None else request.context.shape[2]
+        return ChunkInputs(torch.zeros(1, channels, request.latents - handed, height, width), context=request.context)
+
+    def ti2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """Known frames open the latent and are masked out of denoising, which gives them timestep 0 in this model."""
+        channels, height, width = request.latent_shape
+        known = request.context if request.context is not None else request.reference
+        samples = torch.zeros(1, channels, request.latents, height, width)
+        if known is None:
+            return ChunkInputs(samples)
+        samples = comfy.latent_formats.Wan22().process_out(samples)   # zeros in model space beside the known frames
+        samples[:, :, :known.shape[2]] = known
+        mask = torch.ones(1, 1, request.latents, height, width)
+        mask[:, :, :known.shape[2]] = 0
+        return ChunkInputs(samples, noise_mask=mask)
+
+    def canvas(self, encode, picture, latents, height, width) -> Tensor | None:
+        """Grey after the picture, encoded in one go, as this model was trained (only for image-to-video)."""
+        if self.mode != "i2v":
+            return None
+        frames = torch.full(((latents - 1) * self.temporal_ratio + 1, height, width, 3), 0.5)
+        if picture is not None:
+            frames[0] = picture[0]
+        return encode(frames)
+
+    def i2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """Known frames as concat channels over the canvas; the mask is 0 where they are known."""
+        channels, height, width = request.latent_shape
+        assert request.canvas is not None
+        concat = request.canvas[:, :, :request.latents].clone()
+        mask = torch.ones(1, 1, request.latents, height, width)
+        if request.context is not None:
+            concat[:, :, :request.context.shape[2]] = request.context
+            mask[:, :, :request.context.shape[2]] = 0
+        elif request.reference is not None:
+            mask[:, :, :1] = 0
+        return ChunkInputs(torch.zeros(1, channels, request.latents, height, width),
+                           conditions={"concat_latent_image": concat, "concat_mask": mask})

@@ -1,0 +1,113 @@
+"""Wan 2.2 S2V (speech to video) on ComfyUI's WanModel_S2V.
+
+Its own reference already stands in the future at max(30, n+9) with timestep 0: the anchor techniques move it, and
+further anchors join it as reference frames. Its context is outside the window (19 motion latents). Chunks and context
+windows hear what the whole take would have given them (wan_s2v_audio.py).
+"""
+from dataclasses import dataclass
+from typing import ClassVar
+
+import comfy.latent_formats
+import comfy.ldm.wan.model
+import comfy.model_base
+import torch
+from torch import Tensor
+
+from ...techniques.layout import Layout, Span
+from ...techniques.technique import restricts_visibility
+from ..audio.speech import Speech
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from .call import WanCall, split_attention
+from .s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
+from .s2v_timesteps import with_exact_timesteps
+
+MOTION_LATENTS = 19
+SPEECH_WIDTH = 1024     # wav2vec2-large
+
+
+@dataclass(frozen=True)
+class WanS2V(Backbone):
+    supported: ClassVar[str] = "Wan 2.2 S2V"
+    encoder: ClassVar[str] = "wav2vec2-large, or one layer of an encoder of that width, through Audio Features"
+    name: str = "Wan 2.2 S2V"
+    fps: int = 16
+    chunk_frames: int = 77
+    overlap_frames: int = 0
+    grid: int = 16
+    audio_shape: tuple[int, int] | None = (SPEECH_LAYERS, SPEECH_WIDTH)
+    audio_condition: str | None = SPEECH
+
+    @classmethod
+    def of(cls, base) -> "WanS2V | None":
+        found = type(base) is comfy.model_base.WAN22_S2V
+        return cls() if found and type(base.diffusion_model) is comfy.ldm.wan.model.WanModel_S2V else None
+
+    @property
+    def layers_taken(self) -> tuple[int, ...]:
+        return 1, SPEECH_LAYERS
+
+    def context_latents(self, overlap: int) -> int:
+        return MOTION_LATENTS
+
+    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
+        call = with_audio_tokens(WanCall.bind(executor, args, kwargs), moment.first_latent)
+        return with_exact_timesteps(self.with_layout(call, techniques, moment, process_in))
+
+    def with_layout(self, call: WanCall, techniques, moment, process_in) -> WanCall:
+        own = self.own_layout(call)
+        layout, factors = lay_out_call(own, techniques, moment, call.transformer_options)
+        if layout is own and not restricts_visibility(techniques):
+            return call
+        call = with_references(call, layout, process_in)
+        times = tuple(time for span in layout.references for time in span.times)
+        tokens = [0]
+        own_rope = call.module.rope_encode
+
+        def rope(frames, height, width, t_start=0, dtype=None, **options):
+            """ComfyUI asks for the chunk (from 0), the reference (far ahead) and the motion frames (before 0)."""
+            if t_start < 0:
+                rows = own_rope(frames, height, width, t_start=t_start, dtype=torch.float32, **options)
+            else:
+                rows = call.rows(times if t_start > 0 else layout["chunk"].times)
+            tokens[0] += rows.shape[1]
+            return rows
+
+        if restricts_visibility(techniques):
+            frames = call.x.shape[2] + len(times)
+            call = call.with_attention(split_attention(call, factors, frames, lambda: tokens[0]))
+        return call.change(rope=rope)
+
+    @staticmethod
+    def own_layout(call: WanCall) -> Layout:
+        layout, reference = Layout.of_chunk(call.x.shape[2]), call.extra.get("reference_latent")
+        if reference is None:
+            return layout
+        first = max(30, call.x.shape[2] + 9)
+        return layout.append(Span("reference", tuple(range(first, first + reference.shape[2]))))
+
+    def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
+        """(layers, rows, C), 4 rows per latent, those of `history_latents` first."""
+        history = history_latents(first_latent)
+        return super().hear(speech, clock, first_latent - history, history + latents)
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        channels, height, width = request.latent_shape
+        samples = torch.zeros(1, channels, request.latents, height, width)
+        conditions: dict = {"control_video": comfy.latent_formats.Wan21().process_out(torch.zeros_like(samples))}
+        silent = {}
+        if request.reference is not None:
+            conditions["reference_latents"] = [request.reference]
+        if request.context is not None:
+            conditions["reference_motion"] = request.context
+        if request.audio is not None:
+            conditions[SPEECH] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
+            silent[SPEECH] = torch.zeros_like(conditions[SPEECH])
+        return ChunkInputs(samples, conditions=conditions, silent=silent)
+
+
+def with_references(call: WanCall, layout: Layout, process_in) -> WanCall:
+    """The layout's reference and anchors as the model's reference frames, in the layout's order."""
+    parts = []
+    for span in layout.references:
+        parts.append(call.extra["reference_latent"] if span.latents is None else call.latents(span, process_in))
+    return call.change(extra={**call.extra, "reference_latent": torch.cat(parts, dim=2)}) if parts else call

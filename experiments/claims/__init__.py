@@ -1,0 +1,1 @@
+"""The papers' claims, reproduced with the puppet."""

@@ -1,0 +1,206 @@
+"""Takes, readings, figures and the page of the claims in order; see __main__.py."""
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+
+from lodestar.training.puppet import looker
+from lodestar.training.puppet.network import trained
+from lodestar.training.puppet.ship import shipped
+from lodestar.training.puppet.speech import load_tracks
+from lodestar.training.puppet.vae import SIZE
+from lodestar.training.puppet.world import World
+from torch import Tensor
+
+from .conditions import CONDITIONS, Condition, chunks_for, looked_at
+from .measures import figures, readings
+from .page import page, plots_of, written
+from .pictures import plotted, save_png, strip
+from .takes import Cast, cast, digest, frames_of_chunk, kept, made, true_frames_of_chunk
+from .vae import PuppetVAE
+from .verdicts import AHEAD, CLAIMS, QUICK, Claim
+
+HERE = Path(__file__).resolve().parent
+SILENT_SECONDS, STRIP_CHARACTERS = 20, 2
+USUAL, SHORT = (8, 60.0, 6), (4, 20.0, 3)       # characters, seconds, every so manyth chunk
+
+
+class Studio:
+    """What takes are made with and looked at by, each loaded when it is first needed. A condition whose weights are
+    not there has no take."""
+
+    def __init__(self, world: World, weights: Path, folder: Path, characters: int, seconds: float, every: int):
+        self.world, self.weights, self.folder = world, weights, folder
+        self.characters, self.seconds, self.every = characters, seconds, every
+        self.network, self.cast = cache(self.network), cache(self.cast)
+        self.spent: dict[tuple, float] = {}     # seconds of processor time, whenever that was
+
+    def file(self, name: str) -> Path:
+        return shipped(name, self.weights)
+
+    @cached_property
+    def made_with(self) -> str:
+        pack = HERE.parents[1]
+        return digest(self.file("vae"), HERE / "takes.py", *sorted((pack / "techniques").glob("*.py")),
+                      *sorted((pack / "backbones" / "longcat").glob("*.py")))
+
+    @cached_property
+    def seen_with(self) -> str:
+        return digest(self.file("looker"), HERE / "measures.py", Path(looker.__file__))
+
+    @cached_property
+    def codec(self):
+        return PuppetVAE(self.file("vae"))
+
+    @cached_property
+    def eye(self):
+        return looker.looker(self.file("looker"))
+
+    def network(self, name: str):
+        return trained(self.file(name), self.file("puppet"))
+
+    def cast(self, silent: bool) -> Cast:
+        seconds = min(self.seconds, SILENT_SECONDS) if silent else self.seconds
+        return cast(self.world, self.codec, self.characters, chunks_for(seconds), silent)
+
+    def cast_of(self, condition: Condition) -> Cast:
+        return self.cast(condition.speech != "speech")
+
+    def possible(self, condition: Condition) -> bool:
+        return condition.context == "truth" or self.file(condition.weights).is_file()
+
+    def key(self, condition: Condition) -> tuple:
+        """All that decides about a take."""
+        players = self.cast_of(condition)
+        weights = "" if condition.context == "truth" else digest(self.file(condition.weights), self.file("puppet"))
+        return (condition, weights, self.made_with, self.characters, players.chunks, self.world.size,
+                tuple(take.track.name for take in players.takes))
+
+    def kept(self, key: tuple, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found, self.spent[key] = kept(self.folder, key, make)
+        return found
+
+    def latents(self, condition: Condition) -> Tensor:
+        return self.kept(("take", *self.key(condition)), lambda: {"latents": made(
+            self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
+
+    def seen(self, condition: Condition, told: bool) -> tuple[dict, dict]:
+        """(readings, figures). `told`: look at the chunks as well in which the story tells something."""
+        players = self.cast_of(condition)
+        usual = looked_at(players.chunks, self.every)
+        looked = looked_at(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())
+        latents = None if condition.context == "truth" else self.latents(condition)
+        found = self.kept(("seen", *self.key(condition), looked, self.seen_with),
+                          lambda: self.look(latents, players, looked))
+        return found, figures(found, players, usual)
+
+    def look(self, latents: Tensor | None, players: Cast, looked: tuple[int, ...]) -> dict:
+        def frames(chunk: int) -> Tensor:
+            if latents is None:
+                return true_frames_of_chunk(self.codec, players, chunk, self.world.size)
+            return frames_of_chunk(self.codec, latents, chunk)
+
+        return readings(self.eye, self.codec, players, self.world.size, looked, frames)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Has everything made that is asked for and writes the page; with `options.part` makes that part of it only."""
+    defaults = SHORT if options.quick else USUAL
+    size = tuple(given or default for given, default in
+                 zip((options.characters, options.seconds, options.every), defaults, strict=True))
+    asked = options.claims or (QUICK if options.quick else [claim.number for claim in CLAIMS])
+    world = World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
+    studio = Studio(world, options.weights, options.kept, *size)
+    names = needed([claim for claim in CLAIMS if claim.number in asked])
+    if options.part:
+        measured(studio, part_of(names, *map(int, options.part.split("/"))))
+        return
+    started = time.monotonic()
+    if options.workers > 1:
+        shared_out(options.workers)
+    seen, found = measured(studio, names)
+    minutes, spent = (time.monotonic() - started) / 60, sum(studio.spent.values()) / 60
+    silent = f" ({min(size[1], SILENT_SECONDS):g} s where nobody speaks)"
+    made_by = (f"`{command(options)}`: {size[0]} held-out characters, each {size[1]:g} s{silent}; {minutes:.0f} "
+               f"minutes on {os.cpu_count()} cores, takes kept from before not counted; {spent:.0f} minutes of "
+               f"processor time, takes kept from before counted; {platform.machine()}, {time.strftime('%Y-%m-%d')}.")
+    plots = drawn(studio, seen, found, options.page.parent / "images")
+    written(options.page, page(found, asked, made_by, [f"images/{name}.png" for name in plots]))
+    print(options.page)
+
+
+def needed(claims: Sequence[Claim]) -> dict[str, bool]:
+    """The names of the conditions in order, and of each whether to look where a story tells something."""
+    told = {name for claim in claims for check in claim.checks if check.figure == "told" for name in check.conditions}
+    return {name: name in told for claim in claims for name in claim.conditions}
+
+
+def part_of(names: dict[str, bool], part: int, parts: int) -> dict[str, bool]:
+    """One of `parts` shares that take about as long: what takes longest is dealt out first."""
+    def ease(name: str) -> tuple:
+        condition = CONDITIONS[name]
+        return condition.speech != "speech", condition.context == "truth", condition.context != "re-encode"
+
+    return {name: names[name] for name in sorted(names, key=ease)[part::parts]}
+
+
+def shared_out(workers: int) -> None:
+    """This command once more in so many processes, which make a share of the takes each: that many small networks keep
+    the cores busier than one on all of them."""
+    threads = str(max((os.cpu_count() or 1) // workers, 1))
+    processes = [subprocess.Popen([sys.executable, *sys.argv, "--part", f"{part}/{workers}"],
+                                  env={**os.environ, "OMP_NUM_THREADS": threads}) for part in range(workers)]
+    try:
+        if any([process.wait() for process in processes]):
+            sys.exit("a part of the takes could not be made; what was made is kept, and the same command goes on")
+    finally:
+        for process in processes:
+            process.terminate()
+
+
+def command(options: argparse.Namespace) -> str:
+    """What makes the page again."""
+    given = {"--claims": options.claims, "--characters": options.characters, "--seconds": options.seconds,
+             "--every": options.every}
+    words = [word for name, value in given.items() if value
+             for word in (name, *(value if isinstance(value, list) else [value]))]
+    return " ".join(map(str, ("python -m experiments.claims", *["--quick"] * options.quick, *words)))
+
+
+def measured(studio: Studio, names: dict[str, bool]) -> tuple[dict, dict]:
+    """Readings and figures by condition."""
+    seen, found = {}, {}
+    for name, told in names.items():
+        started = time.monotonic()
+        if studio.possible(CONDITIONS[name]):
+            seen[name], found[name] = studio.seen(CONDITIONS[name], told)
+        print(f"{name}: {time.monotonic() - started:.1f} s" if name in found else f"{name}: no weights", flush=True)
+    return seen, found
+
+
+def drawn(studio: Studio, seen: dict, found: dict, folder: Path) -> list[str]:
+    """The names of the pictures that there were takes for."""
+    pictures = {name: plotted(plots) for name, plots in plots_of(seen, found).items()}
+    if "none" in found and AHEAD in found:
+        pictures["claims_strip"] = faces(studio)
+    for name, picture in pictures.items():
+        save_png(picture, folder / f"{name}.png")
+    return list(pictures)
+
+
+def faces(studio: Studio) -> Tensor:
+    """Some characters at the beginning, in the middle and at the end, without an anchor and with one."""
+    chunks = studio.cast(False).chunks
+    moments, rows = (0, chunks // 2, chunks - 1), []
+    for name in ("none", AHEAD):
+        latents = studio.latents(CONDITIONS[name])[:STRIP_CHARACTERS]
+        shown = [frames_of_chunk(studio.codec, latents, chunk)[:, -1] for chunk in moments]
+        rows.append((CONDITIONS[name].label.replace(" ", "\n", 1), [one for pair in zip(*shown, strict=True)
+                                                                    for one in pair]))
+    heads = [f"{studio.seconds * chunk / max(chunks - 1, 1):.0f} s" for chunk in moments] * STRIP_CHARACTERS
+    return strip(rows, heads)

@@ -1,0 +1,285 @@
+"""LongCat-Video and LongCat-Video-Avatar 1.0 and 1.5 (paper 001) as one torch network with the official key names.
+
+It knows no ComfyUI: layers and attention are handed in (see layers.py), so it trains and runs headless as well. Which
+frame sees which is a table, split into groups of queries, never a mask; timesteps, modulation, norms, residuals and the
+last layer are float32 whatever the model's dtype.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from ...techniques.rope import Axes, rope_rows, rotate, scaled_axes, split_head
+from ...techniques.speaker_masks import centers, token_masks
+from ...techniques.visibility import closed_spans, query_groups
+from .call import Call, CleanCache, Groups, People
+from .config import LongCatConfig
+from .int8 import Int8Linear
+from .layers import (
+    EPS,
+    Attention,
+    AudioProjector,
+    CaptionEmbedder,
+    CrossAttention,
+    GatedFFN,
+    PatchEmbedder,
+    Rotate,
+    SelfAttention,
+    TimeEmbedder,
+    modulated,
+    people_rows,
+    written_as,
+)
+
+Cached = tuple[Tensor, Tensor]
+Place = tuple[tuple[int, ...], tuple[float, ...], tuple, int, tuple[int, int], tuple[Axes, Axes]]
+"""Clean spans, times, factors, frames of the cache, tokens by height and width, scale and shift of the axes."""
+
+
+class Block(nn.Module):
+    def __init__(self, config: LongCatConfig, operations, attention: Attention, rotate: Rotate, **kind):
+        super().__init__()
+        width, audio, self.head_dim = config.hidden, config.audio, config.head_dim
+        self.adaLN_modulation = modulation(config, 6, operations, **kind)
+        self.attn = SelfAttention(config, operations, attention, rotate, **kind)
+        self.pre_crs_attn_norm = operations.LayerNorm(width, eps=EPS, **kind)
+        self.cross_attn = CrossAttention(config, width, operations, attention, rotate, **kind)
+        self.ffn = GatedFFN(config, operations, **kind)
+        if audio is not None:
+            self.audio_adaLN_modulation = modulation(config, 3, operations, **kind)
+            self.pre_video_crs_attn_norm = operations.LayerNorm(width, eps=EPS, **kind)
+            if audio.prenorm:
+                self.pre_audio_crs_attn_norm = operations.LayerNorm(audio.output, eps=EPS, **kind)
+            self.audio_cross_attn = CrossAttention(config, audio.output, operations, attention, rotate, **kind)
+
+    def forward(self, x: Tensor, time: Tensor, call: Call, cached: Cached | None = None) -> Tensor:
+        """Tokens (B, T * S, C) and time embeddings (B, T, C') float32 -> tokens."""
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)
+        mixed, positions = self.attn(per_frame(x, call.frames, shift, scale), call, cached)
+        x = gated(x, gate, mixed)
+        if call.text is not None:
+            x = on_noise(x, self.told(x[:, call.clean_tokens:], call), call)
+            x = call.patched("attn2_patch", x=x)
+        if call.audio is not None:
+            x = on_noise(x, self.spoken(x[:, call.clean_tokens:], time[:, call.clean:], call, positions), call)
+        return gated(x, ffn_gate, self.ffn(per_frame(x, call.frames, ffn_shift, ffn_scale)))
+
+    def told(self, x: Tensor, call: Call) -> Tensor:
+        """What the text adds to the noisy tokens: nothing where none is left without its padding."""
+        query = self.pre_crs_attn_norm(x)
+        if isinstance(call.text, list):
+            return torch.cat([self.cross_attn(row[None], text, call.options) if text.shape[1] else
+                              torch.zeros_like(row)[None] for row, text in zip(query, call.text, strict=True)])
+        return self.cross_attn(query, call.text, call.options)
+
+    def spoken(self, x: Tensor, time: Tensor, call: Call, positions: Tensor | None) -> Tensor:
+        """What each frame's own audio adds to its noisy tokens; the norm acts on the attention's output."""
+        assert call.audio is not None
+        frames, audio = time.shape[1], call.audio.flatten(0, 1)
+        if hasattr(self, "pre_audio_crs_attn_norm"):
+            audio = self.pre_audio_crs_attn_norm(audio)
+        query = self.pre_video_crs_attn_norm(x).unflatten(1, (frames, -1)).flatten(0, 1)
+        rows: tuple[Tensor, ...] = ()
+        if call.people is not None and positions is not None:
+            rows = people_rows(positions, frames, self.head_dim), call.people.key_rows
+        heard = self.audio_cross_attn(query, audio, call.options, *rows).unflatten(0, (-1, frames))
+        shift, scale, gate = self.audio_adaLN_modulation(time).unsqueeze(2).chunk(3, -1)
+        return written_as(heard, torch.mul, gate, modulated(heard, shift, scale)).flatten(1, 2)
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, config: LongCatConfig, operations, plain, **kind):
+        super().__init__()
+        rows = config.channels[1] * config.patch[0] * config.patch[1] * config.patch[2]
+        self.adaLN_modulation = modulation(config, 2, operations, **kind)
+        self.linear = plain.Linear(config.hidden, rows, **kind)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, T * S, C) -> (B, T, S, patch rows * patch columns * channels), float32."""
+        shift, scale = self.adaLN_modulation(time).unsqueeze(2).chunk(2, -1)
+        return self.linear(modulated(x.float().unflatten(1, (time.shape[1], -1)), shift, scale))
+
+
+class LongCat(nn.Module):
+    """`operations`, `attention`, `rotate`: see layers.py. `dtype`, `device` of the weights."""
+
+    def __init__(self, config: LongCatConfig, operations, attention: Attention, dtype: torch.dtype | None = None,
+                 device: torch.device | str | None = None, rotate: Rotate = rotate):
+        super().__init__()
+        kind = {"dtype": dtype, "device": device}
+        layers = with_int8(operations) if config.int8 else operations
+        self.config = config
+        self.x_embedder = PatchEmbedder(config, layers, **kind)
+        self.t_embedder = TimeEmbedder(config, layers, **kind)
+        self.y_embedder = CaptionEmbedder(config, layers, **kind)
+        self.blocks = nn.ModuleList(Block(config, layers, attention, rotate, **kind) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config, layers, operations, **kind)
+        if config.audio is not None:
+            self.audio_proj = AudioProjector(config.audio, layers, **kind)
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None, *,
+                clean: Sequence[int] = (), times: Sequence[float] | None = None,
+                factors: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
+                people: Tensor | None = None, cache: CleanCache | None = None,
+                transformer_options: dict | None = None) -> Tensor:
+        """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
+
+        `timestep` (B,) or (B, T) in 0..1000, 0 where clean. `text` (B, L, C), `text_mask` (B, L), 1 is a token.
+        `clean`: lengths of the clean spans that open the sequence; each sees itself alone. With a `cache` of them, `x`
+        holds the noisy frames only. `times`: RoPE time of every frame, cached ones too; 0, 1, ... where None.
+        `factors`: {(frame, frame it sees): share} over the whole sequence. `audio` (B, people, frames, window, layers,
+        channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end. `people`: pixel masks (B, K, H, W)
+        of the first frame, needed when several speak. Raises ValueError for sizes that do not fit.
+        """
+        call = self.begin(x, clean, times, factors, cache, transformer_options)
+        if text is not None:
+            call = self.with_text(call, text.to(x.dtype), text_mask)
+        if audio is not None:
+            call = self.with_audio(call, audio.to(x.dtype), people, x.shape)
+        time = self.time(timestep, x)
+        tokens = self.through(self.x_embedder(x), time, call, cache, x)
+        return self.unpatched(self.final_layer(tokens, time), *x.shape[-2:])
+
+    def cached(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
+               transformer_options: dict | None = None, keep: Callable[[Tensor, Tensor], object] | None = None
+               ) -> CleanCache:
+        """Keys and values of the clean latents `x` (B, C, sum(clean), h, w): one pass per chunk, no text, no audio.
+
+        With `keep` the cache holds none: each block's pair is handed to it, to be kept out of the way.
+        """
+        call = self.begin(x, clean, times, None, None, transformer_options)
+        if call.clean != call.frames:
+            raise ValueError(f"clean: got {call.frames} latent frames for clean spans of {tuple(clean)}, wanted "
+                             f"{call.clean}: only clean frames go into the cache")
+        time, tokens, kept = self.time(x.new_zeros(len(x)), x), self.x_embedder(x), []
+        keep = keep or (lambda *pair: kept.append(pair))
+        for index, block in enumerate(self.blocks):
+            shift, scale = block.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)[:2]
+            keep(*block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))[1:])
+            if index + 1 < len(self.blocks):
+                tokens = block(tokens, time, call)
+        return CleanCache(call.frames, tuple(kept))
+
+    @torch.compiler.disable     # Python values of this call, which a graph would not look at again
+    def begin(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
+              factors: Mapping[tuple[int, int], float] | None, cache: CleanCache | None, options: dict | None) -> Call:
+        if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
+            raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
+                             f"multiples of 16)")
+        if cache is not None and cache.frames != sum(clean):
+            raise ValueError(f"cache: got {cache.frames} clean frames for spans of {tuple(clean)}, build it anew")
+        ahead = cache.frames if cache is not None else 0
+        frames = ahead + x.shape[2]
+        times = range(frames) if times is None else times
+        if len(times) != frames:
+            raise ValueError(f"times: got {len(times)}, wanted one for each of the {frames} latent frames")
+        grid = (x.shape[-2] // self.config.patch[1], x.shape[-1] // self.config.patch[2])
+        options = {**(options or {}), "grid_sizes": (x.shape[2], *grid), "total_blocks": len(self.blocks),
+                   "block_type": "double"}
+        place = (tuple(clean), tuple(times), tuple(sorted((factors or {}).items())), ahead, grid,
+                 scaled_axes(options.get("rope_options")))
+        rows, groups = self.placed(place, x.device, options)
+        return Call(x.shape[2], sum(clean) - ahead, grid[0] * grid[1], rows, groups, options=options)
+
+    def placed(self, place: Place, device: torch.device, options: dict) -> tuple[Tensor, Groups]:
+        """RoPE rows of all frames, and the frames in hand by what they see: the same for the same `place`."""
+        clean, times, factors, ahead, grid, (scale, shift) = place
+        table = closed_spans(clean, len(times))
+        for pair, factor in factors:
+            table[pair] = table.get(pair, 1.0) * factor
+        groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()},
+                              len(times) - ahead)
+        axes = split_head(self.config.head_dim)
+        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups
+
+    def time(self, timestep: Tensor, x: Tensor) -> Tensor:
+        """Per frame (B, T, C) float32; below float32 the timestep is rounded to bfloat16, as the model was trained."""
+        if x.dtype != torch.float32:
+            timestep = timestep.bfloat16()
+        timestep = timestep[:, None] if timestep.ndim == 1 else timestep
+        return self.t_embedder(timestep.float().expand(-1, x.shape[2]))
+
+    def with_text(self, call: Call, text: Tensor, mask: Tensor | None) -> Call:
+        text = self.y_embedder(text)
+        if mask is None:
+            return replace(call, text=text)
+        if self.config.keep_padding:   # after the projection: a padded token still offers the biases of k and v
+            return replace(call, text=text * (mask != 0)[..., None].to(text))
+        return replace(call, text=[row[kept != 0][None] for row, kept in zip(text, mask, strict=True)])
+
+    def with_audio(self, call: Call, audio: Tensor, people: Tensor | None, shape: Sequence[int]) -> Call:
+        config = self.config.audio
+        if config is None:
+            raise ValueError("audio: this is the base LongCat-Video, which hears nothing; load an avatar model")
+        streams, frames, window = audio.shape[1:4]
+        if window * audio[0, 0, 0, 0].numel() != config.window * config.width:
+            raise ValueError(f"audio: got features of {window} x {audio[0, 0, 0, 0].numel()}, wanted {config.window} x "
+                             f"{config.width}: they were made for another LongCat version. Encode the speech with this "
+                             "model's encoder (wav2vec2 for Avatar 1.0, whisper-large-v3 for 1.5)")
+        noisy = call.frames - call.clean
+        if (frames - 1) % config.ratio or frames < config.ratio * (noisy - 1) + 1:
+            raise ValueError(f"audio: got {frames} frames of speech for {noisy} latent frames, wanted "
+                             f"{config.ratio * (noisy - 1) + 1} or, with clean frames, {config.ratio} more for each")
+        tokens = self.audio_proj(audio.flatten(0, 1).flatten(3))[:, -noisy:].unflatten(0, (-1, streams))
+        call = replace(call, audio=tokens.transpose(1, 2).flatten(2, 3))
+        if streams == 1:
+            return call
+        if people is None:
+            raise ValueError(f"audio: got {streams} voices and no masks of who they belong to")
+        grid = (shape[-2] // self.config.patch[1], shape[-1] // self.config.patch[2])
+        where = centers(people.shape[1], streams, config.class_range, config.class_interval)
+        return replace(call, people=People.of(token_masks(people, *grid).to(tokens.device), where, config.tokens,
+                                              self.config.head_dim, config.class_range, config.class_interval))
+
+    def through(self, x: Tensor, time: Tensor, call: Call, cache: CleanCache | None, latents: Tensor) -> Tensor:
+        """All blocks, with the hooks that other packs expect of a ComfyUI model."""
+        replaced = call.options.get("patches_replace", {}).get("dit", {})
+        for index, block in enumerate(self.blocks):
+            call.options["block_index"] = index
+            held = cache.blocks[index] if cache is not None else None
+
+            def run(values: dict, block=block, held=held) -> dict:
+                return {"img": block(values["img"], values["vec"], call, held)}
+
+            values = {"img": x, "txt": call.text, "vec": time, "pe": call.rows, "transformer_options": call.options}
+            replacement = replaced.get(("double_block", index))
+            x = (run(values) if replacement is None else replacement(values, {"original_block": run}))["img"]
+            for patch in call.options.get("patches", {}).get("double_block", ()):
+                x = patch({"img": x, "x": latents, "vec": time, "block_index": index, "img_offset": 0,
+                           "transformer_options": call.options})["img"]
+        return x
+
+    def unpatched(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, T, S, patch * channels), channels fastest -> (B, C, T, height, width)."""
+        _, rows, columns = self.config.patch
+        x = x.unflatten(-1, (rows, columns, -1)).unflatten(2, (height // rows, width // columns))
+        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+
+def modulation(config: LongCatConfig, parts: int, operations, **kind) -> nn.Sequential:
+    return nn.Sequential(nn.SiLU(), operations.Linear(config.adaln, parts * config.hidden, **kind))
+
+
+def with_int8(operations) -> SimpleNamespace:
+    """The same operations with int8 linear layers: their own where they have some."""
+    return SimpleNamespace(Linear=getattr(operations, "Int8Linear", Int8Linear), Conv3d=operations.Conv3d,
+                           LayerNorm=operations.LayerNorm, RMSNorm=operations.RMSNorm)
+
+
+def per_frame(x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
+    """(B, T * S, C) normed and modulated by each frame's shift and scale (B, T, 1, C)."""
+    return modulated(x.unflatten(1, (frames, -1)), shift, scale).flatten(1, 2)
+
+
+def gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """x + gate * update; gate (B, T, 1, C) float32, the others (B, T * S, C)."""
+    x, update = (part.unflatten(1, (gate.shape[1], -1)) for part in (x, update))
+    return written_as(x, torch.addcmul, x, gate, update).flatten(1, 2)
+
+
+def on_noise(x: Tensor, update: Tensor, call: Call) -> Tensor:
+    """`update` (B, noisy tokens, C) added to the noisy tokens; the clean ones stay as they are."""
+    noisy = x[:, call.clean_tokens:] + update
+    return noisy if not call.clean else torch.cat([x[:, :call.clean_tokens], noisy], 1)

@@ -1,0 +1,1 @@
+"""A take without ComfyUI: for the demo, for training and for measuring."""

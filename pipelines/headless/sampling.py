@@ -1,0 +1,60 @@
+"""One chunk without ComfyUI: Euler on the network itself, with techniques, kept keys and guidance as in the host.
+
+Latents are in model space throughout. For training, for measuring, and where there is no ComfyUI.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ...networks.longcat.network import LongCat
+from ...networks.longcat.sequence import in_order, own_layout
+from ...networks.longcat.versions import REFERENCE_INDEX
+from ...techniques.speech_guidance import combined, shares
+from ...techniques.technique import Moment, Technique, lay_out
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """`known` (B, C, k, h, w) clean frames at the window's head, `reference` (B, C, r, h, w) or None, `audio` (B, 1,
+    frames, window, layers, channels), `moment` of the take for the techniques (its latents in model space, too)."""
+    known: Tensor | None
+    reference: Tensor | None
+    audio: Tensor
+    techniques: tuple[Technique, ...] = ()
+    moment: Moment = Moment()
+    audio_scale: float = 1.0
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Tensor:
+    """(B, S, H * D) each, as ComfyUI's own attention is called: what a network without ComfyUI is built with."""
+    parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    return scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) -> Tensor:
+    """The whole window (B, C, n, h, w), its head exact. `noise` has the window's size."""
+    known = 0 if request.known is None else request.known.shape[2]
+    pictures, times, factors = arranged(request, noise.shape[2], known)
+    front = [*pictures, *([] if request.known is None else [request.known])]
+    clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + ((known,) if known else ())
+    cache = network.cached(torch.cat(front, 2), clean) if front else None
+    x, weights = noise[:, :, known:], shares(request.audio_scale, request.audio_scale)
+    for now, then in zip(sigmas, sigmas[1:], strict=False):
+        timestep = torch.full((len(x),), float(now) * 1000, device=x.device)
+        made = [network(x, timestep, clean=clean, times=times, factors=factors, audio=audio, cache=cache)
+                if weight else None for audio, weight in zip((request.audio, None, torch.zeros_like(request.audio)),
+                                                             weights, strict=True)]
+        x = x - (then - now) * combined(made, weights).float()
+    return x if request.known is None else torch.cat([request.known, x], 2)
+
+
+def arranged(request: Request, frames: int, known: int) -> tuple[list[Tensor], tuple[float, ...], dict]:
+    """The pictures in front, and times and factors of the whole sequence."""
+    count = 0 if request.reference is None else request.reference.shape[2]
+    own = own_layout(frames, known, count, REFERENCE_INDEX)
+    techniques = tuple(sorted(request.techniques, key=lambda technique: technique.sort_key()))
+    layout, table = lay_out(own, techniques, request.moment)
+    spans, times, factors = in_order(layout, table)
+    return [request.reference if span.latents is None else span.latents for span in spans], times, factors

@@ -1,0 +1,1 @@
+"""How a long take is planned, made chunk by chunk, and resumed."""

@@ -1,0 +1,205 @@
+"""The plan of a take: which latents each chunk makes, which of them repeat the last chunk, and what it will cost.
+
+The whole take is one latent sequence; chunks tile it. All numbers are ints and fractions, known before any GPU work.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import sha256
+
+from ...techniques.timeline import Timeline
+from .story import clock, parse_story, prompts_for_chunks
+
+MIN_FPS, MAX_FPS = 1, 240
+FILM_TOLERANCE = 0.0002     # of the rate: people type 23.98 for 24000/1001
+SEGMENT_BITS_PER_PIXEL = 0.2  # talking heads at the writer's default quality; an estimate, named so in `describe`
+ENCODER_LOOKAHEAD_FRAMES = 64  # what libx264 holds back, as yuv420p, at 4 threads
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One model window. Latent indices are global: latent 0 is the first of the take."""
+    index: int
+    first_latent: int      # the window's first latent, context included
+    context_latents: int   # leading latents that repeat the previous chunk (0: first chunk, or context outside)
+    latents: int           # window length, context included
+    prompt: str            # "" means the prompt of the graph
+    seed_offset: int       # which noise of the take's seed; 0 is that seed's own
+
+    @property
+    def new_latents(self) -> int:
+        return self.latents - self.context_latents
+
+    @property
+    def first_new_latent(self) -> int:
+        return self.first_latent + self.context_latents
+
+    @property
+    def end_latent(self) -> int:
+        return self.first_latent + self.latents
+
+    def seed(self, take_seed: int) -> int:
+        """Of the chunk's noise, 0 to 2**64 - 1: mixed, so that no chunk of a take has the noise of its neighbour's."""
+        if self.seed_offset == 0:
+            return take_seed
+        return int.from_bytes(sha256(f"{take_seed} {self.seed_offset}".encode()).digest()[:8], "big")
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    timeline: Timeline
+    total_frames: int
+    width: int
+    height: int
+    chunks: tuple[Chunk, ...]
+    notes: tuple[str, ...] = ()   # what was snapped, said to the user
+
+    @property
+    def total_latents(self) -> int:
+        return self.chunks[-1].end_latent
+
+    @property
+    def trimmed_frames(self) -> int:
+        """Frames that are decoded after the end of the speech and dropped."""
+        return self.timeline.frames_for_latents(self.total_latents) - self.total_frames
+
+    @property
+    def seconds(self) -> Fraction:
+        return self.timeline.seconds_at(self.total_frames)
+
+    def frames_of(self, chunk: Chunk) -> tuple[int, int]:
+        """(first, end) pixel frames that are new in `chunk`, end exclusive, clipped to the take. They tile the take."""
+        first = self.timeline.first_frame(chunk.first_new_latent)
+        return first, min(self.timeline.first_frame(chunk.end_latent), self.total_frames)
+
+    def seconds_of(self, chunk: Chunk) -> tuple[Fraction, Fraction]:
+        """(start, end) of the chunk's new frames on the take's clock, exact. They tile the take."""
+        first, end = self.frames_of(chunk)
+        return self.timeline.seconds_at(first), self.timeline.seconds_at(end)
+
+    def contract_of(self, chunk: Chunk) -> dict[str, str]:
+        """The part of a chunk's contract (see journal) that the plan decides: chunk geometry, size, prompt, seed."""
+        first, end = self.frames_of(chunk)
+        return {
+            "chunk layout": f"latents {chunk.first_latent}+{chunk.latents}, context {chunk.context_latents}, "
+                            f"frames {first} to {end}, last {chunk is self.chunks[-1]}",
+            "picture size": f"{self.width}x{self.height}",
+            "fps": f"{self.timeline.fps}, {self.timeline.temporal_ratio} frames per latent",
+            "prompt": chunk.prompt,
+            "seed offset": str(chunk.seed_offset),
+        }
+
+
+def exact_fps(fps: float) -> Fraction:
+    """A frame rate as people type it: 25, 12.5 -> 25/2, 23.976 or 23.98 -> 24000/1001. Outside 1..240: ValueError."""
+    if not MIN_FPS <= fps <= MAX_FPS:  # NaN fails too
+        raise ValueError(f"fps is {fps}; it must be from {MIN_FPS} to {MAX_FPS}")
+    film = Fraction(round(fps * 1.001) * 1000, 1001)
+    typed_film = fps != round(fps) and abs(fps - film) < FILM_TOLERANCE * fps
+    return film if typed_film else Fraction(fps).limit_denominator(1000)
+
+
+def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_frames: int, width: int, height: int,
+              script: str | None = None, seed_step: int = 1, grid: int = 16) -> ChunkPlan:
+    """Cut a take of `total_frames` pixel frames into chunks.
+
+    `chunk_frames` and `overlap_frames` are snapped down to whole latents: 81 -> 21, 80 -> 20, 13 -> 4, overlap 0 -> 0.
+    Every chunk but the first repeats `overlap` latents. A take that fits one chunk is one chunk of exactly the latents
+    it needs (at least 1). Otherwise the last chunk is shortened to what is needed, but not below half of the usual
+    new latents (models answer badly to very short windows); what is over is trimmed. Chunk i's seed is mixed of
+    the take's and i * `seed_step`. `script`: see story_script. `grid`: the pixel grid of the backbone.
+
+    Raises ValueError for a chunk not longer than its overlap, fps outside 1..240, a size off the grid, no frames, or a
+    script that cannot be read.
+    """
+    _check_picture(timeline.fps, width, height, grid)
+    if total_frames < 1:
+        raise ValueError(f"the take has {total_frames} frames; the audio must last at least one frame "
+                         f"({float(1 / timeline.fps):.3f} s at {_rate(timeline.fps)} fps)")
+    chunk_latents = timeline.latents_within_frames(chunk_frames)
+    overlap_latents = timeline.latents_within_frames(overlap_frames)
+    if overlap_frames < 0 or chunk_latents <= overlap_latents:
+        raise ValueError(
+            f"chunk_frames: a chunk of {chunk_frames} frames ({chunk_latents} latents) must be longer "
+            f"than its overlap of {overlap_frames} frames ({overlap_latents} latents), and the overlap 0 or more; "
+            f"make the chunk at least {timeline.frames_for_latents(max(overlap_latents, 0) + 1)} frames")
+    windows = _windows(timeline.latents_for_frames(total_frames), chunk_latents, overlap_latents)
+    starts = [timeline.seconds_at(timeline.first_frame(first + context)) for first, context, _ in windows]
+    prompts, notes = prompts_for_chunks(parse_story(script or ""), starts, timeline.seconds_at(total_frames))
+    chunks = tuple(Chunk(index, first, context, latents, prompts[index], index * seed_step)
+                   for index, (first, context, latents) in enumerate(windows))
+    snapped = _snap_notes(timeline, chunk_frames, chunk_latents, overlap_frames, overlap_latents)
+    return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(snapped + notes))
+
+
+def disk_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> tuple[int, int]:
+    """(latents, video) bytes on disk while the take is made: float32 latents exact, video an estimate."""
+    area = plan.width * plan.height
+    latents = plan.total_latents * latent_channels * area // spatial_ratio ** 2 * 4
+    return latents, int(plan.total_frames * area * SEGMENT_BITS_PER_PIXEL / 8)
+
+
+def ram_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> int:
+    """Bytes of RAM that latents and frames need at any one time: the longest chunk, however long the take is."""
+    area = plan.width * plan.height
+    window = max(chunk.latents for chunk in plan.chunks) * latent_channels * area // spatial_ratio ** 2 * 4
+    group = 2 * plan.timeline.temporal_ratio * area * 3 * (4 + 1)  # two latents' frames, float32 and uint8
+    return 3 * window + group + ENCODER_LOOKAHEAD_FRAMES * area * 3 // 2
+
+
+def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
+    """The plan in words, for the user, before any GPU work: chunks, length, trim, disk, RAM and what was snapped."""
+    latents, video = disk_bytes(plan, latent_channels, spatial_ratio)
+    lengths = [chunk.latents for chunk in plan.chunks]
+    last = "" if lengths[-1] == lengths[0] else f", the last {_window_words(plan.timeline, lengths[-1])}"
+    overlap = plan.chunks[-1].context_latents
+    lines = [
+        f"{len(lengths)} {'chunk' if len(lengths) == 1 else 'chunks'} of {_window_words(plan.timeline, lengths[0])}"
+        + last + (f", each repeating {overlap} latents of the one before" if overlap else ""),
+        f"video: {clock(plan.seconds)}, {plan.total_frames} frames at {_rate(plan.timeline.fps)} fps, "
+        f"{plan.width}x{plan.height}; frames decoded after its end and trimmed: {plan.trimmed_frames}",
+        f"disk while it runs: {_megabytes(latents + video)} (latents {_megabytes(latents)}, video about "
+        f"{_megabytes(video)}); RAM for latents and frames: about "
+        f"{_megabytes(ram_bytes(plan, latent_channels, spatial_ratio))} at any length",
+    ]
+    return "\n".join([*lines, *plan.notes])
+
+
+def _windows(needed: int, chunk: int, overlap: int) -> list[tuple[int, int, int]]:
+    """(first_latent, context_latents, latents) of each chunk."""
+    windows = [(0, 0, min(chunk, needed))]
+    done, usual = windows[0][2], chunk - overlap
+    while done < needed:
+        new = min(usual, max(needed - done, (usual + 1) // 2))
+        windows.append((done - overlap, overlap, overlap + new))
+        done += new
+    return windows
+
+
+def _check_picture(fps: Fraction, width: int, height: int, grid: int) -> None:
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps is {_rate(fps)}; it must be from {MIN_FPS} to {MAX_FPS}")
+    for name, size in (("width", width), ("height", height)):
+        if size < grid or size % grid:
+            below, above = size // grid * grid, -(-max(size, 1) // grid) * grid
+            raise ValueError(f"{name} is {size}; this model needs a multiple of {grid}, such as "
+                             + (f"{below} or {above}" if below > 0 else f"{above}"))
+
+
+def _snap_notes(timeline: Timeline, chunk_frames: int, chunk: int, overlap_frames: int, overlap: int) -> list[str]:
+    pairs: Sequence[tuple[str, int, int]] = (("chunk", chunk_frames, chunk), ("overlap", overlap_frames, overlap))
+    return [f"{name}: {frames} frames are shortened to {timeline.frames_for_latents(latents)} "
+            f"({latents} whole latents)"
+            for name, frames, latents in pairs if timeline.frames_for_latents(latents) != frames]
+
+
+def _window_words(timeline: Timeline, latents: int) -> str:
+    return f"{timeline.frames_for_latents(latents)} frames ({latents} latents)"
+
+
+def _rate(fps: Fraction) -> str:
+    return f"{float(fps):.6g}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"

@@ -1,0 +1,165 @@
+"""A take is made of what was loaded: through a server, with models that no prompt names and a file that changes."""
+import copy
+import os
+import textwrap
+
+import pytest
+import torch
+from lodestar.tests.comfy.server.test_long_take import (
+    cancel_in_second_chunk,
+    frames_of,
+    graph,
+    latents_of,
+    log_since,
+    take_folders,
+)
+from safetensors.torch import load_file, save_file
+
+TINY = "lodestar_tiny_wan22_s2v.safetensors"
+NODES = '''
+    """A loop by node expansion, and a list: what follows runs once per model name, and no prompt says with which."""
+    import folder_paths
+    import comfy.sd
+    from comfy_execution.graph_utils import GraphBuilder
+
+
+    class LoopOverModels:
+        @classmethod
+        def INPUT_TYPES(cls):
+            rest = {"conditioning": ("CONDITIONING",), "noise": ("NOISE",), "sampler": ("SAMPLER",),
+                    "sigmas": ("SIGMAS",), "vae": ("VAE",), "plan": ("LODESTAR_PLAN",), "reference": ("IMAGE",),
+                    "audio_features": ("AUDIO_ENCODER_OUTPUT",), "filename_prefix": ("STRING", {}),
+                    "keep_chunks": ("BOOLEAN", {})}
+            return {"required": {"names": ("STRING", {}), **rest}}
+
+        RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "loop", "test", True
+
+        def loop(self, names, conditioning, **rest):
+            graph = GraphBuilder()
+            for name in names.split():
+                model = graph.node("UNETLoader", unet_name=name, weight_dtype="default")
+                guider = graph.node("BasicGuider", model=model.out(0), conditioning=conditioning)
+                graph.node("LodestarLongTake", guider=guider.out(0), **rest)
+            return {"result": (), "expand": graph.finalize()}
+
+
+    class ListOfModels:
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"names": ("STRING", {})}}
+
+        RETURN_TYPES, OUTPUT_IS_LIST, FUNCTION, CATEGORY = ("MODEL",), (True,), "load", "test"
+
+        def load(self, names):
+            paths = [folder_paths.get_full_path("diffusion_models", name) for name in names.split()]
+            return ([comfy.sd.load_diffusion_model(path) for path in paths],)
+
+
+    NODE_CLASS_MAPPINGS = {"LoopOverModels": LoopOverModels, "ListOfModels": ListOfModels}
+'''
+
+
+def negated(weights):
+    return {**weights, "head.head.weight": -weights["head.head.weight"]}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tiny_models):
+    """Nodes of another pack, and two models of one size and age in files that are nobody else's."""
+    from lib import comfy_server
+    base = comfy_server.prepare_base(tmp_path_factory.mktemp("values"), tiny_models)
+    pack = base / "custom_nodes" / "loops.py"
+    pack.write_text(textwrap.dedent(NODES), encoding="utf-8")
+    models = base / "models" / "diffusion_models"
+    weights = load_file(models / TINY)
+    save_file(weights, models / "one.safetensors", metadata=metadata_of(models / TINY))
+    save_file(negated(weights), models / "two.safetensors", metadata=metadata_of(models / TINY))
+    return base
+
+
+def metadata_of(path):
+    from safetensors import safe_open
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+def by_class(prompt):
+    return {node["class_type"]: (key, node["inputs"]) for key, node in prompt.items()}
+
+
+def small(server, prefix, **changes):
+    """Two chunks."""
+    return graph(server, prefix, steps=1, max_seconds=2.0, **changes)
+
+
+@pytest.fixture(scope="module")
+def looping(start_server, base):
+    with start_server(base=base) as server:
+        yield server
+
+
+def looped(server, prefix, names):
+    """The first take without its techniques, once per model."""
+    prompt = small(server, prefix)
+    take, inputs = by_class(prompt)["LodestarLongTake"]
+    guider, conditioned = by_class(prompt)["BasicGuider"]
+    del prompt[take], prompt[guider]
+    prompt["90"] = {"class_type": "LoopOverModels", "inputs": {
+        **{name: value for name, value in inputs.items() if name != "guider"}, "keep_chunks": True, "names": names,
+        "conditioning": conditioned["conditioning"]}}
+    return prompt
+
+
+def listed(server, prefix, names):
+    prompt = small(server, prefix, keep_chunks=True)
+    prompt["91"] = {"class_type": "ListOfModels", "inputs": {"names": names}}
+    by_class(prompt)["BasicGuider"][1]["model"] = ["91", 0]
+    return prompt
+
+
+def test_models_of_a_loop_and_of_a_list_make_takes_of_their_own(looping):
+    names = "one.safetensors two.safetensors"
+    looping.run(looped(looping, "loop/take", names))
+    folders = take_folders(looping, "loop_take")
+    first, second = (latents_of(folder) for folder in folders)
+    assert len(first) == len(second) == 2 and not any(map(torch.equal, first, second))
+    start = looping.log.stat().st_size
+    looping.run(listed(looping, "list/take", names))     # the same values under another name, by other nodes
+    assert log_since(looping, start).count("all 2 chunks are finished") == 2
+    assert take_folders(looping, "list_take") == [] and take_folders(looping, "loop_take") == folders
+    videos = [frames_of(path) for path in sorted((looping.base / "output" / "list").glob("*.mp4"))]
+    assert len(videos) == 2 and (videos[0] != videos[1]).any()
+
+
+def replace_within_the_second(path, weights):
+    """Another file under the same name, of the same size and time."""
+    before, draft = path.stat(), path.with_suffix(".new")
+    save_file(weights, draft, metadata=metadata_of(path))
+    os.replace(draft, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_a_file_that_changes_under_its_name_makes_no_take_of_two_models(looping, start_server):
+    path = looping.base / "models" / "diffusion_models" / "one.safetensors"
+    prompt = graph(looping, "changed/take", steps=60, unet_name=path.name)
+    looping.run(small(looping, "before/take", unet_name=path.name))
+    replace_within_the_second(path, negated(load_file(path)))
+    cancel_in_second_chunk(looping, prompt)      # with the weights that the server still holds
+    (old,) = take_folders(looping, "changed_take")
+    looping.stop()
+    with start_server(base=looping.base) as server:
+        start = server.log.stat().st_size
+        kept = copy.deepcopy(prompt)
+        by_class(kept)["LodestarLongTake"][1]["keep_chunks"] = True
+        server.run(kept)
+        assert "resuming" not in log_since(server, start)
+        assert "model changed: this is a fresh take" in log_since(server, start)
+        (new,) = set(take_folders(server, "changed_take")) - {old}
+        assert len(latents_of(new)) == 4 and not torch.equal(latents_of(new)[0], latents_of(old)[0])
+        start = server.log.stat().st_size
+        server.run(graph(server, "renamed/take", steps=60, unet_name="two.safetensors"))   # the same weights
+        assert "all 4 chunks are finished" in log_since(server, start)
+        assert len(list((server.base / "output" / "renamed").glob("*.mp4"))) == 1
+        assert new in take_folders(server, "changed_take") and take_folders(server, "renamed_take") == []

@@ -1,0 +1,52 @@
+"""Tiny models under the names of official ones, so that workflows made for those open and run as they are shipped.
+
+The text encoder cannot be tiny: an empty file of its name stands where it would be, to be listed and never loaded.
+"""
+import json
+from pathlib import Path
+
+from lib.environment import link_or_copy
+
+SHARD, WHOLE = "diffusion_pytorch_model-00001-of-00001.safetensors", "model.safetensors"
+OFFICIAL = {    # name -> tiny file or folder, and what the file is called in the official folder
+    "longcat/LongCat-Video-Avatar-1.5/base_model_int8": ("longcat/lodestar_tiny_longcat_avatar15_int8", ""),
+    "longcat/LongCat-Video-Avatar/avatar_single": ("diffusion_models/lodestar_tiny_longcat_avatar.safetensors", SHARD),
+    "longcat/LongCat-Video/dit": ("diffusion_models/lodestar_tiny_longcat_video.safetensors", SHARD),
+    "loras/LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors":
+        ("loras/lodestar_tiny_longcat_avatar15_lora.safetensors", ""),
+    "audio_encoders/whisper_large_v3_encoder_fp16.safetensors":
+        ("audio_encoders/lodestar_tiny_longcat_whisper.safetensors", ""),
+    "audio_encoders/chinese-wav2vec2-base": ("audio_encoders/lodestar_tiny_longcat_wav2vec2.safetensors", WHOLE),
+    "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors":
+        ("diffusion_models/lodestar_tiny_wan22_s2v.safetensors", ""),
+    "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors":
+        ("diffusion_models/lodestar_tiny_wan21_i2v.safetensors", ""),
+    "audio_encoders/wav2vec2_large_english_fp16.safetensors": ("audio_encoders/lodestar_tiny_wav2vec2.safetensors", ""),
+    "vae/wan_2.1_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
+}
+EMPTY = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+
+
+def place(models: Path) -> None:
+    """Into the folder `models` of a ComfyUI base that has the tiny models."""
+    for official, (tiny, inside) in OFFICIAL.items():
+        source, target = models / tiny, models / official
+        if inside:
+            as_folder(source, target, inside)
+        for file in sorted(source.iterdir()) if source.is_dir() else ():
+            link_or_copy(file, target / file.name)
+        if source.is_file() and not inside:
+            link_or_copy(source, target)
+    (models / EMPTY).parent.mkdir(parents=True, exist_ok=True)
+    (models / EMPTY).touch()
+
+
+def as_folder(file: Path, folder: Path, name: str) -> None:
+    """One file as `folder`/`name`, with the index of shards and the config.json that stand in its header."""
+    with open(file, "rb") as source:
+        header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
+    config, index = header.pop("__metadata__")["config"], {"weight_map": dict.fromkeys(header, name)}
+    link_or_copy(file, folder / name)
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    if name == SHARD:
+        (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
