@@ -16,7 +16,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from ..techniques.lookahead_anchor import LookaheadAnchor
-from ..techniques.technique import Moment, Technique
+from ..techniques.technique import ChunkPosition, Technique
 from . import find
 from .backbone import CACHE_BYTES, RUN
 from .patches import check_patches
@@ -27,13 +27,13 @@ T = TypeVar("T", bound=Technique)
 
 
 class Patch:
-    """A DIFFUSION_MODEL wrapper: the techniques on one clone of one model, at one moment of the take."""
+    """A DIFFUSION_MODEL wrapper: the techniques on one clone of one model, at one position in the take."""
 
-    def __init__(self, model, techniques: tuple[Technique, ...], moment: Moment):
+    def __init__(self, model, techniques: tuple[Technique, ...], position: ChunkPosition):
         self.backbone = find(model)
         self.process_in = model.model.process_latent_in
         self.techniques = tuple(sorted(techniques, key=lambda technique: technique.sort_key()))
-        self.moment = moment
+        self.position = position
 
     @torch.compiler.disable(recursive=False)   # the model below is compiled, what is laid out here never is
     def __call__(self, executor, *args, **kwargs):
@@ -43,7 +43,7 @@ class Patch:
 
     @torch.compiler.disable
     def prepared(self, executor, args, kwargs):
-        return self.backbone.prepare(executor, args, kwargs, self.techniques, self.moment, self.process_in)
+        return self.backbone.prepare(executor, args, kwargs, self.techniques, self.position, self.process_in)
 
 
 def refuse_replaced_forward(executor, *args, **kwargs):
@@ -105,7 +105,7 @@ def with_room(executor, model, noise_shape, conds, *args, **kwargs):
     patch = patch_of(model)
     if patch is None:
         return executor(model, noise_shape, conds, *args, **kwargs)
-    asked = model.model, tuple(noise_shape), patch.techniques, patch.moment
+    asked = model.model, tuple(noise_shape), patch.techniques, patch.position
     shape = [*noise_shape[:2], noise_shape[2] + patch.backbone.extra_latents(*asked), *noise_shape[3:]]
     cache = {CACHE_BYTES: patch.backbone.cache_bytes(*asked)}
     with_cache = {name: [{**entry, **cache} for entry in entries] for name, entries in conds.items()}
@@ -131,12 +131,12 @@ def with_technique(model, technique: Technique):
     """A clone with one more technique; only anchors may stand several on one model, others replace their like."""
     kept = tuple(other for other in techniques_of(model)
                  if isinstance(other, LookaheadAnchor) or type(other) is not type(technique))
-    return patched(model, (*kept, technique), Moment())
+    return patched(model, (*kept, technique), ChunkPosition())
 
 
-def patched(model, techniques: tuple[Technique, ...], moment: Moment):
+def patched(model, techniques: tuple[Technique, ...], position: ChunkPosition):
     clone = model.clone()
-    wrappers = {WrappersMP.DIFFUSION_MODEL: Patch(model, techniques, moment), WrappersMP.OUTER_SAMPLE: with_run,
+    wrappers = {WrappersMP.DIFFUSION_MODEL: Patch(model, techniques, position), WrappersMP.OUTER_SAMPLE: with_run,
                 WrappersMP.APPLY_MODEL: refuse_replaced_forward, WrappersMP.PREPARE_SAMPLING: with_room}
     for kind, wrapper in wrappers.items():
         clone.remove_wrappers_with_key(kind, KEY)
@@ -144,16 +144,16 @@ def patched(model, techniques: tuple[Technique, ...], moment: Moment):
     return clone
 
 
-def guider_at(guider, techniques: tuple[Technique, ...], moment: Moment, conditions: dict, silent: dict,
+def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition, conditions: dict, silent: dict,
               prompt: list | None = None):
-    """A copy of any core GUIDER for one chunk: the model at `moment`, and values set in its conditions.
+    """A copy of any core GUIDER for one chunk: the model at `position`, and values set in its conditions.
 
     `conditions` go into every condition, `silent` over them in the guider's own `silent_names`, or where its name for
     a condition says negative. `prompt` is CONDITIONING that replaces the text of the positive one.
     """
     silent_names = getattr(guider, "silent_names", [name for name in guider.original_conds if "negative" in name])
     chunk_guider = copy.copy(guider)
-    chunk_guider.model_patcher = patched(guider.model_patcher, techniques, moment)
+    chunk_guider.model_patcher = patched(guider.model_patcher, techniques, position)
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
     chunk_guider.original_conds = {}
     for name, entries in guider.original_conds.items():

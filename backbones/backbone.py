@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
-from ..techniques.technique import Moment, Technique, lay_out
+from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
 from .audio.speech import Speech
 
@@ -110,24 +110,24 @@ class Backbone(ABC):
         """The speech of one window: here (layers, frames, C), one row per pixel frame, 4 per latent."""
         return speech.rows(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
 
-    def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...], moment: Moment
-                      ) -> int:
+    def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...],
+                      position: ChunkPosition) -> int:
         """Latent frames that the techniques add to a sampler's latent of `noise_shape`, for ComfyUI's VRAM estimate."""
         layout = Layout.of_chunk(noise_shape[2])
-        if moment.reference is None:   # then a technique that needs a picture takes the model's own
+        if position.reference is None:   # then a technique that needs a picture takes the model's own
             layout = layout.append(Span("reference", (noise_shape[2],)))
         own = sum(len(span.times) for span in layout.spans)
         for technique in techniques:
-            layout = technique.layout(layout, moment)
+            layout = technique.layout(layout, position)
         return sum(len(span.times) for span in layout.spans) - own
 
-    def cache_bytes(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...], moment: Moment
-                    ) -> int:
+    def cache_bytes(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...],
+                    position: ChunkPosition) -> int:
         """VRAM that keys and values kept for a sampling run take, however many guidance branches it has."""
         return 0
 
     @abstractmethod
-    def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], moment: Moment,
+    def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], position: ChunkPosition,
                 process_in: Callable[[Tensor], Tensor]):
         """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
 
@@ -142,10 +142,10 @@ class Backbone(ABC):
         """What the sampler is given for one chunk, so that the family sees its context, picture and speech."""
 
 
-def lay_out_call(own: Layout, techniques: tuple[Technique, ...], moment: Moment, transformer_options: dict
+def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition, transformer_options: dict
                  ) -> tuple[Layout, dict[tuple[int, int], float]]:
     """As techniques.technique.lay_out; a technique that changes nothing in this layout says so once a run."""
-    layout, factors = lay_out(own, techniques, moment)
+    layout, factors = lay_out(own, techniques, position)
     for technique in techniques:
         notice = technique.notice(layout)
         if notice is not None:

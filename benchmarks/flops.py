@@ -18,7 +18,7 @@ from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.layout import Layout
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.timeline import Timeline
 from lodestar.techniques.visibility import attend_by_groups, query_groups
 from rows import Row, show
@@ -86,8 +86,8 @@ def noise_attention(blocks: str) -> float:
     """Attention FLOPs of the noise latents alone (31,200 queries on 39,000 keys): hard skip / full."""
     from comfy.ldm.modules.attention import attention_pytorch
     width, _, heads = BLOCKS[blocks]
-    moment = Moment(context=noise(CONTEXT))
-    layout = reference_in_chunk().layout(LatentStitch().layout(Layout.of_chunk(NOISE), moment), moment)
+    position = ChunkPosition(context=noise(CONTEXT))
+    layout = reference_in_chunk().layout(LatentStitch().layout(Layout.of_chunk(NOISE), position), position)
     groups = query_groups(ReferenceSkip(radius=SKIPPED // 2).visibility(layout), NOISE)
     query = torch.empty(1, NOISE * TOKENS, width, device=META)
     key = value = torch.empty(1, (NOISE + CONTEXT + 1) * TOKENS, width, device=META)

@@ -20,7 +20,7 @@ if "comfy" not in sys.modules:
 
 import comfy.cli_args  # noqa: E402
 import torch  # noqa: E402
-from lodestar.techniques.technique import Moment  # noqa: E402
+from lodestar.techniques.technique import ChunkPosition  # noqa: E402
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def denoise(model, noisy: torch.Tensor, conditions: dict | None = None, **option
 def patched(model, *techniques, context: torch.Tensor | None = None):
     """The model with `techniques`, as Long Take patches it for a chunk that continues from `context`."""
     from lodestar.backbones import attach
-    return attach.patched(model, techniques, Moment(context=context))
+    return attach.patched(model, techniques, ChunkPosition(context=context))
 
 
 def tiny_model(name: str):

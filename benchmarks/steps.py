@@ -23,7 +23,7 @@ from lodestar.techniques.clean_cache import CleanCaching
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment, Technique
+from lodestar.techniques.technique import ChunkPosition, Technique
 from lodestar.techniques.timeline import Timeline
 from rows import Row, show
 from torch import Tensor
@@ -181,7 +181,7 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], Moment, ChunkInputs]:
+def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, ChunkInputs]:
     """A chunk in the middle of a take, as Long Take lays it out: context, picture, speech; and the techniques."""
     backbone, channels = find(model), model.model.latent_format.latent_channels
     picture, audio, people = random(1, channels, 1, *SIZE, seed=6), None, None
@@ -197,7 +197,7 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], Moment, ChunkInpu
         LATENTS, (channels, *SIZE), context, picture, audio, random(1, channels, LATENTS, *SIZE, seed=8), people))
     story = (LookaheadAnchor(), NarrativeKeyframes().plus(Fraction(9), random(1, channels, 1, *SIZE, seed=9)))
     techniques = {**TECHNIQUES, **LONGCAT, "keyframes": story}.get(name, TECHNIQUES["anchor"])
-    return techniques, Moment(Fraction(1), picture, inputs.context, 1, FIRST), inputs
+    return techniques, ChunkPosition(Fraction(1), picture, inputs.context, 1, FIRST), inputs
 
 
 def halves() -> Tensor:
@@ -210,14 +210,14 @@ def halves() -> Tensor:
 def guider_of(model, name: str):
     """The guider that Long Take makes for the chunk, and the chunk."""
     import comfy.samplers
-    techniques, moment, inputs = chunk_of(model, name)
+    techniques, position, inputs = chunk_of(model, name)
     if name == "context windows":   # of three latents
         from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
         model = WanContextWindowsManualNode.execute(model, 9, 4, "standard_static", 1, False, "flat", False).args[0]
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*([[random(1, 512, 4096, seed=seed), {}]] for seed in (3, 4)))
     guider.set_cfg(2.0)
-    return attach.guider_at(guider, techniques, moment, inputs.conditions, inputs.silent), inputs
+    return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.silent), inputs
 
 
 def sampled(case: str) -> tuple[Tensor, list[Step]]:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..backbones import attach
 from ..backbones.longcat.loader import GGUF, WEIGHT_DTYPES, load_longcat
 from ..techniques.clean_cache import PLACES, CleanCaching
-from ..techniques.technique import Moment
+from ..techniques.technique import ChunkPosition
 from .input_checks import checked
 from .sockets import search_words
 
@@ -72,4 +72,4 @@ class LodestarLoadLongCat(io.ComfyNode):
     def execute(cls, model_name, weight_dtype, kv_cache) -> io.NodeOutput:
         model = load_longcat(model_path(model_name), weight_dtype)
         techniques = () if kv_cache == OFF else (CleanCaching(kv_cache),)
-        return io.NodeOutput(attach.patched(model, techniques, Moment()))
+        return io.NodeOutput(attach.patched(model, techniques, ChunkPosition()))

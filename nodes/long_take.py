@@ -39,7 +39,7 @@ from ..pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
 from ..pipelines.take.take import ChunkDone, Tail, make_take
 from ..pipelines.take.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
-from ..techniques.technique import Moment
+from ..techniques.technique import ChunkPosition
 from .input_checks import checked, named
 from .sockets import PLAN, Take, search_words
 
@@ -268,9 +268,9 @@ class TakeSession:
         inputs = self.backbone.chunk_inputs(ChunkRequest(
             chunk.latents, self.latent_shape, context, reference, self.audio_of(chunk),
             self.canvases[min(chunk.index, 1)], self.people))
-        moment = Moment(self.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index,
+        position = ChunkPosition(self.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index,
                         chunk.first_latent)
-        guider = attach.guider_at(self.guider, self.techniques, moment, inputs.conditions, inputs.silent,
+        guider = attach.guider_at(self.guider, self.techniques, position, inputs.conditions, inputs.silent,
                                   self.prompts.get(chunk.prompt))
         callback = self.progress.sampling(chunk, self.guider.model_patcher.load_device, self.model.latent_format)
         noise = copy.copy(self.noise)

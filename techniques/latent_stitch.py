@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from .layout import Layout, Span
-from .technique import Moment, Technique
+from .technique import ChunkPosition, Technique
 
 MODES = ("stitch", "re-encode")
 
@@ -41,10 +41,10 @@ class LatentStitch(Technique):
         frames = tail.frames((count - 1) * temporal_ratio + 1)
         return encode(frames[(len(frames) - 1) % temporal_ratio:])   # a causal VAE takes 1 + whole latents of frames
 
-    def layout(self, layout: Layout, moment: Moment) -> Layout:
-        if moment.context is None:
+    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
+        if position.context is None:
             return layout
-        opened = moment.context.shape[2]
+        opened = position.context.shape[2]
         later = tuple(time + opened for time in layout["chunk"].times)
         return layout.change("chunk", times=later).append(
-            Span("context", tuple(range(opened)), latents=moment.context))
+            Span("context", tuple(range(opened)), latents=position.context))

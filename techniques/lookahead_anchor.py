@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .layout import Layout, Span
-from .technique import DEFAULT_DISTANCE_LATENTS, Moment, Technique
+from .technique import DEFAULT_DISTANCE_LATENTS, ChunkPosition, Technique
 
 PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end")
 FARTHEST = 1024.0       # latent frames
@@ -73,19 +73,19 @@ class LookaheadAnchor(Technique):
     def pictures(self) -> dict[str, Tensor]:
         return {} if self.latents is None else {"anchor": self.latents}
 
-    def time(self, layout: Layout, moment: Moment) -> float:
+    def time(self, layout: Layout, position: ChunkPosition) -> float:
         if self.schedule:
-            return self.schedule[moment.chunk % len(self.schedule)]
-        if self.placement == "in chunk" and moment.chunk:   # the first chunk held it; a shorter last one need not
+            return self.schedule[position.chunk % len(self.schedule)]
+        if self.placement == "in chunk" and position.chunk:   # the first chunk held it; a shorter last one need not
             return self.index
         return anchor_time(layout, self.placement, self.distance, self.index)
 
-    def layout(self, layout: Layout, moment: Moment) -> Layout:
-        time = self.time(layout, moment)
+    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
+        time = self.time(layout, position)
         own = layout.find("reference")
         if self.latents is None and own is not None:
             return layout.change("reference", times=tuple(time + i for i in range(len(own.times))))
-        latents = self.latents if self.latents is not None else moment.reference
+        latents = self.latents if self.latents is not None else position.reference
         if latents is None:
             raise ValueError("anchor: this model has no reference picture of its own, and none came. Connect a LATENT "
                              "to the anchor input (Reference Picture makes one) or a reference to Long Take")

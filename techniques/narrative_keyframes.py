@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .layout import Layout, Span
-from .technique import DEFAULT_DISTANCE_LATENTS, Moment, Technique
+from .technique import DEFAULT_DISTANCE_LATENTS, ChunkPosition, Technique
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class NarrativeKeyframes(Technique):
         """What a chunk whose first new frame stands at `start_seconds` pursues; None once all are passed."""
         return next((latents for seconds, latents in self.keyframes if seconds > start_seconds), None)
 
-    def layout(self, layout: Layout, moment: Moment) -> Layout:
-        latents = self.keyframe_at(moment.start_seconds)
+    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
+        latents = self.keyframe_at(position.start_seconds)
         if latents is None:
             return layout
         ahead = [span for span in layout.references if min(span.times) > layout.last_time]

@@ -1,4 +1,4 @@
-"""What every technique answers, and the moment of the take at which it is asked.
+"""What every technique answers, and where in the take it is asked.
 
 A technique is a frozen dataclass. It answers the questions that concern it and leaves the rest to these defaults;
 `rank` fixes the order in which they are asked, so that the order of the nodes on the canvas does not matter.
@@ -16,7 +16,7 @@ DEFAULT_DISTANCE_LATENTS = 3   # of a lookahead anchor: 12 pixel frames, where p
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class ChunkPosition:
     """Where in the take one chunk stands. Outside *Long Take* it is the first chunk, with nothing handed over.
 
     `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
@@ -37,7 +37,7 @@ class Technique:
     def sort_key(self) -> tuple:
         return (self.rank,)
 
-    def layout(self, layout: Layout, moment: Moment) -> Layout:
+    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         """What enters the sequence, and at what time?"""
         return layout
 
@@ -54,12 +54,12 @@ class Technique:
         return None
 
 
-def lay_out(own: Layout, techniques: tuple[Technique, ...], moment: Moment
+def lay_out(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition
             ) -> tuple[Layout, dict[tuple[int, int], float]]:
     """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}."""
     layout = own
     for technique in techniques:
-        layout = technique.layout(layout, moment)
+        layout = technique.layout(layout, position)
     return layout, visibility_table(layout, techniques)
 
 

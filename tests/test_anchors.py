@@ -6,7 +6,7 @@ import torch
 from lodestar.techniques.layout import Layout, Span
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, anchor_time, parse_schedule
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.timeline import Timeline
 
 PICTURE = torch.zeros(1, 16, 1, 4, 4)
@@ -19,14 +19,14 @@ def picture(value: float) -> torch.Tensor:
 @pytest.mark.parametrize("latents", [1, 5, 21, 300])
 @pytest.mark.parametrize("distance", [1, 3, 18, 2.5])
 def test_the_anchor_stands_d_after_the_last_frame(latents, distance):
-    layout = LookaheadAnchor(distance, latents=PICTURE).layout(Layout.of_chunk(latents), Moment())
+    layout = LookaheadAnchor(distance, latents=PICTURE).layout(Layout.of_chunk(latents), ChunkPosition())
     assert layout["anchor"].times == (latents - 1 + distance,)
     assert layout["chunk"].times == tuple(range(latents)) and layout["anchor"].clean
 
 
 def test_several_views_stand_one_after_the_other():
     views = torch.zeros(1, 16, 3, 4, 4)
-    layout = LookaheadAnchor(4, latents=views).layout(Layout.of_chunk(10), Moment())
+    layout = LookaheadAnchor(4, latents=views).layout(Layout.of_chunk(10), ChunkPosition())
     assert layout["anchor"].times == (13, 14, 15)
 
 
@@ -47,12 +47,12 @@ def test_distances_are_floored_as_in_the_paper():
 
 def test_self_keyframing_moves_the_model_s_own_reference_else_takes_the_take_s_picture():
     own = Layout.of_chunk(20).append(Span("reference", (30,)))
-    moved = LookaheadAnchor(3).layout(own, Moment(reference=PICTURE))
+    moved = LookaheadAnchor(3).layout(own, ChunkPosition(reference=PICTURE))
     assert moved["reference"].times == (22,) and moved["reference"].latents is None and moved.find("anchor") is None
-    taken = LookaheadAnchor(3).layout(Layout.of_chunk(20), Moment(reference=PICTURE))
+    taken = LookaheadAnchor(3).layout(Layout.of_chunk(20), ChunkPosition(reference=PICTURE))
     assert taken["anchor"].latents is PICTURE
     with pytest.raises(ValueError, match="anchor: .*Reference Picture"):
-        LookaheadAnchor(3).layout(Layout.of_chunk(20), Moment())
+        LookaheadAnchor(3).layout(Layout.of_chunk(20), ChunkPosition())
 
 
 def story() -> NarrativeKeyframes:
@@ -66,17 +66,17 @@ def test_a_chunk_pursues_the_next_keyframe_until_it_is_passed(start, pursued):
 
 
 def test_a_keyframe_replaces_the_anchor_s_picture_and_not_its_place():
-    anchored = LookaheadAnchor(5, latents=PICTURE).layout(Layout.of_chunk(20), Moment())
-    layout = story().layout(anchored, Moment(start_seconds=Fraction(4)))
+    anchored = LookaheadAnchor(5, latents=PICTURE).layout(Layout.of_chunk(20), ChunkPosition())
+    layout = story().layout(anchored, ChunkPosition(start_seconds=Fraction(4)))
     assert layout["anchor"].times == (24,) and layout["anchor"].latents.flatten()[0] == 9
-    own = LookaheadAnchor(5).layout(Layout.of_chunk(20).append(Span("reference", (30,))), Moment())
-    layout = story().layout(own, Moment())
+    own = LookaheadAnchor(5).layout(Layout.of_chunk(20).append(Span("reference", (30,))), ChunkPosition())
+    layout = story().layout(own, ChunkPosition())
     assert layout["reference"].times == (24,) and layout["reference"].latents.flatten()[0] == 4
-    assert story().layout(anchored, Moment(start_seconds=Fraction(9))) is anchored
+    assert story().layout(anchored, ChunkPosition(start_seconds=Fraction(9))) is anchored
 
 
 def test_without_an_anchor_node_a_keyframe_stands_at_the_paper_s_default_distance():
-    assert story().layout(Layout.of_chunk(20), Moment())["anchor"].times == (22,)
+    assert story().layout(Layout.of_chunk(20), ChunkPosition())["anchor"].times == (22,)
 
 
 def test_doubled_and_negative_keyframes_are_refused():
@@ -89,7 +89,7 @@ def test_doubled_and_negative_keyframes_are_refused():
 def test_a_schedule_gives_one_time_per_chunk_in_turn():
     layout, picture = Layout.of_chunk(6), torch.zeros(1, 16, 1, 2, 2)
     anchor = LookaheadAnchor(latents=picture, schedule=parse_schedule(" 10, 30,-10 "))
-    times = [anchor.layout(layout, Moment(chunk=chunk)).references[0].times for chunk in range(5)]
+    times = [anchor.layout(layout, ChunkPosition(chunk=chunk)).references[0].times for chunk in range(5)]
     assert times == [(10.0,), (30.0,), (-10.0,), (10.0,), (30.0,)]
 
 
@@ -102,6 +102,6 @@ def test_a_schedule_that_cannot_be_read_is_refused(text):
 def test_a_shorter_last_chunk_does_not_end_a_take():
     """What held in the first chunk goes on; there too it is refused where it never was inside."""
     anchor, short = LookaheadAnchor(1, "in chunk", 8.0, PICTURE), Layout.of_chunk(6)
-    assert anchor.layout(short, Moment(chunk=3)).references[0].times == (8.0,)
+    assert anchor.layout(short, ChunkPosition(chunk=3)).references[0].times == (8.0,)
     with pytest.raises(ValueError, match="^index: got 8, wanted 0 to 5"):
-        anchor.layout(short, Moment())
+        anchor.layout(short, ChunkPosition())

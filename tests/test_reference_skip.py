@@ -4,7 +4,7 @@ import torch
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.layout import Layout, Span
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 
 
 def layout(time: float, frames: int = 10) -> Layout:
@@ -44,7 +44,7 @@ def test_a_band_outside_the_chunk_is_announced(time):
 
 
 def test_the_band_follows_the_chunk_s_times_behind_a_stitched_context():
-    stitched = LatentStitch().layout(Layout.of_chunk(6), Moment(context=torch.zeros(1, 16, 4, 4, 4)))
+    stitched = LatentStitch().layout(Layout.of_chunk(6), ChunkPosition(context=torch.zeros(1, 16, 4, 4, 4)))
     assert stitched["chunk"].times == (4, 5, 6, 7, 8, 9) and stitched["context"].times == (0, 1, 2, 3)
     placed = stitched.append(Span("anchor", (5,), latents=torch.zeros(1, 16, 1, 4, 4)))
     assert set(ReferenceSkip().visibility(placed)) == {(0, 10), (1, 10), (2, 10)}
@@ -57,7 +57,7 @@ def test_upstream_mode_is_all_or_nothing(time, radius):
     clean, noisy = 5, 6
     start, end = time - radius - clean + 1, time + radius - clean + 2
     active = radius > 0 and start >= 0 and end <= noisy
-    stitched = LatentStitch().layout(Layout.of_chunk(noisy), Moment(context=torch.zeros(1, 16, 4, 4, 4)))
+    stitched = LatentStitch().layout(Layout.of_chunk(noisy), ChunkPosition(context=torch.zeros(1, 16, 4, 4, 4)))
     placed = stitched.append(Span("anchor", (time,), latents=torch.zeros(1, 16, 1, 4, 4)))
     skip = ReferenceSkip("upstream", radius)
     assert set(skip.visibility(placed)) == {(query, 10) for query in (range(start, end) if active else ())}

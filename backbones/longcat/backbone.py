@@ -89,25 +89,25 @@ class LongCatBackbone(Backbone):
     def text_width(self, base) -> int:
         return base.diffusion_model.config.caption
 
-    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> LongCatCall:
+    def prepare(self, executor, args, kwargs, techniques, position, process_in) -> LongCatCall:
         x, timestep, context, options = args
         pictures = kwargs.pop(REFERENCE_KEY, None)
         known_to_run = pictures is not None or kwargs.get("reference") is None
         call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
-        layout, factors = lay_out_call(own, techniques, moment, call.transformer_options)
+        layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is not own or restricts_visibility(techniques):
             call = with_layout(call, layout, factors, process_in)
         caching = next((technique for technique in techniques if isinstance(technique, CleanCaching)), None)
         return with_cache(call, caching.place, pictures) if caching is not None and known_to_run else call
 
-    def cache_bytes(self, model, noise_shape, techniques, moment) -> int:
+    def cache_bytes(self, model, noise_shape, techniques, position) -> int:
         """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
         the first chunk and the second."""
         if not any(isinstance(technique, CleanCaching) and technique.place == "VRAM" for technique in techniques):
             return 0
-        context = CONTEXT_LATENTS if moment.context is None else max(CONTEXT_LATENTS, moment.context.shape[2])
-        frames = 1 + context + self.extra_latents(model, noise_shape, techniques, moment)
+        context = CONTEXT_LATENTS if position.context is None else max(CONTEXT_LATENTS, position.context.shape[2])
+        frames = 1 + context + self.extra_latents(model, noise_shape, techniques, position)
         config, tokens = model.diffusion_model.config, noise_shape[3] * noise_shape[4] // 4
         computed = model.manual_cast_dtype or model.get_dtype()     # whatever the weights are kept in
         return frames * 2 * config.depth * config.hidden * tokens * computed.itemsize

@@ -46,10 +46,10 @@ class Wan(Backbone):
             return cls("i2v", "Wan image-to-video")
         return None
 
-    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
+    def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         own = self.own_layout(call)
-        layout, factors = lay_out_call(own, techniques, moment, call.transformer_options)
+        layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is own and not restricts_visibility(techniques):
             return call
         if call.extra.get("context_latents") is not None:

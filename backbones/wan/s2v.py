@@ -49,13 +49,13 @@ class WanS2V(Backbone):
     def context_latents(self, overlap: int) -> int:
         return MOTION_LATENTS
 
-    def prepare(self, executor, args, kwargs, techniques, moment, process_in) -> WanCall:
-        call = with_audio_tokens(WanCall.bind(executor, args, kwargs), moment.first_latent)
-        return with_exact_timesteps(self.with_layout(call, techniques, moment, process_in))
+    def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
+        call = with_audio_tokens(WanCall.bind(executor, args, kwargs), position.first_latent)
+        return with_exact_timesteps(self.with_layout(call, techniques, position, process_in))
 
-    def with_layout(self, call: WanCall, techniques, moment, process_in) -> WanCall:
+    def with_layout(self, call: WanCall, techniques, position, process_in) -> WanCall:
         own = self.own_layout(call)
-        layout, factors = lay_out_call(own, techniques, moment, call.transformer_options)
+        layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is own and not restricts_visibility(techniques):
             return call
         call = with_references(call, layout, process_in)

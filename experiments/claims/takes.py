@@ -17,7 +17,7 @@ from lodestar.pipelines.headless.sampling import Request, sample
 from lodestar.techniques.audio.features import window_steps
 from lodestar.techniques.audio.mel import mel_steps
 from lodestar.techniques.flow_schedules import schedule
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 from lodestar.training.puppet.drawing import STATE, draw
 from lodestar.training.puppet.latents import HEARD, SILENCE
 from lodestar.training.puppet.network import CHUNK
@@ -99,9 +99,9 @@ def noise(cast: Cast, chunk: int, latents: int = CHUNK) -> Tensor:
 def request(condition: Condition, cast: Cast, chunk: int, known: Tensor | None, latent: int, latents: int) -> Request:
     """What is asked of the network for a window of `latents` from `latent` on."""
     start = Fraction(0) if chunk == 0 else Fraction(first_new_frame(chunk), FPS)
-    moment = Moment(start_seconds=start, reference=cast.picture, chunk=chunk)
+    position = ChunkPosition(start_seconds=start, reference=cast.picture, chunk=chunk)
     return Request(known, cast.picture if condition.reference else None, cast.speech(condition, latent, latents),
-                   techniques_of(condition, cast.story), moment, condition.audio_scale)
+                   techniques_of(condition, cast.story), position, condition.audio_scale)
 
 
 @torch.inference_mode()

@@ -12,18 +12,18 @@ from ...networks.longcat.network import LongCat
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.speech_guidance import combined, shares
-from ...techniques.technique import Moment, Technique, lay_out
+from ...techniques.technique import ChunkPosition, Technique, lay_out
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
     """`known` (B, C, k, h, w) clean frames at the window's head, `reference` (B, C, r, h, w) or None, `audio` (B, 1,
-    frames, window, layers, channels), `moment` of the take for the techniques (its latents in model space, too)."""
+    frames, window, layers, channels), `position` of the take for the techniques (its latents in model space, too)."""
     known: Tensor | None
     reference: Tensor | None
     audio: Tensor
     techniques: tuple[Technique, ...] = ()
-    moment: Moment = Moment()
+    position: ChunkPosition = ChunkPosition()
     audio_scale: float = 1.0
 
 
@@ -55,6 +55,6 @@ def arranged(request: Request, frames: int, known: int) -> tuple[list[Tensor], t
     count = 0 if request.reference is None else request.reference.shape[2]
     own = own_layout(frames, known, count, REFERENCE_INDEX)
     techniques = tuple(sorted(request.techniques, key=lambda technique: technique.sort_key()))
-    layout, table = lay_out(own, techniques, request.moment)
+    layout, table = lay_out(own, techniques, request.position)
     spans, times, factors = in_order(layout, table)
     return [request.reference if span.latents is None else span.latents for span in spans], times, factors

@@ -26,7 +26,7 @@ from lodestar.techniques.audio.waveform import leveled
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, parse_schedule
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment, Technique
+from lodestar.techniques.technique import ChunkPosition, Technique
 from lodestar.techniques.timeline import Timeline
 from lodestar.training.puppet.network import trained
 from lodestar.training.puppet.ship import shipped
@@ -113,9 +113,9 @@ class Puppet:
         audio = self.heard[window_steps(first, frames, 1, len(self.heard))][None, None]
         shape = (1, self.picture.shape[1], chunk.latents, *self.picture.shape[-2:])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chunk.seed(self.seed)))
-        moment = Moment(self.plan.seconds_of(chunk)[0], self.picture, chunk=chunk.index)
+        position = ChunkPosition(self.plan.seconds_of(chunk)[0], self.picture, chunk=chunk.index)
         known, reference = (self.picture, None) if context is None else (context, self.picture)
-        return sample(self.network, noise, self.sigmas, Request(known, reference, audio, self.techniques, moment))
+        return sample(self.network, noise, self.sigmas, Request(known, reference, audio, self.techniques, position))
 
     def context_of(self, tail: Tail) -> Tensor:
         return tail.latents(self.plan.chunks[-1].context_latents)

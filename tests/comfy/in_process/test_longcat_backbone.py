@@ -16,7 +16,7 @@ from lodestar.techniques.clean_cache import CleanCaching
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 
 SIZE, FRAMES, KNOWN, TOKENS = (8, 8), 9, 2, 16
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
@@ -77,7 +77,7 @@ def x_of(batch=1, frames=FRAMES):
 
 
 def test_an_empty_technique_list_is_bit_identical(model):
-    assert torch.equal(apply(attach.patched(model, (), Moment()), x_of()), apply(model, x_of()))
+    assert torch.equal(apply(attach.patched(model, (), ChunkPosition()), x_of()), apply(model, x_of()))
 
 
 def test_unpatched_is_what_upstream_lays_out(model):
@@ -114,7 +114,7 @@ STORY = NarrativeKeyframes().plus(Fraction(1), random(1, 16, 1, *SIZE, seed=11))
     (13, (), [REFERENCE_INDEX, 12 + 3]),    # the picture keeps its place inside the chunk
     (13, (LookaheadAnchor(5),), [12 + 5])])
 def test_each_chunk_pursues_its_keyframe_and_in_the_end_the_picture(model, frames, others, times, start, seed):
-    story = attach.patched(model, (STORY, *others), Moment(start_seconds=Fraction(start)))
+    story = attach.patched(model, (STORY, *others), ChunkPosition(start_seconds=Fraction(start)))
     front = [conditions()["reference"]] * len(times)
     if seed is None:
         front = front[:1]
@@ -328,7 +328,8 @@ def test_every_context_window_hears_its_own_speech(model, monkeypatch):
         heard.append((conds["audio"], conds.get("known")))
         return forward(self, *args, **conds)
     monkeypatch.setattr(LongCatNetwork, "_forward", spy)
-    made, speech = guider(windowed(attach.patched(model, (), Moment()))), random(1, 1, 4 * 10 - 3, 5, 5, 64, seed=5)
+    made = guider(windowed(attach.patched(model, (), ChunkPosition())))
+    speech = random(1, 1, 4 * 10 - 3, 5, 5, 64, seed=5)
     made.original_conds["positive"][0]["audio_windows"] = speech
     mask = torch.ones(1, 1, 10, *SIZE)
     mask[:, :, :KNOWN] = 0
@@ -345,7 +346,7 @@ def test_kept_keys_are_those_of_each_window(model):
     latent, results = random(1, 16, FRAMES, *SIZE, seed=8), []
     mask = torch.ones(1, 1, FRAMES, *SIZE)
     mask[:, :, :KNOWN] = 0
-    for kind in (attach.patched(model, (), Moment()), attach.with_technique(model, CleanCaching())):
+    for kind in (attach.patched(model, (), ChunkPosition()), attach.with_technique(model, CleanCaching())):
         with torch.inference_mode():
             results.append(guider(windowed(kind, 4), 2.0).sample(
                 random(1, 16, FRAMES, *SIZE), latent, comfy.samplers.sampler_object("euler"), SIGMAS,

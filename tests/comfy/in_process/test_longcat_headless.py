@@ -13,7 +13,7 @@ from lodestar.pipelines.headless import sampling as headless
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 
 SIZE, FRAMES, KNOWN = (8, 8), 9, 2
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
@@ -45,10 +45,10 @@ def test_headless_equals_the_host(tiny_models, techniques, audio_scale, referenc
     out, into = model.model.process_latent_out, model.model.process_latent_in
     head, reference = random(1, 16, known, *SIZE, seed=8), random(1, 16, references, *SIZE, seed=6)
     noise, audio = random(1, 16, FRAMES, *SIZE, seed=1), random(1, 1, 4 * FRAMES - 3, 5, 5, 64, seed=5)
-    moment = Moment(start_seconds=Fraction(start or 0))
+    position = ChunkPosition(start_seconds=Fraction(start or 0))
     theirs, ours = (techniques if start is None else (story(space), *techniques) for space in (torch.clone, into))
     speech = {"audio_windows": audio, **({"reference_latents": [reference]} if references else {})}
-    guider = SpeechGuider(attach.patched(model, theirs, moment), [[None, speech]], [[None, speech]], audio_scale,
+    guider = SpeechGuider(attach.patched(model, theirs, position), [[None, speech]], [[None, speech]], audio_scale,
                           audio_scale, False)
     mask = torch.ones(1, 1, FRAMES, *SIZE)
     mask[:, :, :known] = 0
@@ -57,6 +57,6 @@ def test_headless_equals_the_host(tiny_models, techniques, audio_scale, referenc
         served = guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), SIGMAS, denoise_mask=mask,
                                disable_pbar=True, seed=1)
         alone = headless.sample(network, noise, SIGMAS, headless.Request(
-            into(head) if known else None, into(reference) if references else None, audio, ours, moment, audio_scale))
+            into(head) if known else None, into(reference) if references else None, audio, ours, position, audio_scale))
     assert torch.allclose(out(alone)[:, :, known:], served[:, :, known:], atol=1e-4)
     assert torch.equal(alone[:, :, :known], into(head))

@@ -20,7 +20,7 @@ from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.pipelines.take.plan import exact_fps, plan_take
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.timeline import Timeline
 
 RELATIVE = 1e-5     # of float32 convolutions over another number of rows; a missing history costs 0.7 and more
@@ -84,7 +84,7 @@ def sample(model, wan, speech, first, latents, techniques=(), steps=1, cfg=2.0, 
     guider.set_conds(text, text)
     guider.set_cfg(cfg)
     inputs = inputs_of(wan, speech, first, latents, fps)
-    guider = attach.guider_at(guider, techniques, Moment(first_latent=first), inputs.conditions, inputs.silent)
+    guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.silent)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
     with listening(model) as heard, torch.inference_mode():
         made = guider.sample(wan.noise(model, latents), inputs.samples, comfy.samplers.sampler_object("euler"), sigmas,
@@ -174,13 +174,14 @@ def test_a_patched_model_hears_as_core_does_at_the_start_of_a_take(model, wan):
 
     replaced = model.clone()
     replaced.set_model_patch_replace(theirs, "dit", "double_block", 0)
-    assert torch.equal(wan.apply(attach.patched(replaced, (), Moment()), x), wan.apply(model, x)) and calls == [1]
+    patched = attach.patched(replaced, (), ChunkPosition())
+    assert torch.equal(wan.apply(patched, x), wan.apply(model, x)) and calls == [1]
 
 
 def test_speech_that_ends_before_the_chunk_is_refused(model, wan):
     audio = wan.random(1, 25, 1024, 4 * wan.FRAMES - 4)
     with pytest.raises(ValueError, match=f"the chunk has {wan.FRAMES} latents, 0 to 5, the speech features cover 5"):
-        wan.apply(attach.patched(model, (), Moment()), wan.noise(model), audio_embed=audio)
+        wan.apply(attach.patched(model, (), ChunkPosition()), wan.noise(model), audio_embed=audio)
 
 
 def test_a_call_shows_what_follows_its_history_or_its_window():

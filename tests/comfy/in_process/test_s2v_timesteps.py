@@ -5,7 +5,7 @@ import torch
 from lodestar.backbones import attach
 from lodestar.backbones.wan.s2v_timesteps import columns, entries, motion_tokens
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 
 SIZES = [(480, 832), (720, 1280), (480, 480), (224, 352), (64, 64), (400, 720), (240, 240), (1088, 1920)]
 
@@ -60,7 +60,7 @@ def test_the_model_modulates_no_noisy_token_as_clean(model, wan, monkeypatch, si
     x = wan.random(1, 16, frames, *size, seed=1)
     monkeypatch.setattr(comfy.ldm.wan.model, "repeat_e", spy)
     techniques = (LookaheadAnchor(4),) if references else ()
-    wan.apply(attach.patched(model, techniques, Moment()), x, **conditions)
+    wan.apply(attach.patched(model, techniques, ChunkPosition()), x, **conditions)
     assert wrong and set(wrong) == {(0, 0)}
     assert (set(shared) != {entries(frames + references)}) == changed
     wrong.clear()

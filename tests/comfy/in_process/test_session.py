@@ -79,7 +79,7 @@ def test_each_chunk_gets_the_prompt_of_its_time(tiny_models, wan, tmp_path):
         expected = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in set(texts)}
         assert not torch.equal(expected["she smiles"], expected["she laughs"])
         for text in texts:
-            guider = attach.guider_at(take.guider, take.techniques, attach.Moment(), {}, {}, take.prompts[text])
+            guider = attach.guider_at(take.guider, take.techniques, attach.ChunkPosition(), {}, {}, take.prompts[text])
             assert torch.equal(guider.original_conds["positive"][0]["cross_attn"], expected[text])
             assert guider.original_conds["negative"][0]["cross_attn"].shape == (1, 4, 4096)
     assert take.guider.original_conds["positive"][0]["cross_attn"].shape == (1, 4, 4096)
@@ -91,7 +91,7 @@ def test_each_chunk_pursues_the_keyframe_of_its_time(tiny_models, wan, tmp_path,
     model = attach.with_technique(attach.with_technique(model, LookaheadAnchor()), story)
     take = session(model, wan_vae(tiny_models), tmp_path)
     guiders = recorded(lambda: take.make("story/take", False), monkeypatch)
-    starts = [attach.patch_of(guider.model_patcher).moment.start_seconds for guider in guiders]
+    starts = [attach.patch_of(guider.model_patcher).position.start_seconds for guider in guiders]
     assert starts == [take.plan.seconds_of(chunk)[0] for chunk in take.plan.chunks] and max(starts) > 3
     pursued = [story.keyframe_at(start) for start in starts]
     assert pursued[0] is story.keyframes[0][1] and pursued[-1] is None

@@ -9,7 +9,7 @@ from lodestar.nodes.longcat_schedule import LodestarLongCatSchedule
 from lodestar.techniques.clean_cache import CleanCaching
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.speech_guidance import combined, shares, zero_guided
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 from safetensors.torch import load_file
 
 STEPS, KNOWN = 3, 2
@@ -112,7 +112,7 @@ def test_long_take_sets_the_speech_of_each_prediction(tiny_models, longcat):
     model = longcat.load(tiny_models, longcat.AVATAR15)
     audio, guidance = longcat.speech(model, seed=7), (4.0, 3.0, False)
     guider = SpeechGuider(model, [[longcat.text(), {}]], [[longcat.text(seed=4), {}]], *guidance)
-    chunk = attach.guider_at(guider, (), Moment(), {KEY: audio}, {KEY: torch.zeros_like(audio)})
+    chunk = attach.guider_at(guider, (), ChunkPosition(), {KEY: audio}, {KEY: torch.zeros_like(audio)})
     direct = SpeechGuider(model, [[longcat.text(), {KEY: audio}]], [[longcat.text(seed=4), {}]], *guidance)
     assert torch.equal(sampled(chunk, longcat), sampled(direct, longcat))
 

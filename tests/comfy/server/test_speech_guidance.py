@@ -18,7 +18,7 @@ from lodestar.backbones.speech_guider import SpeechGuider
 from lodestar.nodes.speech_guidance import LodestarSpeechGuidance
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.speech_guidance import zero_guided
-from lodestar.techniques.technique import Moment
+from lodestar.techniques.technique import ChunkPosition
 
 ROOT = Path(__file__).resolve().parents[3]
 SIGMA = 0.7
@@ -161,7 +161,7 @@ def test_long_take_sets_the_speech_of_each_prediction(s2v, wan, speech):
     """Through guider_at, which copies the guider for each chunk."""
     positive, negative = prompt(wan, 10), prompt(wan, 11)
     guider = SpeechGuider(s2v, positive, negative, 4.0, 3.0, False)
-    chunks = [attach.guider_at(guider, (), Moment(), {KEY: audio}, {KEY: torch.zeros_like(audio)})
+    chunks = [attach.guider_at(guider, (), ChunkPosition(), {KEY: audio}, {KEY: torch.zeros_like(audio)})
               for audio in (speech, -speech)]
     expected = [sampled(SpeechGuider(s2v, with_speech(positive, audio), negative, 4.0, 3.0, False), wan)
                 for audio in (speech, -speech)]
@@ -173,7 +173,7 @@ def test_long_take_sets_the_speech_of_each_prediction(s2v, wan, speech):
 def test_a_guider_without_names_of_its_own_is_silent_where_it_says_negative(s2v, wan, speech):
     guider = core_samplers.Guider_DualCFG(s2v)
     guider.set_conds(prompt(wan, 10), prompt(wan, 11), prompt(wan, 12))
-    chunk = attach.guider_at(guider, (), Moment(), {KEY: speech}, {KEY: torch.zeros_like(speech)})
+    chunk = attach.guider_at(guider, (), ChunkPosition(), {KEY: speech}, {KEY: torch.zeros_like(speech)})
     heard = {name: bool(entries[0][KEY].any()) for name, entries in chunk.original_conds.items()}
     assert heard == {"positive": True, "middle": True, "negative": False}
 
