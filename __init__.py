@@ -4,6 +4,6 @@ from importlib.util import find_spec
 WEB_DIRECTORY = "./web"
 
 if find_spec("comfy_api"):  # imported by ComfyUI; without it the lower floors still work (tests, scripts, training)
-    from lodestar.nodes import comfy_entrypoint
+    from .nodes import comfy_entrypoint
 
     __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

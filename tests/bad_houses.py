@@ -77,6 +77,7 @@ BAD = [
     ("import_law", {"backbones/deep/a.py": module("from ...pipelines.take import x")}, "may not import pipelines"),
     ("import_law", {"nodes/a.py": module("from .skip import LodestarSkip")}, "nodes may not import nodes.skip"),
     ("import_law", {"nodes/a.py": module("from lodestar.techniques import rope")}, "relative path"),
+    ("import_law", {"__init__.py": module("from lodestar.nodes import comfy_entrypoint")}, "relative path"),
     ("lazy_imports", {"backbones/a.py": module("import transformers")}, "inside the function"),
     ("lazy_imports", {"nodes/a.py": module("class A:\n    from librosa import load")}, "inside the function"),
     ("no_import_work", {"nodes/a.py": module("import os\nos.makedirs('x')")}, "runs at import"),

@@ -103,7 +103,7 @@ def test_no_server_is_one_clear_message(run_demo):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_is_stopped_when_the_demo_is(how, comfyui, tmp_path):
     base = comfy_server.prepare_base(tmp_path / "base")
-    code = ("import comfy_server, environment, pathlib, signal, time\n"
+    code = ("import pathlib, signal, time\nfrom lib import comfy_server, environment\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"    # a shell's background jobs ignore it
             "environment.stop_on_signals()\n"
             f"with comfy_server.started(pathlib.Path({str(comfyui)!r}), pathlib.Path({str(base)!r})) as server:\n"

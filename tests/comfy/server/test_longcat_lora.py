@@ -17,11 +17,12 @@ import pytest
 import torch
 from golden_longcat import Dit, forward
 from lib import environment
+from lodestar.backbones.longcat.lora import LoraFactors, with_lora
 from lodestar.backbones.longcat.model import LongCatModelConfig
 from lodestar.backbones.longcat.operations import LongCatOperations
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.int8 import module_keys, quantized
-from lodestar.networks.longcat.lora import DOT, PREFIX, LoraFactors, ordinary, with_lora
+from lodestar.networks.longcat.lora import DOT, PREFIX, ordinary
 from lodestar.networks.longcat.network import LongCat
 from lodestar.tests.comfy.server.test_longcat_server import graph, latents
 from safetensors.torch import load_file, save_file
