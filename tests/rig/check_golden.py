@@ -1,7 +1,8 @@
 """Runs golden fixtures through the pack's own classes: `python tests/rig/check_golden.py FOLDER`.
 
-FOLDER holds fixture folders (cases.json, inputs, outputs, weights) at any depth. Every case runs on CPU in float32,
-built from torch's own layers and then from each ComfyUI's; one line per case, exit code 1 if any fails or is unknown.
+FOLDER holds fixture folders (cases.json or config.json, tensors) at any depth. Every case runs on CPU in float32, built
+from torch's own layers and then from each ComfyUI's, where it has the classes; one line per case, exit code 1 if any
+fails, is unknown, or is left out by the newest ComfyUI.
 """
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--require-all", action="store_true", help="a missing ComfyUI is a failure")
     options = parser.parse_args()
     folder = options.folder.expanduser().resolve()
-    if not any(folder.rglob("cases.json")):
+    if not any(any(folder.rglob(name)) for name in ("cases.json", "config.json")):
         sys.exit(f"{folder}: no cases.json in it or below it, wanted a folder of golden fixtures")
     environment.stop_on_signals()
     own = environment.own_comfyui(options.comfyui)
@@ -43,7 +44,8 @@ def check(python: Path, folder: Path, host: str, trees: dict[str, Path | None], 
     command = [str(python), str(Path(__file__).with_name("golden.py")), str(folder)]
     variables = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     variables.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads that wait for each other are slower than one
-    child = subprocess.run(command + ([] if host == PLAIN else [str(trees[host])]), env=variables)
+    command += [] if host == PLAIN else [str(trees[host])]
+    child = subprocess.run(command + (["complete"] if host == environment.NEWEST else []), env=variables)
     return int(child.returncode != 0)
 
 

@@ -1,8 +1,11 @@
 """Golden fixtures: folders with cases.json, inputs and outputs in safetensors, run through the pack's own classes.
 
 A family of models has a module whose `runner_of(fixtures, host)` gives a function from a case's name to {role: tensor},
-or None for a folder it does not know; this file finds the folders, resolves "@name" to tensors, compares and reports.
-Unknown cases and roles are failures. check_golden.py runs it as `golden.py FOLDER [COMFYUI]`.
+or None for a folder it does not know. Where the folder has another form than LongCat's (no calls and outputs by name),
+the module has `cases_of(fixtures, host)` instead: {case: function to {role: (computed, wanted)}}, or None. This file
+finds the folders, resolves "@name" to tensors, compares and reports. Unknown cases and roles are failures; a case that
+raises LeftOut, since this host lacks the classes, is none. check_golden.py runs it as
+`golden.py FOLDER [COMFYUI [complete]]`.
 """
 import importlib
 import json
@@ -10,7 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,9 +26,15 @@ from lib import environment  # noqa: E402
 from lib.pack import load_pack  # noqa: E402
 
 FAMILIES = ("golden_longcat",)
+MARKS = ("cases.json", "config.json")     # a folder with one of them holds fixtures
 FAILURES = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError, OSError,
             SafetensorError)
 TOLERANCE, TIMESTEP_TOLERANCE = 1e-4, 1e-3
+Case = Callable[[], dict[str, tuple[torch.Tensor, torch.Tensor]]]     # role: what is computed, what is wanted
+
+
+class LeftOut(Exception):
+    """This host lacks what the case runs on; another one has it."""
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, **_) -> torch.Tensor:
@@ -56,13 +66,14 @@ class Result:
     error: float = float("nan")
     tolerance: float = TOLERANCE
     reason: str = ""
+    left_out: bool = False
 
     @property
     def passed(self) -> bool:
-        return not self.reason and self.error <= self.tolerance
+        return self.left_out or (not self.reason and self.error <= self.tolerance)
 
     def row(self, width: int) -> str:
-        state = "pass" if self.passed else "FAIL"
+        state = "left out" if self.left_out else "pass" if self.passed else "FAIL"
         return f"{self.case:{width}s} {self.error:10.2e} {self.tolerance:8.0e} {state}  {self.reason}".rstrip()
 
 
@@ -113,42 +124,79 @@ def compare(name: str, fixtures: Fixtures, run: Callable[[str], dict]) -> Result
     return result
 
 
-def check(folder: Path, runner_of: Callable[[Fixtures], Callable[[str], dict] | None]) -> Iterator[Result]:
+def judge(name: str, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Result:
+    """The largest relative L2 error of all roles; what is no float must be equal."""
+    result = Result(name, error=0.0 if pairs else float("nan"), reason="" if pairs else "nothing was compared")
+    for role, (found, wanted) in pairs.items():
+        if found.shape != wanted.shape:
+            result.reason = f"{role}: shape {tuple(found.shape)}, wanted {tuple(wanted.shape)}"
+            break
+        found, wanted, exact = found.double(), wanted.double(), not wanted.is_floating_point()
+        error = (found - wanted).norm().item() / max(wanted.norm().item(), 1e-12)
+        if exact and error:
+            result.reason = f"{role}: {(found != wanted).sum().item()} of {wanted.numel()} are not equal"
+        elif not error <= TOLERANCE:
+            result.reason = f"{role}: {error:.2e}"
+        result.error = error if error != error else max(result.error, error)
+    return result
+
+
+def classic(fixtures: Fixtures, run: Callable[[str], dict] | None) -> dict[str, Callable[[], Result]]:
+    """The cases of a folder in LongCat's form."""
+    def case(name: str) -> Result:
+        return compare(name, fixtures, run) if run else Result(name, reason="no runner knows this folder")
+
+    named = (fixtures.folder / "cases.json").is_file()
+    return {name: partial(case, name) for name in (fixtures.cases if named else ("?",))}
+
+
+def cases_of(fixtures: Fixtures, host: Host) -> dict[str, Callable[[], Result]]:
+    """Every case of one folder, by the first family that knows it."""
+    for family in FAMILIES:
+        own = getattr(importlib.import_module(family), "cases_of", None)
+        cases = own(fixtures, host) if own else None
+        if cases is not None:
+            return {name: partial(lambda name, case: judge(name, case()), name, case) for name, case in cases.items()}
+    return classic(fixtures, runner_of(fixtures, host))
+
+
+def check(folder: Path, host: Host) -> Iterator[Result]:
     """Every case of every fixture folder under `folder`, in order."""
-    for path in sorted(folder.rglob("cases.json")):
-        fixtures = Fixtures(path.parent)
-        run = runner_of(fixtures)
-        for name in fixtures.cases:
-            if run is None:
-                yield Result(f"{path.parent.name}/{name}", reason="no runner knows this folder")
-                continue
+    for path in sorted({mark.parent for name in MARKS for mark in folder.rglob(name)}):
+        for name, case in cases_of(Fixtures(path), host).items():
+            full = f"{path.name}/{name}"
             try:
                 with torch.no_grad():
-                    yield compare(name, fixtures, run)
+                    result = case()
+            except LeftOut as missing:
+                result = Result(name, reason=str(missing), left_out=True)
             except FAILURES as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                yield Result(f"{path.parent.name}/{name}",
-                             reason=f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+                result = Result(name, reason=f"{type(error).__name__}: {error} ({Path(where.filename).name}:"
+                                             f"{where.lineno})")
+            yield replace(result, case=full)
 
 
 def runner_of(fixtures: Fixtures, host: Host) -> Callable[[str], dict] | None:
     """The first family's that knows the folder."""
-    found = (importlib.import_module(family).runner_of(fixtures, host) for family in FAMILIES)
-    return next(filter(None, found), None)
+    runners = (getattr(importlib.import_module(family), "runner_of", None) for family in FAMILIES)
+    return next(filter(None, (runner(fixtures, host) for runner in runners if runner)), None)
 
 
-def main(folder: str, comfyui: str | None = None) -> int:
+def main(folder: str, comfyui: str | None = None, complete: str = "") -> int:
+    """`complete`: a case that is left out is a failure, too, since no other host will run it."""
     load_pack()
     host = comfyui_host(comfyui) if comfyui else Host()
     started, results = time.monotonic(), []
-    for result in check(Path(folder), lambda fixtures: runner_of(fixtures, host)):
+    for result in check(Path(folder), host):
         if not results:
             print(f"{'case':52s} {'max error':>10s} {'at most':>8s}")
         results.append(result)
         print(result.row(52), flush=True)
-    failed = sum(not result.passed for result in results)
-    print(f"{len(results) - failed} passed, {failed} failed, {time.monotonic() - started:.1f} s")
-    return int(failed > 0 or not results)
+    failed, left_out = sum(not result.passed for result in results), sum(result.left_out for result in results)
+    print(f"{len(results) - failed - left_out} passed, {failed} failed, {left_out} left out, "
+          f"{time.monotonic() - started:.1f} s")
+    return int(failed > 0 or not results or bool(complete and left_out))
 
 
 if __name__ == "__main__":
