@@ -8,7 +8,6 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Protocol
 
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
@@ -17,6 +16,7 @@ from comfy import model_management
 from comfy.ldm.wan.vae import CausalConv3d
 from torch import Tensor, nn
 
+from ..techniques.protocols import FrameStream
 from .allocator import host_buffer, release
 
 logger = logging.getLogger("lodestar")
@@ -24,27 +24,6 @@ logger = logging.getLogger("lodestar")
 GROUP_LATENTS = 2    # ComfyUI 0.33 keeps only what it was just fed: with fewer than 2 latents its cache forgets one
 SHARE_OF_CARD, SHARE_OF_FREE = 0.05, 0.25    # what the feature cache may take of a card between chunks
 OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again, so that its seam settles
-
-
-class FrameStream(Protocol):
-    """Latents (1, C, t, h, w) in the VAE's raw LATENT space -> frames (T, H, W, 3) float32, 0..1, where they were made:
-    whoever needs them elsewhere moves what it needs of them."""
-
-    warmup_latents: int
-    """How many of the last latents bring a fresh stream to the state of an old one; the first must have an even number
-    in the take, so that the pairs are the same pairs."""
-
-    def push(self, latents: Tensor) -> Iterator[Tensor]:
-        """Frames of a few latents at a time, decoded when they are asked for: exhaust the iterator before going on.
-
-        Afterwards the stream holds device memory only where there is plenty: the sampler may have it.
-        """
-
-    def flush(self) -> Iterator[Tensor]:
-        """The last frames, if some are held back. Nothing may be pushed afterwards."""
-
-    def peek(self) -> Tensor | None:
-        """The frames that `flush` would give now, with the stream left as it is; None when nothing is held back."""
 
 
 class WanStream:

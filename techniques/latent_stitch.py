@@ -5,24 +5,15 @@ and encodes it afresh, for models trained that way (LongCat-Video-Avatar 1.5); i
 """
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor
 
 from .layout import Layout, Span
+from .protocols import Past
 from .technique import ChunkPosition, Technique
 
 MODES = ("stitch", "re-encode")
-
-
-class Tail(Protocol):
-    """The end of the take so far."""
-
-    def latents(self, count: int) -> Tensor:
-        """The last `count` latents (1, C, count, h, w), fewer when the take is younger."""
-
-    def frames(self, count: int) -> Tensor:
-        """The last `count` pixel frames (count, H, W, 3) in 0..1, fewer when the take is younger."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +25,11 @@ class LatentStitch(Technique):
         if self.mode not in MODES:
             raise ValueError(f"mode: got {self.mode!r}, wanted one of {', '.join(MODES)}")
 
-    def handover(self, tail: Tail, count: int, encode: Callable[[Tensor], Tensor], temporal_ratio: int = 4) -> Tensor:
+    def handover(self, past: Past, count: int, encode: Callable[[Tensor], Tensor], temporal_ratio: int = 4) -> Tensor:
         """The clean context of the next chunk: `count` latents. `encode` is (T, H, W, 3) -> (1, C, t, h, w)."""
         if self.mode == "stitch":
-            return tail.latents(count)
-        frames = tail.frames((count - 1) * temporal_ratio + 1)
+            return past.latents(count)
+        frames = past.frames((count - 1) * temporal_ratio + 1)
         return encode(frames[(len(frames) - 1) % temporal_ratio:])   # a causal VAE takes 1 + whole latents of frames
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
