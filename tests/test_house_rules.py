@@ -30,6 +30,7 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths",
         "execution", "latent_preview"}
 LIBRARIES = {"techniques": {"torch", "einops"}, "networks": {"torch", "einops", "numpy", "safetensors"},
              "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2"}}
+ROOM_LIBRARIES = {"techniques/audio": {"scipy", "librosa"}, "pipelines/metrics": {"scipy"}}   # beside their floor's
 WITHOUT_HOST = ("techniques", "networks", "pipelines")
 HEAVY = {"transformers", "librosa", "cv2", "numba", "sklearn", "scipy", "skimage", "kornia", "matplotlib"}
 CALLS_AT_IMPORT = {"getLogger", "compile", "field", "frozenset", "tuple", "dict", "set", "range", "namedtuple", "len"}
@@ -104,7 +105,7 @@ def import_law(root: Path):
                 continue
             elif not ours and parts[0] in HOST and source.floor in WITHOUT_HOST:
                 yield source.at(node, f"{source.floor} never know ComfyUI ({parts[0]})")
-            elif not ours and not allowed_library(source.floor, parts[0]):
+            elif not ours and not allowed_library(source, parts[0]):
                 yield source.at(node, f"{source.floor} may use {sorted(LIBRARIES[source.floor])}, not {parts[0]}")
             elif ours and not may_import(root, source, parts):
                 yield source.at(node, f"{source.floor} may not import {'.'.join(parts)}")
@@ -127,8 +128,10 @@ def may_import(root: Path, source: Source, parts: tuple[str, ...]) -> bool:
     return floor not in SHARED or parts[1] in SHARED[floor] or (room != "" and room == own_room)
 
 
-def allowed_library(floor: str, module: str) -> bool:
-    return floor not in LIBRARIES or module in LIBRARIES[floor] | set(sys.stdlib_module_names) | {"__future__"}
+def allowed_library(source: Source, module: str) -> bool:
+    if source.floor not in LIBRARIES or module in sys.stdlib_module_names or module == "__future__":
+        return True
+    return module in LIBRARIES[source.floor] | ROOM_LIBRARIES.get(source.path.parent.as_posix(), set())
 
 
 def lazy_imports(root: Path):

@@ -45,8 +45,21 @@ def test_filters_equal_the_recursion_across_blocks(sections, monkeypatch):
     x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
     expected = x.double().tolist()
     for section in sections:
-        expected = recursion(expected, *section)
-    assert (waveform.filtered(x, sections, 16000) - torch.tensor(expected)).abs().max() < 1e-5
+        expected = recursion(expected, section[:3], section[3:])
+    assert (waveform.filter_waveform(x, sections) - torch.tensor(expected)).abs().max() < 1e-5
+
+
+def test_the_low_pass_is_that_of_the_bilinear_transform():
+    k = math.tan(math.pi * 3000 / 16000)
+    numerator = [k ** 3 * weight for weight in (1, 3, 3, 1)]
+    denominator = torch.zeros(4, dtype=torch.float64)
+    for power, first in enumerate((k + 1, k - 1)):
+        for shift, second in enumerate((1 + k + k * k, 2 * (k * k - 1), 1 - k + k * k)):
+            denominator[power + shift] += first * second
+    impulse = torch.zeros(200, dtype=torch.float64)
+    impulse[0] = 1
+    expected = torch.tensor(recursion(impulse.tolist(), numerator, denominator.tolist()), dtype=torch.float64)
+    assert (waveform.filter_waveform(impulse, waveform.lowpass(3000, 16000)) - expected).abs().max() < 1e-12
 
 
 def test_a_full_scale_sine_has_the_loudness_of_the_standard():
@@ -68,7 +81,7 @@ def test_silence_and_very_short_speech_stay_what_they_are():
 @pytest.mark.parametrize("block", [1600, 7001, 2 ** 18])
 def test_energy_is_that_of_all_samples_before(block, monkeypatch):
     speech = torch.randn(16000, generator=torch.Generator().manual_seed(7))
-    power = waveform.filtered(speech.double(), waveform.k_weighting(16000), 16000).square()
+    power = waveform.filter_waveform(speech.double(), waveform.k_weighting(16000)).square()
     places = torch.tensor([[0, 1, 1600, 1601], [7001, 8000, 15999, 16000]])
     wanted = torch.stack([power[:place].sum() for place in places.flatten()]).view(2, 4)
     monkeypatch.setattr(waveform, "FILTER_BLOCK", block)

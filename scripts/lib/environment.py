@@ -25,10 +25,10 @@ PACK = Path(__file__).resolve().parents[2]
 COMFYUI_URL = "https://github.com/comfyanonymous/ComfyUI"
 NEWEST, FLOOR = "0.33.0", "0.7.0"
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-TOOLS = ("pytest", "hypothesis", "ruff", "mypy", "playwright", "websocket-client", "psutil", "scikit-image",
+TOOLS = ("pytest", "hypothesis", "ruff", "mypy", "playwright", "websocket-client", "psutil",
          "diffusers>=0.33")    # its Wan VAE stands in for that of ComfyUI where there is none
 CLIENT = ("av", "websocket-client")  # enough to talk to somebody else's ComfyUI
-WITHOUT_COMFYUI = ("numpy", "av")  # what the lower floors take from ComfyUI's list
+WITHOUT_COMFYUI = ("numpy", "scipy", "av")  # what the lower floors take from ComfyUI's list
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER_PLACES = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 SAMPLE_RATE, RATE_HZ, LAYERS, CHANNELS = 16_000, 25, 5, 16
-STEP, HOP, WINDOW, BANDS = SAMPLE_RATE // RATE_HZ, 160, 400, 20     # samples, samples, samples, mel bands
+STEP, HOP, WINDOW, POINTS, BANDS = SAMPLE_RATE // RATE_HZ, 160, 400, 512, 20    # samples, the last mel bands
 LOWEST_HZ, HIGHEST_HZ, FLOOR = 60.0, 7600.0, 1e-6
 
 
@@ -23,16 +23,15 @@ def mel_steps(speech: Tensor, first: int, end: int) -> Tensor:
     start, stop = first * STEP - edge, end * STEP + edge
     piece = pad(speech[max(start, 0):max(stop, 0)].float(), (max(-start, 0), max(stop - max(len(speech), start), 0)))
     frames = piece[:stop - start].unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW, device=speech.device)
-    power = torch.fft.rfft(frames, 512).abs().square() / WINDOW
+    power = torch.fft.rfft(frames, POINTS).abs().square() / WINDOW
     energy = power @ filters().to(power)
     rows = (energy.clamp(min=FLOOR).log10() - math.log10(FLOOR)) / 3 - 1
     return rows.reshape(end - first, LAYERS, CHANNELS)
 
 
 def filters() -> Tensor:
-    """Triangles of one height over the power spectrum (257, BANDS), evenly spaced in mel."""
-    top, bottom = (2595 * math.log10(1 + hz / 700) for hz in (HIGHEST_HZ, LOWEST_HZ))
-    edges = 700 * (10 ** (torch.linspace(bottom, top, BANDS + 2) / 2595) - 1)
-    bins = torch.linspace(0, SAMPLE_RATE / 2, 257)[:, None]
-    rising, falling = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0)
+    """Triangles of one height over the power spectrum (257, BANDS), evenly spaced in HTK's mel."""
+    from librosa.filters import mel
+
+    return torch.from_numpy(mel(sr=SAMPLE_RATE, n_fft=POINTS, n_mels=BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, htk=True,
+                                norm=None)).T

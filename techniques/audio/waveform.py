@@ -1,8 +1,8 @@
 """What LongCat-Video-Avatar does to a waveform before the speech encoder (paper 001): loudness to -23 LUFS, and for 1.0
 a noise floor, a 3 kHz low pass and unit variance.
 
-Filters run in the frequency domain, block by block in float64, which equals the recursion and needs no scipy. Silence
-has no loudness and stays silence; the noise floor is seeded by whoever draws it, and optional.
+Filters run block by block in float64 and carry their state, so memory is that of a block. Silence has no loudness and
+stays silence; the noise floor is seeded by whoever draws it, and optional.
 """
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ TARGET_LUFS, NOISE_FLOOR_DB, LOWPASS_HZ = -23.0, -45.0, 3000.0
 BLOCK_SECONDS, BLOCK_OVERLAP, ABSOLUTE_GATE, RELATIVE_GATE = 0.4, 0.75, -70.0, -10.0
 FILTER_BLOCK = 2 ** 18      # samples
 
-Section = tuple[Sequence[float], Sequence[float]]     # numerator and denominator in powers of 1/z
+Sections = Sequence[Sequence[float]]    # each three numbers of its numerator and three of its denominator, as in SciPy
 
 
 def prepared(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator | None) -> Tensor:
@@ -30,8 +30,7 @@ def prepared(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator |
         return with_noise_floor(block * gain, drawn)
 
     raw = (loud(first, block) for first, block in blocks(speech))
-    for (_, place), block in zip(blocks(result), filtered_blocks(raw, lowpass(LOWPASS_HZ, sample_rate), sample_rate),
-                                 strict=True):
+    for (_, place), block in zip(blocks(result), filter_blocks(raw, lowpass(LOWPASS_HZ, sample_rate)), strict=True):
         place.copy_(block)
     return standardize(result)
 
@@ -56,7 +55,7 @@ def with_noise_floor(speech: Tensor, noise: Tensor) -> Tensor:
 
 
 def without_transients(speech: Tensor, sample_rate: int) -> Tensor:
-    return filtered(speech, lowpass(LOWPASS_HZ, sample_rate), sample_rate)
+    return filter_waveform(speech, lowpass(LOWPASS_HZ, sample_rate))
 
 
 def standardize(speech: Tensor) -> Tensor:
@@ -85,8 +84,8 @@ def energy_before(speech: Tensor, places: Tensor, sample_rate: int) -> Tensor:
     """The weighted energy of (N,) up to each of `places` (sample numbers, any shape), float64."""
     total, passed, found = 0.0, 0, torch.zeros(places.shape, dtype=torch.float64)
     raw = (block for _, block in blocks(speech))
-    for block in filtered_blocks(raw, k_weighting(sample_rate), sample_rate):
-        energy = total + block.square().cumsum(0).cpu()
+    for block in filter_blocks(raw, k_weighting(sample_rate)):
+        energy = total + block.square().cumsum(0)
         here = (places > passed) & (places <= passed + len(block))
         found[here] = energy[places[here] - passed - 1]
         total, passed = energy[-1].item(), passed + len(block)
@@ -97,45 +96,42 @@ def lufs(power: Tensor) -> Tensor:
     return -0.691 + 10 * power.log10()
 
 
-def filtered(x: Tensor, sections: Sequence[Section], sample_rate: int) -> Tensor:
-    """Causal recursive filters one after the other over (N,). Their responses must die away within a second."""
-    raw = (block for _, block in blocks(x))
-    return torch.cat(list(filtered_blocks(raw, sections, sample_rate))).to(x.dtype)
+def filter_waveform(x: Tensor, sections: Sections) -> Tensor:
+    """Causal recursive filters, one after the other, over (N,)."""
+    return torch.cat(list(filter_blocks((block for _, block in blocks(x)), sections))).to(x)
 
 
-def filtered_blocks(raw: Iterable[Tensor], sections: Sequence[Section], sample_rate: int) -> Iterator[Tensor]:
-    """The same over a waveform that comes in blocks: as long a block for each, float64."""
-    tail = torch.zeros(sample_rate, dtype=torch.float64)
+def filter_blocks(raw: Iterable[Tensor], sections: Sections) -> Iterator[Tensor]:
+    """The same over a waveform that comes in blocks: as long a block for each, float64 on the CPU."""
+    from scipy.signal import sosfilt
+
+    state = torch.zeros(len(sections), 2, dtype=torch.float64).numpy()
     for block in raw:
-        size = len(block) + sample_rate
-        z = torch.exp(-2j * math.pi * torch.arange(size // 2 + 1, dtype=torch.float64) / size)
-        response = torch.ones_like(z)
-        for numerator, denominator in sections:
-            response = response * polynomial(numerator, z) / polynomial(denominator, z)
-        result = torch.fft.irfft(torch.fft.rfft(block.double(), size) * response.to(block.device), size)
-        result[:sample_rate] += tail.to(block.device)
-        tail = result[len(block):]
-        yield result[:len(block)]
+        result, state = sosfilt(sections, block.double().cpu().numpy(), zi=state)
+        yield torch.from_numpy(result)
 
 
-def polynomial(coefficients: Sequence[float], z: Tensor) -> Tensor:
-    return sum((coefficient * z ** power for power, coefficient in enumerate(coefficients)), torch.zeros_like(z))
+def lowpass(cutoff_hz: float, sample_rate: int) -> Sections:
+    """Third-order Butterworth."""
+    from scipy.signal import butter
+
+    return butter(3, cutoff_hz, fs=sample_rate, output="sos").tolist()
 
 
-def lowpass(cutoff_hz: float, sample_rate: int) -> list[Section]:
-    """Third-order Butterworth, by the bilinear transform."""
-    k = math.tan(math.pi * cutoff_hz / sample_rate)
-    return [((k, k), (k + 1, k - 1)), ((k * k, 2 * k * k, k * k), (1 + k + k * k, 2 * (k * k - 1), 1 - k + k * k))]
-
-
-def k_weighting(sample_rate: int) -> list[Section]:
+def k_weighting(sample_rate: int) -> Sections:
     """The ear's weighting of BS.1770 at any rate: a high shelf of 4 dB at 1500 Hz, a high pass at 38 Hz."""
     gain, shelf = 10 ** (4 / 40), 2 * math.pi * 1500 / sample_rate
     cosine, slope = math.cos(shelf), math.sqrt(gain) * math.sqrt(2) * math.sin(shelf)
-    high_shelf = ((gain * (gain + 1 + (gain - 1) * cosine + slope), -2 * gain * (gain - 1 + (gain + 1) * cosine),
-                   gain * (gain + 1 + (gain - 1) * cosine - slope)),
-                  (gain + 1 - (gain - 1) * cosine + slope, 2 * (gain - 1 - (gain + 1) * cosine),
-                   gain + 1 - (gain - 1) * cosine - slope))
+    high_shelf = section((gain * (gain + 1 + (gain - 1) * cosine + slope),
+                          -2 * gain * (gain - 1 + (gain + 1) * cosine),
+                          gain * (gain + 1 + (gain - 1) * cosine - slope)),
+                         (gain + 1 - (gain - 1) * cosine + slope, 2 * (gain - 1 - (gain + 1) * cosine),
+                          gain + 1 - (gain - 1) * cosine - slope))
     cosine, sine = math.cos(2 * math.pi * 38 / sample_rate), math.sin(2 * math.pi * 38 / sample_rate)
-    high_pass = (((1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2), (1 + sine, -2 * cosine, 1 - sine))
+    high_pass = section(((1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2), (1 + sine, -2 * cosine, 1 - sine))
     return [high_shelf, high_pass]
+
+
+def section(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
+    """Numerator and denominator in powers of 1/z -> one section, whose denominator begins with 1."""
+    return [value / denominator[0] for value in (*numerator, *denominator)]
