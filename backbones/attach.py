@@ -15,8 +15,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ..techniques.lookahead_anchor import LookaheadAnchor
-from ..techniques.technique import ChunkPosition, Technique
+from ..techniques.technique import ChunkPosition, Technique, find_handover, sort_techniques
 from . import find
 from .backbone import CACHE_BYTES, RUN
 from .patches import check_patches
@@ -32,7 +31,7 @@ class Patch:
     def __init__(self, model, techniques: tuple[Technique, ...], position: ChunkPosition):
         self.backbone = find(model)
         self.process_in = model.model.process_latent_in
-        self.techniques = tuple(sorted(techniques, key=lambda technique: technique.sort_key()))
+        self.techniques = sort_techniques(techniques)
         self.position = position
 
     @torch.compiler.disable(recursive=False)   # the model below is compiled, what is laid out here never is
@@ -127,11 +126,15 @@ def technique_of(model, kind: type[T]) -> T | None:
     return next((technique for technique in techniques_of(model) if isinstance(technique, kind)), None)
 
 
+def handover_of(model) -> Technique | None:
+    """The technique on the model that says what passes to the next chunk."""
+    return find_handover(techniques_of(model))
+
+
 def with_technique(model, technique: Technique):
-    """A clone with one more technique; only anchors may stand several on one model, others replace their like."""
-    kept = tuple(other for other in techniques_of(model)
-                 if isinstance(other, LookaheadAnchor) or type(other) is not type(technique))
-    return patched(model, (*kept, technique), ChunkPosition())
+    """A clone with one more technique; one that does not stack replaces its like."""
+    others = tuple(other for other in techniques_of(model) if technique.stacks or type(other) is not type(technique))
+    return patched(model, (*others, technique), ChunkPosition())
 
 
 def patched(model, techniques: tuple[Technique, ...], position: ChunkPosition):

@@ -5,7 +5,6 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from ..techniques.narrative_keyframes import NarrativeKeyframes
 from ..techniques.socket_values import check_text, check_whole_schedule, named, sigmas
 from ..techniques.technique import Technique
 from . import find
@@ -48,11 +47,8 @@ def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> 
                                  "the picture at the take's width and height")
 
 
-def say_unreached(techniques: Iterable[Technique], end_seconds: Fraction) -> None:
-    """In the log: keyframes that the take ends before, or that are passed when it begins."""
+def log_unused(techniques: Iterable[Technique], end_seconds: Fraction) -> None:
+    """In the log: what of the techniques a take that ends at `end_seconds` never uses."""
     for technique in techniques:
-        for seconds, _ in technique.keyframes if isinstance(technique, NarrativeKeyframes) else ():
-            if seconds >= end_seconds:
-                logger.warning("the keyframe at %g s is never reached: the take ends at %g s", seconds, end_seconds)
-            elif seconds == 0:
-                logger.warning("the keyframe at 0 s is passed before the take begins; give it a later time")
+        for notice in technique.take_notices(end_seconds):
+            logger.warning(notice)

@@ -14,7 +14,7 @@ import longcat_flops
 import torch
 from in_process import LATENT_SIZE
 from lodestar.networks.longcat.call import CleanCache
-from lodestar.techniques.clean_cache import PLACES, CleanCaching
+from lodestar.techniques.conditioning_cache import OFFLOADS, ConditioningCache
 from rows import Row, show
 from timing import gpu_clock, interleaved, seconds
 
@@ -42,7 +42,7 @@ def cached_step(model, x: torch.Tensor, conditions: dict, place: str) -> tuple[C
     """(one step as a sampler makes it within a run, that run: the first step makes what it keeps)."""
     from lodestar.backbones.attach import Run
     from lodestar.backbones.backbone import RUN
-    caching, run = in_process.patched(model, CleanCaching(place)), Run(tuple(x.shape))
+    caching, run = in_process.patched(model, ConditioningCache(place)), Run(tuple(x.shape))
     return lambda: in_process.denoise(caching, x, conditions, **{RUN: run}), run
 
 
@@ -83,7 +83,7 @@ def rows_on(device: torch.device, config=longcat.OFFICIAL, size: tuple[int, int]
 
 
 def bfloat16_rows(model, x: torch.Tensor, conditions: dict, flops: int, most: float) -> Iterator[Row]:
-    vram, ram = (measure(model, x, conditions, place) for place in PLACES)
+    vram, ram = (measure(model, x, conditions, place) for place in OFFLOADS)
     share = flops / vram.seconds / most
     yield Row("LongCat 1.5, bf16: step on kept keys and values", described(vram, flops, most), f">= {GOAL:.0%}",
               share >= GOAL)

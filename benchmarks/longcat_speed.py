@@ -10,7 +10,7 @@ from in_process import CPU
 from lodestar.backbones.attach import Run
 from lodestar.backbones.backbone import RUN
 from lodestar.networks.longcat.network import LongCat
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from longcat import CONTEXT, NOISE, SMALL
 from rows import Row, show
 from timing import interleaved
@@ -57,7 +57,7 @@ def cached() -> tuple[str, str, longcat_flops.Chunk]:
     """(step on kept keys and values / joint step, / LongCat's own step without them, the same counted)."""
     model, x, conditions = small()
     sequence, told = longcat.joint(SMALL, CPU, SIZE)
-    caching, run = in_process.patched(model, CleanCaching()), Run(tuple(x.shape))
+    caching, run = in_process.patched(model, ConditioningCache()), Run(tuple(x.shape))
 
     def step() -> torch.Tensor:
         return in_process.denoise(caching, x, conditions, **{RUN: run})

@@ -19,7 +19,7 @@ import torch
 from lodestar.backbones import attach, find
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.backbone import ChunkInputs, ChunkRequest
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -41,8 +41,8 @@ TECHNIQUES: dict[str, tuple[Technique, ...]] = {
     "soft skip": (LookaheadAnchor(**INSIDE), ReferenceSkip("soft", 1, 0.3))}
 LONGCAT: dict[str, tuple[Technique, ...]] = {
     "upstream's skip": (LookaheadAnchor(placement="in chunk", index=3), ReferenceSkip("upstream", 1)),
-    "kept keys": (CleanCaching("VRAM"),), "kept keys in RAM": (CleanCaching("RAM"),),
-    "kept keys and skip": (CleanCaching("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
+    "kept keys": (ConditioningCache("VRAM"),), "kept keys in RAM": (ConditioningCache("RAM"),),
+    "kept keys and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 CASES = {f"{model}, {name}": (model, name)
          for model in (*WAN, "longcat_video", "longcat_avatar", "longcat_avatar15")

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..backbones import attach
 from ..backbones.longcat.loader import GGUF, WEIGHT_DTYPES, load_longcat
-from ..techniques.clean_cache import PLACES, CleanCaching
+from ..techniques.conditioning_cache import OFFLOADS, ConditioningCache
 from ..techniques.technique import ChunkPosition
 from .input_checks import checked
 from .sockets import search_words
@@ -57,7 +57,7 @@ class LodestarLoadLongCat(io.ComfyNode):
                                tooltip="default: as the file is. fp8: half the memory of bf16, a little coarser; "
                                        "fast multiplies in fp8 too, on cards that can. What is quantised already "
                                        "(int8, scaled fp8, GGUF) stays as it is."),
-                io.Combo.Input("kv_cache", options=[*PLACES, OFF], default=PLACES[0],
+                io.Combo.Input("kv_cache", options=[*OFFLOADS, OFF], default=OFFLOADS[0],
                                tooltip="Keys and values of reference and context, worked out once per chunk for all "
                                        "steps: about a tenth of the time, with the same result. 5 latents at 480x832 "
                                        "take 6.1 GB in bf16: in VRAM, or in RAM, from where each block's share comes "
@@ -71,5 +71,5 @@ class LodestarLoadLongCat(io.ComfyNode):
     @checked
     def execute(cls, model_name, weight_dtype, kv_cache) -> io.NodeOutput:
         model = load_longcat(model_path(model_name), weight_dtype)
-        techniques = () if kv_cache == OFF else (CleanCaching(kv_cache),)
+        techniques = () if kv_cache == OFF else (ConditioningCache(kv_cache),)
         return io.NodeOutput(attach.patched(model, techniques, ChunkPosition()))

@@ -25,7 +25,7 @@ from ..backbones.allocator import give_back
 from ..backbones.audio.speech import Speech
 from ..backbones.backbone import ChunkRequest
 from ..backbones.images import encode_picture, fit_picture
-from ..backbones.take_checks import check_guider, check_pictures, check_prompt, check_schedule, say_unreached
+from ..backbones.take_checks import check_guider, check_pictures, check_prompt, check_schedule, log_unused
 from ..backbones.vae import encode_frames, open_stream
 from ..host.metadata import graph_tags
 from ..host.output_names import fill_in, free_paths, problem_of, subfolder_of
@@ -39,7 +39,7 @@ from ..pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
 from ..pipelines.take.take import ChunkDone, Tail, make_take
 from ..pipelines.take.video_writer import VideoWriter
 from ..techniques.latent_stitch import LatentStitch
-from ..techniques.technique import ChunkPosition
+from ..techniques.technique import ChunkPosition, Technique
 from .input_checks import checked, named
 from .sockets import PLAN, Take, search_words
 
@@ -79,9 +79,9 @@ class TakeSession:
         return self.guider.model_patcher.model
 
     @cached_property
-    def stitch(self) -> LatentStitch:
+    def stitch(self) -> Technique:
         own = LatentStitch(self.backbone.handover)
-        return attach.technique_of(self.guider.model_patcher, LatentStitch) or own
+        return attach.handover_of(self.guider.model_patcher) or own
 
     @cached_property
     def techniques(self):
@@ -188,7 +188,7 @@ class TakeSession:
         with named("guider"):
             check_guider(self.guider)
         check_pictures(self.techniques, *self.latent_shape[1:])
-        say_unreached(self.techniques, self.plan.seconds)
+        log_unused(self.techniques, self.plan.seconds)
         if any(chunk.prompt for chunk in self.plan.chunks) and self.clip is None:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
@@ -253,7 +253,7 @@ class TakeSession:
     @property
     def tail_frames(self) -> int:
         """How many decoded frames the hand-over needs."""
-        return self.plan.timeline.frames_for_latents(self.handed_latents) if self.stitch.mode == "re-encode" else 0
+        return self.stitch.handover_frames(self.handed_latents, self.backbone.temporal_ratio)
 
     def reference_of(self, chunk: Chunk, journal: Journal | None) -> Tensor | None:
         """The take's picture; without one, for models that ask for it, the take's own first latent."""

@@ -5,7 +5,6 @@ and encodes it afresh, for models trained that way (LongCat-Video-Avatar 1.5); i
 """
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,7 +17,6 @@ MODES = ("stitch", "re-encode")
 
 @dataclass(frozen=True, eq=False)
 class LatentStitch(Technique):
-    rank: ClassVar[int] = 0
     mode: str = "stitch"
 
     def __post_init__(self):
@@ -26,11 +24,13 @@ class LatentStitch(Technique):
             raise ValueError(f"mode: got {self.mode!r}, wanted one of {', '.join(MODES)}")
 
     def handover(self, past: Past, count: int, encode: Callable[[Tensor], Tensor], temporal_ratio: int = 4) -> Tensor:
-        """The clean context of the next chunk: `count` latents. `encode` is (T, H, W, 3) -> (1, C, t, h, w)."""
         if self.mode == "stitch":
             return past.latents(count)
-        frames = past.frames((count - 1) * temporal_ratio + 1)
+        frames = past.frames(self.handover_frames(count, temporal_ratio))
         return encode(frames[(len(frames) - 1) % temporal_ratio:])   # a causal VAE takes 1 + whole latents of frames
+
+    def handover_frames(self, count: int, temporal_ratio: int = 4) -> int:
+        return (count - 1) * temporal_ratio + 1 if self.mode == "re-encode" else 0
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         if position.context is None:

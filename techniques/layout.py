@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+LOOKAHEAD_LATENTS = 3   # an anchor's distance ahead: 12 pixel frames, where Lookahead Anchoring finds the best lip sync
+
 
 @dataclass(frozen=True, eq=False)
 class Span:

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .layout import Layout, Span
-from .technique import DEFAULT_DISTANCE_LATENTS, ChunkPosition, Technique
+from .layout import LOOKAHEAD_LATENTS, Layout, Span
+from .technique import ChunkPosition, Technique
 
 PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end")
 FARTHEST = 1024.0       # latent frames
@@ -55,8 +55,8 @@ class LookaheadAnchor(Technique):
 
     `schedule`: RoPE times, one per chunk in turn and then from the start again; where given, it decides the place.
     """
-    rank: ClassVar[int] = 1
-    distance: float = DEFAULT_DISTANCE_LATENTS
+    stacks: ClassVar[bool] = True
+    distance: float = LOOKAHEAD_LATENTS
     placement: str = "lookahead"
     index: float = 0
     latents: Tensor | None = None
@@ -67,8 +67,8 @@ class LookaheadAnchor(Technique):
             check_distance(self.placement, self.distance)
 
     def sort_key(self) -> tuple:
-        return (self.rank, self.latents is not None, PLACEMENTS.index(self.placement), self.distance, self.index,
-                self.schedule)
+        return (*super().sort_key(), self.latents is not None, PLACEMENTS.index(self.placement), self.distance,
+                self.index, self.schedule)
 
     def pictures(self) -> dict[str, Tensor]:
         return {} if self.latents is None else {"anchor": self.latents}

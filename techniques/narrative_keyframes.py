@@ -6,18 +6,16 @@ picture is the anchor again.
 """
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar
 
 from torch import Tensor
 
-from .layout import Layout, Span
-from .technique import DEFAULT_DISTANCE_LATENTS, ChunkPosition, Technique
+from .layout import LOOKAHEAD_LATENTS, Layout, Span
+from .technique import ChunkPosition, Technique
 
 
 @dataclass(frozen=True, eq=False)
 class NarrativeKeyframes(Technique):
     """`keyframes`: (seconds, latents (1, C, 1, h, w)) in order of time."""
-    rank: ClassVar[int] = 2
     keyframes: tuple[tuple[Fraction, Tensor], ...] = ()
 
     def plus(self, seconds: Fraction, latents: Tensor) -> "NarrativeKeyframes":
@@ -37,6 +35,12 @@ class NarrativeKeyframes(Technique):
         """What a chunk whose first new frame stands at `start_seconds` pursues; None once all are passed."""
         return next((latents for seconds, latents in self.keyframes if seconds > start_seconds), None)
 
+    def take_notices(self, end_seconds: Fraction) -> list[str]:
+        """Keyframes that the take ends before, or that are passed when it begins."""
+        return [f"the keyframe at {float(seconds):g} s is never reached: the take ends at {float(end_seconds):g} s"
+                if seconds else "the keyframe at 0 s is passed before the take begins; give it a later time"
+                for seconds, _ in self.keyframes if not 0 < seconds < end_seconds]
+
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         latents = self.keyframe_at(position.start_seconds)
         if latents is None:
@@ -44,4 +48,4 @@ class NarrativeKeyframes(Technique):
         ahead = [span for span in layout.references if min(span.times) > layout.last_time]
         if ahead:
             return layout.change(ahead[0].name, times=ahead[0].times[:1], latents=latents)
-        return layout.append(Span("anchor", (layout.last_time + DEFAULT_DISTANCE_LATENTS,), latents=latents))
+        return layout.append(Span("anchor", (layout.last_time + LOOKAHEAD_LATENTS,), latents=latents))

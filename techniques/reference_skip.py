@@ -7,7 +7,6 @@ has it: nothing is removed unless the whole band lies inside the chunk, nor with
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from .layout import Layout
 from .technique import Technique
@@ -18,7 +17,6 @@ MODES = ("hard", "soft", "upstream")
 @dataclass(frozen=True, eq=False)
 class ReferenceSkip(Technique):
     """`radius` in latent frames; `factor` in 0..1 is the neighbours' share of attention in soft mode."""
-    rank: ClassVar[int] = 3
     mode: str = "hard"
     radius: int = 1
     factor: float = 0.5
@@ -32,7 +30,7 @@ class ReferenceSkip(Technique):
 
     def visibility(self, layout: Layout) -> Mapping[tuple[int, int], float]:
         chunk = layout["chunk"]
-        factors = {}
+        weights = {}
         for span in layout.references:
             for key, time in zip(layout.frame_indices(span), span.times, strict=True):
                 if self.mode == "upstream" and not self.fits(time, layout):
@@ -40,8 +38,8 @@ class ReferenceSkip(Technique):
                 for query, own_time in zip(layout.frame_indices(chunk), chunk.times, strict=True):
                     away = abs(own_time - time)
                     if away <= max(self.radius, 0.5 if self.mode == "soft" else 0):
-                        factors[query, key] = self.factor if self.mode == "soft" and away > 0.5 else 0.0
-        return factors
+                        weights[query, key] = self.factor if self.mode == "soft" and away > 0.5 else 0.0
+        return weights
 
     def fits(self, time: float, layout: Layout) -> bool:
         """Whether upstream's code would act: the whole band is in the chunk."""

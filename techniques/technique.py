@@ -1,9 +1,9 @@
 """What every technique answers, and where in the take it is asked.
 
 A technique is a frozen dataclass. It answers the questions that concern it and leaves the rest to these defaults;
-`rank` fixes the order in which they are asked, so that the order of the nodes on the canvas does not matter.
+`ORDER` is the order in which they are asked, so that the order of the nodes on the canvas does not matter.
 """
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -11,8 +11,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from .layout import Layout
+from .protocols import Past
 
-DEFAULT_DISTANCE_LATENTS = 3   # of a lookahead anchor: 12 pixel frames, where paper 000 finds the best lip sync
+ORDER = ("LatentStitch", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip", "ConditioningCache")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +33,34 @@ class ChunkPosition:
 
 @dataclass(frozen=True, eq=False)
 class Technique:
-    rank: ClassVar[int]
+    """`stacks`: whether several may stand on one model; of the others a later one replaces the earlier."""
+    stacks: ClassVar[bool] = False
 
     def sort_key(self) -> tuple:
-        return (self.rank,)
+        """Among all techniques, and among its like. ValueError where `ORDER` does not name it."""
+        return (ORDER.index(type(self).__name__),)
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         """What enters the sequence, and at what time?"""
         return layout
 
     def visibility(self, layout: Layout) -> Mapping[tuple[int, int], float]:
-        """{(query frame, key frame): factor} for pairs that do not see each other in full (0 hides, 1 is normal)."""
+        """{(query frame, key frame): weight} for pairs that do not see each other in full (0 hides, 1 is normal)."""
         return {}
+
+    def handover(self, past: Past, count: int, encode: Callable[[Tensor], Tensor], temporal_ratio: int = 4
+                 ) -> Tensor | None:
+        """What passes to the next chunk: `count` clean latents (1, C, count, h, w), fewer when the take is younger.
+        `encode` is (T, H, W, 3) -> (1, C, t, h, w)."""
+        return None
+
+    def handover_frames(self, count: int, temporal_ratio: int = 4) -> int:
+        """How many decoded frames of the past that looks at."""
+        return 0
+
+    def conditioning_cache(self) -> str | None:
+        """Where a KV cache of the conditioning frames is kept, for models that can: "VRAM" or "RAM"."""
+        return None
 
     def pictures(self) -> Mapping[str, Tensor]:
         """Latents (1, C, k, h, w) of its own, by what the user calls them."""
@@ -53,10 +70,28 @@ class Technique:
         """A sentence for the log when the technique changes nothing in this layout."""
         return None
 
+    def take_notices(self, end_seconds: Fraction) -> Sequence[str]:
+        """Sentences for the log about what of it a take that ends at `end_seconds` never uses."""
+        return ()
+
+
+def sort_techniques(techniques: Iterable[Technique]) -> tuple[Technique, ...]:
+    return tuple(sorted(techniques, key=lambda technique: technique.sort_key()))
+
+
+def find_handover(techniques: Iterable[Technique]) -> Technique | None:
+    """The technique that says what passes to the next chunk."""
+    return next((technique for technique in techniques if type(technique).handover is not Technique.handover), None)
+
+
+def find_conditioning_cache(techniques: Iterable[Technique]) -> str | None:
+    """Where a KV cache of the conditioning frames is kept; None where no technique wants one."""
+    return next(filter(None, (technique.conditioning_cache() for technique in techniques)), None)
+
 
 def lay_out(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition
             ) -> tuple[Layout, dict[tuple[int, int], float]]:
-    """The model's own layout after all techniques, and who sees whom: {(query frame, key frame): factor}."""
+    """The model's own layout after all techniques, and its visibility: {(query frame, key frame): weight}."""
     layout = own
     for technique in techniques:
         layout = technique.layout(layout, position)
@@ -64,14 +99,14 @@ def lay_out(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosit
 
 
 def restricts_visibility(techniques: tuple[Technique, ...]) -> bool:
-    """Whether any technique has a say in who sees whom, in this layout or another."""
+    """Whether any technique changes what sees what, in this layout or another."""
     return any(type(technique).visibility is not Technique.visibility for technique in techniques)
 
 
 def visibility_table(layout: Layout, techniques: tuple[Technique, ...]) -> dict[tuple[int, int], float]:
-    """All techniques' visibility in one table; where two speak of the same pair their factors multiply."""
+    """All techniques' visibility in one table; where two speak of the same pair their weights multiply."""
     table: dict[tuple[int, int], float] = {}
     for technique in techniques:
-        for pair, factor in technique.visibility(layout).items():
-            table[pair] = table.get(pair, 1.0) * factor
+        for pair, weight in technique.visibility(layout).items():
+            table[pair] = table.get(pair, 1.0) * weight
     return table

@@ -17,9 +17,8 @@ from ...networks.longcat.call import CleanCache
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX, version_of
 from ...techniques.audio.windows import runs
-from ...techniques.clean_cache import CleanCaching
 from ...techniques.layout import Layout
-from ...techniques.technique import restricts_visibility
+from ...techniques.technique import find_conditioning_cache, restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import RUN, Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
 from ..ram_blocks import RamBlocks
@@ -98,13 +97,13 @@ class LongCatBackbone(Backbone):
         layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is not own or restricts_visibility(techniques):
             call = with_layout(call, layout, factors, process_in)
-        caching = next((technique for technique in techniques if isinstance(technique, CleanCaching)), None)
-        return with_cache(call, caching.place, pictures) if caching is not None and known_to_run else call
+        offload = find_conditioning_cache(techniques)
+        return with_cache(call, offload, pictures) if offload is not None and known_to_run else call
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
         """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
         the first chunk and the second."""
-        if not any(isinstance(technique, CleanCaching) and technique.place == "VRAM" for technique in techniques):
+        if find_conditioning_cache(techniques) != "VRAM":
             return 0
         context = CONTEXT_LATENTS if position.context is None else max(CONTEXT_LATENTS, position.context.shape[2])
         frames = 1 + context + self.extra_latents(model, noise_shape, techniques, position)

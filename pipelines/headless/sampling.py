@@ -12,7 +12,7 @@ from ...networks.longcat.network import LongCat
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.speech_guidance import combined, shares
-from ...techniques.technique import ChunkPosition, Technique, lay_out
+from ...techniques.technique import ChunkPosition, Technique, lay_out, sort_techniques
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,6 @@ def arranged(request: Request, frames: int, known: int) -> tuple[list[Tensor], t
     """The pictures in front, and times and factors of the whole sequence."""
     count = 0 if request.reference is None else request.reference.shape[2]
     own = own_layout(frames, known, count, REFERENCE_INDEX)
-    techniques = tuple(sorted(request.techniques, key=lambda technique: technique.sort_key()))
-    layout, table = lay_out(own, techniques, request.position)
+    layout, table = lay_out(own, sort_techniques(request.techniques), request.position)
     spans, times, factors = in_order(layout, table)
     return [request.reference if span.latents is None else span.latents for span in spans], times, factors

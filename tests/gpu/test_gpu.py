@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.techniques.clean_cache import PLACES
+from lodestar.techniques.conditioning_cache import OFFLOADS
 from lodestar.techniques.visibility import attend_by_groups, query_groups
 
 if not torch.cuda.is_available():
@@ -64,7 +64,7 @@ def test_a_longer_stream_needs_no_more_memory():
     assert long <= 1.02 * short
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", OFFLOADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_longcats_kept_keys_and_values_change_nothing(place, dtype):
     model = longcat.longcat_model(longcat.SMALL, gpu.CUDA, dtype)
@@ -81,14 +81,14 @@ def test_longcats_kept_keys_and_values_change_nothing(place, dtype):
 def test_keys_from_ram_are_those_of_vram_at_every_step():
     model = longcat.longcat_model(replace(longcat.SMALL, depth=5), gpu.CUDA)
     (x, conditions), results = longcat.chunk(longcat.SMALL, gpu.CUDA, (16, 16)), []
-    for place in PLACES:
+    for place in OFFLOADS:
         step, run = longcat_gpu.cached_step(model, x, conditions, place)
         with run.ends:
             results.append([step() for _ in range(4)])
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", OFFLOADS)
 def test_no_step_waits_for_the_card(place):
     """`Patch` alone, from the wrapper down to the last layer: ComfyUI around it may wait."""
     from lodestar.backbones.attach import Patch

@@ -11,7 +11,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.backbone import ChunkRequest
 from lodestar.pipelines.take.plan import plan_take
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.timeline import Timeline
 
@@ -71,7 +71,7 @@ def sample(model, backbone, longcat, speech, first, latents, context, techniques
     return [tokens for tokens in heard if tokens is not None]
 
 
-@pytest.mark.parametrize(("overlap", "techniques"), [(0, ()), (5, ()), (5, (CleanCaching(),))],
+@pytest.mark.parametrize(("overlap", "techniques"), [(0, ()), (5, ()), (5, (ConditioningCache(),))],
                          ids=["no context", "context", "kept keys"])
 def test_every_chunk_hears_what_the_whole_take_gives_it(model, backbone, longcat, speech, overlap, techniques):
     plan = plan_take(Timeline(Fraction(backbone.fps)), 49, 21, overlap, 64, 64)

@@ -12,7 +12,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.longcat.model import REFERENCE_INDEX, LongCatNetwork
 from lodestar.networks.longcat.network import LongCat
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -198,14 +198,14 @@ def built(monkeypatch):
 def test_one_cache_serves_all_steps_and_branches(model, built, place, cfg):
     plain = sample(model, cfg)
     assert not built
-    kept = sample(attach.with_technique(model, CleanCaching(place)), cfg)
+    kept = sample(attach.with_technique(model, ConditioningCache(place)), cfg)
     assert built == [1 + KNOWN]
     assert torch.allclose(kept, plain, atol=1e-5), (kept - plain).abs().max()
     assert torch.equal(kept[:, :, :KNOWN], plain[:, :, :KNOWN])
 
 
 def test_another_pack_s_attention_makes_the_cache_too(model):
-    lengths, caching = [], attach.with_technique(model, CleanCaching())
+    lengths, caching = [], attach.with_technique(model, ConditioningCache())
 
     def override(function, q, k, v, *args, **kwargs):
         lengths.append(k.shape[1])
@@ -218,14 +218,14 @@ def test_another_pack_s_attention_makes_the_cache_too(model):
 
 @pytest.mark.parametrize("place, said", [(LookaheadAnchor(3), 1), (LookaheadAnchor(1, "in chunk", 5), 0)])
 def test_a_skip_without_effect_says_so_once_per_run(model, caplog, place, said):
-    placed = attach.with_technique(attach.with_technique(model, place), CleanCaching())
+    placed = attach.with_technique(attach.with_technique(model, place), ConditioningCache())
     sample(attach.with_technique(placed, ReferenceSkip()), 3.0)
     lines = [record.message for record in caplog.records if "reference skip is inactive" in record.message]
     assert len(lines) == said and all("stands at 11, and no frame" in line for line in lines)
 
 
 def test_a_second_run_builds_its_own(model, built):
-    caching = attach.with_technique(model, CleanCaching())
+    caching = attach.with_technique(model, ConditioningCache())
     sample(caching)
     sample(caching, reference_latents=[random(1, 16, 1, *SIZE, seed=99)])
     assert len(built) == 2
@@ -233,7 +233,7 @@ def test_a_second_run_builds_its_own(model, built):
 
 
 def test_branches_with_references_of_their_own_share_nothing(model, built):
-    caching, negative = attach.with_technique(model, CleanCaching()), random(1, 16, 1, *SIZE, seed=98)
+    caching, negative = attach.with_technique(model, ConditioningCache()), random(1, 16, 1, *SIZE, seed=98)
     results = []
     for kind in (model, caching):
         made = guider(kind, 3.0)
@@ -247,7 +247,7 @@ def test_branches_with_references_of_their_own_share_nothing(model, built):
 
 def test_a_reference_that_changes_during_a_run_is_kept_anew(model, built):
     results, noise = [], random(1, 16, FRAMES, *SIZE)
-    for kind in (model, attach.with_technique(model, CleanCaching())):
+    for kind in (model, attach.with_technique(model, ConditioningCache())):
         made = guider(kind)
         first = made.original_conds["positive"][0]
         then = {"start_percent": 0.5, "reference_latents": [random(1, 16, 1, *SIZE, seed=98)]}
@@ -262,11 +262,12 @@ def test_a_reference_that_changes_during_a_run_is_kept_anew(model, built):
                                        ReferenceSkip("hard", 3), ReferenceSkip("soft", 2, 0.4), STORY])
 def test_the_cache_composes_with_the_other_techniques(model, technique):
     placed = attach.with_technique(attach.with_technique(model, LookaheadAnchor(1, "in chunk", 5)), technique)
-    assert torch.allclose(sample(attach.with_technique(placed, CleanCaching()), 2.0), sample(placed, 2.0), atol=1e-5)
+    caching = attach.with_technique(placed, ConditioningCache())
+    assert torch.allclose(sample(caching, 2.0), sample(placed, 2.0), atol=1e-5)
 
 
 def test_a_batch_of_two_takes_equals_two_single_takes(model):
-    caching = attach.with_technique(model, CleanCaching())
+    caching = attach.with_technique(model, ConditioningCache())
     both = sample(caching, 3.0, batch=2)
     for kind in (model, caching):
         assert torch.allclose(sample(kind, 3.0, batch=2), both, atol=1e-5)
@@ -297,7 +298,7 @@ def asked_by(kind, monkeypatch):
 def test_clean_frames_are_declared_to_comfyui(model, monkeypatch):
     anchored = attach.with_technique(model, LookaheadAnchor(5, latents=random(1, 16, 1, *SIZE)))
     plain, with_anchor, in_ram = (asked_by(kind, monkeypatch) for kind in (
-        model, anchored, attach.with_technique(model, CleanCaching("RAM"))))
+        model, anchored, attach.with_technique(model, ConditioningCache("RAM"))))
     one = model.model.memory_required([1, 16, 1, *SIZE])
     assert in_ram == plain and with_anchor == pytest.approx([plain[0] + 2 * one, plain[1] + one])
 
@@ -307,7 +308,7 @@ def test_kept_keys_get_the_room_that_they_take(tiny_models, longcat, monkeypatch
     """Once, however many guidance branches ComfyUI makes room for; five frames' worth from the first chunk on."""
     name = longcat.INT8 if kind == "int8" else longcat.AVATAR15
     model = longcat.load(tiny_models, name, "default" if kind == "int8" else kind)
-    caching, kept, cached = attach.with_technique(model, CleanCaching()), [], LongCatNetwork.cached
+    caching, kept, cached = attach.with_technique(model, ConditioningCache()), [], LongCatNetwork.cached
     monkeypatch.setattr(LongCatNetwork, "cached", lambda *args, **how: kept.append(cached(*args, **how)) or kept[0])
     more = [with_it - without for with_it, without in zip(asked_by(caching, monkeypatch), asked_by(model, monkeypatch),
                                                           strict=True)]
@@ -346,7 +347,7 @@ def test_kept_keys_are_those_of_each_window(model):
     latent, results = random(1, 16, FRAMES, *SIZE, seed=8), []
     mask = torch.ones(1, 1, FRAMES, *SIZE)
     mask[:, :, :KNOWN] = 0
-    for kind in (attach.patched(model, (), ChunkPosition()), attach.with_technique(model, CleanCaching())):
+    for kind in (attach.patched(model, (), ChunkPosition()), attach.with_technique(model, ConditioningCache())):
         with torch.inference_mode():
             results.append(guider(windowed(kind, 4), 2.0).sample(
                 random(1, 16, FRAMES, *SIZE), latent, comfy.samplers.sampler_object("euler"), SIGMAS,

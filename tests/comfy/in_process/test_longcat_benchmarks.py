@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.techniques.clean_cache import PLACES
+from lodestar.techniques.conditioning_cache import OFFLOADS
 
 pytestmark = pytest.mark.once
 
@@ -27,7 +27,7 @@ def test_weights_are_made_once_where_they_stay(int8):
 
 
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", OFFLOADS)
 def test_the_measured_step_is_the_models_own(place, int8):
     model = longcat.longcat_model(replace(longcat.TINY, int8=int8), in_process.CPU, torch.float32)
     x, conditions = longcat.chunk(longcat.TINY, in_process.CPU, SIZE)

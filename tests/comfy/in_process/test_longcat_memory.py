@@ -14,7 +14,7 @@ from lodestar.backbones.longcat.model import LongCatModelConfig
 from lodestar.networks.longcat.call import CleanCache
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.network import LongCat
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.technique import ChunkPosition
 
 sys.path.append(str(environment.PACK / "benchmarks"))
@@ -40,7 +40,7 @@ def asked(patcher, size, place, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, memory_required, **how: found.append(
         (memory_required, how["minimum_memory_required"])))
     reference = torch.empty(1, 16, 1, *size, device=META)
-    model = attach.patched(patcher, (CleanCaching(place),) if place else (), ChunkPosition(reference=reference))
+    model = attach.patched(patcher, (ConditioningCache(place),) if place else (), ChunkPosition(reference=reference))
     conds = {"positive": [{"reference_latents": [reference]}], "negative": [{}]}
     comfy.sampler_helpers.prepare_model_patcher(model, conds, model.model_options)
     _, returned, _ = comfy.sampler_helpers.prepare_sampling(model, (1, 16, LATENTS, *size), conds, model.model_options)

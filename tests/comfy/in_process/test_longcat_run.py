@@ -7,7 +7,7 @@ from lodestar.backbones.attach import Run
 from lodestar.backbones.backbone import RUN
 from lodestar.backbones.longcat.model import LongCatNetwork
 from lodestar.backbones.ram_blocks import RamBlocks
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -59,7 +59,8 @@ def test_a_call_that_was_broken_off_costs_one_copy_and_nothing_else():
 def test_in_ram_gives_the_same_bits_and_is_let_go(avatar, longcat, cfg, monkeypatch):
     closed, close = [], RamBlocks.close
     monkeypatch.setattr(RamBlocks, "close", lambda self: closed.append(len(self)) or close(self))
-    results = [sampled(attach.with_technique(avatar, CleanCaching(place)), longcat, cfg) for place in ("VRAM", "RAM")]
+    results = [sampled(attach.with_technique(avatar, ConditioningCache(offload)), longcat, cfg)
+               for offload in ("VRAM", "RAM")]
     assert torch.equal(*results) and closed == [len(avatar.model.diffusion_model.blocks)]
 
 
@@ -70,7 +71,7 @@ def test_memory_is_let_go_when_a_run_is_broken_off(avatar, longcat, monkeypatch)
     def stop(*_):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
-        sampled(attach.with_technique(avatar, CleanCaching("RAM")), longcat, callback=stop)
+        sampled(attach.with_technique(avatar, ConditioningCache("RAM")), longcat, callback=stop)
     assert len(closed) == 1
 
 
@@ -112,7 +113,7 @@ def test_no_step_waits_for_the_card(avatar, longcat, monkeypatch, place, voices)
     """From the wrapper down to the last layer, the first step included."""
     masks = torch.zeros(1, 3, 64, 64)
     masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
-    model = attach.with_technique(attach.with_technique(avatar, CleanCaching(place)), ReferenceSkip())
+    model = attach.with_technique(attach.with_technique(avatar, ConditioningCache(place)), ReferenceSkip())
     model, found, call = attach.with_technique(model, LookaheadAnchor(30)), [], attach.Patch.__call__
 
     def watched(*args, **kwargs):
@@ -151,7 +152,7 @@ def test_rows_are_made_once_in_a_run(avatar, longcat, monkeypatch):
     {"reference_key": None}])
 def test_a_call_on_other_clean_frames_is_not_given_these(avatar, longcat, monkeypatch, changes):
     """Another reference, another number of known frames, a tile, fewer frames, a reference of unknown origin."""
-    run, caching = Run((1, 16, longcat.FRAMES, *longcat.SIZE)), attach.with_technique(avatar, CleanCaching())
+    run, caching = Run((1, 16, longcat.FRAMES, *longcat.SIZE)), attach.with_technique(avatar, ConditioningCache())
 
     def call(model, x, **values):
         options = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "cond_or_uncond": [0],

@@ -17,7 +17,7 @@ from lodestar.networks.longcat.network import LongCat
 from lodestar.nodes.long_take import TakeSession
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.audio.features import windows
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 
@@ -159,7 +159,7 @@ def test_a_take_with_kept_keys_is_the_same_take(take_of, monkeypatch):
     plain = made(take_of("avatar15"), monkeypatch)
     base = take_of("avatar15").guider.model_patcher
     monkeypatch.undo()
-    kept = made(take_of("avatar15", model=attach.with_technique(base, CleanCaching())), monkeypatch)
+    kept = made(take_of("avatar15", model=attach.with_technique(base, ConditioningCache())), monkeypatch)
     for ours, theirs in zip(kept, plain, strict=True):
         assert torch.allclose(ours[2], theirs[2], atol=1e-4)
 

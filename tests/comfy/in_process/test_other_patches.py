@@ -7,7 +7,7 @@ import torch
 from comfy_extras.nodes_rope import ScaleROPE
 from lodestar.backbones import attach
 from lodestar.backbones.patches import never_called
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.rope import rope_rows, scaled_axes
 
@@ -66,7 +66,7 @@ def test_scaled_rows_are_core_s_own(t2v):
 
 def test_nag_acts_on_longcat_alone_and_beside_an_anchor(avatar, longcat):
     text = [longcat.prompt(avatar, seed=seed) for seed in (3, 4)]
-    caching = attach.with_technique(avatar, CleanCaching())
+    caching = attach.with_technique(avatar, ConditioningCache())
     results = [longcat.sample(model, *text, steps=2) for plain in (avatar, caching) for model in (plain, nag(plain))]
     assert all(result.isfinite().all() for result in results)
     assert not torch.allclose(results[1], results[0], atol=1e-3)

@@ -8,7 +8,7 @@ import torch
 from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.longcat.loader import load_longcat
-from lodestar.backbones.take_checks import check_guider, check_pictures, check_schedule, say_unreached
+from lodestar.backbones.take_checks import check_guider, check_pictures, check_schedule, log_unused
 from lodestar.nodes.blank_prompt import LodestarBlankPrompt
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
@@ -85,7 +85,7 @@ def test_keyframes_that_no_frame_reaches_are_said(caplog):
     for seconds in (0, 3, 5, 9):
         story = story.plus(Fraction(seconds), picture)
     with caplog.at_level("WARNING", "lodestar"):
-        say_unreached([LookaheadAnchor(), story], Fraction(5))
+        log_unused([LookaheadAnchor(), story], Fraction(5))
     assert [record.getMessage() for record in caplog.records] == [
         "the keyframe at 0 s is passed before the take begins; give it a later time",
         "the keyframe at 5 s is never reached: the take ends at 5 s",

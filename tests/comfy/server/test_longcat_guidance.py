@@ -6,7 +6,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from lodestar.backbones import attach
 from lodestar.backbones.speech_guider import SpeechGuider
 from lodestar.nodes.longcat_schedule import LodestarLongCatSchedule
-from lodestar.techniques.clean_cache import CleanCaching
+from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.speech_guidance import combined, shares, zero_guided
 from lodestar.techniques.technique import ChunkPosition
@@ -89,7 +89,7 @@ def test_all_predictions_share_the_kept_keys(tiny_models, longcat, place, caplog
     model = longcat.load(tiny_models, longcat.AVATAR15)
     joint = sampled(guider_on(model, longcat), longcat, known=KNOWN)
     with caplog.at_level("INFO", "lodestar"):
-        kept = sampled(guider_on(attach.with_technique(model, CleanCaching(place)), longcat), longcat, known=KNOWN)
+        kept = sampled(guider_on(attach.with_technique(model, ConditioningCache(place)), longcat), longcat, known=KNOWN)
     torch.testing.assert_close(kept, joint, atol=1e-4, rtol=0)
     assert len([record for record in caplog.records if "keys and values kept" in record.message]) == 1
 
@@ -98,7 +98,8 @@ def test_two_clones_do_not_disturb_each_other(tiny_models, longcat):
     model = longcat.load(tiny_models, longcat.AVATAR15)
     anchor = LookaheadAnchor(3.0, latents=longcat.random(1, 16, 1, *longcat.SIZE, seed=9))
     near = guider_on(attach.with_technique(model, anchor), longcat)
-    far = guider_on(attach.with_technique(attach.with_technique(model, CleanCaching("VRAM")), anchor), longcat, (2, 2))
+    caching = attach.with_technique(model, ConditioningCache("VRAM"))
+    far = guider_on(attach.with_technique(caching, anchor), longcat, (2, 2))
     plain = guider_on(model, longcat)
     first, other = sampled(near, longcat, known=KNOWN), sampled(far, longcat, known=KNOWN)
     alone = sampled(plain, longcat, known=KNOWN)

@@ -1,0 +1,55 @@
+"""The table of techniques: each in its place of the order, whoever asks; who answers what."""
+import importlib
+from fractions import Fraction
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+import torch
+from lodestar.techniques.conditioning_cache import ConditioningCache
+from lodestar.techniques.latent_stitch import LatentStitch
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
+from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.technique import (
+    ORDER,
+    Technique,
+    find_conditioning_cache,
+    find_handover,
+    sort_techniques,
+)
+
+ALL = (LatentStitch(), LookaheadAnchor(), NarrativeKeyframes(), ReferenceSkip(), ConditioningCache("RAM"))
+
+
+def test_every_technique_has_its_place_in_the_order():
+    for path in (Path(__file__).resolve().parents[1] / "techniques").glob("*.py"):
+        importlib.import_module(f"lodestar.techniques.{path.stem}")
+    assert sorted(kind.__name__ for kind in Technique.__subclasses__() if kind.__module__.startswith("lodestar.")) == \
+        sorted(ORDER) == sorted(set(ORDER))
+
+
+def test_the_order_of_the_nodes_does_not_matter():
+    assert all(sort_techniques(nodes) == ALL for nodes in permutations(ALL))
+    near, far = LookaheadAnchor(3), LookaheadAnchor(9)
+    assert sort_techniques((far, near)) == sort_techniques((near, far)) == (near, far)
+
+
+def test_those_who_answer_are_found():
+    assert find_handover(ALL) is ALL[0] and find_handover(ALL[1:]) is None
+    assert find_conditioning_cache(ALL) == "RAM" and find_conditioning_cache(ALL[:-1]) is None
+    assert [technique.stacks for technique in ALL] == [False, True, False, False, False]
+
+
+def test_a_keyframe_outside_the_take_says_so():
+    story = NarrativeKeyframes()
+    for seconds in (0, 4, 5, 9):
+        story = story.plus(Fraction(seconds), torch.zeros(1, 16, 1, 2, 2))
+    said = story.take_notices(Fraction(5))
+    assert [sentence.split(" ")[3] for sentence in said] == ["0", "5", "9"]
+    assert not ReferenceSkip().take_notices(Fraction(5))
+
+
+def test_a_cache_is_kept_in_vram_or_ram():
+    with pytest.raises(ValueError, match="kv_cache: got 'disk', wanted one of VRAM, RAM"):
+        ConditioningCache("disk")
