@@ -1,7 +1,6 @@
 """Memory of a real ComfyUI server against the length of the take it makes: resident bytes, sampled from outside."""
 import in_process  # isort: skip - first, because it brings ComfyUI and the scripts
 
-import json
 import sys
 import tempfile
 import threading
@@ -13,6 +12,7 @@ import av
 import numpy as np
 import psutil
 from lib import comfy_server, environment
+from lib.graph import Graph
 from rows import Row, show
 
 MODELS = ("wan21_t2v", "wan22_s2v")
@@ -54,19 +54,18 @@ def write_speech(path: Path, seconds: int) -> None:
         file.writeframes(np.resize(spoken.astype("<i2"), seconds * 16000).tobytes())
 
 
-def graph(server: comfy_server.Server, model: str, seconds: int) -> dict:
+def tiny_take(server: comfy_server.Server, model: str, seconds: int) -> Graph:
     """The tiny take with `model`, small, one step, and speech of `seconds`."""
-    prompt = json.loads((in_process.PACK / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
-    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    graph = Graph.read(in_process.PACK / "tests" / "golden" / "tiny_take.json")
     write_speech(server.base / "speech.wav", seconds)
-    inputs["LoadAudio"]["audio"] = server.upload(server.base / "speech.wav")
-    inputs["LoadImage"]["image"] = server.upload(in_process.PACK / "assets" / "portrait.png")
-    inputs["LodestarPlanTake"].update(width=SIZE, height=SIZE)
-    inputs["BasicScheduler"]["steps"] = 1
-    inputs["UNETLoader"]["unet_name"] = f"lodestar_tiny_{model}.safetensors"
+    graph.the("LoadAudio").set(audio=server.upload(server.base / "speech.wav"))
+    graph.the("LoadImage").set(image=server.upload(in_process.PACK / "assets" / "portrait.png"))
+    graph.the("LodestarPlanTake").set(width=SIZE, height=SIZE)
+    graph.the("BasicScheduler").set(steps=1)
+    graph.the("UNETLoader").set(unet_name=f"lodestar_tiny_{model}.safetensors")
     if "s2v" not in model:
-        del inputs["LodestarLongTake"]["audio_features"]
-    return prompt
+        graph.the("LodestarLongTake").unset("audio_features")
+    return graph
 
 
 def peaks_of_take(model: str, seconds: int) -> dict[str, int]:
@@ -74,9 +73,9 @@ def peaks_of_take(model: str, seconds: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = comfy_server.prepare_base(Path(folder), environment.tiny_models(Path(sys.executable)))
         with comfy_server.started(in_process.COMFYUI, base) as server:
-            prompt, watch = graph(server, model, seconds), Watch(psutil.Process(server.process.pid))
+            graph, watch = tiny_take(server, model, seconds), Watch(psutil.Process(server.process.pid))
             watch.start()
-            server.run(prompt, watch.follow)
+            server.run(graph.prompt(), watch.follow)
             watch.stop()
         with av.open(str(next((base / "output").rglob("*.mp4")))) as video:
             assert video.streams.video[0].frames == seconds * FPS

@@ -19,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from lib import comfy_server, compare
+from lib.graph import Graph
 
 PACK = environment.PACK
 WORKFLOW = PACK / "workflows" / "api" / "puppet.json"
@@ -29,38 +30,34 @@ PUPPET, TINY = "lodestar_puppet", "lodestar_tiny"   # how models are named that 
 ALLOCATOR = (("MALLOC_ARENA_MAX", 1), ("MALLOC_MMAP_THRESHOLD_", 2 ** 30), ("MALLOC_TRIM_THRESHOLD_", 2 ** 31))
 
 
-def with_loaders(prompt: dict) -> dict:
-    """The prompt with Load Image and Load Audio, of the same files, where Sample Person brings them from the pack."""
+def with_loaders(graph: Graph) -> Graph:
+    """The graph with Load Image and Load Audio, of the same files, where Sample Person brings them from the pack."""
     people = json.loads((ASSETS / "people.json").read_text(encoding="utf-8"))
-    text, loaders = json.dumps(prompt), {}
-    for name, node in prompt.items():
-        if node["class_type"] != "LodestarSamplePerson":
-            continue
-        files = people[node["inputs"]["person"]]
+    graph = Graph(graph.prompt())
+    for person in graph.all("LodestarSamplePerson"):
+        files = people[person.inputs["person"]]
         for output, (kind, key, file) in enumerate((("LoadImage", "image", files["picture"]),
                                                     ("LoadAudio", "audio", files["speech"]))):
-            loaders[f"{name}_{key}"] = {"class_type": kind, "inputs": {key: file}, "_meta": {"title": kind}}
-            text = text.replace(json.dumps([name, output]), json.dumps([f"{name}_{key}", 0]))
-    kept = json.loads(text)
-    used = {link[0] for node in kept.values() for link in node["inputs"].values() if isinstance(link, list)}
-    return {**{name: node for name, node in kept.items() if node["class_type"] != "LodestarSamplePerson"},
-            **{name: node for name, node in loaders.items() if name in used}}
+            if graph.readers(person[output]):
+                graph.replace(person[output], graph.add(kind, **{key: file})[0])
+        graph.remove(person)
+    return graph
 
 
-def set_file(prompt: dict, class_type: str, key: str, chosen: Path | None, client) -> None:
+def set_file(graph: Graph, kind: str, key: str, chosen: Path | None, client) -> None:
     """Send `chosen`, else the bundled file that is named, and write its name on the server into the node that loads it.
 
     A workflow's own files are left alone: without `chosen`, only nodes that name a bundled file are touched.
     """
-    loaders = [node for node in prompt.values() if node["class_type"] == class_type]
-    targets = [node for node in loaders if bundled(node["inputs"].get(key))]
+    loaders = graph.all(kind)
+    targets = [node for node in loaders if bundled(node.inputs.get(key))]
     if chosen and not targets:
         if len(loaders) != 1:
-            raise ValueError(f"--{key} sets the one {class_type} node, and this workflow has {len(loaders)}: name a "
+            raise ValueError(f"--{key} sets the one {kind} node, and this workflow has {len(loaders)}: name a "
                              f"file of {ASSETS} in the node that is meant")
         targets = loaders
     for node in targets:
-        node["inputs"][key] = client.upload(chosen or bundled(node["inputs"][key]))
+        node.set(**{key: client.upload(chosen or bundled(node.inputs[key]))})
 
 
 def bundled(name: str) -> Path | None:
@@ -69,24 +66,24 @@ def bundled(name: str) -> Path | None:
     return path if path.name == name and path.is_file() else None
 
 
-def set_seconds(prompt: dict, seconds: float) -> None:
-    plans = [node for node in prompt.values() if node["class_type"] == "LodestarPlanTake"]
+def set_seconds(graph: Graph, seconds: float) -> None:
+    plans = graph.all("LodestarPlanTake")
     if not plans:
         raise ValueError("--seconds sets max_seconds of the LodestarPlanTake node, and this workflow has none")
     for node in plans:
-        node["inputs"]["max_seconds"] = seconds
+        node.set(max_seconds=seconds)
 
 
-def filled_in(options: argparse.Namespace, client) -> dict:
+def filled_in(options: argparse.Namespace, client) -> Graph:
     """The workflow with the files and the length that were asked for."""
-    prompt = json.loads(options.workflow.read_text(encoding="utf-8"))
+    graph = Graph.read(options.workflow)
     if options.image or options.audio or client is Here:
-        prompt = with_loaders(prompt)
-    set_file(prompt, "LoadImage", "image", options.image, client)
-    set_file(prompt, "LoadAudio", "audio", options.audio, client)
+        graph = with_loaders(graph)
+    set_file(graph, "LoadImage", "image", options.image, client)
+    set_file(graph, "LoadAudio", "audio", options.audio, client)
     if options.seconds:
-        set_seconds(prompt, options.seconds)
-    return prompt
+        set_seconds(graph, options.seconds)
+    return graph
 
 
 def bar(done: float, width: int = 16) -> str:
@@ -97,15 +94,15 @@ def bar(done: float, width: int = 16) -> str:
 class Progress:
     """Turns the server's messages into two bars on one line; where that is no terminal, one line per chunk."""
 
-    def __init__(self, prompt: dict):
-        self.prompt, self.chunk, self.step, self.steps, self.told = prompt, {}, 0, 1, ""
+    def __init__(self, graph: Graph):
+        self.kinds = {node.id: node.kind for node in graph.nodes()}
+        self.chunk, self.step, self.steps, self.last_line = {}, 0, 1, ""
         self.borders: list[int] = []    # the first frame of each chunk but the take's first
         self.begun: tuple[int, float] | None = None  # first chunk seen (a resumed take starts late), when
 
     def __call__(self, kind: str, data: dict) -> None:
         if kind == "executing" and data.get("node"):
-            node = self.prompt.get(data["node"], {})
-            self.tell(f"{node.get('class_type', 'node')} (node {data['node']})")
+            self.tell(f"{self.kinds.get(data['node'], 'node')} (node {data['node']})")
         elif kind == "lodestar.chunk":
             self.chunk, self.step = data, 0
             if 0 < data["frames_done"] < data["frames_total"]:
@@ -132,9 +129,9 @@ class Progress:
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1
             print("\r" + line[:width].ljust(width), end="", flush=True)
-        elif line != self.told:
+        elif line != self.last_line:
             print(line, flush=True)
-        self.told = line
+        self.last_line = line
 
 
 def finished_video(entry: dict) -> dict:
@@ -174,11 +171,11 @@ def describe(path: Path) -> str:
                 f"{sound.channels} channel{'s' if sound.channels > 1 else ''}")
 
 
-def take(client: comfy_server.Client, prompt: dict) -> tuple[Path, list[int]]:
+def take(client: comfy_server.Client, graph: Graph) -> tuple[Path, list[int]]:
     """Run a workflow on `client` and return the finished video and its chunk borders."""
-    progress = Progress(prompt)
+    progress = Progress(graph)
     try:
-        entry = client.run(prompt, progress)
+        entry = client.run(graph.prompt(), progress)
     finally:
         if sys.stdout.isatty():
             print()
@@ -190,39 +187,38 @@ class Here:
     upload = staticmethod(str)
 
 
-def take_here(prompt: dict) -> tuple[Path, list[int]]:
+def take_here(graph: Graph) -> tuple[Path, list[int]]:
     """The same without ComfyUI."""
     from lib.pack import load_pack
     load_pack()
     from lib import headless_take
-    name = next(node["inputs"]["filename_prefix"] for node in prompt.values() if "filename_prefix" in node["inputs"])
-    progress, target = Progress(prompt), PACK / "out" / f"{Path(name).name}.mp4"
+    name = graph.having("filename_prefix").inputs["filename_prefix"]
+    progress, target = Progress(graph), PACK / "out" / f"{Path(name).name}.mp4"
     target.parent.mkdir(exist_ok=True)
-    headless_take.make(prompt, target, lambda **told: progress("lodestar.chunk", {"node": "", **told}))
+    headless_take.make(graph, target, lambda **told: progress("lodestar.chunk", {"node": "", **told}))
     return target, progress.borders
 
 
 def reported(video: Path, borders: list[int], options: argparse.Namespace) -> str:
     """The figures of the video and where its report is; the puppet is looked at by its own eye."""
     import report
-    workflow = options.workflow.read_text(encoding="utf-8")
-    loaders = with_loaders(json.loads(workflow)).values()
-    named = (node["inputs"].get("image") for node in loaders if node["class_type"] == "LoadImage")
+    loaders = with_loaders(Graph.read(options.workflow)).all("LoadImage")
+    named = (node.inputs["image"] for node in loaders)
     reference = options.image or next(filter(None, map(bundled, named)), None)
-    return report.measured(video, reference, borders, drawn=PUPPET in workflow)
+    return report.measured(video, reference, borders, drawn=PUPPET in options.workflow.read_text(encoding="utf-8"))
 
 
-def one_take(prompt: dict, make, options: argparse.Namespace) -> None:
-    path, borders = make(prompt)
+def one_take(graph: Graph, make, options: argparse.Namespace) -> None:
+    path, borders = make(graph)
     print(f"{path}\n{describe(path)}", flush=True)
     if importlib.util.find_spec("torch"):   # what talks to somebody else's server may have none
         print(reported(path, borders, options))
 
 
-def both_takes(prompt: dict, make, options: argparse.Namespace) -> None:
+def both_takes(graph: Graph, make, options: argparse.Namespace) -> None:
     """With the anchor and without it, and what that means."""
     videos, reports = [], []
-    for words, asked in (("with the anchor", prompt), ("without the anchor", compare.without_anchor(prompt))):
+    for words, asked in (("with the anchor", graph), ("without the anchor", compare.without_anchor(graph))):
         print(f"{words}:", flush=True)
         path, borders = make(asked)
         print(f"{path}\n{describe(path)}", flush=True)
@@ -318,7 +314,7 @@ def main() -> None:
             show(filled_in(options, Here), take_here, options)
         else:
             with server_of(options, comfyui) as client:
-                show(filled_in(options, client), lambda prompt: take(client, prompt), options)
+                show(filled_in(options, client), lambda graph: take(client, graph), options)
         print(f"made in {time.monotonic() - started:.0f} s")
     except comfy_server.PromptRefused as error:
         sys.exit(f"ComfyUI refused the workflow before it ran:\n{error}")

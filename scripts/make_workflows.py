@@ -20,6 +20,7 @@ import demo
 import stand_ins
 from frontend import Frontend, opened
 from lib import comfy_server
+from lib.graph import Graph
 from lib.workflow_pages import DOWNLOADS, PAGES, Page
 
 WORKFLOWS = environment.PACK / "workflows"
@@ -178,9 +179,9 @@ def faces(server: comfy_server.Server):
     """A PIL picture of what the puppet's workflow makes: four of its first frames, side by side."""
     import av
     from PIL import Image
-    prompt = json.loads((WORKFLOWS / "api" / "puppet.json").read_text(encoding="utf-8"))
-    demo.set_seconds(prompt, 2.4)
-    with av.open(str(demo.local_path(server, demo.finished_video(server.run(prompt))))) as container:
+    graph = Graph.read(WORKFLOWS / "api" / "puppet.json")
+    demo.set_seconds(graph, 2.4)
+    with av.open(str(demo.local_path(server, demo.finished_video(server.run(graph.prompt()))))) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)][10::14][:4]
     strip = Image.new("RGB", (sum(frame.width for frame in frames), frames[0].height))
     for number, frame in enumerate(frames):

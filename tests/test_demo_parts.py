@@ -1,5 +1,4 @@
 """What the demo is made of, without ComfyUI: workflows filled in, bars, two takes in one picture, three sentences."""
-import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import demo
 import numpy as np
 import pytest
 from lib import compare
+from lib.graph import Graph
 
 pytestmark = pytest.mark.once
 
@@ -29,41 +29,44 @@ class Uploads:
         return f"{path.stem} (1){path.suffix}"
 
 
-def loader(picture):
-    return {"class_type": "LoadImage", "inputs": {"image": picture}}
+def loaders(*pictures) -> Graph:
+    graph = Graph()
+    for picture in pictures:
+        graph.add("LoadImage", image=picture)
+    return graph
 
 
-def set_picture(prompt, chosen=None):
+def set_picture(graph, chosen=None):
     client = Uploads()
-    demo.set_file(prompt, "LoadImage", "image", chosen, client)
-    return client.sent, [node["inputs"]["image"] for node in prompt.values()]
+    demo.set_file(graph, "LoadImage", "image", chosen, client)
+    return client.sent, [node.inputs["image"] for node in graph.nodes()]
 
 
 def test_the_bundled_file_goes_where_it_is_named():
-    assert set_picture({"1": loader("portrait.png"), "2": loader("mine.png")}) == (
+    assert set_picture(loaders("portrait.png", "mine.png")) == (
         [demo.ASSETS / "portrait.png"], ["portrait (1).png", "mine.png"])
-    assert set_picture({"1": loader("mine.png"), "2": loader("../README.md")}) == ([], ["mine.png", "../README.md"])
+    assert set_picture(loaders("mine.png", "../README.md")) == ([], ["mine.png", "../README.md"])
 
 
 def test_a_chosen_file_replaces_the_bundled_or_the_only_one():
     chosen = Path("a face.jpg")
-    assert set_picture({"1": loader("portrait.png"), "2": loader("x.png")}, chosen)[1] == ["a face (1).jpg", "x.png"]
-    assert set_picture({"1": loader("x.png")}, chosen)[1] == ["a face (1).jpg"]
-    for prompt in ({}, {"1": loader("x.png"), "2": loader("y.png")}):
-        with pytest.raises(ValueError, match=f"--image .* has {len(prompt)}"):
-            set_picture(prompt, chosen)
+    assert set_picture(loaders("portrait.png", "x.png"), chosen)[1] == ["a face (1).jpg", "x.png"]
+    assert set_picture(loaders("x.png"), chosen)[1] == ["a face (1).jpg"]
+    for graph in (loaders(), loaders("x.png", "y.png")):
+        with pytest.raises(ValueError, match=f"--image .* has {len(graph.nodes())}"):
+            set_picture(graph, chosen)
 
 
 def test_without_the_anchor_no_chunk_sees_the_picture():
     """The same workflow, but that the reference is hidden from every latent of a chunk, whatever its time."""
     from lodestar.networks.longcat.sequence import own_layout
     from lodestar.techniques.reference_skip import ReferenceSkip
-    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
-    free = compare.without_anchor(prompt)
-    assert [node["class_type"] for node in prompt.values()].count("LodestarLookaheadAnchor") == 1
-    changed = {key for key in prompt if prompt[key] != free[key]}
-    assert {free[key]["class_type"] for key in changed} == {"LodestarReferenceSkip", "LodestarLongTake"}
-    inputs = next(node["inputs"] for node in free.values() if node["class_type"] == "LodestarReferenceSkip")
+    graph = Graph.read(demo.WORKFLOW)
+    free = compare.without_anchor(graph)
+    assert graph.the("LodestarLookaheadAnchor") and not free.all("LodestarLookaheadAnchor")
+    assert {one.kind for one, other in zip(free.nodes(), graph.nodes(), strict=True)
+            if free.entries[one.id] != graph.entries[other.id]} == {"LodestarReferenceSkip", "LodestarLongTake"}
+    inputs = free.the("LodestarReferenceSkip").inputs
     skip, layout = ReferenceSkip(inputs["mode"], inputs["radius"], inputs["factor"]), own_layout(13, 4, 1, 10)
     reference, chunk = layout.frame_indices(layout["reference"]), layout.frame_indices(layout["chunk"])
     assert skip.visibility(layout) == {(query, reference[0]): 0.0 for query in chunk}
@@ -99,24 +102,27 @@ def test_two_videos_in_one_picture(tmp_path):
 
 def test_loaders_stand_where_a_sample_person_stood():
     """Of its files and with all its links, and none that nothing asks for."""
-    prompt = {"3": {"class_type": "LodestarSamplePerson", "inputs": {"person": "portrait", "seconds": 0.0}},
-              "4": {"class_type": "LodestarSamplePerson", "inputs": {"person": "drawn character", "seconds": 0.0}},
-              "5": {"class_type": "Take", "inputs": {"reference": ["3", 0], "audio": ["3", 1], "second": ["4", 1]}}}
-    own = demo.with_loaders(prompt)
-    assert {name: node["inputs"] for name, node in own.items()} == {
-        "5": {"reference": ["3_image", 0], "audio": ["3_audio", 0], "second": ["4_audio", 0]},
-        "3_image": {"image": "portrait.png"}, "3_audio": {"audio": "speech.flac"},
-        "4_audio": {"audio": "speech_human.flac"}}
-    assert all(demo.bundled(*node["inputs"].values()) for node in own.values() if node["class_type"] != "Take")
-    assert demo.with_loaders(own) == own
+    graph = Graph()
+    portrait, drawn = (graph.add("LodestarSamplePerson", person=person, seconds=0.0)
+                       for person in ("portrait", "drawn character"))
+    graph.add("Take", reference=portrait[0], audio=portrait[1], second=drawn[1])
+    own = demo.with_loaders(graph)
+    take = own.the("Take")
+    assert {name: (take.source(name).kind, take.source(name).inputs) for name in take.inputs} == {
+        "reference": ("LoadImage", {"image": "portrait.png"}), "audio": ("LoadAudio", {"audio": "speech.flac"}),
+        "second": ("LoadAudio", {"audio": "speech_human.flac"})}
+    assert len(own.nodes()) == 4 and graph.all("LodestarSamplePerson")
+    assert all(demo.bundled(*node.inputs.values()) for node in own.all("LoadImage", "LoadAudio"))
+    assert demo.with_loaders(own).prompt() == own.prompt()
 
 
 def test_seconds_need_a_plan():
-    prompt = {"1": {"class_type": "LodestarPlanTake", "inputs": {"max_seconds": 0.0}}}
-    demo.set_seconds(prompt, 2.5)
-    assert prompt["1"]["inputs"]["max_seconds"] == 2.5
+    graph = Graph()
+    plan = graph.add("LodestarPlanTake", max_seconds=0.0)
+    demo.set_seconds(graph, 2.5)
+    assert plan.inputs == {"max_seconds": 2.5}
     with pytest.raises(ValueError, match="LodestarPlanTake"):
-        demo.set_seconds({}, 2.5)
+        demo.set_seconds(Graph(), 2.5)
 
 
 @pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--seconds", "nan"], ["--image", "nowhere.png"],
@@ -135,7 +141,7 @@ def chunk(number):
 def test_bars_follow_take_and_chunk(capsys, monkeypatch):
     clock = iter((100.0, 103.0, 103.0))
     monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
-    progress = demo.Progress({"7": {"class_type": "LodestarLongTake"}})
+    progress = demo.Progress(Graph({"7": {"class_type": "LodestarLongTake", "inputs": {}}}))
     progress("executing", {"node": "7"})
     progress("progress", {"node": "7", "value": 1, "max": 8})  # before the first chunk: nothing to show it on
     progress(*chunk(1))  # a take that resumes

@@ -1,8 +1,9 @@
 """Two takes of the same seconds, with the anchor and without: one picture, three sentences that say what it means."""
-import copy
 import json
 from pathlib import Path
 from typing import NamedTuple
+
+from lib.graph import Graph
 
 SHOWN = 6                   # moments in the picture
 OUT_OF_SIGHT = 64           # latents: no chunk is longer
@@ -27,17 +28,16 @@ class Figures(NamedTuple):
         return max((self.first or 0) - (self.last or 0), 0)
 
 
-def without_anchor(prompt: dict) -> dict:
+def without_anchor(graph: Graph) -> Graph:
     """The same workflow whose chunks see no picture of the person after the first frame: nothing but the end of the
     chunk before says who it is."""
-    prompt = copy.deepcopy(prompt)
-    for node in prompt.values():
-        if node["class_type"] == "LodestarLookaheadAnchor":
-            node["class_type"], model = "LodestarReferenceSkip", node["inputs"]["model"]
-            node["inputs"] = {"model": model, "mode": "hard", "radius": OUT_OF_SIGHT, "factor": 0.0}
-        if "filename_prefix" in node["inputs"]:
-            node["inputs"]["filename_prefix"] += "_without_anchor"
-    return prompt
+    graph = Graph(graph.prompt())
+    for anchor in graph.all("LodestarLookaheadAnchor"):
+        anchor.become("LodestarReferenceSkip", model=anchor.inputs["model"], mode="hard", radius=OUT_OF_SIGHT,
+                      factor=0.0)
+    take = graph.having("filename_prefix")
+    take.set(filename_prefix=take.inputs["filename_prefix"] + "_without_anchor")
+    return graph
 
 
 def sentences(held: Figures, free: Figures, seconds: float) -> list[str]:

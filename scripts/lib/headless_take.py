@@ -34,6 +34,8 @@ from report import opened
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lib.graph import Graph
+
 RENAMED = (     # Wan's own names of the VAE's weights to those of diffusers
     (r"^conv1\.", "quant_conv."), (r"^conv2\.", "post_quant_conv."), (r"coder\.conv1\.", "coder.conv_in."),
     (r"head\.0\.", "norm_out."), (r"head\.2\.", "conv_out."), (r"middle\.1\.", "mid_block.attentions.0."),
@@ -122,13 +124,13 @@ class Puppet:
 
 
 @torch.inference_mode()
-def make(prompt: dict, target: Path, tell: Callable[..., None]) -> Path:
-    """The video that a prompt of the puppet asks for, whose files are named by their paths.
+def make(graph: Graph, target: Path, tell: Callable[..., None]) -> Path:
+    """The video that a graph of the puppet asks for, whose files are named by their paths.
 
     `tell(chunk=, chunks=, frames_done=, frames_total=)` hears how far it is. ValueError for sound or a picture that
     cannot be read, or a chunk plan that cannot be.
     """
-    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    inputs = {node.kind: node.inputs for node in graph.nodes()}
     speech = spoken(Path(inputs["LoadAudio"]["audio"]))     # all of it is heard, as in ComfyUI
     opening = opening_of(speech, inputs["LodestarPlanTake"]["max_seconds"])
     person = opened(Path(inputs["LoadImage"]["image"]))

@@ -6,6 +6,7 @@ import time
 import demo
 import pytest
 from lib import environment
+from lib.graph import Graph
 
 WORKFLOWS = environment.PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -66,9 +67,9 @@ def test_the_twins_are_equal(frontend, name):
 def test_it_is_small_and_needs_no_other_pack(name, server):
     known = server.get("/object_info")
     assert len(read(f"{name}.json")["nodes"]) <= 15
-    for node in read("api", f"{name}.json").values():
-        module = known[node["class_type"]]["python_module"]
-        assert node["class_type"].startswith("Lodestar") or re.match(r"nodes$|comfy_extras\.", module)
+    for node in Graph(read("api", f"{name}.json")).nodes():
+        module = known[node.kind]["python_module"]
+        assert node.kind.startswith("Lodestar") or re.match(r"nodes$|comfy_extras\.", module)
 
 
 @RENDERERS

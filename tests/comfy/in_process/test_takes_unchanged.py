@@ -141,11 +141,10 @@ class Studio:
 
     def puppet(self):
         """The shipped one, without ComfyUI."""
-        prompt = demo.filled_in(demo.parse_options(["--seconds", "1"]), demo.Here)
-        for node in prompt.values():
-            node["inputs"] |= {"LodestarPlanTake": {"chunk_frames": 17, "overlap_frames": 5},
-                               "LodestarLongCatSchedule": {"steps": 3}}.get(node["class_type"], {})
-        return frames_of(headless_take.make(prompt, self.output / "puppet.mp4", lambda **how_far: None))
+        graph = demo.filled_in(demo.parse_options(["--seconds", "1"]), demo.Here)
+        graph.the("LodestarPlanTake").set(chunk_frames=17, overlap_frames=5)
+        graph.the("LodestarLongCatSchedule").set(steps=3)
+        return frames_of(headless_take.make(graph, self.output / "puppet.mp4", lambda **how_far: None))
 
 
 def text(seed):

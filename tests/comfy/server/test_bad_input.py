@@ -5,7 +5,6 @@ behind but its finished chunks, and the same server makes a good take right afte
 """
 import contextlib
 import itertools
-import json
 from pathlib import Path
 
 import av
@@ -14,8 +13,9 @@ import pytest
 import torch
 from bad_files import hum, latent, peak_megabytes, png, small_disk, wav, write_bad_models
 from lib import comfy_server
+from lib.graph import Graph
+from served_takes import frames_of, tiny_take, video_of
 
-ROOT = Path(__file__).resolve().parents[3]
 PLAN, TAKE = "LodestarPlanTake", "LodestarLongTake"
 ANCHOR, FEATURES = "LodestarLookaheadAnchor", "LodestarAudioFeatures"
 RATE, SECONDS, FRAMES = 16000, 0.5, 8     # at 16 fps; a chunk would be 21 frames
@@ -28,70 +28,55 @@ def server(start_server, tmp_path_factory, tiny_models):
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("bad_input"), tiny_models)
     write_bad_models(base / "models")
     with start_server(base=base) as running:
-        running.picture = running.upload(ROOT / "assets" / "portrait.png")
-        running.sound = running.upload(ROOT / "assets" / "speech.flac")
         yield running
 
 
-def inputs_of(prompt, node_class):
-    return next(node["inputs"] for node in prompt.values() if node["class_type"] == node_class)
-
-
-def take(server, changed=None, **inputs):
+def take(server, changed=None, **inputs) -> Graph:
     """The tiny take, small and short, with a name and seed of its own; `inputs` of the node `changed`."""
-    prompt = json.loads((ROOT / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
-    inputs_of(prompt, "LoadImage")["image"] = server.picture
-    inputs_of(prompt, "LoadAudio")["audio"] = server.sound
-    inputs_of(prompt, PLAN).update(width=64, height=64, chunk_frames=21, max_seconds=SECONDS)
-    inputs_of(prompt, "BasicScheduler")["steps"] = 2
-    inputs_of(prompt, "RandomNoise")["noise_seed"] = next(numbers)
-    inputs_of(prompt, TAKE)["filename_prefix"] = f"take{next(numbers)}/take"
+    graph = tiny_take(server, f"take{next(numbers)}/take", chunk_frames=21, max_seconds=SECONDS,
+                      noise_seed=next(numbers))
     if changed:
-        inputs_of(prompt, changed).update(inputs)
-    return prompt
+        graph.the(changed).set(**inputs)
+    return graph
 
 
-def linked(server, changed, name, node_class, **inputs):
+def linked(server, changed, name, kind, **inputs) -> Graph:
     """A good take, but for input `name` of node `changed`, which comes from one more node."""
-    prompt = take(server)
-    prompt["new"] = {"class_type": node_class, "inputs": inputs}
-    inputs_of(prompt, changed)[name] = ["new", 0]
-    return prompt
+    graph = take(server)
+    graph.the(changed).set(**{name: graph.add(kind, **inputs)[0]})
+    return graph
 
 
 def files_under(folder: Path):
     return {path for path in folder.rglob("*") if path.name != "server.log"}
 
 
-def makes(server, prompt, frames=FRAMES) -> Path:
-    """The prompt must make a video of that many frames, which are pictures."""
-    history = server.run(prompt, timeout_seconds=120)
-    file = next(output["images"][0] for output in history["outputs"].values() if "images" in output)
-    path = server.base / "output" / file["subfolder"] / file["filename"]
-    with av.open(str(path)) as container:
-        found = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+def makes(server, graph, frames=FRAMES) -> Path:
+    """The graph must make a video of that many frames, which are pictures."""
+    path = video_of(server, server.run(graph.prompt(), timeout_seconds=120))
+    found = frames_of(path)
     assert found.shape == (frames, 64, 64, 3) and found.std() > 5
     return path
 
 
-def fails(server, prompt, node_class, *words):
-    """The prompt must fail in a node of that class, say all of `words`, leave no file, and the server must go on."""
+def fails(server, graph, node_class, *words):
+    """The graph must fail in a node of that class, say all of `words`, leave no file, and the server must go on."""
     before = files_under(server.base / "output")
     with pytest.raises(comfy_server.PromptFailed) as failure:
-        server.run(prompt, timeout_seconds=120)
+        server.run(graph.prompt(), timeout_seconds=120)
     said = str(failure.value)
     assert failure.value.node_type == node_class and all(word in said for word in words), said
     assert files_under(server.base / "output") - before <= {server.base / "output" / "lodestar_takes"}
     makes(server, take(server))
 
 
-def refused(server, prompt, node_class, *words):
+def refused(server, graph, node_class, *words):
     """POST /prompt must answer 400 with one sentence, on a node of that class, that says all of `words`."""
     before = files_under(server.base)
     with pytest.raises(comfy_server.PromptRefused) as refusal:
-        server.queue(prompt)
+        server.queue(graph.prompt())
     (node, found), = refusal.value.node_errors.items()
-    assert found["class_type"] == prompt[node]["class_type"] == node_class
+    assert found["class_type"] == node_class and node in {one.id for one in graph.all(node_class)}
     assert not [error for error in found["errors"] if error["type"].startswith("exception")], found["errors"]
     # ComfyUI repeats what a node's own check says, under the name of every input that the check reads
     sentence, = {f"{error['message']}: {error['details'].split(' - ', 1)[-1]}" for error in found["errors"]}
@@ -115,9 +100,9 @@ def refused(server, prompt, node_class, *words):
         "one sample more than a frame", "one sample more than 2 s"])
 def test_unusual_sound_makes_a_video_of_its_length(server, tmp_path, sound, rate, frames):
     """Most of it is shorter than one chunk."""
-    prompt = take(server, "LoadAudio", audio=server.upload(wav(tmp_path, sound, rate)))
-    inputs_of(prompt, PLAN)["max_seconds"] = 0.0
-    with av.open(str(makes(server, prompt, frames))) as container:
+    graph = take(server, "LoadAudio", audio=server.upload(wav(tmp_path, sound, rate)))
+    graph.the(PLAN).set(max_seconds=0.0)
+    with av.open(str(makes(server, graph, frames))) as container:
         audio = container.streams.audio[0]
         heard = sum(frame.samples for frame in container.decode(audio)) / audio.rate
     seconds = len(sound) / rate
@@ -132,48 +117,48 @@ listeners = pytest.mark.parametrize("listener", [PLAN, FEATURES])
 def test_sound_that_is_not_finite(server, tmp_path, listener, value):
     sound = hum(RATE, 1, RATE)
     sound[500] = value
-    prompt = linked(server, listener, "audio", "LoadAudio", audio=server.upload(wav(tmp_path, sound, RATE)))
-    fails(server, prompt, listener, "audio: got NaN or infinite samples, wanted finite ones", "export it again")
+    graph = linked(server, listener, "audio", "LoadAudio", audio=server.upload(wav(tmp_path, sound, RATE)))
+    fails(server, graph, listener, "audio: got NaN or infinite samples, wanted finite ones", "export it again")
 
 
 @listeners
 def test_sound_of_no_samples(server, listener):
-    prompt = linked(server, listener, "audio", "EmptyAudio", duration=0.0, sample_rate=RATE, channels=1)
-    fails(server, prompt, listener, "audio: got 0 samples, wanted sound", "check the trim")
+    graph = linked(server, listener, "audio", "EmptyAudio", duration=0.0, sample_rate=RATE, channels=1)
+    fails(server, graph, listener, "audio: got 0 samples, wanted sound", "check the trim")
 
 
 @listeners
 def test_sound_at_a_rate_below_speech(server, listener):
-    prompt = linked(server, listener, "audio", "EmptyAudio", duration=2.0, sample_rate=4000, channels=1)
-    fails(server, prompt, listener, "audio: got a sample rate of 4000 Hz, wanted 8000 to 192000", "resample it")
+    graph = linked(server, listener, "audio", "EmptyAudio", duration=2.0, sample_rate=4000, channels=1)
+    fails(server, graph, listener, "audio: got a sample rate of 4000 Hz, wanted 8000 to 192000", "resample it")
 
 
 # ---------------------------------------------------------------- pictures and latents
 
 def test_a_picture_with_alpha(server):
-    prompt = linked(server, TAKE, "reference", "JoinImageWithAlpha", alpha=["mask", 0],
-                    image=inputs_of(take(server), TAKE)["reference"])
-    prompt["mask"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}}
-    makes(server, prompt)
+    graph = take(server)
+    mask = graph.add("SolidMask", value=0.5, width=64, height=64)
+    graph.the(TAKE).set(reference=graph.add("JoinImageWithAlpha", image=graph.the("LoadImage")[0], alpha=mask[0])[0])
+    makes(server, graph)
 
 
 def test_a_picture_one_pixel_wide(server, tmp_path):
-    prompt = take(server, "LoadImage", image=server.upload(png(tmp_path, 1, 300)))
-    fails(server, prompt, TAKE, "reference: got shape (1, 300, 1, 3), wanted", "at least 8 pixels each way",
+    graph = take(server, "LoadImage", image=server.upload(png(tmp_path, 1, 300)))
+    fails(server, graph, TAKE, "reference: got shape (1, 300, 1, 3), wanted", "at least 8 pixels each way",
           "Load a picture")
 
 
 def test_a_picture_16k_wide(server, tmp_path):
     """It is fitted without copies of the whole: 201 MB of it are ComfyUI's own IMAGE."""
-    prompt = take(server, "LoadImage", image=server.upload(png(tmp_path, 16384, 1024)))
+    graph = take(server, "LoadImage", image=server.upload(png(tmp_path, 16384, 1024)))
     with peak_megabytes(server) as grown:
-        makes(server, prompt)
+        makes(server, graph)
     assert not grown or grown[0] < 1000
 
 
 def test_an_anchor_from_another_models_latent_space(server):
-    prompt = linked(server, ANCHOR, "anchor", "EmptyLatentImage", width=64, height=64, batch_size=1)
-    fails(server, prompt, ANCHOR, "anchor: got latents of shape (1, 4, 1, 8, 8), this model's are (1, 16, ",
+    graph = linked(server, ANCHOR, "anchor", "EmptyLatentImage", width=64, height=64, batch_size=1)
+    fails(server, graph, ANCHOR, "anchor: got latents of shape (1, 4, 1, 8, 8), this model's are (1, 16, ",
           "another model's VAE", "Encode with the one that belongs to it")
 
 
@@ -212,25 +197,25 @@ def test_a_size_of_one_side(server):
 
 
 def test_a_picture_without_a_size(server):
-    prompt = take(server)
-    prompt["fitted"] = {"class_type": "LodestarReferencePicture", "inputs": {
-        "image": ["3", 0], "vae": ["2", 0], "width": 0, "height": 0, "fit": "crop"}}
-    inputs_of(prompt, ANCHOR)["anchor"] = ["fitted", 0]
-    fails(server, prompt, "LodestarReferencePicture", "width, height: got 0 and 0", "connect the plan of Plan Take")
+    graph = take(server)
+    fitted = graph.add("LodestarReferencePicture", image=graph.the("LoadImage")[0], vae=graph.the("VAELoader")[0],
+                       width=0, height=0, fit="crop")
+    graph.the(ANCHOR).set(anchor=fitted[0])
+    fails(server, graph, "LodestarReferencePicture", "width, height: got 0 and 0", "connect the plan of Plan Take")
 
 
 @pytest.mark.parametrize(("chunk", "overlap", "own"), [(9, -1, 13), (5, 9, 9)])
 def test_a_chunk_shorter_than_its_overlap(server, chunk, overlap, own):
     """That of a T2V model is known only when the model is there."""
-    prompt = take(server, "UNETLoader", unet_name="lodestar_tiny_wan21_t2v.safetensors")
-    inputs_of(prompt, PLAN).update(chunk_frames=chunk, overlap_frames=overlap)
-    fails(server, prompt, PLAN, f"chunk_frames: a chunk of {chunk} frames", f"overlap of {own} frames",
+    graph = take(server, "UNETLoader", unet_name="lodestar_tiny_wan21_t2v.safetensors")
+    graph.the(PLAN).set(chunk_frames=chunk, overlap_frames=overlap)
+    fails(server, graph, PLAN, f"chunk_frames: a chunk of {chunk} frames", f"overlap of {own} frames",
           f"make the chunk at least {own + 4} frames")
 
 
 def test_an_overlap_where_the_model_keeps_its_context_outside(server):
-    prompt = take(server, PLAN, overlap_frames=5)
-    fails(server, prompt, PLAN, "overlap_frames: got 5", "Wan 2.2 S2V", "Set it to -1 or 0")
+    graph = take(server, PLAN, overlap_frames=5)
+    fails(server, graph, PLAN, "overlap_frames: got 5", "Wan 2.2 S2V", "Set it to -1 or 0")
 
 
 @pytest.mark.parametrize(("script", "words"), [
@@ -244,8 +229,8 @@ def test_a_script_that_cannot_be_read(server, script, words):
 
 
 def test_a_script_that_comes_by_a_link(server):
-    prompt = linked(server, PLAN, "script", "PrimitiveStringMultiline", value="0:10 she smiles\n0:05 she laughs")
-    fails(server, prompt, PLAN, "script, line 2", "put the lines in order of time")
+    graph = linked(server, PLAN, "script", "PrimitiveStringMultiline", value="0:10 she smiles\n0:05 she laughs")
+    fails(server, graph, PLAN, "script, line 2", "put the lines in order of time")
 
 
 def test_a_script_without_a_text_encoder(server):
@@ -276,9 +261,9 @@ def test_a_number_that_is_none(server):
     (ANCHOR, "placement"), (FEATURES, "layers")])
 def test_an_input_left_out(server, node_class, name):
     """ComfyUI calls a node's own check nevertheless: it must not break what ComfyUI says."""
-    prompt = take(server)
-    del inputs_of(prompt, node_class)[name]
-    refused(server, prompt, node_class, f"Required input is missing: {name}")
+    graph = take(server)
+    graph.the(node_class).unset(name)
+    refused(server, graph, node_class, f"Required input is missing: {name}")
 
 
 # ---------------------------------------------------------------- names and disk
@@ -316,16 +301,16 @@ def test_such_a_name_by_a_link(server, prefix):
 ], ids=["in a chunk", "in the final file"])
 def test_a_full_disk(server, disk_kilobytes, file_kilobytes, said):
     """Once there is room, the same queue goes on after the last finished chunk."""
-    prompt = take(server, PLAN, max_seconds=4.0)
-    name = inputs_of(prompt, TAKE)["filename_prefix"]
+    graph = take(server, PLAN, max_seconds=4.0)
+    name = graph.the(TAKE).inputs["filename_prefix"]
     with small_disk(server, disk_kilobytes, file_kilobytes) as make_room:
         with pytest.raises(comfy_server.PromptFailed, match=said):
-            server.run(prompt, timeout_seconds=120)
+            server.run(graph.prompt(), timeout_seconds=120)
         assert not list((server.base / "output" / name).parent.glob("*"))
         kept = sorted((server.base / "output").rglob("chunk_*.safetensors"))
         make_room()
         start = server.log.stat().st_size
-        makes(server, prompt, 64)
+        makes(server, graph, 64)
     note = "starting with chunk 1" if not kept else f"resuming at chunk {len(kept) + 1}" if len(kept) < 3 else "all 3"
     assert note.encode() in server.log.read_bytes()[start:]
     makes(server, take(server))
@@ -346,23 +331,23 @@ def test_a_truncated_model_file(server, node_class, name, file, words, cut):
 
 
 def test_a_model_that_makes_nan(server):
-    prompt = take(server, "UNETLoader", unet_name="nan.safetensors")
-    fails(server, prompt, TAKE, "chunk 1 came out of the sampler with NaN", "check the model file and its precision")
+    graph = take(server, "UNETLoader", unet_name="nan.safetensors")
+    fails(server, graph, TAKE, "chunk 1 came out of the sampler with NaN", "check the model file and its precision")
 
 
 @pytest.mark.parametrize(("user", "node_class"), [(PLAN, PLAN), (ANCHOR, ANCHOR), ("BasicGuider", TAKE)])
 def test_a_model_that_is_not_supported(server, user, node_class):
-    prompt = linked(server, user, "model", "UNETLoader", unet_name="vace.safetensors", weight_dtype="default")
-    fails(server, prompt, node_class, "model: got WAN21_Vace", "Lodestar does not support", "Supported: Wan 2.1 T2V",
+    graph = linked(server, user, "model", "UNETLoader", unet_name="vace.safetensors", weight_dtype="default")
+    fails(server, graph, node_class, "model: got WAN21_Vace", "Lodestar does not support", "Supported: Wan 2.1 T2V",
           "Wan 2.2 S2V")
 
 
 @pytest.mark.parametrize("other", ["wan21_t2v", "wan22_ti2v"])
 def test_a_plan_for_another_model(server, other):
-    prompt = linked(server, PLAN, "model", "UNETLoader", unet_name=f"lodestar_tiny_{other}.safetensors",
+    graph = linked(server, PLAN, "model", "UNETLoader", unet_name=f"lodestar_tiny_{other}.safetensors",
                     weight_dtype="default")
-    inputs_of(prompt, PLAN)["max_seconds"] = 3.0
-    fails(server, prompt, TAKE, "plan: 64x64, chunks that repeat 4 latents, was made for another model",
+    graph.the(PLAN).set(max_seconds=3.0)
+    fails(server, graph, TAKE, "plan: 64x64, chunks that repeat 4 latents, was made for another model",
           "the guider's Wan 2.2 S2V", "Connect that model to Plan Take")
 
 
@@ -372,9 +357,9 @@ def test_a_vae_of_another_model(server):
 
 
 def test_no_speech_features(server):
-    prompt = take(server)
-    del inputs_of(prompt, TAKE)["audio_features"]
-    fails(server, prompt, TAKE, "audio_features: Wan 2.2 S2V is driven by speech. Connect Audio Features")
+    graph = take(server)
+    graph.the(TAKE).unset("audio_features")
+    fails(server, graph, TAKE, "audio_features: Wan 2.2 S2V is driven by speech. Connect Audio Features")
 
 
 def test_speech_features_of_another_width(server):
@@ -383,9 +368,9 @@ def test_speech_features_of_another_width(server):
 
 
 def test_speech_features_that_end_before_the_take(server):
-    prompt = linked(server, FEATURES, "audio", "EmptyAudio", duration=0.5, sample_rate=RATE, channels=1)
-    inputs_of(prompt, PLAN)["max_seconds"] = 1.25
-    fails(server, prompt, TAKE, "audio_features: they cover 0.48 s of a take of 1.25 s", "Encode the same audio")
+    graph = linked(server, FEATURES, "audio", "EmptyAudio", duration=0.5, sample_rate=RATE, channels=1)
+    graph.the(PLAN).set(max_seconds=1.25)
+    fails(server, graph, TAKE, "audio_features: they cover 0.48 s of a take of 1.25 s", "Encode the same audio")
 
 
 def test_a_schedule_without_steps(server):

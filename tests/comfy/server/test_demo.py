@@ -9,6 +9,7 @@ from pathlib import Path
 import demo
 import pytest
 from lib import comfy_server, environment
+from lib.graph import Graph
 
 pytestmark = pytest.mark.once
 
@@ -27,13 +28,11 @@ def run_demo(monkeypatch):
     return run
 
 
-def changed(tmp_path, class_type, **inputs):
-    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
-    for node in prompt.values():
-        if node["class_type"] == class_type:
-            node["inputs"].update(inputs)
+def changed(tmp_path, kind, **inputs):
+    graph = Graph.read(demo.WORKFLOW)
+    graph.the(kind).set(**inputs)
     path = tmp_path / "changed.json"
-    path.write_text(json.dumps(prompt), encoding="utf-8")
+    path.write_text(json.dumps(graph.prompt()), encoding="utf-8")
     return path
 
 

@@ -10,6 +10,7 @@ import pytest
 import report
 import torch
 from lib import headless_take
+from lib.graph import Graph
 from lodestar.training.puppet.hosts import wan_vae
 
 pytestmark = pytest.mark.once
@@ -38,13 +39,13 @@ def pictures(video):
 @pytest.mark.parametrize("without", [None, "LodestarLookaheadAnchor"])
 def test_the_take_is_the_same(server, tmp_path, without):
     options = demo.parse_options(["--seconds", "2.6"])
-    workflow = json.loads(options.workflow.read_text(encoding="utf-8"))
+    graph = Graph.read(options.workflow)
     if without:
-        number, node = next((number, node) for number, node in workflow.items() if node["class_type"] == without)
-        text = json.dumps({other: inner for other, inner in workflow.items() if other != number})
-        workflow = json.loads(text.replace(json.dumps([number, 0]), json.dumps(node["inputs"]["model"])))
+        node = graph.the(without)
+        graph.replace(node[0], node.inputs["model"])
+        graph.remove(node)
     options.workflow = tmp_path / "puppet.json"
-    options.workflow.write_text(json.dumps(workflow), encoding="utf-8")
+    options.workflow.write_text(json.dumps(graph.prompt()), encoding="utf-8")
     video, borders = demo.take(server, demo.filled_in(options, server))
     told = []
     alone = headless_take.make(demo.filled_in(options, demo.Here), tmp_path / "alone.mp4",
@@ -56,7 +57,7 @@ def test_the_take_is_the_same(server, tmp_path, without):
 
 
 def test_a_human_voice_moves_the_lips_in_time(tmp_path):
-    prompt = demo.filled_in(demo.parse_options(["--seconds", "10"]), demo.Here)
-    video = headless_take.make(prompt, tmp_path / "human.mp4", lambda **how_far: None)
+    graph = demo.filled_in(demo.parse_options(["--seconds", "10"]), demo.Here)
+    video = headless_take.make(graph, tmp_path / "human.mp4", lambda **how_far: None)
     said = report.measured(video, demo.ASSETS / "puppet.png", drawn=True)
     assert float(re.search(r"Lip sync: correlation ([\d.]+)", said)[1]) > 0.5 and "the mouth is in time" in said

@@ -1,51 +1,25 @@
 """A whole take through an unmodified ComfyUI server: its length, its file, and what a crash or a cancel costs."""
-import copy
 import json
 import re
 import types
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from lib import comfy_server
-from safetensors.torch import load_file
-
-ROOT = Path(__file__).resolve().parents[3]
-STEPS, MANY_STEPS, CHUNKS = 2, 60, 4    # many: so that a chunk lasts long enough to be interrupted
-UNITS = MANY_STEPS * 5 // 4              # of the progress bar, per chunk of many steps: decoding counts a quarter
-
-
-def graph(server, prefix, *, steps=STEPS, **changes):
-    """The tiny take, small and short: 4 s of speech in 4 chunks of 64x64. `changes`: input of any node."""
-    prompt = json.loads((ROOT / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
-    by_class = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    by_class["LoadImage"]["image"] = server.upload(ROOT / "assets" / "portrait.png")
-    by_class["LoadAudio"]["audio"] = server.upload(ROOT / "assets" / "speech.flac")
-    by_class["LodestarPlanTake"].update(width=64, height=64, chunk_frames=17, max_seconds=4.0)
-    by_class["BasicScheduler"]["steps"] = steps
-    by_class["LodestarLongTake"]["filename_prefix"] = prefix
-    for name, value in changes.items():
-        owners = [inputs for inputs in by_class.values() if name in inputs]
-        assert len(owners) == 1, f"{name} is an input of {len(owners)} nodes"
-        owners[0][name] = value
-    return prompt
-
-
-def video_of(server, history) -> Path:
-    file = next(output["images"][0] for output in history["outputs"].values() if "images" in output)
-    assert file["type"] == "output"
-    return server.base / "output" / file["subfolder"] / file["filename"]
-
-
-def frames_of(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def latents_of(folder: Path) -> list[torch.Tensor]:
-    return [load_file(path)["latents"] for path in sorted(folder.glob("chunk_*.safetensors"))]
+from lib.graph import Graph
+from served_takes import (
+    CHUNKS,
+    MANY_STEPS,
+    UNITS,
+    cancel_in_second_chunk,
+    frames_of,
+    latents_of,
+    log_since,
+    take_folders,
+    tiny_take,
+    video_of,
+)
 
 
 def assert_same_take(server, name, path, uninterrupted):
@@ -58,17 +32,9 @@ def assert_same_take(server, name, path, uninterrupted):
     assert found.shape == expected.shape and np.abs(found - expected).mean() < 0.5
 
 
-def take_folders(server, name):
-    return sorted((server.base / "output" / "lodestar_takes").glob(f"{name}-*"))
-
-
 def texts(events):
     """The lines that the take's node showed, in order."""
     return [data["text"] for kind, data in events if kind == "progress_text"]
-
-
-def log_since(server, start):
-    return server.log.read_bytes()[start:].decode("utf-8", errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +44,8 @@ def uninterrupted(server):
     Its kept chunks go where no other take finds them: they would be the same.
     """
     events = []
-    prompt = graph(server, "calm/take", steps=MANY_STEPS, keep_chunks=True)
-    history = server.run(prompt, lambda kind, data: events.append((kind, data)))
+    graph = tiny_take(server, "calm/take", steps=MANY_STEPS, keep_chunks=True)
+    history = server.run(graph.prompt(), lambda kind, data: events.append((kind, data)))
     folders = [folder.rename(server.base / folder.name) for folder in take_folders(server, "calm_take")]
     return types.SimpleNamespace(path=video_of(server, history), events=events, folders=folders)
 
@@ -97,13 +63,13 @@ def test_the_video_is_as_long_as_the_speech(uninterrupted):
 
 
 def test_the_workflow_travels_in_the_file(server):
-    prompt = graph(server, "tagged/take")
+    graph = tiny_take(server, "tagged/take")
     workflow = {"nodes": [], "links": [], "version": 0.4}
-    history = server.run(prompt, workflow=workflow)
+    history = server.run(graph.prompt(), workflow=workflow)
     with av.open(str(video_of(server, history))) as container:
         saved = json.loads(container.metadata["prompt"])      # ComfyUI adds "is_changed" to the nodes that load files
         assert {key: {**node, "is_changed": None} for key, node in saved.items()} == {
-            key: {**node, "is_changed": None} for key, node in prompt.items()}
+            key: {**node, "is_changed": None} for key, node in graph.prompt().items()}
         assert json.loads(container.metadata["workflow"]) == workflow
 
 
@@ -128,7 +94,7 @@ def test_the_node_says_what_is_done_and_how_long_it_will_take(uninterrupted):
 
 
 def test_a_finished_take_leaves_no_working_files_unless_asked(server, uninterrupted):
-    server.run(graph(server, "tidy/take"))
+    server.run(tiny_take(server, "tidy/take").prompt())
     assert take_folders(server, "tidy_take") == [] and len(uninterrupted.folders) == 1
 
 
@@ -137,7 +103,7 @@ def test_kill_in_mid_chunk_costs_that_chunk_only(start_server, uninterrupted):
         pass
 
     with start_server() as server:
-        prompt = graph(server, "killed/take", steps=MANY_STEPS, keep_chunks=True)
+        graph = tiny_take(server, "killed/take", steps=MANY_STEPS, keep_chunks=True)
 
         def kill_in_third_chunk(kind, data):
             if kind == "progress" and data["value"] > 2.2 * UNITS:
@@ -145,42 +111,28 @@ def test_kill_in_mid_chunk_costs_that_chunk_only(start_server, uninterrupted):
                 raise Killed
 
         with pytest.raises(Killed):
-            server.run(prompt, kill_in_third_chunk)
+            server.run(graph.prompt(), kill_in_third_chunk)
         base = server.base
     with start_server(base=base) as server:
         events = []
-        history = server.run(prompt, lambda kind, data: events.append((kind, data)))
+        history = server.run(graph.prompt(), lambda kind, data: events.append((kind, data)))
         assert "resuming at chunk 3 of 4" in server.log.read_text(encoding="utf-8")
         assert [data["chunk"] for kind, data in events if kind == "lodestar.chunk"] == [2, 3, 4]
         assert_same_take(server, "killed_take", video_of(server, history), uninterrupted)
         assert not list((base / "output").rglob("*.part"))
 
 
-def cancel_in_second_chunk(server, prompt):
-    """What the server said on the way."""
-    events = []
-
-    def cancel(kind, data):
-        events.append((kind, data))
-        if kind == "progress" and data["value"] > 1.2 * UNITS:
-            server.request("/interrupt", b"{}")
-
-    with pytest.raises(comfy_server.PromptCancelled):
-        server.run(prompt, cancel)
-    return events
-
-
 def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
-    prompt = graph(server, "cancelled/take", steps=MANY_STEPS, keep_chunks=True)
+    graph = tiny_take(server, "cancelled/take", steps=MANY_STEPS, keep_chunks=True)
     start = server.log.stat().st_size
-    said = texts(cancel_in_second_chunk(server, prompt))
+    said = texts(cancel_in_second_chunk(server, graph))
     assert said[-1] == "Cancelled: 1 of 4 chunks are safe, queue again to go on"
     (folder,) = take_folders(server, "cancelled_take")
     assert re.search(rf"They are in {re.escape(str(folder))}, \d\.\d MB; delete that folder", log_since(server, start))
     assert not list((server.base / "output" / "cancelled").glob("*"))
     start = server.log.stat().st_size
     events = []
-    history = server.run(prompt, lambda kind, data: events.append((kind, data)))
+    history = server.run(graph.prompt(), lambda kind, data: events.append((kind, data)))
     assert "resuming at chunk 2 of 4" in log_since(server, start)
     assert texts(events)[:3] == ["Preparing", "Resuming at chunk 2 of 4",
                                  "Resuming at chunk 2 of 4: the decoder is at latent 0 of 5"]
@@ -188,46 +140,46 @@ def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
 
 
 def test_a_changed_seed_starts_afresh_says_so_and_loses_nothing(server):
-    prompt = graph(server, "reseeded/take", steps=MANY_STEPS, noise_seed=6)   # 7 is kept under another name
-    cancel_in_second_chunk(server, prompt)
+    graph = tiny_take(server, "reseeded/take", steps=MANY_STEPS, noise_seed=6)   # 7 is kept under another name
+    cancel_in_second_chunk(server, graph)
     start = server.log.stat().st_size
-    changed = graph(server, "reseeded/take", noise_seed=8)
-    server.run(changed)
+    changed = tiny_take(server, "reseeded/take", noise_seed=8)
+    server.run(changed.prompt())
     assert "sigmas, noise " in log_since(server, start).split("changed: this is a fresh take")[0]
     assert len(take_folders(server, "reseeded_take")) == 1           # the unfinished one, as it was
     start = server.log.stat().st_size
-    server.run(prompt)
+    server.run(graph.prompt())
     assert "resuming at chunk 2 of 4" in log_since(server, start) and take_folders(server, "reseeded_take") == []
 
 
 def test_longer_speech_keeps_the_chunks_before_it(server):
     """The features are those of the whole recording, so the first chunks hear what they heard before."""
-    kept = graph(server, "longer/take", keep_chunks=True)
-    server.run(kept)
+    graph = tiny_take(server, "longer/take", keep_chunks=True)
+    server.run(graph.prompt())
     start = server.log.stat().st_size
-    longer = copy.deepcopy(kept)
-    next(node for node in longer.values() if node["class_type"] == "LodestarPlanTake")["inputs"]["max_seconds"] = 5.0
-    history = server.run(longer)
+    graph.the("LodestarPlanTake").set(max_seconds=5.0)
+    history = server.run(graph.prompt())
     said = log_since(server, start)
     assert "chunk layout, speech changed: chunks from 4 on are made anew" in said
     assert len(frames_of(video_of(server, history))) == 80
 
 
+def without_speech(graph: Graph) -> None:
+    graph.the("LodestarPlanTake").set(overlap_frames=5)
+    graph.the("LodestarLongTake").unset("audio_features")
+
+
 @pytest.mark.parametrize(("name", "loader"), [("wan21_t2v", "latents as tokens"), ("wan21_i2v", "latents as channels")])
 def test_takes_without_speech_features(server, name, loader):
     """T2V gets its context as clean tokens, I2V as known channels; both are stitched without a VAE round trip."""
-    prompt = graph(server, f"{name}/take", unet_name=f"lodestar_tiny_{name}.safetensors")
-    by_class = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    by_class["LodestarPlanTake"].update(overlap_frames=5)
-    del by_class["LodestarLongTake"]["audio_features"]
-    frames = frames_of(video_of(server, server.run(prompt)))
+    graph = tiny_take(server, f"{name}/take", unet_name=f"lodestar_tiny_{name}.safetensors")
+    without_speech(graph)
+    frames = frames_of(video_of(server, server.run(graph.prompt())))
     assert len(frames) == 64 and frames.std() > 5
 
 
 @pytest.mark.parametrize("mode", ["stitch", "re-encode"])
 def test_both_hand_overs_make_a_whole_take(server, mode):
-    prompt = graph(server, f"{mode}/take", mode=mode, unet_name="lodestar_tiny_wan21_t2v.safetensors")
-    by_class = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    by_class["LodestarPlanTake"].update(overlap_frames=5)
-    del by_class["LodestarLongTake"]["audio_features"]
-    assert len(frames_of(video_of(server, server.run(prompt)))) == 64
+    graph = tiny_take(server, f"{mode}/take", mode=mode, unet_name="lodestar_tiny_wan21_t2v.safetensors")
+    without_speech(graph)
+    assert len(frames_of(video_of(server, server.run(graph.prompt())))) == 64

@@ -1,5 +1,4 @@
 """LongCat Avatar in a real server: a clip by SamplerCustomAdvanced, a minute by Long Take, cancel and resume."""
-import json
 import wave
 
 import av
@@ -7,10 +6,9 @@ import demo
 import numpy as np
 import pytest
 import torch
-from lib import environment
 from lib.comfy_server import PromptCancelled
-from lodestar.tests.comfy.server.test_workflows import without_text_encoder
-from safetensors.torch import load_file
+from lib.graph import Graph
+from served_takes import saved_latents, without_text_encoder, workflow
 
 STEPS = {"kind": "normal", "steps": 4}
 
@@ -30,15 +28,13 @@ def minute(tmp_path_factory):
     return path
 
 
-def take(server, name, prefix, **plan):
-    """A shipped LongCat workflow at 64x64 with few steps."""
-    path = environment.PACK / "workflows" / "api" / f"{name}.json"
-    prompt = without_text_encoder(json.loads(path.read_text(encoding="utf-8")))
-    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    inputs["LodestarPlanTake"].update(width=64, height=64, **plan)
-    inputs["LodestarLongCatSchedule"].update(STEPS)
-    inputs["LodestarLongTake"]["filename_prefix"] = prefix
-    return prompt, inputs
+def take(server, name, prefix, **plan) -> Graph:
+    """A LongCat workflow of the pack at 64x64 with few steps."""
+    graph = without_text_encoder(workflow(name))
+    graph.the("LodestarPlanTake").set(width=64, height=64, **plan)
+    graph.the("LodestarLongCatSchedule").set(**STEPS)
+    graph.the("LodestarLongTake").set(filename_prefix=prefix)
+    return graph
 
 
 def frames_of(server, entry):
@@ -48,39 +44,35 @@ def frames_of(server, entry):
 
 @pytest.mark.slow    # test_workflows has every model's length, test_long_take the odd ones
 def test_a_minute_is_as_long_as_its_speech(official, minute):
-    prompt, inputs = take(official, "longcat_avatar_15", "longcat/minute")
-    inputs["LodestarLongCatSchedule"].update(kind="distilled 8", steps=8)
-    prompt = demo.with_loaders(prompt)
-    demo.set_file(prompt, "LoadImage", "image", None, official)
-    demo.set_file(prompt, "LoadAudio", "audio", minute, official)
-    assert frames_of(official, official.run(prompt, timeout_seconds=600)) == 1533      # ceil(61.3 * 25)
+    graph = demo.with_loaders(take(official, "longcat_avatar_15", "longcat/minute"))
+    graph.the("LodestarLongCatSchedule").set(kind="distilled 8", steps=8)
+    demo.set_file(graph, "LoadImage", "image", None, official)
+    demo.set_file(graph, "LoadAudio", "audio", minute, official)
+    assert frames_of(official, official.run(graph.prompt(), timeout_seconds=600)) == 1533      # ceil(61.3 * 25)
 
 
 def clip(server, text_scale, audio_scale):
     """Latents of one chunk with Speech Guidance, through SamplerCustomAdvanced."""
-    nodes = {
-        "load": ("LodestarLoadLongCat", {"model_name": "LongCat-Video-Avatar/avatar_single", "weight_dtype": "default",
-                                         "kv_cache": "VRAM"}),
-        "vae": ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
-        "picture": ("LoadImage", {"image": server.upload(demo.ASSETS / "portrait.png")}),
-        "sound": ("LoadAudio", {"audio": server.upload(demo.ASSETS / "speech.flac")}),
-        "encoder": ("LodestarLoadAudioEncoder", {"audio_encoder_name": "chinese-wav2vec2-base", "normalize": "auto"}),
-        "heard": ("LodestarLongCatSpeech", {"audio": ["sound", 0], "audio_encoder": ["encoder", 0], "version": "auto",
-                                            "noise_floor": False, "noise_floor_seed": 0}),
-        "prompt": ("LodestarBlankPrompt", {"tokens": 16, "width": 4096}),
-        "chunk": ("LodestarOneChunk", {"model": ["load", 0], "positive": ["prompt", 0], "negative": ["prompt", 0],
-                                       "vae": ["vae", 0], "width": 64, "height": 64, "chunk_frames": 17,
-                                       "audio_features": ["heard", 0], "reference": ["picture", 0]}),
-        "guider": ("LodestarSpeechGuidance", {"model": ["load", 0], "positive": ["chunk", 0], "negative": ["chunk", 1],
-                                              "text_scale": text_scale, "audio_scale": audio_scale, "cfg_zero": False}),
-        "sampler": ("KSamplerSelect", {"sampler_name": "euler"}), "noise": ("RandomNoise", {"noise_seed": 5}),
-        "sigmas": ("LodestarLongCatSchedule", {"model": ["load", 0], "shift": 0.0, **STEPS}),
-        "sample": ("SamplerCustomAdvanced", {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["sampler", 0],
-                                             "sigmas": ["sigmas", 0], "latent_image": ["chunk", 2]}),
-        "save": ("SaveLatent", {"samples": ["sample", 0], "filename_prefix": "longcat/clip"})}
-    prompt = {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
-    file, = server.run(prompt)["outputs"]["save"]["latents"]
-    return load_file(server.base / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
+    graph = Graph()
+    model = graph.add("LodestarLoadLongCat", model_name="LongCat-Video-Avatar/avatar_single", weight_dtype="default",
+                      kv_cache="VRAM")
+    vae = graph.add("VAELoader", vae_name="wan_2.1_vae.safetensors")
+    picture = graph.add("LoadImage", image=server.upload(demo.ASSETS / "portrait.png"))
+    sound = graph.add("LoadAudio", audio=server.upload(demo.ASSETS / "speech.flac"))
+    encoder = graph.add("LodestarLoadAudioEncoder", audio_encoder_name="chinese-wav2vec2-base", normalize="auto")
+    speech = graph.add("LodestarLongCatSpeech", audio=sound[0], audio_encoder=encoder[0], version="auto",
+                       noise_floor=False, noise_floor_seed=0)
+    text = graph.add("LodestarBlankPrompt", tokens=16, width=4096)
+    chunk = graph.add("LodestarOneChunk", model=model[0], positive=text[0], negative=text[0], vae=vae[0], width=64,
+                      height=64, chunk_frames=17, audio_features=speech[0], reference=picture[0])
+    guider = graph.add("LodestarSpeechGuidance", model=model[0], positive=chunk[0], negative=chunk[1],
+                       text_scale=text_scale, audio_scale=audio_scale, cfg_zero=False)
+    sampled = graph.add("SamplerCustomAdvanced", noise=graph.add("RandomNoise", noise_seed=5)[0], guider=guider[0],
+                        sampler=graph.add("KSamplerSelect", sampler_name="euler")[0],
+                        sigmas=graph.add("LodestarLongCatSchedule", model=model[0], shift=0.0, **STEPS)[0],
+                        latent_image=chunk[2])
+    graph.add("SaveLatent", samples=sampled[0], filename_prefix="longcat/clip")
+    return saved_latents(server, graph)
 
 
 def test_speech_guidance_in_core_s_sampler(official):
@@ -93,16 +85,17 @@ def test_speech_guidance_in_core_s_sampler(official):
 
 
 def test_a_cancelled_take_goes_on_where_it_was(official):
-    prompt, inputs = take(official, "longcat_avatar_10", "longcat/broken", max_seconds=6.0, chunk_frames=45)
-    inputs["LodestarLongCatSchedule"]["steps"] = 60     # so that a chunk lasts long enough to be interrupted
+    graph = take(official, "longcat_avatar_10", "longcat/broken", max_seconds=6.0, chunk_frames=45)
+    graph.the("LodestarLongCatSchedule").set(steps=60)      # so that a chunk lasts long enough to be interrupted
 
     def cancel(kind, data):
         if kind == "lodestar.chunk" and data["chunk"] == 2:
             official.request("/interrupt", b"{}")
 
     with pytest.raises(PromptCancelled):
-        official.run(prompt, cancel)
+        official.run(graph.prompt(), cancel)
     starts: list[int] = []
-    entry = official.run(prompt, lambda kind, data: starts.append(data["chunk"]) if kind == "lodestar.chunk" else None)
+    entry = official.run(graph.prompt(),
+                         lambda kind, data: starts.append(data["chunk"]) if kind == "lodestar.chunk" else None)
     assert frames_of(official, entry) == 96
     assert min(starts) == 2

@@ -1,19 +1,12 @@
 """A take is made of what was loaded: through a server, with models that no prompt names and a file that changes."""
-import copy
 import os
 import textwrap
 
 import pytest
 import torch
-from lodestar.tests.comfy.server.test_long_take import (
-    cancel_in_second_chunk,
-    frames_of,
-    graph,
-    latents_of,
-    log_since,
-    take_folders,
-)
+from lib import comfy_server
 from safetensors.torch import load_file, save_file
+from served_takes import cancel_in_second_chunk, frames_of, latents_of, log_since, take_folders, tiny_take
 
 TINY = "lodestar_tiny_wan22_s2v.safetensors"
 NODES = '''
@@ -66,7 +59,6 @@ def negated(weights):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tiny_models):
     """Nodes of another pack, and two models of one size and age in files that are nobody else's."""
-    from lib import comfy_server
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("values"), tiny_models)
     pack = base / "custom_nodes" / "loops.py"
     pack.write_text(textwrap.dedent(NODES), encoding="utf-8")
@@ -83,13 +75,9 @@ def metadata_of(path):
         return file.metadata()
 
 
-def by_class(prompt):
-    return {node["class_type"]: (key, node["inputs"]) for key, node in prompt.items()}
-
-
 def small(server, prefix, **changes):
     """Two chunks."""
-    return graph(server, prefix, steps=1, max_seconds=2.0, **changes)
+    return tiny_take(server, prefix, steps=1, max_seconds=2.0, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +88,19 @@ def looping(start_server, base):
 
 def looped(server, prefix, names):
     """The first take without its techniques, once per model."""
-    prompt = small(server, prefix)
-    take, inputs = by_class(prompt)["LodestarLongTake"]
-    guider, conditioned = by_class(prompt)["BasicGuider"]
-    del prompt[take], prompt[guider]
-    prompt["90"] = {"class_type": "LoopOverModels", "inputs": {
-        **{name: value for name, value in inputs.items() if name != "guider"}, "keep_chunks": True, "names": names,
-        "conditioning": conditioned["conditioning"]}}
-    return prompt
+    graph = small(server, prefix)
+    take, guider = graph.the("LodestarLongTake"), graph.the("BasicGuider")
+    take.become("LoopOverModels", **{name: value for name, value in take.inputs.items() if name != "guider"},
+                names=names, conditioning=guider.inputs["conditioning"])
+    take.set(keep_chunks=True)
+    graph.remove(guider)
+    return graph.prompt()
 
 
 def listed(server, prefix, names):
-    prompt = small(server, prefix, keep_chunks=True)
-    prompt["91"] = {"class_type": "ListOfModels", "inputs": {"names": names}}
-    by_class(prompt)["BasicGuider"][1]["model"] = ["91", 0]
-    return prompt
+    graph = small(server, prefix, keep_chunks=True)
+    graph.the("BasicGuider").set(model=graph.add("ListOfModels", names=names)[0])
+    return graph.prompt()
 
 
 def test_models_of_a_loop_and_of_a_list_make_takes_of_their_own(looping):
@@ -143,23 +129,23 @@ def replace_within_the_second(path, weights):
 
 def test_a_file_that_changes_under_its_name_makes_no_take_of_two_models(looping, start_server):
     path = looping.base / "models" / "diffusion_models" / "one.safetensors"
-    prompt = graph(looping, "changed/take", steps=60, unet_name=path.name)
-    looping.run(small(looping, "before/take", unet_name=path.name))
+    graph = tiny_take(looping, "changed/take", steps=60, unet_name=path.name)
+    looping.run(small(looping, "before/take", unet_name=path.name).prompt())
     replace_within_the_second(path, negated(load_file(path)))
-    cancel_in_second_chunk(looping, prompt)      # with the weights that the server still holds
+    cancel_in_second_chunk(looping, graph)      # with the weights that the server still holds
     (old,) = take_folders(looping, "changed_take")
     looping.stop()
     with start_server(base=looping.base) as server:
         start = server.log.stat().st_size
-        kept = copy.deepcopy(prompt)
-        by_class(kept)["LodestarLongTake"][1]["keep_chunks"] = True
-        server.run(kept)
+        graph.the("LodestarLongTake").set(keep_chunks=True)
+        server.run(graph.prompt())
         assert "resuming" not in log_since(server, start)
         assert "model changed: this is a fresh take" in log_since(server, start)
         (new,) = set(take_folders(server, "changed_take")) - {old}
         assert len(latents_of(new)) == 4 and not torch.equal(latents_of(new)[0], latents_of(old)[0])
         start = server.log.stat().st_size
-        server.run(graph(server, "renamed/take", steps=60, unet_name="two.safetensors"))   # the same weights
+        same_weights = tiny_take(server, "renamed/take", steps=60, unet_name="two.safetensors")
+        server.run(same_weights.prompt())
         assert "all 4 chunks are finished" in log_since(server, start)
         assert len(list((server.base / "output" / "renamed").glob("*.mp4"))) == 1
         assert new in take_folders(server, "changed_take") and take_folders(server, "renamed_take") == []

@@ -24,7 +24,6 @@ from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.int8 import module_keys, quantized
 from lodestar.networks.longcat.lora import DOT, PREFIX, ordinary
 from lodestar.networks.longcat.network import LongCat
-from lodestar.tests.comfy.server.test_longcat_server import graph, latents
 from safetensors.torch import load_file, save_file
 
 FIXTURES = golden.Fixtures(Path(__file__).parents[2] / "golden" / "longcat" / "base_dit")
@@ -321,19 +320,6 @@ def test_cores_lora_loader_takes_the_converted_file(base, weights, lora, tmp_pat
     answer(ours)
     for name, weight in theirs.model.state_dict().items():
         assert torch.equal(weight, ours.model.state_dict()[name]), name
-
-
-def test_a_server_samples_alike_with_core_s_loader(server, tiny_models, longcat):
-    name = f"{longcat.AVATAR15}_lora.safetensors"
-    target = server.base / "models" / "loras" / "converted_for_core.safetensors"
-    assert convert(tiny_models / "models" / "loras" / name, target).returncode == 0
-    ours = latents(server, f"{longcat.AVATAR15}.safetensors", "ours", lora=True)
-    prompt = graph(f"{longcat.AVATAR15}.safetensors", "cores", lora=True)
-    prompt["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["load", 0], "strength_model": 1.0,
-                                                                      "lora_name": target.name}}
-    file, = server.run(prompt)["outputs"]["save"]["latents"]
-    theirs = load_file(server.base / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
-    assert torch.equal(theirs, ours)
 
 
 def test_the_converter_refuses_in_one_line(tmp_path):

@@ -10,7 +10,6 @@ from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.speech_guidance import combined, shares, zero_guided
 from lodestar.techniques.technique import ChunkPosition
-from safetensors.torch import load_file
 
 STEPS, KNOWN = 3, 2
 KEY = "audio_windows"
@@ -151,24 +150,3 @@ def test_easycache_skips_steps_of_all_three(tiny_models, longcat):
     eased, fewer = run(EasyCacheNode.execute(model, 3.0, 0.0, 1.0, False).args[0])
     full, all_calls = run(model)
     assert eased.isfinite().all() and fewer < all_calls and not torch.equal(eased, full)
-
-
-def test_cores_custom_sampler_on_a_server(server):
-    def node(class_type, **inputs):
-        return {"class_type": class_type, "inputs": inputs}
-
-    graph = {"model": node("LodestarLoadLongCat", model_name="lodestar_tiny_longcat_video.safetensors",
-                           weight_dtype="default", kv_cache="VRAM"),
-             "text": node("LodestarBlankPrompt", tokens=512, width=4096),
-             "guider": node("LodestarSpeechGuidance", model=["model", 0], positive=["text", 0], negative=["text", 0],
-                            text_scale=4.0, audio_scale=4.0, cfg_zero=True),
-             "sigmas": node("LodestarLongCatSchedule", model=["model", 0], kind="enhance-hf", steps=2, shift=0.0),
-             "noise": node("RandomNoise", noise_seed=1), "euler": node("KSamplerSelect", sampler_name="euler"),
-             "empty": node("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1),
-             "sampled": node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
-                             sigmas=["sigmas", 0], latent_image=["empty", 0]),
-             "saved": node("SaveLatent", samples=["sampled", 0], filename_prefix="guided")}
-    server.run(graph)
-    latents = load_file(max((server.base / "output").glob("guided_*.latent")))["latent_tensor"]
-    assert latents.shape == (1, 16, 3, 8, 8) and latents.isfinite().all() and latents.std() > 0.1
-    assert "does not listen to speech" in server.log.read_text(encoding="utf-8", errors="replace")

@@ -5,7 +5,6 @@ import comfy.sd
 import comfy.utils
 import pytest
 import torch
-from lib import comfy_server
 from lodestar.nodes.blank_prompt import LodestarBlankPrompt
 from lodestar.nodes.reference_picture import LodestarReferencePicture
 from lodestar.nodes.sockets import Take
@@ -99,27 +98,6 @@ def test_a_picture_as_thin_as_a_thread_is_fitted_or_refused(vae, shape, size):
     else:
         with pytest.raises(ValueError, match="image: cropping .* leaves fewer than 8 pixels"):
             fitted(vae, image, *size)
-
-
-def test_a_size_it_cannot_have_is_said_once_under_its_own_name(server):
-    portrait = server.upload(comfy_server.PACK / "assets" / "portrait.png")
-    prompt = {"1": {"class_type": "LoadImage", "inputs": {"image": portrait}},
-              "2": {"class_type": "VAELoader", "inputs": {"vae_name": "lodestar_tiny_wan_vae.safetensors"}},
-              "3": {"class_type": "LodestarReferencePicture",
-                    "inputs": {"image": ["1", 0], "vae": ["2", 0], "width": 64, "height": 96, "fit": "pad"}},
-              "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}}}
-    assert server.run(prompt)["status"]["status_str"] == "success"
-    def wrong(name, size):
-        return {**prompt, "3": {**prompt["3"], "inputs": {**prompt["3"]["inputs"], name: size}}}
-
-    for name, size in (("width", -16), ("height", 32768)):
-        with pytest.raises(comfy_server.PromptRefused) as refusal:
-            server.queue(wrong(name, size))
-        (_, found), = refusal.value.node_errors.items()
-        assert [error["extra_info"]["input_name"] for error in found["errors"]] == [name], "once, under its own name"
-    for name, size in (("width", 100), ("height", 456)):
-        with pytest.raises(comfy_server.PromptFailed, match=f"{name}: got {size}, wanted a multiple of 16 from 0"):
-            server.run(wrong(name, size))
 
 
 def test_a_blank_prompt_says_the_same_however_long(tiny_models, wan):

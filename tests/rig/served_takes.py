@@ -1,0 +1,91 @@
+"""Takes through a real server: the tiny take and the pack's workflows made short, and what they left behind."""
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from lib import comfy_server, environment
+from lib.graph import Graph
+from safetensors.torch import load_file
+
+STEPS, MANY_STEPS, CHUNKS = 2, 60, 4    # many: so that a chunk lasts long enough to be interrupted
+UNITS = MANY_STEPS * 5 // 4             # of the progress bar, per chunk of many steps: decoding counts a quarter
+
+
+def tiny_take(server, prefix: str, *, steps: int = STEPS, **changes) -> Graph:
+    """The tiny take, small and short: 4 s of speech in 4 chunks of 64x64. `changes`: an input of any node."""
+    graph = Graph.read(environment.PACK / "tests" / "golden" / "tiny_take.json")
+    graph.the("LoadImage").set(image=server.upload(environment.PACK / "assets" / "portrait.png"))
+    graph.the("LoadAudio").set(audio=server.upload(environment.PACK / "assets" / "speech.flac"))
+    graph.the("LodestarPlanTake").set(width=64, height=64, chunk_frames=17, max_seconds=4.0)
+    graph.the("BasicScheduler").set(steps=steps)
+    graph.the("LodestarLongTake").set(filename_prefix=prefix)
+    for name, value in changes.items():
+        graph.having(name).set(**{name: value})
+    return graph
+
+
+def workflow(name: str) -> Graph:
+    """One of workflows/api."""
+    return Graph.read(environment.PACK / "workflows" / "api" / f"{name}.json")
+
+
+def without_text_encoder(graph: Graph) -> Graph:
+    """Put Blank Prompt where a text encoder stands, and give no script to read: the official encoders are not tiny."""
+    for node in graph.all("CLIPTextEncode"):
+        node.become("LodestarBlankPrompt", tokens=16, width=4096)
+    for loader in graph.all("CLIPLoader"):
+        for node in graph.readers(loader):
+            node.unset(*[name for name, value in node.inputs.items() if value == loader[0]])
+        graph.remove(loader)
+    for node in graph.nodes():
+        node.set(**{"script": ""} if "script" in node.inputs else {})
+    return graph
+
+
+def video_of(server, history: dict) -> Path:
+    """The file of a finished prompt."""
+    file = next(output["images"][0] for output in history["outputs"].values() if "images" in output)
+    assert file["type"] == "output"
+    return server.base / "output" / file["subfolder"] / file["filename"]
+
+
+def frames_of(path: Path) -> np.ndarray:
+    """(T, H, W, 3), 0..255."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def latents_of(folder: Path) -> list[torch.Tensor]:
+    """Of each chunk that a take's folder holds."""
+    return [load_file(path)["latents"] for path in sorted(folder.glob("chunk_*.safetensors"))]
+
+
+def take_folders(server, name: str) -> list[Path]:
+    return sorted((server.base / "output" / "lodestar_takes").glob(f"{name}-*"))
+
+
+def log_since(server, start: int) -> str:
+    """What the server wrote into its log behind its first `start` bytes."""
+    return server.log.read_bytes()[start:].decode("utf-8", errors="replace")
+
+
+def saved_latents(server, graph: Graph) -> torch.Tensor:
+    """Run a graph with one Save Latent; what it saved."""
+    file, = server.run(graph.prompt())["outputs"][graph.the("SaveLatent").id]["latents"]
+    return load_file(server.base / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
+
+
+def cancel_in_second_chunk(server, graph: Graph) -> list[tuple[str, dict]]:
+    """What the server said on the way."""
+    events = []
+
+    def cancel(kind, data):
+        events.append((kind, data))
+        if kind == "progress" and data["value"] > 1.2 * UNITS:
+            server.request("/interrupt", b"{}")
+
+    with pytest.raises(comfy_server.PromptCancelled):
+        server.run(graph.prompt(), cancel)
+    return events
