@@ -11,8 +11,9 @@ import take_values
 import tiny_gguf
 import torch
 from lodestar.backbones.longcat.loader import load_longcat
+from lodestar.backbones.longcat.lora import with_lora
 from lodestar.backbones.longcat.operations import PackedLinear
-from lodestar.networks.longcat.lora import parts_of, with_lora
+from lodestar.networks.longcat.lora import parts_of
 from lodestar.nodes import load_longcat as node
 from safetensors.torch import load_file, safe_open, save_file
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lodestar.backbones.longcat.loader import load_longcat
-from lodestar.networks.longcat.lora import with_lora
+from lodestar.backbones.longcat.lora import with_lora
 from lodestar.training.puppet import flat_vae, lora
 from lodestar.training.puppet import vae as vae_training
 from lodestar.training.puppet.hosts import wan_vae, without_past
