@@ -1,0 +1,1 @@
+"""OmniAvatar (Gan et al. 2025) on ComfyUI's WanModel."""
