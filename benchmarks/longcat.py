@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import torch
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
-from lodestar.techniques.flow_schedules import SHIFTS
+from lodestar.networks.longcat.versions import AVATAR_15
 
-OFFICIAL = LongCatConfig(audio=AudioConfig(width=5 * 1280))
+OFFICIAL = LongCatConfig(audio=AudioConfig(width=AVATAR_15.audio_width))
 SMALL = replace(OFFICIAL, hidden=1024, heads=8, ffn=2816, depth=2)      # a step of it is a second on one CPU thread
 TINY = replace(OFFICIAL, hidden=64, heads=2, ffn=128, depth=2)
 NOISE, CONTEXT = 20, 4      # latents of a chunk, behind one of reference
-AVATAR_15, REFERENCE_INDEX = list(SHIFTS)[-1], 10
 SPREAD = 0.02               # of the weights
 
 

@@ -15,6 +15,7 @@ import longcat
 import torch
 from lodestar.networks.longcat.call import CleanCache
 from lodestar.networks.longcat.network import LongCat
+from lodestar.networks.longcat.versions import REFERENCE_INDEX
 from rows import Row, show
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -79,7 +80,7 @@ def forward(blocks: int, voices: int = 1) -> Moved:
             patch("lodestar.techniques.speaker_masks.scaled_dot_product_attention",
                   lambda query, *_: torch.empty_like(query)):
         LongCat.forward(network, **given, clean=(1, longcat.CONTEXT), people=people,
-                        times=[longcat.REFERENCE_INDEX, *range(longcat.CONTEXT + longcat.NOISE)],
+                        times=[REFERENCE_INDEX, *range(longcat.CONTEXT + longcat.NOISE)],
                         cache=CleanCache(CLEAN, ((kept, kept),) * blocks),
                         transformer_options={"optimized_attention_override": attention})
     return moved

@@ -10,6 +10,7 @@ from in_process import CPU
 from lodestar.backbones.attach import Run
 from lodestar.backbones.backbone import RUN
 from lodestar.networks.longcat.network import LongCat
+from lodestar.networks.longcat.versions import REFERENCE_INDEX
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from longcat import CONTEXT, NOISE, SMALL
 from rows import Row, show
@@ -32,7 +33,7 @@ def headless(model, x: torch.Tensor, conditions: dict) -> Callable[[], torch.Ten
     network.requires_grad_(False)
     sequence, text = torch.cat([conditions["reference"], x], 2), conditions["c_crossattn"]
     timestep = torch.tensor([[0.0] * (1 + CONTEXT) + [1000 * SIGMA] * NOISE])
-    times = [longcat.REFERENCE_INDEX, *range(CONTEXT + NOISE)]
+    times = [REFERENCE_INDEX, *range(CONTEXT + NOISE)]
 
     def forward() -> torch.Tensor:
         with torch.inference_mode():

@@ -1,7 +1,7 @@
 """LongCat Speech: what LongCat-Video-Avatar 1.0 and 1.5 hear, for speech of any length in the memory of one window."""
 from comfy_api.latest import io
 
-from ..backbones.longcat.speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices, heard
+from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices, heard
 from ..techniques.audio.recording_digests import sound_marks
 from .input_checks import checked
 from .sockets import search_words
@@ -22,7 +22,7 @@ class LodestarLongCatSpeech(io.ComfyNode):
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
                                               "whisper-large-v3 for 1.5, log-mel for the puppet."),
-                io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
+                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO,
                                tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
                                        "1.5 for whisper."),
                 io.Boolean.Input("noise_floor", default=True,

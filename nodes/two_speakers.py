@@ -1,7 +1,7 @@
 """Two Speakers: two people in one picture who speak together or in turn, each moved by the own voice."""
 from comfy_api.latest import io
 
-from ..backbones.longcat.speech import AUTO, LARGEST_SEED, VERSIONS, encode_voices
+from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices
 from ..backbones.longcat.two_speakers import spoken
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.speaker_tracks import MODES
@@ -38,7 +38,7 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
                 io.String.Input("others", default="", multiline=True,
                                 tooltip="Boxes of people who stand by in silence, one per line, as in box_1."),
-                io.Combo.Input("version", options=[AUTO, *VERSIONS], default=AUTO,
+                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO,
                                tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
                                        "1.5 for whisper."),
                 io.Boolean.Input("noise_floor", default=True,

@@ -7,7 +7,6 @@ network tells timesteps apart by less than one in 1e4.
 import torch
 from torch import Tensor
 
-SHIFTS = {"LongCat-Video": 12.0, "LongCat-Avatar 1.0": 12.0, "LongCat-Avatar 1.5": 7.0}
 KINDS = ("normal", "distilled", "distilled 8", "enhance-hf", "refine")
 LAST_SIGMA = 0.001
 TAIL = tuple(step / 20 for step in range(10, 0, -1))    # 0.5, 0.45, ... 0.05

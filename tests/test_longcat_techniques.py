@@ -275,12 +275,12 @@ def test_speech_is_followed_by_silence_to_the_end_of_its_last_chunk(fps):
     """As the authors pad it: 93 frames and 80 more for each further chunk."""
     for seconds in (0.01, 1.0, 3.0, 5.0, 33.3, 600.0):
         samples = round(seconds * 16_000)
-        end = samples + silence_after(samples, 16_000, fps)
+        end = samples + silence_after(samples, 16_000, fps, 93, 13)
         lengths = [(93 + 80 * more) * 16_000 // fps for more in range(200)]
         wanted = next(length for length in lengths if length >= samples)
         assert end == wanted or wanted - samples < 8_000 and end == samples + 8_000
 
 
 def test_half_a_second_follows_speech_that_fills_its_chunks():
-    assert silence_after(93_000, 16_000, 16) == 8_000
-    assert silence_after(93_000 - 9_000, 16_000, 16) == 9_000
+    assert silence_after(93_000, 16_000, 16, 93, 13) == 8_000
+    assert silence_after(93_000 - 9_000, 16_000, 16, 93, 13) == 9_000

@@ -70,7 +70,9 @@ def test_half_a_size_and_an_overlap_outside_the_chunk_are_refused():
     assert "context outside the chunk" in choose_settings(outside).note
 
 
-def test_a_network_says_which_version_it_is():
-    assert [version_of(name, width) for name, width in (
-        ("LongCat-Video", None), ("LongCat-Avatar 1.0", 12 * 768), ("LongCat-Avatar 1.5", 5 * 1280),
-        ("LongCat-Avatar 1.5", 5 * 16))] == [BASE, AVATAR_10, AVATAR_15, PUPPET]
+def test_speech_features_say_which_version_it_is():
+    assert [version_of(width) for width in (None, 12 * 768, 5 * 1280, 5 * 16)] == [BASE, AVATAR_10, AVATAR_15, PUPPET]
+    assert [version_of(width, layers) for width, layers in ((12 * 64, 12), (5 * 64, 5), (5 * 16, 5))] == \
+        [AVATAR_10, AVATAR_15, PUPPET]
+    with pytest.raises(ValueError, match="320 speech features per step .3 layers., wanted 9216 or 6400"):
+        version_of(320, 3)

@@ -6,7 +6,7 @@ are kept for the length of a sampling run.
 import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import comfy.latent_formats
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...networks.longcat.call import CleanCache
 from ...networks.longcat.sequence import in_order, own_layout
-from ...networks.longcat.versions import REFERENCE_INDEX, version_of
+from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.audio.windows import runs
 from ...techniques.layout import Layout
 from ...techniques.technique import find_conditioning_cache, restricts_visibility
@@ -77,12 +77,11 @@ class LongCatBackbone(Backbone):
     def of(cls, base) -> "LongCatBackbone | None":
         if not isinstance(base, LongCatVideo):
             return None
-        audio = base.diffusion_model.config.audio
+        version, audio = base.version, base.diffusion_model.config.audio
+        known = {field.name: getattr(version, field.name) for field in fields(cls) if hasattr(version, field.name)}
         if audio is None:
-            return cls(**vars(version_of(base.version, None)), audio_shape=None, follows_itself=False,
-                       audio_condition=None)
-        version = version_of(base.version, audio.width)
-        return cls(**vars(version), audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
+            return cls(**known, audio_shape=None, follows_itself=False, audio_condition=None)
+        return cls(**known, audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
                    audio_condition="audio_windows")
 
     def text_width(self, base) -> int:

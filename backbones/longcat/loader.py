@@ -21,8 +21,8 @@ from ...networks.gguf_file import read_gguf
 from ...networks.longcat.community_files import official
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat
+from ...networks.longcat.versions import Version, version_of
 from ...networks.packed import Packed, Weight, count
-from ...techniques.flow_schedules import SHIFTS
 from .. import attach
 from ..weight_files import load_weights, why_unreadable
 from .model import Float8Operations, LongCatModelConfig
@@ -33,8 +33,6 @@ GGUF = ".gguf"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 WEIGHT_DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
                  "fp8_e5m2": torch.float8_e5m2}
-LAYERS = (12, 5)        # of speech features: Avatar 1.0, 1.5
-LAYERS_OF_WIDTH = {12 * 768: 12, 5 * 1280: 5}      # what the official sizes tell without a config.json
 UNSEEN = ("keep_padding", "class_range", "class_interval")      # of a config: nothing in the weights shows them
 
 Weights = dict[str, Weight]
@@ -58,7 +56,7 @@ def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool
     stored, cast = dtypes(weights, bool(kinds), WEIGHT_DTYPES[weight_dtype], load_device)
     operations = PackedOperations if kinds else \
         operations_for(stored, cast, load_device, weight_dtype.endswith("_fast"))
-    model_config = LongCatModelConfig(config, version_of(name, config, told), operations)
+    model_config = LongCatModelConfig(config, find_version(name, config, told), operations)
     model_config.set_inference_dtype(stored, cast)
     model = model_config.get_model(weights, device=torch.device("meta"))
     fill(model.diffusion_model, weights, stored, cast or stored)
@@ -202,17 +200,14 @@ def flat(config: LongCatConfig) -> dict:
     return {**fields, **(fields["audio"] or {}), "audio": config.audio is not None}
 
 
-def version_of(name: str, config: LongCatConfig, told: Mapping | None) -> str:
-    """A name of SHIFTS. The weights of 1.0 and 1.5 differ only in the speech features they take."""
-    base, *avatars = SHIFTS
+def find_version(name: str, config: LongCatConfig, told: Mapping | None) -> Version:
+    """By the speech features that the network takes, and the config that came with them."""
     if config.audio is None:
-        return base
-    layers = LAYERS_OF_WIDTH.get(config.audio.width) if told is None else told["audio_block"]
-    if layers not in LAYERS:
-        raise ValueError(f"model_name: {name} takes {config.audio.width} speech features per step ({layers} layers), "
-                         f"wanted {' or '.join(map(str, LAYERS_OF_WIDTH))} (Avatar 1.0, 1.5), or a config that says "
-                         "audio_block 12 or 5")
-    return avatars[LAYERS.index(layers)]
+        return version_of(None)
+    try:
+        return version_of(config.audio.width, None if told is None else told["audio_block"])
+    except ValueError as error:
+        raise ValueError(f"model_name: {name} is no LongCat version that is known here: {error}") from error
 
 
 def refuse_misfits(name: str, config: LongCatConfig, weights: Weights) -> None:

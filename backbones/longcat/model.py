@@ -22,8 +22,7 @@ from torch.nn.functional import pad
 from ...networks.longcat.call import CleanCache, Groups
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat, Place
-from ...networks.longcat.versions import REFERENCE_INDEX
-from ...techniques.flow_schedules import SHIFTS
+from ...networks.longcat.versions import REFERENCE_INDEX, Version
 from ...techniques.rope import rotate
 from ...techniques.speaker_masks import check_people
 from ..backbone import CACHE_BYTES, RUN
@@ -83,7 +82,7 @@ class LongCatNetwork(LongCat):
 
 
 class LongCatVideo(comfy.model_base.BaseModel):
-    """What the sampler asks. `version` is a name of SHIFTS; the network's numbers are `.diffusion_model.config`."""
+    """What the sampler asks. `version`: a record of its own; the network's sizes are `.diffusion_model.config`."""
 
     def __init__(self, model_config: "LongCatModelConfig", device=None):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=LongCatNetwork)
@@ -154,16 +153,16 @@ class LongCatVideo(comfy.model_base.BaseModel):
 
 
 class LongCatModelConfig(comfy.supported_models_base.BASE):
-    """ComfyUI's view of one checkpoint. `version`: a name of SHIFTS; `operations`: LongCatOperations or a subclass."""
+    """ComfyUI's view of one checkpoint. `version`: its record; `operations`: LongCatOperations or a subclass."""
     unet_extra_config: dict = {}
     latent_format = comfy.latent_formats.Wan21
     supported_inference_dtypes = [torch.bfloat16, torch.float32]
 
-    def __init__(self, config: LongCatConfig, version: str, operations=LongCatOperations):
+    def __init__(self, config: LongCatConfig, version: Version, operations=LongCatOperations):
         super().__init__({"config": config})
         self.version = version
         self.custom_operations = operations     # never what ComfyUI would pick: float32 islands need casting
-        self.sampling_settings = {"shift": SHIFTS[version]}
+        self.sampling_settings = {"shift": version.shift}
         self.memory_usage_factor = config.hidden / HIDDEN_PER_FACTOR
 
     def get_model(self, state_dict, prefix: str = "", device=None) -> LongCatVideo:

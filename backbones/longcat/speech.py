@@ -6,13 +6,13 @@ whole clip, and what belongs to the whole clip (loudness, variance, the first no
 """
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET
+from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET, VERSIONS, Version
 from ...techniques.audio.features import between, halved, positions, silence_after, whisper_groups
 from ...techniques.audio.speaker_tracks import padded
 from ...techniques.audio.waveform import leveled, prepared
@@ -24,6 +24,7 @@ from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper, first_of
 from ..audio.feature_file import FeatureFile
 
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
+AVATARS = {version.avatar: version for version in VERSIONS if version.avatar}
 WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
 WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
 logger = logging.getLogger("lodestar")
@@ -47,38 +48,38 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
     voice of zeros. ValueError where the encoder is not the one `version` was trained with.
     """
     encoder = as_speech_encoder(audio_encoder)
-    version = version_of(encoder, version)
-    hearing = VERSIONS[version]
+    record = match_encoder(encoder, version)
+    encode = ENCODE[type(encoder.family)]
     give_back()     # what decoding the sound left behind
     comfy.model_management.load_model_gpu(encoder.patcher)
     files = tuple(FeatureFile() for _ in voices)
     longest = max(len(speech) for speech in voices)
-    end = longest + silence_after(longest, RATE, hearing.fps)
+    end = longest + silence_after(longest, RATE, record.fps, record.chunk_frames, record.overlap_frames)
     for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
-        noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed + person)
-        logger.info("LongCat %s: voice %d of %d, %.2f s of speech", version, person + 1, len(voices),
+        noise = None if noise_seed is None or not record.noise_floor else \
+            torch.Generator().manual_seed(noise_seed + person)
+        logger.info("LongCat %s: voice %d of %d, %.2f s of speech", record.avatar, person + 1, len(voices),
                     len(speech) / RATE)
-        for layers in hearing.encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
+        for layers in encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
             file.append(layers)
             del layers      # or the next window would be made beside it
     give_back()
     stored = tuple(file.layers() for file in files)
     several = {"voices": stored, "people_masks": people} if people is not None else {}
     return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": longest,
-            "rate_hz": float(hearing.rate_hz), "family": f"longcat {version}", "files": files, **several}
+            "rate_hz": float(record.rate_hz), "family": f"longcat {record.avatar}", "files": files, **several}
 
 
-def version_of(encoder: SpeechEncoder, version: str) -> str:
+def match_encoder(encoder: SpeechEncoder, avatar: str) -> Version:
     """The version that this encoder belongs to; ValueError where it belongs to none, or not to the one asked for."""
     family = encoder.family
-    own = next(name for name, hearing in VERSIONS.items() if isinstance(family, hearing.family))
-    if version not in (AUTO, own):
-        wanted = VERSIONS[version]
-        raise ValueError(f"audio_encoder: got {family.name} for version {version}, wanted {wanted.encoder}; "
-                         f"{family.name} belongs to {own}, which the model must be, too")
-    if family.layer_count - 1 != VERSIONS[own].layers:
+    own = BELONGS_TO[type(family)]
+    if avatar not in (AUTO, own.avatar):
+        raise ValueError(f"audio_encoder: got {family.name} for version {avatar}, wanted {AVATARS[avatar].encoder}; "
+                         f"{family.name} belongs to {own.avatar}, which the model must be, too")
+    if family.layer_count - 1 != own.encoder_layers:
         raise ValueError(f"audio_encoder: got a {family.name} of {family.layer_count - 1} layers, wanted "
-                         f"{VERSIONS[own].layers}: LongCat Avatar {own} was trained with {VERSIONS[own].encoder}")
+                         f"{own.encoder_layers}: LongCat Avatar {own.avatar} was trained with {own.encoder}")
     return own
 
 
@@ -128,17 +129,5 @@ def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, end: int, n
     return (clip.encode(window, range(family.layer_count)) for window in watched(windows))
 
 
-@dataclass(frozen=True)
-class Hearing:
-    """How one version hears, and at how many frames a second it was trained."""
-    family: type
-    encoder: str
-    layers: int
-    rate_hz: int
-    fps: int
-    encode: Callable[..., Pieces]
-
-
-VERSIONS = {"1.0": Hearing(Wav2Vec2, "chinese-wav2vec2-base", 12, WAV2VEC_RATE, AVATAR_10.fps, wav2vec_pieces),
-            "1.5": Hearing(Whisper, "whisper-large-v3", 32, WHISPER_RATE, AVATAR_15.fps, whisper_pieces),
-            "puppet": Hearing(LogMel, "log-mel", 4, LogMel.rate_hz, PUPPET.fps, mel_pieces)}
+BELONGS_TO = {Wav2Vec2: AVATAR_10, Whisper: AVATAR_15, LogMel: PUPPET}
+ENCODE: dict[type, Callable[..., Pieces]] = {Wav2Vec2: wav2vec_pieces, Whisper: whisper_pieces, LogMel: mel_pieces}

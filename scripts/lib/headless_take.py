@@ -21,7 +21,7 @@ from lodestar.pipelines.take.settings import choose_settings
 from lodestar.pipelines.take.take import Tail, make_take
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.audio.features import silence_after, window_steps
-from lodestar.techniques.audio.mel import RATE_HZ, SAMPLE_RATE, STEP, mel_steps
+from lodestar.techniques.audio.mel import SAMPLE_RATE, STEP, mel_steps
 from lodestar.techniques.audio.waveform import leveled
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, parse_schedule
@@ -138,7 +138,8 @@ def make(graph: Graph, target: Path, tell: Callable[..., None]) -> Path:
     wan = WanVae(load_file(shipped("vae")))
     picture = fitted(person, plan.width, plan.height)
     steps = inputs["LodestarLongCatSchedule"]
-    rows = (len(speech) + silence_after(len(speech), SAMPLE_RATE, RATE_HZ)) // STEP
+    silence = silence_after(len(speech), SAMPLE_RATE, PUPPET.rate_hz, PUPPET.chunk_frames, PUPPET.overlap_frames)
+    rows = (len(speech) + silence) // STEP
     puppet = Puppet(
         trained(shipped("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, rows),
         wan.encode(picture), (*anchors(inputs.get("LodestarLookaheadAnchor"), plan.timeline),

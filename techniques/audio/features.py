@@ -10,17 +10,16 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-CHUNK_FRAMES, OVERLAP_FRAMES = 93, 13      # LongCat's own chunks
 LEAST_SILENCE_SECONDS = Fraction(1, 2)      # after the speech: what is repeated behind it must be silence
 WHISPER_GROUPS = ((0, 8), (8, 16), (16, 24), (24, 32), (32, 33))
 
 
-def silence_after(samples: int, sample_rate: int, fps: int) -> int:
+def silence_after(samples: int, sample_rate: int, fps: int, chunk_frames: int, overlap_frames: int) -> int:
     """Samples of silence that follow the speech before it is encoded: to the end of its last whole chunk, as the
     authors have it, and at least LEAST_SILENCE_SECONDS."""
-    new, seconds = CHUNK_FRAMES - OVERLAP_FRAMES, Fraction(samples, sample_rate)
-    chunks = max(1, math.ceil((seconds * fps - OVERLAP_FRAMES) / new))
-    whole = Fraction(OVERLAP_FRAMES + chunks * new, fps)
+    new, seconds = chunk_frames - overlap_frames, Fraction(samples, sample_rate)
+    chunks = max(1, math.ceil((seconds * fps - overlap_frames) / new))
+    whole = Fraction(overlap_frames + chunks * new, fps)
     return math.ceil(max(whole - seconds, LEAST_SILENCE_SECONDS) * sample_rate)
 
 

@@ -251,7 +251,7 @@ def test_the_node_lists_and_loads_gguf_files(base, weights, config):
     try:
         assert "more/tiny-Q4_K_M.gguf" in [name.replace("\\", "/") for name in node.model_names()]
         model = node.LodestarLoadLongCat.execute("more/tiny-Q4_K_M.gguf", "default", "off").result[0]
-        assert model.model.version == "LongCat-Avatar 1.5"
+        assert model.model.version.name == "LongCat-Avatar 1.5"
     finally:
         path.unlink()
 

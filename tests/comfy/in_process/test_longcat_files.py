@@ -6,13 +6,13 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from lodestar.backbones.longcat.loader import config_of, load_longcat, version_of
+from lodestar.backbones.longcat.loader import config_of, find_version, load_longcat
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
+from lodestar.networks.longcat.versions import AVATAR_10, AVATAR_15, BASE
 from lodestar.nodes import load_longcat as node
 from safetensors.torch import load_file, safe_open, save_file
 
-VERSIONS = {"BASE": ("LongCat-Video", 12), "AVATAR": ("LongCat-Avatar 1.0", 12), "AVATAR15": ("LongCat-Avatar 1.5", 7),
-            "INT8": ("LongCat-Avatar 1.5", 7)}
+VERSIONS = {"BASE": (BASE, 12), "AVATAR": (AVATAR_10, 12), "AVATAR15": (AVATAR_15, 7), "INT8": (AVATAR_15, 7)}
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_a_folder_of_float_shards_is_the_file(tmp_path, weights, config, tiny_mo
 
 
 def test_official_widths_need_no_config(tmp_path, weights):
-    for width, version in ((12 * 768, "LongCat-Avatar 1.0"), (5 * 1280, "LongCat-Avatar 1.5")):
-        assert version_of("x", LongCatConfig(audio=AudioConfig(width)), None) == version
+    for width, version in ((12 * 768, AVATAR_10), (5 * 1280, AVATAR_15)):
+        assert find_version("x", LongCatConfig(audio=AudioConfig(width)), None) == version
     with pytest.raises(ValueError, match=r"takes 320 speech features per step .* wanted 9216 or 6400"):
         load_longcat(save(tmp_path, weights))
 
@@ -119,7 +119,7 @@ def test_a_folder_is_one_entry_and_every_file_another(base, longcat):
     assert not any("-of-0000" in name or name.endswith(".json") for name in names)
     assert folder_paths.get_folder_paths("longcat") == [str(base / "models" / "longcat")]
     model = node.LodestarLoadLongCat.execute(longcat.INT8, "default", "off").result[0]
-    assert model.model.version == "LongCat-Avatar 1.5"
+    assert model.model.version == AVATAR_15
     with pytest.raises(ValueError, match="model_name: got 'gone.safetensors', wanted one of"):
         node.LodestarLoadLongCat.execute("gone.safetensors", "default", "off")
 

@@ -24,6 +24,7 @@ from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.int8 import module_keys, quantized
 from lodestar.networks.longcat.lora import DOT, PREFIX, ordinary
 from lodestar.networks.longcat.network import LongCat
+from lodestar.networks.longcat.versions import AVATAR_15
 from safetensors.torch import load_file, save_file
 
 FIXTURES = golden.Fixtures(Path(__file__).parents[2] / "golden" / "longcat" / "base_dit")
@@ -246,7 +247,7 @@ def official_file(config, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_official_file_takes_1_26_gb_beside_int8(dtype):
     """2.52 GB in the file, which is float32; in one block-diagonal pair a layer it would be 3.33 GB."""
-    config = LongCatModelConfig(LongCatConfig(audio=AudioConfig(6400), int8=True), "LongCat-Avatar 1.5")
+    config = LongCatModelConfig(LongCatConfig(audio=AudioConfig(6400), int8=True), AVATAR_15)
     config.set_inference_dtype(torch.bfloat16, None)
     model = comfy.model_patcher.ModelPatcher(config.get_model({}, device=torch.device("meta")), CPU, CPU)
     file = official_file(model.model.diffusion_model.config, dtype)

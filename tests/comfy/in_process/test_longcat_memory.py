@@ -11,6 +11,7 @@ import torch
 from lib import environment
 from lodestar.backbones import attach
 from lodestar.backbones.longcat.model import LongCatModelConfig
+from lodestar.networks.longcat import versions
 from lodestar.networks.longcat.call import CleanCache
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.network import LongCat
@@ -29,7 +30,7 @@ ROOM = 1.15, 1.6    # what is asked for activations, by what one call holds at m
 def patcher(monkeypatch):
     """The official Avatar 1.5 without its numbers, on a card that ComfyUI takes for an NVIDIA one."""
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
-    config = LongCatModelConfig(LongCatConfig(audio=AVATAR_15), "LongCat-Avatar 1.5")
+    config = LongCatModelConfig(LongCatConfig(audio=AVATAR_15), versions.AVATAR_15)
     config.set_inference_dtype(BF16, None)
     return comfy.model_patcher.ModelPatcher(config.get_model({}, device=META), torch.device("cpu"), torch.device("cpu"))
 

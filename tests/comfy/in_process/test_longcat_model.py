@@ -11,7 +11,7 @@ from lodestar.backbones.longcat.loader import fill
 from lodestar.backbones.longcat.model import Float8Operations, LongCatModelConfig
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.lora import ordinary
-from lodestar.techniques.flow_schedules import SHIFTS
+from lodestar.networks.longcat.versions import VERSIONS
 from safetensors.torch import load_file
 
 SAMPLED = rounding.sampled(blocks=2, steps=3)
@@ -328,7 +328,7 @@ def test_core_s_lora_loader_finds_every_key(tiny_models, longcat):
     (LongCatConfig(audio=AudioConfig(5 * 1280)), 2, 1608, 31_705_833_600),
     (LongCatConfig(audio=AudioConfig(5 * 1280), int8=True), 2, 2241, 15_880_145_024)])
 def test_official_sizes(config, version, keys, size):
-    told = LongCatModelConfig(config, list(SHIFTS)[version])
+    told = LongCatModelConfig(config, VERSIONS[version])
     told.set_inference_dtype(torch.bfloat16, None)
     model = told.get_model({}, device=torch.device("meta"))
     state = model.diffusion_model.state_dict()
