@@ -1,4 +1,4 @@
-"""Audio Features: speech of any length to speech-encoder features, in the memory of one window."""
+"""Audio Features: speech of any length to speech-encoder features, in the memory of one segment."""
 from comfy_api.latest import io
 
 from ..backbones.audio.encoder import as_speech_encoder, encode_speech
@@ -15,20 +15,21 @@ class LodestarAudioFeatures(io.ComfyNode):
             node_id="LodestarAudioFeatures",
             display_name="Audio Features",
             category="Lodestar/audio",
-            description="Encodes speech of any length with wav2vec2, hubert or whisper in overlapping windows: bounded "
-                        "memory, no 30-second limit, one pass where the speech fits one window.",
+            description="Encodes speech of any length with wav2vec2, hubert or whisper in overlapping segments: "
+                        "bounded memory, no 30-second limit, one pass where the speech fits one segment.",
             inputs=[
                 io.Audio.Input("audio", tooltip="The speech: any length, 8 to 192 kHz, any number of channels (they "
                                                 "are averaged)."),
                 io.AudioEncoder.Input("audio_encoder", tooltip="From Load Audio Encoder, Lodestar's or core's."),
                 io.String.Input("layers", default="all",
-                                tooltip="Which hidden layers to keep: all, last, or numbers and ranges such as 0,5,-1 "
+                                tooltip="Which hidden layers to keep: all, last, or indices and ranges such as 0,5,-1 "
                                         "or 0-24. Wan S2V, HuMo and InfiniteTalk want all of them."),
                 io.Float.Input("window_seconds", default=30.0, min=2.0, max=3600.0, step=0.5,
-                               tooltip="Speech encoded at once. More needs more memory; whisper always takes 30 s."),
+                               tooltip="Length of a segment, encoded at once. More needs more memory; whisper always "
+                                       "takes 30 s."),
                 io.Float.Input("overlap_seconds", default=4.0, min=0.0, max=60.0, step=0.5,
-                               tooltip="Shared by neighbouring windows and cut in the middle. Under 2.6 s the seams of "
-                                       "wav2vec2 windows are felt."),
+                               tooltip="Shared by neighbouring segments and cut in the middle. Below 2.6 s the "
+                                       "features of wav2vec2 change at the seams."),
             ],
             outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
                                                    tooltip="The kept layers with their rate, for Long Take and for "

@@ -1,4 +1,4 @@
-"""Blank Prompt: a CONDITIONING that says nothing, for a take that runs without a text encoder."""
+"""Blank Prompt: a CONDITIONING of zeros, for a take without a text encoder."""
 import torch
 from comfy_api.latest import io
 
@@ -20,13 +20,14 @@ class LodestarBlankPrompt(io.ComfyNode):
                         "for audio-driven models at CFG 1. A real take is better with a real prompt.",
             inputs=[
                 io.Int.Input("tokens", default=16, min=1, max=512,
-                             tooltip="Rows of zeros. Wan answers the same for any number of them: they are all alike."),
+                             tooltip="How many tokens of zeros. Wan gives the same result for any number: all are "
+                                     "alike."),
                 io.Int.Input("width", default=0, min=0, max=16384,
-                             tooltip="How wide the text encoder of the model is. 0: as the connected model reads, else "
-                                     "4096, which is umt5-xxl, of Wan and LongCat."),
+                             tooltip="Width of the model's text encoder. 0: that of the connected model, else 4096, "
+                                     "which is umt5-xxl, of Wan and LongCat."),
                 io.Model.Input("model", optional=True,
-                               tooltip="The model that will read it. Needed by models that do not read umt5-xxl, such "
-                                       "as the puppet."),
+                               tooltip="The model that the prompt is for. Needed by models whose text encoder is not "
+                                       "umt5-xxl, such as the puppet."),
             ],
             outputs=[io.Conditioning.Output(tooltip="In place of CLIP Text Encode.")],
             **search_words("empty conditioning", "no text encoder", "zero prompt"),

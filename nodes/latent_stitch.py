@@ -1,4 +1,4 @@
-"""Latent Stitch (papers 001 and 003): how a chunk hands over to the next one."""
+"""Latent Stitch (LongCat-Video-Avatar, EverAnimate): from what the next chunk continues."""
 from comfy_api.latest import io
 
 from ..backbones import attach
@@ -14,15 +14,15 @@ class LodestarLatentStitch(io.ComfyNode):
             node_id="LodestarLatentStitch",
             display_name="Latent Stitch",
             category="Lodestar/techniques",
-            description="Says what opens the next chunk of a Long Take: the last latents as they were sampled, or "
-                        "their frames encoded afresh. Without this node: what the model was trained with.",
+            description="Says from what the next chunk of a Long Take continues: the last latents as they were "
+                        "sampled, or their frames, re-encoded. Without this node: what the model was trained with.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the guider of Long Take uses."),
                 io.Combo.Input("mode", options=list(MODES), default="stitch",
-                               tooltip="stitch: latents as sampled, no VAE round trip, no colour creep. re-encode: "
-                                       "decode and encode the tail, for models trained that way."),
+                               tooltip="stitch: latents as sampled, no VAE round trip, no colour drift from it. "
+                                       "re-encode: the last frames, encoded again, for models trained that way."),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the hand-over attached.")],
+            outputs=[io.Model.Output(tooltip="The model with this choice attached.")],
             **search_words("continue video", "seamless", "chunk transition", "overlap", "extend video"),
         )
 

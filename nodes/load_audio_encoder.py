@@ -36,8 +36,8 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input("audio_encoder_name", options=encoder_names(),
                                tooltip="From models/audio_encoders: a weights file, or a folder with config.json and "
-                                       "model.safetensors or pytorch_model.bin. log-mel needs no file: what the "
-                                       "puppet hears."),
+                                       "model.safetensors or pytorch_model.bin. log-mel needs no file: "
+                                       "the puppet's audio features."),
                 io.Combo.Input("normalize", options=list(NORMALIZE), default="auto",
                                tooltip="Zero mean and unit variance before wav2vec2. auto: as the model's files say; a "
                                        "bare 768-wide file is taken for the Chinese base model (off). Set on for a "

@@ -58,10 +58,11 @@ class LodestarLoadLongCat(io.ComfyNode):
                                        "fast multiplies in fp8 too, on cards that can. What is quantised already "
                                        "(int8, scaled fp8, GGUF) stays as it is."),
                 io.Combo.Input("kv_cache", options=[*OFFLOADS, OFF], default=OFFLOADS[0],
-                               tooltip="Keys and values of reference and context, worked out once per chunk for all "
-                                       "steps: about a tenth of the time, with the same result. 5 latents at 480x832 "
-                                       "take 6.1 GB in bf16: in VRAM, or in RAM, from where each block's share comes "
-                                       "over while the block before works (0.3 GB of VRAM)."),
+                               tooltip="Caches the keys and values of the reference and the conditioning frames, once "
+                                       "per chunk for all steps: saves about a tenth of the time, with the same "
+                                       "result. 5 latents at 480x832 take 6.1 GB in bf16: in VRAM, or offloaded to "
+                                       "RAM, where each block's part is copied while the block before it runs (0.3 GB "
+                                       "of VRAM)."),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler. CLIP is umt5-xxl (type wan), VAE is Wan 2.1's.")],
             **search_words("longcat", "talking head", "avatar", "talking avatar", "diffusion model", "lip sync"),

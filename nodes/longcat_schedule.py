@@ -1,4 +1,4 @@
-"""LongCat Schedule (paper 001): the sigmas that LongCat-Video was made and distilled with."""
+"""LongCat Schedule: the sigmas that LongCat-Video was trained and distilled with."""
 from comfy_api.latest import io
 
 from ..backbones import find
@@ -18,9 +18,9 @@ class LodestarLongCatSchedule(io.ComfyNode):
             display_name="LongCat Schedule",
             category="Lodestar/sampling",
             description="LongCat's own noise schedules, which ComfyUI's schedulers do not have: 50 steps, 16 or 8 "
-                        "distilled ones, the sharper tail, refinement.",
+                        "distilled ones, finer last steps, refinement.",
             inputs=[
-                io.Model.Input("model", tooltip="The LongCat model; its version says the shift."),
+                io.Model.Input("model", tooltip="The LongCat model; its version decides the shift."),
                 io.Combo.Input("kind", options=list(KINDS), default="normal",
                                tooltip="normal: any steps. distilled: with the 16-step LoRA. distilled 8: Avatar 1.5 "
                                        "with its LoRA. enhance-hf: normal with 10 even steps below 0.5, for "

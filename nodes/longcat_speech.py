@@ -1,4 +1,4 @@
-"""LongCat Speech: what LongCat-Video-Avatar 1.0 and 1.5 hear, for speech of any length in the memory of one window."""
+"""LongCat Speech: audio features for LongCat-Video-Avatar 1.0 and 1.5, of any length, in the memory of one segment."""
 from comfy_api.latest import io
 
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices, heard
@@ -14,11 +14,12 @@ class LodestarLongCatSpeech(io.ComfyNode):
             node_id="LodestarLongCatSpeech",
             display_name="LongCat Speech",
             category="Lodestar/audio",
-            description="Encodes speech of any length as LongCat Avatar was trained to hear it: with "
+            description="Encodes speech of any length to the audio features that LongCat Avatar was trained on: with "
                         "chinese-wav2vec2-base for 1.0, with whisper-large-v3 for 1.5. For Long Take.",
             inputs=[
-                io.Audio.Input("audio", tooltip="The speech. Without music and noise it moves the lips best: separated "
-                                                "vocals come here, the full mix goes to Plan Take."),
+                io.Audio.Input("audio",
+                               tooltip="The speech. Lip sync is best without music and noise: connect separated vocals "
+                                       "here, and the full mix to Plan Take's soundtrack."),
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
                                               "whisper-large-v3 for 1.5, log-mel for the puppet."),
@@ -27,7 +28,7 @@ class LodestarLongCatSpeech(io.ComfyNode):
                                        "1.5 for whisper."),
                 io.Boolean.Input("noise_floor", default=True,
                                  tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
-                                         "are heard as dead silence."),
+                                         "are digital silence."),
                 io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
                              tooltip="Which noise. The same seed gives the same features."),
             ],

@@ -1,4 +1,4 @@
-"""Lookahead Anchor (paper 000): the node that lets the picture stand ahead of every chunk."""
+"""Lookahead Anchor (Seo et al. 2025): the node that puts the picture ahead of every chunk."""
 from fractions import Fraction
 
 from comfy_api.latest import io
@@ -26,9 +26,9 @@ class LodestarLookaheadAnchor(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A Wan 2.1, 2.2, S2V or LongCat model, with or without LoRAs."),
                 io.Float.Input("distance", default=12.0, min=0.0, max=FARTHEST, step=1.0,
-                               tooltip="How far ahead of the chunk's last frame the anchor stands. Small holds the "
-                                       "face harder, large leaves more room to move; lips are best near 12 pixel "
-                                       "frames."),
+                               tooltip="How far ahead of the chunk's last frame the anchor stands. A small distance "
+                                       "keeps the face more strictly, a large one allows more motion; lip sync is best "
+                                       "near 12 pixel frames."),
                 io.Combo.Input("unit", options=list(UNITS), default="pixel frames",
                                tooltip="What distance counts. Pixel frames are divided by 4 and rounded down; latent "
                                        "frames are taken as they are, fractions too."),
@@ -41,10 +41,10 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                 tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
                                         "it open to use the model's own reference (S2V) or Long Take's picture."),
                 io.String.Input("schedule", default="", optional=True,
-                                tooltip="Optional: one RoPE time per chunk, in latent frames from the window's first, "
+                                tooltip="Optional: one RoPE time per chunk, in latent frames from the chunk's first, "
                                         "such as 10, 30, -10; after the last it starts again. It overrides distance, "
-                                        "placement and index. LongCat's authors: 0 to 24 holds more, 30 or -10 repeats "
-                                        "fewer movements."),
+                                        "placement and index. LongCat's authors: 0 to 24 keeps the person more "
+                                        "strictly, 30 or -10 repeats fewer movements."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the anchor attached.")],
             **search_words("identity", "consistent character", "same person", "keep face", "reference", "drift"),

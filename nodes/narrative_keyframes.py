@@ -1,4 +1,4 @@
-"""Narrative Keyframe (paper 000, section 4.4): a picture that the take walks towards until its time is passed."""
+"""Narrative Keyframe (Seo et al. 2025, section 4.4): a picture the take moves towards until its time has passed."""
 from fractions import Fraction
 
 from comfy_api.latest import io
@@ -24,8 +24,8 @@ class LodestarNarrativeKeyframe(io.ComfyNode):
                 io.Latent.Input("keyframe",
                                 tooltip="The picture, from Reference Picture or VAE Encode, at the take's size."),
                 io.Float.Input("at_seconds", default=5.0, min=0.0, max=86400.0, step=0.1,
-                               tooltip="When it should be reached, in seconds of the whole take. It is passed once a "
-                                       "chunk starts at or after this time; then the next keyframe takes over."),
+                               tooltip="When it should be reached, in seconds of the whole take. From the first chunk "
+                                       "that starts at or after this time the next keyframe is the anchor."),
             ],
             outputs=[io.Model.Output(tooltip="The model with one more keyframe.")],
             **search_words("keyframe", "expression", "story", "pose", "timeline", "identity"),

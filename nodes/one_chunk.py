@@ -1,4 +1,4 @@
-"""One Chunk: what Long Take gives the sampler for its first chunk, for any other sampler."""
+"""One Chunk: the inputs that Long Take gives the sampler for its first chunk, for any other sampler."""
 from fractions import Fraction
 
 import node_helpers
@@ -27,8 +27,10 @@ class LodestarOneChunk(io.ComfyNode):
                         "conditioning as the model expects them, and makes the latent. For whole takes use Long Take.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that will make the clip."),
-                io.Conditioning.Input("positive", tooltip="The prompt. It gets the speech and what the model needs."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the same, without speech."),
+                io.Conditioning.Input("positive",
+                                      tooltip="The prompt. It gets the audio features and what the model needs."),
+                io.Conditioning.Input("negative",
+                                      tooltip="The negative prompt. It gets the same, with unconditional audio."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Int.Input("width", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32). 0, with height 0: the model's own "
@@ -36,17 +38,18 @@ class LodestarOneChunk(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="Of the clip: a multiple of 16 (TI2V-5B: 32). 0, with width 0: the model's own."),
                 io.Int.Input("chunk_frames", default=0, min=0, max=LONGEST_CHUNK,
-                             tooltip="Pixel frames of the clip, made whole latents. 0: as many as the model was "
+                             tooltip="Pixel frames of the clip, rounded to whole latents. 0: as many as the model was "
                                      "trained with."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="The speech: Audio Features, LongCat Speech or Two Speakers."),
+                                            tooltip="From Audio Features, LongCat Speech or Two Speakers."),
                 io.Image.Input("reference", optional=True,
-                               tooltip="The person's picture, cropped to the size: first frame or reference, as the "
-                                       "model has it."),
+                               tooltip="The person's picture, cropped to the size: the first frame or the reference, "
+                                       "as the model takes it."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
-                     io.Conditioning.Output(display_name="negative", tooltip="The same without speech."),
-                     io.Latent.Output(display_name="latent", tooltip="The clip to be, with what is known in it.")],
+                     io.Conditioning.Output(display_name="negative", tooltip="The same with unconditional audio."),
+                     io.Latent.Output(display_name="latent",
+                                      tooltip="The empty clip, with its first frame where one is given.")],
             **search_words("talking head", "avatar", "lip sync", "audio to video", "image to video", "single clip"),
         )
 

@@ -37,11 +37,11 @@ class LodestarPlanTake(io.ComfyNode):
                                tooltip="Frames a second. 0: what the model was trained at (Wan, S2V and LongCat Avatar "
                                        "1.0: 16, Avatar 1.5: 25, TI2V-5B: 24)."),
                 io.Int.Input("chunk_frames", default=0, min=0, max=LONGEST_CHUNK,
-                             tooltip="Pixel frames the model sees at once, overlap included; made whole latents. 0: "
+                             tooltip="Pixel frames of one chunk, overlap included; rounded to whole latents. 0: "
                                      "what the model was trained with (S2V 77, Wan 81, LongCat 93, TI2V-5B 121)."),
                 io.Int.Input("overlap_frames", default=-1, min=-1, max=LONGEST_CHUNK - 1,
-                             tooltip="Pixel frames of a chunk that the next one repeats as its context. -1: what the "
-                                     "model expects (13; S2V keeps its context outside the chunk, so 0)."),
+                             tooltip="Pixel frames of a chunk that the next one repeats, as its conditioning frames. "
+                                     "-1: what the model expects (13; S2V has them outside the chunk, so 0)."),
                 io.String.Input("script", default="", multiline=True,
                                 tooltip="Optional: one prompt per line with its time, such as '0:12 she laughs'. Each "
                                         "starts with the nearest chunk, as the summary says. Needs clip on Long Take."),

@@ -16,22 +16,22 @@ class LodestarReferencePicture(io.ComfyNode):
             description="A picture of the person, fitted to the size of the take and encoded to one latent: what the "
                         "anchor and keyframe nodes take.",
             inputs=[
-                io.Image.Input("image", tooltip="The person. Of several pictures the first is used; transparency is "
-                                                "laid on white."),
+                io.Image.Input("image", tooltip="The person. Of several pictures the first is used; transparent "
+                                                "parts become white."),
                 io.Vae.Input("vae", tooltip="The video VAE of the model that makes the take."),
                 PLAN.Input("plan", optional=True,
-                           tooltip="From Plan Take, whose model then comes straight from the loader: the picture gets "
-                                   "the take's size."),
+                           tooltip="From Plan Take, whose model must then come from before the anchor nodes: the "
+                                   "picture gets the take's size."),
                 io.Int.Input("width", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="The take's width, a multiple of 16, where no plan is connected. 0: the plan's."),
                 io.Int.Input("height", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="The take's height, a multiple of 16, where no plan is connected. 0: the plan's."),
                 io.Combo.Input("fit", options=list(FITS), default="crop",
-                               tooltip="crop: fill the size and cut what is over, from the middle. pad: keep the whole "
-                                       "picture on black bars, which the model may keep too."),
+                               tooltip="crop: fill the size and keep the middle. pad: keep the whole picture between "
+                                       "black bars, which the model may reproduce."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The picture as one latent frame."),
-                     io.Image.Output(display_name="image", tooltip="The fitted picture, as the model will see it.")],
+                     io.Image.Output(display_name="image", tooltip="The fitted picture, as the model will get it.")],
             **search_words("identity", "anchor picture", "fit picture", "crop picture", "face"),
         )
 

@@ -36,7 +36,8 @@ class LodestarSamplePerson(io.ComfyNode):
                                tooltip="Only the first seconds of the speech. 0 is all."),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The picture, for Long Take's reference."),
-                     io.Audio.Output(display_name="audio", tooltip="The speech, for Plan Take and what encodes it.")],
+                     io.Audio.Output(display_name="audio",
+                                     tooltip="The speech, for Plan Take and for the audio features.")],
             **search_words("example", "demo", "test picture", "test speech", "sample image", "sample audio"),
         )
 

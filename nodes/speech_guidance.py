@@ -1,4 +1,4 @@
-"""Speech Guidance (paper 001): a guider with one scale for the text and one for the speech."""
+"""Speech Guidance (LongCat-Video-Avatar): a guider with one scale for the text and one for the speech."""
 import logging
 
 from comfy_api.latest import io
@@ -23,18 +23,20 @@ class LodestarSpeechGuidance(io.ComfyNode):
             description="Guides text and speech each with a scale of its own (disentangled guidance), for models that "
                         "are driven by speech. Makes no prediction that the scales make redundant.",
             inputs=[
-                io.Model.Input("model", tooltip="The model. One that hears no speech is guided by its text alone."),
-                io.Conditioning.Input("positive", tooltip="The prompt. Long Take adds the speech; for other samplers "
-                                                          "it must be in here."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the positive one's speech "
-                                                          "where it has none, and is used once more without any."),
+                io.Model.Input("model",
+                               tooltip="The model. One without audio conditioning is guided by its text alone."),
+                io.Conditioning.Input("positive", tooltip="The prompt. Long Take adds the audio features; for other "
+                                                          "samplers they must be in here."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the positive one's audio "
+                                                          "features where it has none, and is used once more with "
+                                                          "unconditional audio."),
                 io.Float.Input("text_scale", **scale, tooltip="How strongly the prompt leads. 1 for distilled models."),
                 io.Float.Input("audio_scale", **scale,
                                tooltip="How strongly the speech leads lips and gestures: 3 to 5. Equal to text_scale "
                                        "saves a third of the time; 1 for distilled models."),
                 io.Boolean.Input("cfg_zero", default=False,
-                                 tooltip="CFG-zero: takes from the negative prediction only what lies along the "
-                                         "positive one. The authors use it for LongCat-Video, not for Avatar."),
+                                 tooltip="CFG-zero: projects the negative prediction onto the positive one first. "
+                                         "The authors use it for LongCat-Video, not for Avatar."),
             ],
             outputs=[io.Guider.Output(tooltip="For Long Take or SamplerCustomAdvanced.")],
             **search_words("cfg", "guider", "audio cfg", "lip sync", "guidance scale"),
@@ -48,6 +50,6 @@ class LodestarSpeechGuidance(io.ComfyNode):
                 check_prompt(model, [text for text, _ in prompt])
         guider = SpeechGuider(model, positive, negative, text_scale, audio_scale, cfg_zero)
         if guider.audio_condition is None:
-            logger.warning("Speech Guidance: %s does not listen to speech; audio_scale is not used, text_scale leads",
+            logger.warning("Speech Guidance: %s has no audio conditioning; audio_scale is not used, text_scale leads",
                            find(model).name)
         return io.NodeOutput(guider)

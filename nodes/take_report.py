@@ -1,4 +1,4 @@
-"""Take Report: a finished video measured from its first to its last frame, as a picture and as numbers."""
+"""Take Report: a finished video measured from its first to its last frame, as a picture and as JSON."""
 import io as python_io
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class LodestarTakeReport(io.ComfyNode):
                                tooltip="The person's picture: what likeness and identity are measured against. Cropped "
                                        "as Long Take does."),
                 PLAN.Input("plan", optional=True,
-                           tooltip="The plan that made the video: it knows the chunk borders, for the seam score, and "
+                           tooltip="The plan that made the video: it has the chunk borders, for the seam score, and "
                                    "the speech."),
                 io.String.Input("mouth_box", default="",
                                 tooltip="Where the mouth is, for lip sync: left, top, right, bottom, each from 0 to 1 "
@@ -40,7 +40,7 @@ class LodestarTakeReport(io.ComfyNode):
                                         "face files where they are present, as the face is for SyncNet."),
             ],
             outputs=[io.Image.Output(display_name="report", tooltip="The report as a picture."),
-                     io.String.Output(display_name="json", tooltip="All numbers and curves.")],
+                     io.String.Output(display_name="json", tooltip="All values and curves.")],
             is_output_node=True,
             **search_words("metrics", "evaluate", "identity", "lip sync", "drift", "quality", "syncnet"),
         )
@@ -91,7 +91,7 @@ def face_folders() -> list[Path]:
 
 
 def progress(video: MovingPictures):
-    """What hears of finished frames: it moves the bar and lets a cancel through."""
+    """A callback for finished frames: it moves the bar and lets a cancel through."""
     bar = comfy.utils.ProgressBar(video.stated_frames or 1)
 
     def on_frames(frames: int) -> None:

@@ -1,4 +1,4 @@
-"""Two Speakers: two people in one picture who speak together or in turn, each moved by the own voice."""
+"""Two Speakers: two speakers in one picture, together or in turn, each with an audio stream of their own."""
 from comfy_api.latest import io
 
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices
@@ -9,7 +9,7 @@ from ..techniques.speaker_masks import placed_people
 from .input_checks import checked
 from .sockets import search_words
 
-PLACE = "Where person {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
+PLACE = "Where speaker {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
 
 
 class LodestarTwoSpeakers(io.ComfyNode):
@@ -19,37 +19,41 @@ class LodestarTwoSpeakers(io.ComfyNode):
             node_id="LodestarTwoSpeakers",
             display_name="Two Speakers",
             category="Lodestar/audio",
-            description="Two people in one picture, each moved by the own voice: together or in turn. Others may stand "
-                        "by in silence; with one voice alone, one person of a group speaks. For LongCat Avatar.",
+            description="Two speakers in one picture, each driven by an audio stream of their own: together or in "
+                        "turn. Others may be in the picture and not speak; with one recording alone, one of a group "
+                        "speaks. For LongCat Avatar.",
             inputs=[
                 io.Image.Input("reference",
                                tooltip="The picture of both, as for Long Take: masks and boxes are on it."),
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
                                               "whisper-large-v3 for 1.5."),
-                io.Audio.Input("audio_1", optional=True, tooltip="What person 1 says. Left out: person 1 is silent."),
-                io.Audio.Input("audio_2", optional=True, tooltip="What person 2 says. Left out: person 2 is silent."),
+                io.Audio.Input("audio_1", optional=True,
+                               tooltip="Speech of speaker 1. Left out: speaker 1 gets silence."),
+                io.Audio.Input("audio_2", optional=True,
+                               tooltip="Speech of speaker 2. Left out: speaker 2 gets silence."),
                 io.Combo.Input("mode", options=list(MODES), default="together",
-                               tooltip="together: both voices at once, silence after the shorter. in turn: person 1 "
-                                       "speaks first, then person 2."),
-                io.Mask.Input("mask_1", optional=True, tooltip="Where person 1 is, at the picture's size. Or box_1."),
-                io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 is, at the picture's size. Or box_2."),
+                               tooltip="together: both at once, silence after the shorter one. in turn: speaker 1 "
+                                       "first, then speaker 2."),
+                io.Mask.Input("mask_1", optional=True, tooltip="Where speaker 1 is, at the picture's size. Or box_1."),
+                io.Mask.Input("mask_2", optional=True, tooltip="Where speaker 2 is, at the picture's size. Or box_2."),
                 io.String.Input("box_1", default="", tooltip=PLACE.format(1, "0.05, 0.1, 0.45, 0.9", "the left")),
                 io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
                 io.String.Input("others", default="", multiline=True,
-                                tooltip="Boxes of people who stand by in silence, one per line, as in box_1."),
+                                tooltip="Boxes of others in the picture, who do not speak, one per line, as in box_1."),
                 io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO,
                                tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
                                        "1.5 for whisper."),
                 io.Boolean.Input("noise_floor", default=True,
                                  tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
-                                         "are heard as dead silence."),
+                                         "are digital silence."),
                 io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
                              tooltip="Which noise. The same seed gives the same features."),
             ],
             outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
                                                    tooltip="For Long Take's audio_features."),
-                     io.Audio.Output(display_name="audio", tooltip="Both voices as one sound track, for Plan Take.")],
+                     io.Audio.Output(display_name="audio",
+                                     tooltip="Both recordings as one sound track, for Plan Take.")],
             **search_words("talking", "two people", "dialogue", "conversation", "multi person", "lip sync", "avatar"),
         )
 
@@ -60,7 +64,7 @@ class LodestarTwoSpeakers(io.ComfyNode):
         height, width = reference.shape[1:3]
         people = placed_people(height, width, (mask_1, mask_2), (box_1, box_2), others)
         tracks, mix = spoken(mode, audio_1, audio_2)
-        if people.shape[1] > 3:     # those who stand by hear silence too
+        if people.shape[1] > 3:     # others get an audio stream of silence
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
         features = encode_voices(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
         return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)

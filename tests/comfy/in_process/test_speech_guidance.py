@@ -269,7 +269,7 @@ def test_a_model_that_hears_nothing_is_guided_by_text(t2v, wan, caplog):
     positive, negative = prompt(wan, 10), prompt(wan, 11)
     with caplog.at_level(logging.WARNING, "lodestar"):
         guider = LodestarSpeechGuidance.execute(t2v, positive, negative, 3.0, 7.0, False).args[0]
-    assert "does not listen to speech; audio_scale is not used" in caplog.text
+    assert "has no audio conditioning; audio_scale is not used" in caplog.text
     assert torch.equal(sampled(guider, wan), sampled(core(t2v, positive, negative, 3.0), wan))
 
 
