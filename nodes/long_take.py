@@ -133,8 +133,8 @@ class TakeSession:
         takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
         folder = take_folder(takes, folder_name(prefix), contracts)
         if unreadable:
-            logger.warning("this take starts afresh and cannot be resumed: nothing tells whether these would be the "
-                           "same another time: %s", "; ".join(dict.fromkeys(unreadable)))
+            logger.warning("this take starts from its first chunk and cannot be resumed: these have no fingerprint, so "
+                           "they may differ another time: %s", "; ".join(dict.fromkeys(unreadable)))
         elif kept := copy_kept_chunks(folder, contracts, prefix):
             logger.info(kept)
         with Journal.open(folder, contracts, prefix) as journal, ExitStack() as unless_kept:
@@ -193,7 +193,7 @@ class TakeSession:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
         if self.features is not None and self.backbone.audio_shape is None:
-            logger.warning("audio_features: %s does not listen to speech; they are not used", self.backbone.name)
+            logger.warning("audio_features: %s has no audio conditioning; they are not used", self.backbone.name)
         if self.backbone.audio_shape is not None:
             if self.speech is None:
                 raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
@@ -297,9 +297,9 @@ class LodestarLongTake(io.ComfyNode):
             node_id="LodestarLongTake",
             display_name="Long Take",
             category="Lodestar",
-            description="Makes the whole video: samples each chunk of the plan, hands its latents to the next, decodes "
-                        "and writes as it goes, in constant memory. Queue again after a crash or a cancel and it "
-                        "resumes.",
+            description="Makes the whole video: samples each chunk of the plan, passes its last latents to the next, "
+                        "decodes and writes as it goes, in constant memory. Queue again after a crash or a cancel and "
+                        "it resumes.",
             inputs=[
                 io.Noise.Input("noise", tooltip="Seed of the take; later chunks' are mixed from it and the plan's "
                                                 "seed step."),
@@ -310,11 +310,11 @@ class LodestarLongTake(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
                 PLAN.Input("plan", tooltip="From Plan Take."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="The speech as the model hears it: Audio Features for S2V, LongCat "
-                                                    "Speech or Two Speakers for LongCat Avatar."),
+                                            tooltip="From Audio Features for S2V, from LongCat Speech or Two Speakers "
+                                                    "for LongCat Avatar."),
                 io.Image.Input("reference", optional=True,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
-                                       "and what an anchor without a picture of its own shows. Cropped to the take's "
+                                       "and the picture of an anchor that has none of its own. Cropped to the take's "
                                        "size."),
                 io.Clip.Input("clip", optional=True,
                               tooltip="The text encoder, only needed when the plan has a script of prompts."),
@@ -323,7 +323,7 @@ class LodestarLongTake(io.ComfyNode):
                                         "such as %date:yyyy-MM-dd%, %width% or %RandomNoise.noise_seed%."),
                 io.Boolean.Input("keep_chunks", default=False,
                                  tooltip="Keep the chunks' latents and video segments after the video is finished, so "
-                                         "that a later change, or another name, makes only what it affects."),
+                                         "that after a later change only the chunks it affects are made again."),
             ],
             outputs=[io.Video.Output(display_name="video",
                                      tooltip="The finished file, for Save Video, preview or further nodes."),
