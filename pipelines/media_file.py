@@ -106,7 +106,7 @@ class MediaFile:
         for part in resampler.resample(None):
             yield 0.0, part.to_ndarray()[0]
         if damaged:
-            logger.warning("%s: %d damaged packets of sound are heard as silence", self.name, damaged)
+            logger.warning("%s: %d damaged packets of sound are replaced by silence", self.name, damaged)
 
     def _decodes(self, track: int) -> bool:
         with self.opened() as container:

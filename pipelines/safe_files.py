@@ -44,7 +44,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise NotReadable(f"{path} cannot be read ({error}): it was deleted, moved or locked away, or its disk is "
-                          "gone. Put it back or make it readable, then queue again; what is missing is made anew"
+                          "gone. Put it back or make it readable, then queue again; what is missing is made again"
                           ) from error
 
 

@@ -1,8 +1,8 @@
-"""Several speakers in one picture (LongCat-Video-Avatar, paper 001, section 3.5: L-RoPE): whose voice moves whom.
+"""Several speakers in one picture (LongCat-Video-Avatar, section 3.5: L-RoPE): which audio stream drives whom.
 
-Each video token gets a position on a line, near person 1, person 2 or the background, from how much it attends to each
-in the clean first frame; each voice stands at its person's position, and a 1D RoPE ties them. Unlike upstream, a mask
-that covers no token never wins, and a speaker's empty mask is refused.
+Each video token gets a position on a line, near speaker 1, speaker 2 or the background, from how much it attends to
+each in the clean first frame; each audio stream has its speaker's position, and a 1D RoPE ties them. Unlike upstream, a
+mask that covers no token never wins, and a speaker's empty mask is refused.
 """
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ Box = Sequence[int]     # y_min, x_min, y_max, x_max in pixels
 
 def box_masks(height: int, width: int, person1: Box | None = None, person2: Box | None = None,
               others: Sequence[Box] = ()) -> Tensor:
-    """Masks (3 + others, height, width) of 0 and 1: person 1, person 2, what is outside both, each other person.
+    """Masks (3 + others, height, width) of 0 and 1: speaker 1, speaker 2, what is outside both, each other person.
 
     Without boxes the two stand in the inner 80 % of the left and the right half.
     """
@@ -56,8 +56,8 @@ def placed_people(height: int, width: int, masks: tuple[Tensor | None, Tensor | 
         return box_masks(height, width, others=silent)[None]
     if first is None or second is None:
         given, missing = (1, 2) if second is None else (2, 1)
-        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but person {given} has a place. Give one to "
-                         "both people, or to neither (then each has half of the picture)")
+        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but speaker {given} has a place. Give one to "
+                         "both speakers, or to neither (then each has half of the picture)")
     return people_masks(first, second, *(box_mask(box, height, width) for box in silent))[None]
 
 
@@ -72,7 +72,7 @@ def place(mask: Tensor | None, box: str, person: int, height: int, width: int) -
                          "the picture: draw it on the picture, or scale it")
     mask = (mask.reshape(-1, height, width)[0] > 0.5).float()
     if not mask.any():
-        raise ValueError(f"mask_{person}: got an empty mask, wanted the area of person {person}'s face or body; draw "
+        raise ValueError(f"mask_{person}: got an empty mask, wanted the area of speaker {person}'s face or body; draw "
                          f"it again, or use box_{person}")
     return mask
 
@@ -112,9 +112,9 @@ def check_people(masks: Tensor, height: int, width: int) -> None:
     for person, covered in enumerate(token_masks(masks[:, :2], height, width).any(2).all(0).tolist(), start=1):
         if not covered:
             side = masks.shape[-1] // width
-            raise ValueError(f"the mask of person {person} is too small: cut to the video's {masks.shape[-1]}x"
-                             f"{masks.shape[-2]} it fills none of the squares of {side} pixels that the model sees. "
-                             "Draw it larger, or give the person a box")
+            raise ValueError(f"the mask of speaker {person} is too small: cut to the video's {masks.shape[-1]}x"
+                             f"{masks.shape[-2]} it fills none of the squares of {side} pixels that become one token. "
+                             "Draw it larger, or give the speaker a box")
 
 
 def person_map(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:

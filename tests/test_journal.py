@@ -57,9 +57,9 @@ def test_latents_come_back_as_they_were_over_chunk_borders(tmp_path, kind):
 
 
 @pytest.mark.parametrize("chunk, name, note", [
-    (0, "model", "model changed: all 5 chunks are made anew"),
-    (2, "prompt", "prompt changed: chunks from 3 on are made anew"),
-    (4, "seed", "seed changed: chunk 5 is made anew"),
+    (0, "model", "model changed: all 5 chunks are made again"),
+    (2, "prompt", "prompt changed: chunks from 3 on are made again"),
+    (4, "seed", "seed changed: chunk 5 is made again"),
 ])
 def test_a_change_is_named_and_invalidates_what_follows(tmp_path, chunk, name, note):
     make(tmp_path)
@@ -71,14 +71,14 @@ def test_a_change_is_named_and_invalidates_what_follows(tmp_path, chunk, name, n
 def test_several_and_new_components_are_all_named(tmp_path):
     make(tmp_path)
     changed = [{**contract, "prompt": "x", "anchor": "y"} for contract in CONTRACTS]
-    assert found(tmp_path, changed)[1] == "prompt, anchor changed: all 5 chunks are made anew"
+    assert found(tmp_path, changed)[1] == "prompt, anchor changed: all 5 chunks are made again"
 
 
 def test_what_followed_a_remade_chunk_is_forgotten_even_if_the_change_is_taken_back(tmp_path):
     """A chunk made twice need not be the same bits on a GPU: what was made from the first one does not follow it."""
     make(tmp_path)
     make(tmp_path, [*CONTRACTS[:2], {**CONTRACTS[2], "prompt": "x"}, *CONTRACTS[3:]], stop=3)
-    assert found(tmp_path) == (2, "prompt changed: chunks from 3 on are made anew")
+    assert found(tmp_path) == (2, "prompt changed: chunks from 3 on are made again")
     make(tmp_path, stop=3)
     assert found(tmp_path)[0] == 3
 
@@ -97,13 +97,13 @@ def test_a_damaged_file_counts_as_unfinished(tmp_path, name, damage):
     path.unlink()
     if damage != "gone":
         path.write_bytes(data[:-1] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
-    assert found(tmp_path) == (1, "chunk 2 is damaged on disk: chunks from 2 on are made anew")
+    assert found(tmp_path) == (1, "chunk 2 is damaged on disk: chunks from 2 on are made again")
 
 
 @pytest.mark.parametrize("text, note", [
-    ("{", "the journal's manifest is damaged: all 5 chunks are made anew"),
+    ("{", "the journal's manifest is damaged: all 5 chunks are made again"),
     (json.dumps({"format": 0, "chunks": []}), "the journal is of another version of the pack: all 5 chunks are made "
-                                              "anew")])
+                                              "again")])
 def test_an_unreadable_manifest_is_said(tmp_path, text, note):
     make(tmp_path)
     (tmp_path / "manifest.jsonl").write_text(text)
@@ -119,7 +119,7 @@ WRONG_SHAPES = [b"[]", b"null", b"3", b'"x"', b"{}", b'{"format": 2}', b'{"forma
 def test_a_manifest_of_another_shape_heals(tmp_path, text):
     make(tmp_path)
     (tmp_path / MANIFEST).write_bytes(text)
-    assert found(tmp_path) == (0, "the journal's manifest is damaged: all 5 chunks are made anew")
+    assert found(tmp_path) == (0, "the journal's manifest is damaged: all 5 chunks are made again")
     make(tmp_path)
     assert found(tmp_path)[0] == 5
 
@@ -131,8 +131,8 @@ def test_a_damaged_line_costs_its_chunk_and_what_follows(tmp_path, line, text):
     make(tmp_path)
     lines = (tmp_path / MANIFEST).read_bytes().splitlines()
     (tmp_path / MANIFEST).write_bytes(b"\n".join([*lines[:line], *([] if text is None else [text]), *lines[line + 1:]]))
-    anew = "chunk 5 is" if line == 5 else f"chunks from {line} on are" if line > 1 else "all 5 chunks are"
-    said = f"the journal's manifest is damaged: {anew} made anew"
+    which = "chunk 5 is" if line == 5 else f"chunks from {line} on are" if line > 1 else "all 5 chunks are"
+    said = f"the journal's manifest is damaged: {which} made again"
     said = "resuming at chunk 5 of 5" if line == 5 and text is None else said
     assert found(tmp_path) == (line - 1, said)
     make(tmp_path)

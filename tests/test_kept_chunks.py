@@ -35,7 +35,7 @@ def test_chunks_before_a_change_are_copied_and_the_other_take_keeps_its_own(tmp_
     make(tmp_path / "old", old)
     make(tmp_path / "other", contracts("a", "y"))
     said = copy_kept_chunks(tmp_path / "new", new, "take")
-    assert "prompt changed: chunk 4 is made anew" in said and str(tmp_path / "old") in said
+    assert "prompt changed: chunk 4 is made again" in said and str(tmp_path / "old") in said
     with Journal.open(tmp_path / "new", new) as journal, Journal.open(tmp_path / "old", old) as whole:
         assert (journal.finished, whole.finished, journal.finished_frames) == (3, 4, 16)
         assert torch.equal(journal.latents(0, 6), whole.latents(0, 6))

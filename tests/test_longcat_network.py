@@ -157,7 +157,7 @@ def test_hooks_of_other_packs_are_called(small):
 @pytest.mark.parametrize(("changes", "says"), [
     ({"audio": torch.zeros(1, 1, 25, 5, 12, 768)}, "5 x 9216, wanted 5 x 12"),
     ({"audio": torch.zeros(1, 1, 13, 5, 3, 4)}, "13 frames of speech for 5 latent frames"),
-    ({"audio": torch.zeros(1, 2, 25, 5, 3, 4)}, "2 voices and no masks"),
+    ({"audio": torch.zeros(1, 2, 25, 5, 3, 4)}, "2 audio streams and no masks"),
     ({"times": range(3)}, "got 3, wanted one for each of the 8"),
     ({"x": torch.zeros(1, 16, 8, 5, 6)}, "6x5, wanted even")])
 def test_what_does_not_fit_is_refused(small, changes, says):
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(small, changes, says):
 
 def test_a_cache_of_another_chunk_is_refused(small):
     call = inputs()
-    with pytest.raises(ValueError, match="build it anew"):
+    with pytest.raises(ValueError, match="build it again"):
         small(**call, cache=small.cached(call["x"][:, :, :2], (2,)))
     with pytest.raises(ValueError, match="only clean frames"):
         small.cached(call["x"], (1, 2))

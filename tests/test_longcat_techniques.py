@@ -230,7 +230,7 @@ def test_masks_and_boxes_that_cover_nothing_are_refused():
     check_people(masks, 30, 52)
     assert token_masks(masks, 30, 52).shape == (1, 3, 1560)
     masks[:, 1] = 0
-    with pytest.raises(ValueError, match="mask of person 2 is too small"):
+    with pytest.raises(ValueError, match="mask of speaker 2 is too small"):
         check_people(masks, 30, 52)
 
 

@@ -199,12 +199,12 @@ def test_a_short_warm_up_would_show(tmp_path, monkeypatch):
     assert not np.array_equal(pictures(Take(tmp_path / "cut", plan)), pictures(whole))
 
 
-def test_a_changed_prompt_makes_anew_from_its_chunk(tmp_path):
+def test_a_changed_prompt_makes_its_chunk_and_later_ones_again(tmp_path):
     before = plan_of()
     Take(tmp_path / "a", before)
     after = plan_of(script=STORY + " and waves")
     resumed = Take(tmp_path / "a", after)
-    assert resumed.note == "prompt changed: chunks from 3 on are made anew"
+    assert resumed.note == "prompt changed: chunks from 3 on are made again"
     assert resumed.model.sampled == [2, 3, 4]
     assert np.array_equal(pictures(resumed), pictures(Take(tmp_path / "b", after)))
 

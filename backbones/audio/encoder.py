@@ -86,7 +86,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     needed = tuple(sorted({*chosen, family.layer_count - 1}))
     windows = plan_windows(family.rows(speech.shape[1]), family.window_rows or round(window_seconds * family.rate_hz),
                            round(overlap_seconds * family.rate_hz))
-    logger.info("%s: %.2f s of speech in %d window(s), %d of %d layers", family.name, speech.shape[1] / RATE,
+    logger.info("%s: %.2f s of speech in %d segment(s), %d of %d layers", family.name, speech.shape[1] / RATE,
                 len(windows), len(chosen), family.layer_count)
     comfy.model_management.load_model_gpu(encoder.patcher)
     clip = family.open(speech, encoder.patcher.load_device, windows)

@@ -72,8 +72,8 @@ class Speech:
             return None
         drawn = self.people.shape[-2:]
         if picture is not None and picture.shape[1:3] != drawn:
-            raise ValueError(f"reference: got a picture of {picture.shape[2]}x{picture.shape[1]}, but the people were "
-                             f"marked on one of {drawn[1]}x{drawn[0]}. Connect the same picture to both")
+            raise ValueError(f"reference: got a picture of {picture.shape[2]}x{picture.shape[1]}, but the speakers "
+                             f"were marked on one of {drawn[1]}x{drawn[0]}. Connect the same picture to both")
         masks = fitted_masks(self.people[0], height, width)[None]
         check_people(masks, height // grid, width // grid)
         return masks

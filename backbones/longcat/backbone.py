@@ -134,7 +134,7 @@ class LongCatBackbone(Backbone):
             silent["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
             if request.people is not None:
                 if known is None:
-                    raise ValueError("reference: several voices need a picture of their people, and none came. Connect "
+                    raise ValueError("reference: several speakers need a picture, and none came. Connect "
                                      "the one that the masks or boxes were made for to Long Take")
                 conditions["people_masks"] = request.people
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
@@ -153,8 +153,8 @@ class LongCatBackbone(Backbone):
                              f"{self.name} was trained at {self.fps} fps with {self.rate_hz} Hz. Set fps of "
                              f"Plan Take to 0, the model's own, and use LongCat Speech")
         if len(speech.voices) > 1 and speech.people is None:
-            raise ValueError(f"audio_features: got {len(speech.voices)} voices and no masks of whose they are. Use Two "
-                             "Speakers")
+            raise ValueError(f"audio_features: got {len(speech.voices)} audio streams and no masks of their speakers. "
+                             "Use Two Speakers")
 
 
 def in_window(call: LongCatCall) -> LongCatCall:
@@ -243,6 +243,6 @@ def make_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
     cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
                                            keep=None if blocks is None else blocks.park)
     cache = cache if blocks is None else replace(cache, blocks=blocks)
-    logger.info("%d clean latent frames: %.0f MB of keys and values kept in %s for this chunk", cache.frames,
+    logger.info("KV cache of %d conditioning frames: %.0f MB in %s for this chunk", cache.frames,
                 cache.bytes / 1e6, where)
     return cache

@@ -58,7 +58,7 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
     for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
         noise = None if noise_seed is None or not record.noise_floor else \
             torch.Generator().manual_seed(noise_seed + person)
-        logger.info("LongCat %s: voice %d of %d, %.2f s of speech", record.avatar, person + 1, len(voices),
+        logger.info("LongCat %s: audio stream %d of %d, %.2f s of speech", record.avatar, person + 1, len(voices),
                     len(speech) / RATE)
         for layers in encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
             file.append(layers)

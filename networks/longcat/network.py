@@ -169,7 +169,7 @@ class LongCat(nn.Module):
             raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
                              f"multiples of 16)")
         if cache is not None and cache.frames != sum(clean):
-            raise ValueError(f"cache: got {cache.frames} clean frames for spans of {tuple(clean)}, build it anew")
+            raise ValueError(f"cache: got {cache.frames} clean frames for spans of {tuple(clean)}, build it again")
         ahead = cache.frames if cache is not None else 0
         frames = ahead + x.shape[2]
         times = range(frames) if times is None else times
@@ -212,7 +212,8 @@ class LongCat(nn.Module):
     def with_audio(self, call: Call, audio: Tensor, people: Tensor | None, shape: Sequence[int]) -> Call:
         config = self.config.audio
         if config is None:
-            raise ValueError("audio: this is the base LongCat-Video, which hears nothing; load an avatar model")
+            raise ValueError("audio: this is the base LongCat-Video, which has no audio conditioning; load an "
+                             "avatar model")
         streams, frames, window = audio.shape[1:4]
         if window * audio[0, 0, 0, 0].numel() != config.window * config.width:
             raise ValueError(f"audio: got features of {window} x {audio[0, 0, 0, 0].numel()}, wanted {config.window} x "
@@ -227,7 +228,7 @@ class LongCat(nn.Module):
         if streams == 1:
             return call
         if people is None:
-            raise ValueError(f"audio: got {streams} voices and no masks of who they belong to")
+            raise ValueError(f"audio: got {streams} audio streams and no masks of their speakers")
         grid = (shape[-2] // self.config.patch[1], shape[-1] // self.config.patch[2])
         where = centers(people.shape[1], streams, config.class_range, config.class_interval)
         return replace(call, people=People.of(token_masks(people, *grid).to(tokens.device), where, config.tokens,

@@ -33,8 +33,8 @@ from .track import Track
 from .video_reader import MovingPictures, Sound, sound_of
 
 NO_REFERENCE = "no reference picture was given"
-NO_MOUTH = "nothing says where the mouth is: give a mouth box, or OpenCV's face files"
-NO_FACE_BOX = "SyncNet is for real faces, and what looks at this video does not say where one is"
+NO_MOUTH = "the mouth's place is unknown: give a mouth box, or OpenCV's face files"
+NO_FACE_BOX = "SyncNet is for real faces, and the face detection of this video gives no boxes"
 NO_SYNC_WINDOW = "no quarter of a second of the video has sound and a face in every frame"
 
 

@@ -74,7 +74,7 @@ class Journal:
     def open(cls, folder: Path, contracts: Sequence[Mapping[str, str]], take: str = "") -> "Journal":
         """Open or start the journal in `folder`. `contracts`: per chunk, everything that determines it, by name.
 
-        Names are shown to the user when they change ("prompt changed: chunks from 4 on are made anew"); values are
+        Names are shown to the user when they change ("prompt changed: chunks from 4 on are made again"); values are
         compared as text. A changed chunk invalidates all later ones, which continue from it. Nothing is deleted here
         but drafts. `take`: the user's name for it. Raises FolderBusy if another run holds the folder, NotWritten if
         the folder cannot be made, NotReadable if it cannot be read.
@@ -207,7 +207,7 @@ class Journal:
                         parts.append(file.get_slice("latents")[:, :, low:high])
                 except SafetensorError as error:
                     raise NotReadable(f"{path} was damaged while the take was made ({error}); queue again, and it is "
-                                      "made anew from there") from error
+                                      "made again from there") from error
             start += entry["latents"]
         return torch.cat(parts, dim=2)
 
@@ -257,7 +257,7 @@ class Journal:
             return f"all {self.chunks} chunks are finished: only the final file is to be written"
         if problem:
             anew = {0: f"all {self.chunks} chunks are", self.chunks - 1: f"chunk {self.chunks} is"}
-            return f"{problem}: {anew.get(self.finished, f'chunks from {self.finished + 1} on are')} made anew"
+            return f"{problem}: {anew.get(self.finished, f'chunks from {self.finished + 1} on are')} made again"
         if not self.finished:
             return f"starting with chunk 1 of {self.chunks}"
         return f"resuming at chunk {self.finished + 1} of {self.chunks}"
@@ -323,7 +323,8 @@ def _parsed(text: bytes) -> dict:
 def unfinished_beside(folder: Path, take: str, contract: Mapping[str, str]) -> str:
     """A sentence on the youngest other unfinished take beside `folder` that the user called `take`, or "".
 
-    For a take that starts afresh: it names what changed in `contract` (of the first chunk) and where the other stays.
+    For a take that starts from its first chunk: it names what changed in `contract` (of the first chunk) and where
+    the other stays.
     """
     others = []
     for path in folder.parent.glob(f"*/{MANIFEST}"):

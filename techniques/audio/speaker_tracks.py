@@ -11,7 +11,7 @@ MODES = ("together", "in turn")
 def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[Tensor, Tensor]:
     """Waveforms (..., N1), (..., N2) -> two tracks of one length whose sum is the sound track. One may be missing.
 
-    together: silence follows the shorter one. in turn: person 1 speaks first, then person 2.
+    together: silence follows the shorter one. in turn: speaker 1 first, then speaker 2.
     """
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, wanted one of {', '.join(MODES)}")

@@ -90,7 +90,7 @@ def test_all_predictions_share_the_kept_keys(tiny_models, longcat, place, caplog
     with caplog.at_level("INFO", "lodestar"):
         kept = sampled(guider_on(attach.with_technique(model, ConditioningCache(place)), longcat), longcat, known=KNOWN)
     torch.testing.assert_close(kept, joint, atol=1e-4, rtol=0)
-    assert len([record for record in caplog.records if "keys and values kept" in record.message]) == 1
+    assert len([record for record in caplog.records if "KV cache" in record.message]) == 1
 
 
 def test_two_clones_do_not_disturb_each_other(tiny_models, longcat):

@@ -142,7 +142,7 @@ def test_two_voices_and_their_masks_reach_the_network(avatar, longcat):
 def test_a_person_whose_mask_covers_no_token_is_refused(avatar, longcat):
     voices, people = torch.cat([longcat.speech(avatar)] * 2, 1), torch.ones(1, 3, 64, 64)
     people[:, 1] = 0
-    with pytest.raises(ValueError, match="mask of person 2 is too small"):
+    with pytest.raises(ValueError, match="mask of speaker 2 is too small"):
         longcat.sample(avatar, longcat.prompt(avatar, audio_windows=voices, people_masks=people))
 
 
@@ -176,7 +176,7 @@ def test_what_belongs_to_another_model_is_refused(avatar, longcat, conditioning,
 
 def test_speech_for_the_base_model_is_refused(tiny_models, longcat):
     model = longcat.load(tiny_models, longcat.BASE)
-    with pytest.raises(ValueError, match="base LongCat-Video, which hears nothing"):
+    with pytest.raises(ValueError, match="base LongCat-Video, which has no audio conditioning"):
         longcat.sample(model, [[longcat.text(), {"audio_windows": torch.zeros(1, 1, 17, 5, 5, 64)}]])
 
 

@@ -186,9 +186,9 @@ def test_an_avatar_without_speech_is_refused(take_of):
         replace(take_of("avatar15"), features=None).check()
 
 
-def test_voices_without_masks_are_refused(take_of):
+def test_speakers_without_masks_are_refused(take_of):
     layers = speech("avatar15")["encoded_audio_all_layers"]
-    with pytest.raises(ValueError, match="got 2 voices and no masks"):
+    with pytest.raises(ValueError, match="got 2 audio streams and no masks"):
         take_of("avatar15", features=speech("avatar15", voices=(layers, layers))).check()
 
 
@@ -211,5 +211,5 @@ def test_each_voice_moves_its_own_person(take_of, monkeypatch):
 def test_several_voices_need_a_picture(take_of, monkeypatch):
     layers, masks = speech("avatar15")["encoded_audio_all_layers"], torch.ones(1, 3, 64, 64)
     take = take_of("avatar15", False, features=speech("avatar15", voices=(layers, layers), people_masks=masks))
-    with pytest.raises(ValueError, match="reference: several voices need a picture"):
+    with pytest.raises(ValueError, match="reference: several speakers need a picture"):
         made(take, monkeypatch)

@@ -85,5 +85,5 @@ def test_what_does_not_fit_is_refused(chunk_of):
         chunk_of("wan21_t2v", height=24)
     people = {"encoded_audio_all_layers": [torch.ones(1, 50, 64)] * 5, "rate_hz": 25.0,
               "people_masks": torch.ones(1, 3, 50, 50)}
-    with pytest.raises(ValueError, match="got a picture of 70x80, but the people were marked on one of 50x50"):
+    with pytest.raises(ValueError, match="got a picture of 70x80, but the speakers were marked on one of 50x50"):
         chunk_of("longcat_avatar15", audio_features=people)

@@ -301,4 +301,4 @@ def test_a_take_begun_by_an_older_pack_ends_with_the_same_frames(studio, comfyui
     frames = getattr(studio, BEGUN)()
     check(BEGUN, latents_of(studio.output), frames, where, same_place)
     kept = [path.name for path in folder.glob("chunk_*") if path.stat().st_mtime == 0]
-    assert sorted(kept) == ["chunk_0000.mp4", "chunk_0000.safetensors"], "the begun chunk was made anew"
+    assert sorted(kept) == ["chunk_0000.mp4", "chunk_0000.safetensors"], "the begun chunk was made again"

@@ -134,8 +134,8 @@ EMPTY, FULL = torch.zeros(1, 48, 80), torch.ones(1, 48, 80)
 
 
 @pytest.mark.parametrize(("given", "says"), [
-    ({"box_1": LEFT}, "mask_2, box_2: got nothing, but person 1 has a place"),
-    ({"mask_2": FULL}, "mask_1, box_1: got nothing, but person 2 has a place"),
+    ({"box_1": LEFT}, "mask_2, box_2: got nothing, but speaker 1 has a place"),
+    ({"mask_2": FULL}, "mask_1, box_1: got nothing, but speaker 2 has a place"),
     ({"mask_1": EMPTY, "mask_2": FULL}, "mask_1: got an empty mask"),
     ({"mask_1": FULL, "mask_2": EMPTY}, "mask_2: got an empty mask"),
     ({"mask_1": FULL, "box_1": LEFT, "box_2": RIGHT}, "mask_1, box_1: got both"),

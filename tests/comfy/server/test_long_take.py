@@ -139,7 +139,7 @@ def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
     assert_same_take(server, "cancelled_take", video_of(server, history), uninterrupted)
 
 
-def test_a_changed_seed_starts_afresh_says_so_and_loses_nothing(server):
+def test_a_changed_seed_starts_a_new_take_says_so_and_loses_nothing(server):
     graph = tiny_take(server, "reseeded/take", steps=MANY_STEPS, noise_seed=6)   # 7 is kept under another name
     cancel_in_second_chunk(server, graph)
     start = server.log.stat().st_size
@@ -153,14 +153,14 @@ def test_a_changed_seed_starts_afresh_says_so_and_loses_nothing(server):
 
 
 def test_longer_speech_keeps_the_chunks_before_it(server):
-    """The features are those of the whole recording, so the first chunks hear what they heard before."""
+    """The features are those of the whole recording, so the first chunks get the same features as before."""
     graph = tiny_take(server, "longer/take", keep_chunks=True)
     server.run(graph.prompt())
     start = server.log.stat().st_size
     graph.the("LodestarPlanTake").set(max_seconds=5.0)
     history = server.run(graph.prompt())
     said = log_since(server, start)
-    assert "chunk layout, speech changed: chunks from 4 on are made anew" in said
+    assert "chunk layout, speech changed: chunks from 4 on are made again" in said
     assert len(frames_of(video_of(server, history))) == 80
 
 

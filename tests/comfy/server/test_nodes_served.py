@@ -30,7 +30,7 @@ def test_speech_guidance_in_core_s_custom_sampler(server):
     graph.add("SaveLatent", samples=sampled[0], filename_prefix="guided")
     latents = saved_latents(server, graph)
     assert latents.shape == (1, 16, 3, 8, 8) and latents.isfinite().all() and latents.std() > 0.1
-    assert "does not listen to speech" in server.log.read_text(encoding="utf-8", errors="replace")
+    assert "has no audio conditioning" in server.log.read_text(encoding="utf-8", errors="replace")
 
 
 @pytest.fixture(scope="module")
