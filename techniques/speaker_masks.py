@@ -14,17 +14,18 @@ Box = Sequence[int]     # y_min, x_min, y_max, x_max in pixels
 
 
 def box_masks(height: int, width: int, person1: Box | None = None, person2: Box | None = None,
-              others: Sequence[Box] = ()) -> Tensor:
+              others: Sequence[Box] = (), margin: float = 0.1) -> Tensor:
     """Masks (3 + others, height, width) of 0 and 1: speaker 1, speaker 2, what is outside both, each other person.
 
-    Without boxes the two stand in the inner 80 % of the left and the right half.
+    Without boxes the two stand in the left and the right half, but for a `margin` of it on every side (LongCat's own,
+    0.1; InfiniteTalk's is 0.05).
     """
     if (person1 is None) != (person2 is None):
         raise ValueError("boxes: got one person's box, wanted both or none (then each has half of the picture)")
     if person1 is None or person2 is None:
-        half, top, bottom = width // 2, int(height * 0.1), int(height * 0.9)
-        person1 = (top, int(half * 0.1), bottom, int(half * 0.9))
-        person2 = (top, half + int(half * 0.1), bottom, half + int(half * 0.9))
+        half, top, bottom = width // 2, int(height * margin), int(height * (1 - margin))
+        person1 = (top, int(half * margin), bottom, int(half * (1 - margin)))
+        person2 = (top, half + int(half * margin), bottom, half + int(half * (1 - margin)))
     return people_masks(*(box_mask(box, height, width) for box in (person1, person2, *others)))
 
 

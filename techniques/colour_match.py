@@ -1,0 +1,42 @@
+"""Colour match (Reinhard et al. 2001): a frame's mean and deviation in Lab become those of a reference picture, as
+InfiniteTalk keeps each chunk at the colours of its conditioning picture. A flat frame takes the reference's mean.
+"""
+import torch
+from torch import Tensor
+
+XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+WHITE = (0.95047, 1.0, 1.08883)     # D65
+CUT, SLOPE, FOOT = 0.008856, 7.787, 16 / 116
+
+
+def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
+    """(T, H, W, 3) of 0..1 and one picture (1, H', W', 3) -> the frames at its colours, by `strength` 0..1."""
+    if strength == 0:
+        return frames
+    lab, wanted = lab_of_rgb(frames), lab_of_rgb(reference)
+    mean, deviation = lab.mean((1, 2), keepdim=True), lab.std((1, 2), keepdim=True, correction=0)
+    goal, spread = wanted.mean((1, 2), keepdim=True), wanted.std((1, 2), keepdim=True, correction=0)
+    scale = torch.where(deviation < 1e-6, torch.zeros_like(deviation), spread / deviation.clamp(min=1e-12))
+    matched = rgb_of_lab((lab - mean) * scale + goal).to(frames.dtype)
+    return frames * (1 - strength) + matched * strength
+
+
+def lab_of_rgb(rgb: Tensor) -> Tensor:
+    """sRGB (..., 3) of 0..1 -> CIE L*a*b*, D65, float64."""
+    rgb = rgb.double()
+    light = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = light @ light.new_tensor(XYZ_OF_RGB).T / light.new_tensor(WHITE)
+    root = torch.where(xyz > CUT, xyz.clamp(min=CUT) ** (1 / 3), SLOPE * xyz + FOOT)
+    x, y, z = root.unbind(-1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def rgb_of_lab(lab: Tensor) -> Tensor:
+    """CIE L*a*b* (..., 3) -> sRGB of 0..1; what no screen shows is cut."""
+    lightness, green_red, blue_yellow = lab.unbind(-1)
+    y = (lightness + 16) / 116
+    root = torch.stack([y + green_red / 500, y, (y - blue_yellow / 200).clamp(min=0)], -1)
+    xyz = torch.where(root > CUT ** (1 / 3), root ** 3, (root - FOOT) / SLOPE) * lab.new_tensor(WHITE)
+    light = xyz @ torch.linalg.inv(lab.new_tensor(XYZ_OF_RGB)).T
+    rgb = torch.where(light > 0.0031308, 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, light * 12.92)
+    return rgb.clamp(0, 1)

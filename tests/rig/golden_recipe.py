@@ -1,0 +1,23 @@
+"""Weights and tensors that fixtures describe by a recipe, instead of holding them: seeded by their name, any size."""
+import math
+import zlib
+from functools import cache
+
+import numpy
+import torch
+from torch import Tensor
+
+
+@cache
+def draw(name: str, base: int, shape: tuple[int, ...], scale: float, offset: float, crc: int) -> Tensor:
+    """One tensor, float32. ValueError where the numbers are not the recipe's."""
+    state = numpy.random.RandomState((zlib.crc32(name.encode()) ^ base) & 0xffffffff)
+    values = (offset + scale * (2 * state.random_sample(math.prod(shape)) - 1)).astype("<f4")
+    if zlib.crc32(values.tobytes()) != crc:
+        raise ValueError(f"{name}: the recipe gives other numbers here than where the fixtures were made")
+    return torch.from_numpy(values).reshape(shape)
+
+
+def weights(entries: dict[str, list], base: int) -> dict[str, Tensor]:
+    """A group of config.json's "weights": [shape, (mode,) scale, offset, crc32] by name."""
+    return {name: draw(name, base, tuple(entry[0]), *entry[-3:]) for name, entry in entries.items()}
