@@ -1,12 +1,12 @@
 """SyncNet (Chung & Zisserman, "Out of time: automated lip sync in the wild", 2016): what a mouth shows and what is
 heard become points of one space, near each other where they belong together.
 
-The network has the authors' layers and key names, so that their file `syncnet_v2.model` loads as it is; the user puts
-it into ComfyUI's models folder, nothing is downloaded. Adjacent windows of frames go through it as one strip, which is
+The network has the authors' layers and key names, so that their file `syncnet_v2.model` loads as it is; the user gets
+it, nothing is downloaded. Adjacent windows of frames go through it as one strip, which is
 the same and keeps no frame twice.
 """
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +77,12 @@ def head() -> nn.Sequential:
     return nn.Sequential(nn.Linear(FEATURES, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, SIZE))
 
 
-def load_syncnet(folders: Iterable[Path]) -> SyncNet:
+def load_syncnet(folders: Sequence[Path]) -> SyncNet:
     """From the first of `folders` that has the file. Raises SyncNetMissing, for another network's file as well."""
     path = next((Path(folder) / FILE for folder in folders if (Path(folder) / FILE).is_file()), None)
     if path is None:
-        raise SyncNetMissing(f"SyncNet's scores need {FILE} of github.com/joonson/syncnet_python in ComfyUI's "
-                             "models/lodestar")
+        raise SyncNetMissing(f"SyncNet's scores need {FILE} of github.com/joonson/syncnet_python"
+                             + (f" in {folders[0]}" if folders else ""))
     try:
         state = read_weights(path)[0]
     except (ValueError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:

@@ -11,7 +11,7 @@ from ..backbones.images import fit_picture
 from ..pipelines.metrics.report import evaluate
 from ..pipelines.metrics.report_files import as_json, beside, save_report
 from ..pipelines.metrics.report_picture import report_picture
-from ..pipelines.metrics.video_reader import Clip, MovingPictures, VideoFile
+from ..pipelines.metrics.video_reader import Clip, VideoFile, VideoReader
 from .input_checks import checked, named
 from .sockets import PLAN, Take, search_words
 
@@ -49,19 +49,19 @@ class LodestarTakeReport(io.ComfyNode):
     @checked
     def execute(cls, video, mouth_box, reference=None, plan=None) -> io.NodeOutput:
         with named("video"):
-            pictures, sound = opened(video)
+            reader, sound = open_video(video)
         if reference is not None:
             with named("reference"):
-                reference = fit_picture(reference, pictures.width, pictures.height)[0]
-        report = evaluate(pictures, speech=plan.audio if plan else sound, borders=borders_of(plan, pictures),
+                reference = fit_picture(reference, reader.width, reader.height)[0]
+        report = evaluate(reader, speech=plan.audio if plan else sound, borders=borders_of(plan, reader),
                           reference=reference, mouth_box=mouth_box, models=face_folders(),
-                          on_frames=progress(pictures))
+                          on_frames=progress(reader))
         picture = report_picture(report)
-        save_report(report, picture, place_of(pictures))
+        save_report(report, picture, place_of(reader))
         return io.NodeOutput(picture[None], as_json(report), ui=ui.PreviewImage(picture[None], cls=cls))
 
 
-def opened(video) -> tuple[MovingPictures, dict | None]:
+def open_video(video) -> tuple[VideoReader, dict | None]:
     """A VIDEO's frames and, where they are no file, its sound; one that was trimmed or cropped on the way here is made
     a file of its own first."""
     if not isinstance(video, InputImpl.VideoFromFile):
@@ -76,7 +76,7 @@ def opened(video) -> tuple[MovingPictures, dict | None]:
     return VideoFile(cut), None
 
 
-def borders_of(take: Take | None, video: MovingPictures) -> list[int]:
+def borders_of(take: Take | None, video: VideoReader) -> list[int]:
     """The first frame of each chunk but the first. Raises ValueError for another video's plan."""
     if take is None:
         return []
@@ -90,7 +90,7 @@ def face_folders() -> list[Path]:
     return [Path(folder_paths.models_dir) / "lodestar", Path(folder_paths.models_dir)]
 
 
-def progress(video: MovingPictures):
+def progress(video: VideoReader):
     """A callback for finished frames: it moves the bar and lets a cancel through."""
     bar = comfy.utils.ProgressBar(video.stated_frames or 1)
 
@@ -101,7 +101,7 @@ def progress(video: MovingPictures):
     return on_frames
 
 
-def place_of(video: MovingPictures) -> Path:
+def place_of(video: VideoReader) -> Path:
     """Beside a video in ComfyUI's output folder; for any other, a numbered name in output/lodestar."""
     output = folder_paths.get_output_directory()
     source = getattr(video, "source", None)

@@ -41,7 +41,7 @@ class MediaFile:
             raise ValueError(f"{self.name} cannot be read ({error}). Give a file that FFmpeg plays") from error
 
     def pictures(self, container: Any) -> Iterator[Any]:
-        """The frames of the first moving picture."""
+        """The frames of the first video track."""
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         frames = container.decode(stream)

@@ -35,7 +35,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mouth", default="", metavar="BOX",
                         help="where the mouth is, for lip sync: left, top, right, bottom, from 0 to 1 of the picture")
     parser.add_argument("--models", type=Path, metavar="FOLDER",
-                        help="where OpenCV's face files and SyncNet's are; default: the models folder of ComfyUI")
+                        help="where OpenCV's face files and SyncNet's are; default: ComfyUI's models/lodestar")
     parser.add_argument("--drawn", action="store_true", help="the puppet's take: look at a drawn character")
     return parser.parse_args(arguments)
 
@@ -57,13 +57,13 @@ def measured(path: Path, reference: Path | None = None, borders: Sequence[int] =
     from lodestar.pipelines.metrics.report_files import beside, save_report
     from lodestar.pipelines.metrics.report_picture import figures_of, missing_of, number, report_picture
     from lodestar.pipelines.metrics.video_reader import VideoFile
-    video, look, identity = VideoFile(path), None, None
+    video, detect, identity = VideoFile(path), None, None
     picture = opened(reference) if reference else None
     if drawn:
         from lodestar.training.puppet.looker import looker
-        look = looker().look
+        detect = looker().look
         identity = None if picture is None else looker().read(picture[None]).embeddings[0]
-    found = evaluate(video, borders=borders, reference=picture, mouth_box=mouth, models=models, look=look,
+    found = evaluate(video, borders=borders, reference=picture, mouth_box=mouth, models=models, detect=detect,
                      identity=identity, on_frames=teller(video.stated_frames))
     paths = save_report(found, report_picture(found), beside(path))
     figures = figures_of(found)

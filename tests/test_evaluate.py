@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.metrics.faces import Look
+from lodestar.pipelines.metrics.faces import Detection
 from lodestar.pipelines.metrics.report import evaluate
 from lodestar.pipelines.metrics.report_files import beside, save_report
 from lodestar.pipelines.metrics.report_picture import (
@@ -130,9 +130,9 @@ def test_a_look_of_ones_own_gives_identity_and_mouth():
 
     def look(frames):
         turned = torch.tensor([float(next(angles)) for _ in frames])
-        return Look(torch.stack([turned.cos(), turned.sin()], 1), torch.tensor([next(sound) for _ in frames]))
+        return Detection(torch.stack([turned.cos(), turned.sin()], 1), torch.tensor([next(sound) for _ in frames]))
 
-    found = evaluate(Clip(talking(), FPS), speech=voice(), look=look, identity=torch.tensor([1.0, 0]))
+    found = evaluate(Clip(talking(), FPS), speech=voice(), detect=look, identity=torch.tensor([1.0, 0]))
     assert found["measures"]["identity"]["least"] == pytest.approx(np.cos(1), abs=1e-3)
     assert found["measures"]["identity"]["slope_per_minute"] < -1
     assert found["measures"]["lip_sync"]["lag_frames"] == 2 and "identity" not in found["left_out"]
@@ -191,7 +191,7 @@ def test_sound_without_a_picture_is_no_video(tmp_path):
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 400), np.int16), "s16", "mono")
         silence.sample_rate = RATE
         container.mux([*stream.encode(silence), *stream.encode()])
-    with pytest.raises(ValueError, match="sound.wav has no moving picture"):
+    with pytest.raises(ValueError, match="sound.wav has no video track"):
         VideoFile(tmp_path / "sound.wav")
 
 

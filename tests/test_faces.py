@@ -1,5 +1,7 @@
 """OpenCV's own face classes, run on tiny networks of YuNet's and SFace's interface; and what is said without them."""
+import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,13 +62,24 @@ def test_who_it_is_is_looked_at_five_times_a_second(folder):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FacesMissing, match="^faces need face_detection_yunet_2023mar.onnx and face_recognition_sface"):
+    wanted = ("^faces need face_detection_yunet_2023mar.onnx and face_recognition_sface_2021dec.onnx of OpenCV's "
+              "model zoo")
+    with pytest.raises(FacesMissing, match=f"{wanted} in {re.escape(str(tmp_path))}$"):
         OpenCvFaces([tmp_path, tmp_path / "nowhere"], fps=25)
+    with pytest.raises(FacesMissing, match=f"{wanted}$"):
+        OpenCvFaces([], fps=25)
 
 
 def test_a_missing_opencv_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(FacesMissing, match=r"^faces need OpenCV in ComfyUI's Python: pip install opencv-python$"):
+    with pytest.raises(FacesMissing, match=r"^faces need OpenCV \(cv2\) in this Python: install one of opencv-p"):
+        OpenCvFaces([tmp_path], fps=25)
+
+
+def test_any_build_of_opencv_will_do_but_no_old_one(tmp_path, monkeypatch):
+    """A build is what can be imported as cv2, whatever the package's name; those before 4.5.4 know no faces."""
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="4.2.0"))
+    with pytest.raises(FacesMissing, match="^faces need a newer OpenCV than 4.2.0: install one of .*headless"):
         OpenCvFaces([tmp_path], fps=25)
 
 

@@ -180,11 +180,11 @@ def test_a_take_report_of_the_puppet(world):
     take, other = world.take(3, held_out=True), world.take(4, held_out=True)
     frames = take.frames(np.arange(150))
     speech = {"waveform": torch.from_numpy(take.waveform(0, 150))[None, None], "sample_rate": SAMPLE_RATE}
-    report = evaluate(Clip(frames, FPS), speech=speech, look=looker().look)["measures"]
+    report = evaluate(Clip(frames, FPS), speech=speech, detect=looker().look)["measures"]
     assert report["identity"]["mean"] > 0.9 and report["mouth"]["frames"] == 150
     assert abs(report["lip_sync"]["lag_frames"]) <= 1 and report["lip_sync"]["correlation"] > 0.3
     late = evaluate(Clip(frames.roll(3, 0)[3:], FPS), speech={**speech, "waveform": speech["waveform"][..., 1920:]},
-                    look=looker().look)["measures"]["lip_sync"]
+                    detect=looker().look)["measures"]["lip_sync"]
     assert late["lag_frames"] == report["lip_sync"]["lag_frames"] + 3
     swapped = torch.cat([frames[:75], other.frames(np.arange(75))])
-    assert evaluate(Clip(swapped, FPS), look=looker().look)["measures"]["identity"]["mean"] < 0.75
+    assert evaluate(Clip(swapped, FPS), detect=looker().look)["measures"]["identity"]["mean"] < 0.75

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lodestar.networks.syncnet import SyncNetMissing, load_syncnet
-from lodestar.pipelines.metrics.faces import Look
+from lodestar.pipelines.metrics.faces import Detection
 from lodestar.pipelines.metrics.mfcc import SpeechMfcc
 from lodestar.pipelines.metrics.report import NO_FACE_BOX, NO_SYNC_WINDOW, evaluate
 from lodestar.pipelines.metrics.report_picture import figures_of, missing_of, report_picture
@@ -143,8 +143,8 @@ def test_bytes_after_the_end_of_the_file_do_no_harm(state, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SyncNetMissing, match=r"syncnet_v2.model of github.com/joonson/syncnet_python.*models/lodestar"):
-        load_syncnet([tmp_path, tmp_path / "nowhere"])
+    with pytest.raises(SyncNetMissing, match=r"syncnet_v2.model of github.com/joonson/syncnet_python in .*named$"):
+        load_syncnet([tmp_path / "named", tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize(("changed", "says"), [
@@ -242,7 +242,7 @@ def test_a_look_of_ones_own_may_say_where_the_face_is(folder):
     speech = {"waveform": torch.rand(1, 2, 8 * 320) - 0.5, "sample_rate": 8000}
     box = torch.tensor([68.0, 52, 100, 84])
     looked = evaluate(Clip(video, FPS), speech=speech, models=[folder],
-                      look=lambda frames: Look(boxes=box.expand(len(frames), 4)))
+                      detect=lambda frames: Detection(boxes=box.expand(len(frames), 4)))
     assert looked["measures"]["syncnet"]["windows"] == 3
-    blind = evaluate(Clip(video, FPS), speech=speech, look=lambda frames: Look())
+    blind = evaluate(Clip(video, FPS), speech=speech, detect=lambda frames: Detection())
     assert blind["left_out"]["syncnet"] == NO_FACE_BOX

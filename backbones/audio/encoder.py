@@ -6,10 +6,8 @@ transformers the rest; both run in overlapping windows: the memory of one window
 import importlib
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import comfy.audio_encoders.audio_encoders as core
@@ -17,9 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
-import torchaudio
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...techniques.audio.windows import Window, kept, plan_windows, select_layers
 from ...techniques.socket_values import audio_clip, described, mono_of
@@ -27,6 +23,7 @@ from ..allocator import give_back
 from ..weight_files import load_weights
 from .families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
+from .resampler import resample
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NORMALIZE = ("auto", "on", "off")
@@ -36,8 +33,6 @@ TRANSFORMERS = {
     "hubert": ("HubertConfig", "HubertModel", ("hubert.", "")),
     "whisper": ("WhisperConfig", "WhisperEncoder", ("model.encoder.", "encoder.", "")),
 }
-LARGEST_RATIO_TERM = 1000   # 44.1 kHz is 160/441
-CHUNK_SECONDS = 30
 logger = logging.getLogger("lodestar")
 
 
@@ -80,7 +75,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     """
     sound = audio_clip(audio)
     give_back()     # what decoding the sound left behind
-    speech = resampled(mono_of(sound), sound["sample_rate"])
+    speech = resample(mono_of(sound), sound["sample_rate"])
     family = encoder.family
     chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))
@@ -106,38 +101,6 @@ def watched(windows: Sequence[Window]) -> Iterator[Window]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield window
         progress.update(1)
-
-
-def resampled(waveform: Tensor, rate: int, wanted: int = RATE) -> Tensor:
-    """(C, N) at `rate` Hz -> (C, ceil(N * wanted / rate)), as torchaudio in one piece, but a chunk at a time."""
-    ratio = Fraction(wanted, rate)
-    new, old = ratio.numerator, ratio.denominator
-    if ratio == 1:
-        return waveform
-    if max(new, old) > LARGEST_RATIO_TERM:
-        return torch.cat([torch.cat(list(sinc_resampled(channel[None], rate, wanted)), 1) for channel in waveform])
-    chunk, margin = (-(-seconds * rate // old) * old for seconds in (CHUNK_SECONDS, Fraction(1, 10)))
-    pieces = []
-    for start in range(0, waveform.shape[1], chunk):
-        left = max(0, start - margin)
-        piece = torchaudio.functional.resample(waveform[:, left:start + chunk + margin], old, new)
-        first = (start - left) // old * new
-        pieces.append(piece[:, first:first + chunk // old * new])
-    return torch.cat(pieces, 1)
-
-
-def sinc_resampled(mono: Tensor, rate: int, wanted: int = RATE) -> Iterator[Tensor]:
-    """torchaudio's filter (Hann-windowed sinc, 6 zeros, rolloff 0.99), each tap computed where it is needed: for rates
-    whose ratio has so many phases that a table of them would take gigabytes (44099 Hz to 16 kHz: 3 GB)."""
-    zeros, cutoff = 6, 0.99 * min(rate, wanted) / rate
-    reach = math.ceil(zeros / cutoff)
-    around = pad(mono, (reach, reach + 1)).unfold(1, 2 * reach + 2, 1)[0]
-    taps, samples = torch.arange(-reach, reach + 2), -(-mono.shape[1] * wanted // rate)
-    for start in range(0, samples, wanted):
-        position = torch.arange(start, min(start + wanted, samples)) * rate
-        offset = ((taps - (position % wanted / wanted)[:, None]) * cutoff).clamp(-zeros, zeros)
-        kernel = torch.sinc(offset) * torch.cos(offset * (math.pi / 2 / zeros)) ** 2
-        yield (around[position // wanted] * kernel).sum(1)[None] * cutoff
 
 
 def log_mel() -> SpeechEncoder:

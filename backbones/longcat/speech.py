@@ -19,9 +19,10 @@ from ...techniques.audio.waveform import leveled, prepared
 from ...techniques.audio.windows import Window, plan_windows
 from ...techniques.socket_values import audio_clip, mono_of
 from ..allocator import give_back
-from ..audio.encoder import SpeechEncoder, as_speech_encoder, resampled, watched
+from ..audio.encoder import SpeechEncoder, as_speech_encoder, watched
 from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper, first_of
 from ..audio.feature_file import FeatureFile
+from ..audio.resampler import resample
 
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
 AVATARS = {version.avatar: version for version in VERSIONS if version.avatar}
@@ -35,7 +36,7 @@ Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
 def heard(audio: dict) -> Tensor:
     """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
     clip = audio_clip(audio)
-    return resampled(mono_of(clip), clip["sample_rate"])[0]
+    return resample(mono_of(clip), clip["sample_rate"])[0]
 
 
 @torch.no_grad()

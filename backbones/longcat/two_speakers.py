@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...techniques.audio.speaker_tracks import placed
 from ...techniques.socket_values import audio_clip
-from ..audio.encoder import resampled
+from ..audio.resampler import resample
 from .speech import heard
 
 SAME_SECONDS = 0.01     # tracks of as good as one length are one length: resampling rounds, encoders pad
@@ -39,5 +39,5 @@ def say_shorter(first_seconds: float, second_seconds: float) -> None:
 
 def stereo(audio: dict, rate: int, channels: int) -> Tensor:
     """The waveform (channels, N) at `rate`; another number of channels becomes the same sound in all."""
-    waveform = resampled(audio["waveform"][0], audio["sample_rate"], rate)
+    waveform = resample(audio["waveform"][0], audio["sample_rate"], rate)
     return waveform if len(waveform) == channels else waveform.mean(0, keepdim=True).expand(channels, -1)

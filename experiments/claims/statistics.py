@@ -1,9 +1,10 @@
-"""Statistics of the claims: paired bootstrap over characters, drift per minute, lip sync; numpy, NaN is unknown."""
+"""Statistics of the claims: paired bootstrap over characters, drift per minute, lip sync; NaN is unknown."""
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-RESAMPLES, LEVEL, NORMAL = 10_000, 0.95, 1.959964     # NORMAL: the normal distribution's quantile
+RESAMPLES, LEVEL = 10_000, 0.95
 
 
 class Interval(NamedTuple):
@@ -24,17 +25,15 @@ def interval(values: np.ndarray, resamples: int = RESAMPLES) -> Interval:
     count, mean = len(known), float(known.mean()) if len(known) else np.nan
     if count < 3:
         return Interval(mean, -np.inf, np.inf)
-    drawn = np.random.default_rng(0).integers(count, size=(resamples, count))
-    low, high = np.quantile(known[drawn].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    wider = student(count - 1) / NORMAL * (count / (count - 1)) ** 0.5
+    low, high = stats.bootstrap((known,), np.mean, n_resamples=resamples, confidence_level=LEVEL, method="percentile",
+                                rng=np.random.default_rng(0)).confidence_interval
+    wider = student_quantile(count - 1) / stats.norm.ppf((1 + LEVEL) / 2) * (count / (count - 1)) ** 0.5
     return Interval(mean, mean + wider * float(low - mean), mean + wider * float(high - mean))
 
 
-def student(freedom: int) -> float:
-    """The quantile of (1 + LEVEL) / 2, by Cornish and Fisher's series: within 1 % from 3 degrees of freedom on."""
-    z = NORMAL
-    return (z + (z ** 3 + z) / (4 * freedom) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
-            + (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / (384 * freedom ** 3))
+def student_quantile(freedom: int) -> float:
+    """The quantile of (1 + LEVEL) / 2 of Student's t."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def slopes(positions: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""What a look at a frame finds: who it is, how far the mouth is open and where the face is; here by OpenCV's YuNet and
-SFace.
+"""Whose face is in a frame, how far the mouth is open and where the face is, by OpenCV's YuNet and SFace.
 
-Both come as small ONNX files of OpenCV's own model zoo (names below) that the user puts into ComfyUI's models folder;
-nothing is downloaded. A drawn character is looked at in another way: any function from frames to a Look will do.
+Both come as small ONNX files of OpenCV's own model zoo (names below) in a folder of the user's; nothing is downloaded.
+Any build of OpenCV will do. A drawn character needs another detector: any function from frames to a Detection.
 """
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,34 +14,39 @@ from torch import Tensor
 from .lipsync import mouth_opening
 
 DETECTOR, RECOGNISER = "face_detection_yunet*.onnx", "face_recognition_sface*.onnx"
-PER_SECOND = 5          # embeddings; mouths are looked at in every frame
+PER_SECOND = 5          # embeddings; mouths are measured in every frame
+BUILDS = ("opencv-python, opencv-python-headless, opencv-contrib-python or opencv-contrib-python-headless, of 4.8 or "
+          "newer")
 FILES = {DETECTOR: "face_detection_yunet_2023mar.onnx", RECOGNISER: "face_recognition_sface_2021dec.onnx"}
 
 
 class FacesMissing(ValueError):
-    """Faces cannot be looked at here; the text says what is missing and how to get it."""
+    """Faces cannot be found here; the text says what is missing and how to get it."""
 
 
-class Look(NamedTuple):
-    """Per frame; NaN where there is no face. None: not looked for."""
+class Detection(NamedTuple):
+    """Per frame; NaN where there is no face. None: not searched for."""
     embeddings: Tensor | None = None    # (T, D)
     openings: Tensor | None = None      # (T,)
     boxes: Tensor | None = None         # (T, 4): the face's left, top, right, bottom in pixels
 
 
 class OpenCvFaces:
-    """The largest face of each frame: `faces(frames)` takes (T, H, W, 3), in order, and returns a Look."""
+    """The largest face of each frame: `faces(frames)` takes (T, H, W, 3), in order, and returns a Detection."""
 
-    def __init__(self, folders: Iterable[Path], fps: float):
+    def __init__(self, folders: Sequence[Path], fps: float):
         """`folders` are searched for the two files, in order. Raises FacesMissing."""
         found = [next((path for folder in folders for path in sorted(Path(folder).glob(pattern))), None)
                  for pattern in (DETECTOR, RECOGNISER)]
         try:
             import cv2
         except ImportError as error:
-            raise FacesMissing("faces need OpenCV in ComfyUI's Python: pip install opencv-python") from error
+            raise FacesMissing(f"faces need OpenCV (cv2) in this Python: install one of {BUILDS}") from error
+        if not hasattr(cv2, "FaceDetectorYN") or not hasattr(cv2, "FaceRecognizerSF"):
+            raise FacesMissing(f"faces need a newer OpenCV than {cv2.__version__}: install one of {BUILDS}")
         if missing := [FILES[name] for name, path in zip((DETECTOR, RECOGNISER), found, strict=True) if path is None]:
-            raise FacesMissing(f"faces need {' and '.join(missing)} of OpenCV's model zoo in ComfyUI's models/lodestar")
+            raise FacesMissing(f"faces need {' and '.join(missing)} of OpenCV's model zoo"
+                               + (f" in {folders[0]}" if folders else ""))
         try:
             self._detector: Any = cv2.FaceDetectorYN.create(str(found[0]), "", (320, 320))
             self._recogniser: Any = cv2.FaceRecognizerSF.create(str(found[1]), "")
@@ -50,19 +54,19 @@ class OpenCvFaces:
             raise FacesMissing(f"OpenCV cannot read {found[0]} or {found[1]}: {error}. Get them again") from error
         self._every, self._frame = max(round(fps / PER_SECOND), 1), 0
 
-    def __call__(self, frames: Tensor) -> Look:
-        looks = [self._look(frame, (self._frame + index) % self._every == 0) for index, frame in enumerate(frames)]
+    def __call__(self, frames: Tensor) -> Detection:
+        found = [self._detect(frame, (self._frame + index) % self._every == 0) for index, frame in enumerate(frames)]
         self._frame += len(frames)
-        width = max(len(embedding) for embedding, _, _ in looks)
-        return Look(torch.stack([embedding.expand(width) for embedding, _, _ in looks]),
-                    torch.tensor([opening for _, opening, _ in looks]), torch.stack([box for _, _, box in looks]))
+        width = max(len(embedding) for embedding, _, _ in found)
+        return Detection(torch.stack([embedding.expand(width) for embedding, _, _ in found]),
+                         torch.tensor([opening for _, opening, _ in found]), torch.stack([box for _, _, box in found]))
 
     def of_picture(self, picture: Tensor) -> Tensor | None:
         """The embedding (D,) of a picture (H, W, 3); None without a face."""
-        embedding, _, _ = self._look(picture, True)
+        embedding, _, _ = self._detect(picture, True)
         return embedding if embedding.isfinite().all() else None
 
-    def _look(self, frame: Tensor, who: bool) -> tuple[Tensor, float, Tensor]:
+    def _detect(self, frame: Tensor, who: bool) -> tuple[Tensor, float, Tensor]:
         unknown = torch.full((1,), torch.nan)
         picture = np.ascontiguousarray(frame.flip(-1).mul(255).round().clamp(0, 255).byte().cpu().numpy())   # BGR
         self._detector.setInputSize((picture.shape[1], picture.shape[0]))

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from ...networks.syncnet import SyncNetMissing, load_syncnet
 from ...techniques.speaker_masks import parsed_box
 from .colour import ColourDrift
-from .faces import FacesMissing, Look, OpenCvFaces
+from .faces import Detection, FacesMissing, OpenCvFaces
 from .flicker import Flicker
 from .frechet import WindowedFrechet, picture_features
 from .freeze import Freezes
@@ -30,7 +30,7 @@ from .seam import Seams
 from .sharpness import Sharpness
 from .syncnet import SyncNetScores
 from .track import Track
-from .video_reader import MovingPictures, Sound, sound_of
+from .video_reader import Sound, VideoReader, sound_of
 
 NO_REFERENCE = "no reference picture was given"
 NO_MOUTH = "the mouth's place is unknown: give a mouth box, or OpenCV's face files"
@@ -38,39 +38,39 @@ NO_FACE_BOX = "SyncNet is for real faces, and the face detection of this video g
 NO_SYNC_WINDOW = "no quarter of a second of the video has sound and a face in every frame"
 
 
-def evaluate(video: MovingPictures, *, speech: dict | None = None, borders: Sequence[int] = (),
+def evaluate(video: VideoReader, *, speech: dict | None = None, borders: Sequence[int] = (),
              reference: Tensor | None = None, mouth_box: str = "", models: Sequence[Path] = (),
-             look: Callable[[Tensor], Look] | None = None, identity: Tensor | None = None,
+             detect: Callable[[Tensor], Detection] | None = None, identity: Tensor | None = None,
              on_frames: Callable[[int], None] = lambda frames: None) -> dict[str, Any]:
-    """The report of one video (see moving_pictures).
+    """The report of one video (see video_reader).
 
     `speech`: AUDIO {"waveform": (1, channels, N), "sample_rate"}, else the video's own sound. `borders`: the first
     frame of each chunk but the first. `reference`: a picture (H, W, 3); without one, the first face is. `mouth_box`:
     left, top, right, bottom from 0 to 1, instead of what faces say. `models`: folders with OpenCV's face files and
-    SyncNet's; `look` (see faces) sees in another way, and `identity` (D,) is then the reference's embedding.
-    `on_frames` hears how many frames are done, and may raise to stop.
+    SyncNet's; `detect` finds faces in another way (see faces), and `identity` (D,) is then the reference's embedding.
+    `on_frames` is told how many frames are done, and may raise to stop.
     Raises ValueError for what cannot be read, for borders outside the video and for a box that is none.
     """
-    examination = Examination(video, speech, borders, reference, mouth_box)
-    if look:
-        examination.look, examination.identity = look, Identity(float(video.fps), identity)
+    builder = ReportBuilder(video, speech, borders, reference, mouth_box)
+    if detect:
+        builder.detect, builder.identity = detect, Identity(float(video.fps), identity)
     else:
-        examination.look_for_faces(models, reference)
-    examination.listen_with_syncnet(models)
+        builder.open_faces(models, reference)
+    builder.open_syncnet(models)
     for piece in video.pieces():
-        examination.add(piece)
-        on_frames(examination.frames)
-    return examination.report()
+        builder.add(piece)
+        on_frames(builder.frames)
+    return builder.report()
 
 
-class Examination:
+class ReportBuilder:
     """All measures of one video, fed the same pieces."""
 
-    def __init__(self, video: MovingPictures, speech: dict | None, borders: Sequence[int], reference: Tensor | None,
+    def __init__(self, video: VideoReader, speech: dict | None, borders: Sequence[int], reference: Tensor | None,
                  mouth_box: str):
         fps = float(video.fps)
         self.video, self.borders, self.frames = video, sorted(borders), 0
-        self.look: Callable[[Tensor], Look] = lambda frames: Look()
+        self.detect: Callable[[Tensor], Detection] = lambda frames: Detection()
         self.measures: dict[str, Any] = {
             "colour_drift": ColourDrift(fps), "sharpness": Sharpness(fps), "flicker": Flicker(fps),
             "motion": Motion(fps), "freeze": Freezes(fps), "repetition": Repetition(fps), "seams": Seams(fps, borders)}
@@ -78,14 +78,14 @@ class Examination:
         if reference is None:
             self.left_out["likeness"] = NO_REFERENCE
         else:
-            self.measures["likeness"] = Likeness(fps, fitted(reference, video.width, video.height))
+            self.measures["likeness"] = Likeness(fps, fit_reference(reference, video.width, video.height))
         self.box = parsed_box(mouth_box, "mouth_box", video.height, video.width) if mouth_box.strip() else None
         self.identity, self.frechet = Identity(fps), WindowedFrechet(fps)
         self.lips, self.mouth = LipSync(fps), Track(fps)
         self.speech, self.boxed = speech, False
         self.syncnet: SyncNetScores | None = None
-        heard = self.sound()
-        self._loudness = heard and loudness(heard.pieces, heard.sample_rate, fps)
+        sound = self.sound()
+        self._loudness = sound and loudness(sound.pieces, sound.sample_rate, fps)
 
     def sound(self) -> Sound | None:
         """From its beginning each time it is asked for."""
@@ -97,7 +97,7 @@ class Examination:
     def no_sound(self) -> str:
         return f"{self.video.why_silent}: give the speech"
 
-    def look_for_faces(self, models: Sequence[Path], reference: Tensor | None) -> None:
+    def open_faces(self, models: Sequence[Path], reference: Tensor | None) -> None:
         try:
             faces = OpenCvFaces(models, float(self.video.fps))
         except FacesMissing as missing:
@@ -106,17 +106,17 @@ class Examination:
         person = None if reference is None else faces.of_picture(reference)
         if reference is not None and person is None:
             self.left_out["identity"] = "no face was found in the reference picture"
-            self.look = lambda frames: faces(frames)._replace(embeddings=None)
+            self.detect = lambda frames: faces(frames)._replace(embeddings=None)
         else:
-            self.look, self.identity = faces, Identity(float(self.video.fps), person)
+            self.detect, self.identity = faces, Identity(float(self.video.fps), person)
 
-    def listen_with_syncnet(self, models: Sequence[Path]) -> None:
-        heard = self.sound()
-        if heard is None:
+    def open_syncnet(self, models: Sequence[Path]) -> None:
+        sound = self.sound()
+        if sound is None:
             self.left_out["syncnet"] = self.no_sound
             return
         try:
-            self.syncnet = SyncNetScores(load_syncnet(models), Fraction(self.video.fps), heard.at_rate(SAMPLE_RATE))
+            self.syncnet = SyncNetScores(load_syncnet(models), Fraction(self.video.fps), sound.at_rate(SAMPLE_RATE))
         except SyncNetMissing as missing:
             self.left_out["syncnet"] = str(missing)
 
@@ -125,7 +125,7 @@ class Examination:
         for measure in self.measures.values():
             measure.add(frames)
         self.frechet.add(picture_features(frames))
-        seen = self.look(frames)
+        seen = self.detect(frames)
         if seen.embeddings is not None:
             self.identity.add(seen.embeddings)
         if seen.boxes is not None:
@@ -187,7 +187,7 @@ class Examination:
             left_out["syncnet"] = NO_FACE_BOX
 
 
-def fitted(picture: Tensor, width: int, height: int) -> Tensor:
+def fit_reference(picture: Tensor, width: int, height: int) -> Tensor:
     """A picture (H, W, 3), cropped from the middle and scaled to (1, height, width, 3), as Long Take does."""
     scale = max(width / picture.shape[1], height / picture.shape[0])
     rows, columns = round(height / scale), round(width / scale)

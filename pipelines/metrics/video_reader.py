@@ -23,9 +23,9 @@ class Sound(NamedTuple):
 
     def at_rate(self, sample_rate: int) -> Iterator[np.ndarray]:
         """The same at another rate, by FFmpeg's resampler."""
-        return self.pieces if sample_rate == self.sample_rate else self._resampled(sample_rate)
+        return self.pieces if sample_rate == self.sample_rate else self._resample(sample_rate)
 
-    def _resampled(self, sample_rate: int) -> Iterator[np.ndarray]:
+    def _resample(self, sample_rate: int) -> Iterator[np.ndarray]:
         resampler = av.AudioResampler("flt", "mono", sample_rate)
         for piece in self.pieces:
             if len(piece):
@@ -41,7 +41,7 @@ def sound_of(waveform: Tensor, sample_rate: int) -> Sound:
     return Sound(sample_rate, (piece.float().mean(0).cpu().numpy() for piece in pieces))
 
 
-class MovingPictures(Protocol):
+class VideoReader(Protocol):
     name: str
     fps: Fraction
     width: int
@@ -89,7 +89,7 @@ class VideoFile:
             stream = next(iter(container.streams.video), None)
             rate = stream and (stream.average_rate or stream.guessed_rate)
             if not stream or not rate or not stream.width:
-                raise ValueError(f"{self.name} has no moving picture. Give a video file, such as an MP4")
+                raise ValueError(f"{self.name} has no video track. Give a video file, such as an MP4")
             self.fps, self.width, self.height = Fraction(rate), stream.width, stream.height
             self._start_seconds = float((stream.start_time or 0) * stream.time_base)
             self.stated_frames = int(stream.frames)

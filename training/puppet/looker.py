@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lodestar.pipelines.metrics.faces import Look
+from lodestar.pipelines.metrics.faces import Detection
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, grid_sample, interpolate
@@ -144,10 +144,10 @@ class Looker(nn.Module):
         world = Statistics(*(tensor.cpu() for tensor in self.world))
         return Reading(embedding(numbers, probable, world), states * world.state_spread + world.state_mean, logits)
 
-    def look(self, frames: Tensor) -> Look:
+    def look(self, frames: Tensor) -> Detection:
         """As `pipelines.evaluate` wants it."""
         seen = self.read(frames)
-        return Look(seen.embeddings, seen.openings)
+        return Detection(seen.embeddings, seen.openings)
 
 
 def straight(pictures: Tensor, window: tuple[int, ...], size: tuple[int, int], x: Tensor, y: Tensor, angle: Tensor,
