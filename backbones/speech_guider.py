@@ -1,4 +1,4 @@
-"""Speech Guidance (paper 001, disentangled unconditional guidance) as a GUIDER for every backbone that hears speech.
+"""Speech Guidance (LongCat-Video-Avatar) as a GUIDER for every backbone with audio conditioning.
 
 Up to three predictions are made in one batched call and given to ComfyUI's own sampling function as a pair, so that
 whatever hooks into CFG (pre, post, in its place, an override of the scale) sees what it knows.

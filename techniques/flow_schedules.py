@@ -1,4 +1,4 @@
-"""Noise schedules of LongCat-Video (paper 001): normal, distilled in 16 and in 8 steps, the sharper tail, refinement.
+"""Noise schedules of LongCat-Video: normal, distilled in 16 and in 8 steps, the sharper tail, refinement.
 
 Rectified flow: x = (1 - sigma) * x0 + sigma * noise, timestep = 1000 * sigma. The core schedulers of ComfyUI lack the
 end point 0.001 and the tails, so the sigmas are made here; in float32 throughout, as the authors make them, since the

@@ -1,4 +1,5 @@
-"""Cross-chunk latent stitching (paper 001 section 3.4, paper 003 section 4.1): a chunk's last latents open the next.
+"""Cross-chunk latent stitching (LongCat-Video-Avatar, section 3.4; EverAnimate, section 4.1): the next chunk
+continues from a chunk's last latents.
 
 The hand-over makes no VAE round trip, so nothing is lost to decoding and encoding again. `re-encode` decodes the tail
 and encodes it afresh, for models trained that way (LongCat-Video-Avatar 1.5); its first latent is a one-frame latent.

@@ -1,4 +1,4 @@
-"""Lookahead Anchoring (Seo et al., paper 000): the reference picture stands ahead of the chunk instead of inside it.
+"""Lookahead Anchoring (Seo et al. 2025): the reference picture stands ahead of the chunk instead of inside it.
 
 The anchor is a clean latent at RoPE time n-1+d in every chunk: always visible, never reached, not part of the output.
 The paper's comparison placements (its Table 4) are the other values of `placement`; unlike the paper we need no

@@ -1,4 +1,4 @@
-"""Narrative keyframes (paper 000, section 4.4): pictures at story times, each pursued as the lookahead anchor.
+"""Narrative keyframes (Seo et al. 2025, section 4.4): pictures at story times, each pursued as the lookahead anchor.
 
 The paper gives no rule for the hand-over; ours: a chunk pursues the first keyframe that has not been passed, and a
 keyframe is passed when a chunk's first new frame stands at or after its time. After the last one, the take's own

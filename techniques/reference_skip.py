@@ -1,4 +1,4 @@
-"""Reference Skip Attention (LongCat-Video-Avatar, paper 001, eq. 8-10 and fig. 6): frames near the reference's own
+"""Reference Skip Attention (LongCat-Video-Avatar, eq. 8-10 and fig. 6): frames near the reference's own
 time do not look at it, so that it says who the person is without being copied.
 
 `hard` removes the reference from the keys of frames m-radius..m+radius; `soft` removes it for m alone and multiplies

@@ -1,4 +1,4 @@
-"""Guidance with separate scales for text and speech (paper 001, disentangled unconditional guidance), and CFG-zero.
+"""Guidance with separate scales for text and speech (LongCat-Video-Avatar, disentangled guidance), and CFG-zero.
 
 Nothing is predicted that the scales make redundant. The formulas are affine, so velocities, raw outputs and denoised
 latents may all be combined by them.

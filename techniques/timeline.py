@@ -49,7 +49,7 @@ class Timeline:
         return latent * self.temporal_ratio
 
     def distance_in_latents(self, frames: int) -> int:
-        """A lookahead distance D in pixel frames as d = floor(D / r) latent frames (paper 000, section 3.3)."""
+        """A lookahead distance D in pixel frames as d = floor(D / r) latent frames (Seo et al. 2025, section 3.3)."""
         return frames // self.temporal_ratio
 
     def feature_rows(self, features: Tensor, rate_hz: float, first_frame: int, frames: int) -> Tensor:

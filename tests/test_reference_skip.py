@@ -1,4 +1,4 @@
-"""Which frames lose sight of the reference, against paper 001 fig. 6 read literally."""
+"""Which frames lose sight of the reference, against LongCat-Video-Avatar, fig. 6 read literally."""
 import pytest
 import torch
 from lodestar.techniques.latent_stitch import LatentStitch

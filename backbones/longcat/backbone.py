@@ -1,4 +1,4 @@
-"""LongCat-Video and LongCat-Video-Avatar (paper 001) as a backbone: how a layout, a chunk and speech reach our model.
+"""LongCat-Video and LongCat-Video-Avatar as a backbone: how a layout, a chunk and speech reach our model.
 
 Clean frames open the sequence: reference and anchors, each seeing itself alone, then the context. Their keys and values
 are kept for the length of a sampling run.

@@ -1,6 +1,6 @@
 """Reads LongCat-Video checkpoints: one safetensors or GGUF file, or the authors' folder of indexed shards.
 
-The weights say what they are (paper 001's base, Avatar 1.0 or 1.5; bf16, float 8, the official int8, scaled float 8 or
+The weights say what they are (LongCat-Video, Avatar 1.0 or 1.5; bf16, float 8, the official int8, scaled float 8 or
 int8, GGUF); everything else is refused by name. Files are mapped, not copied: a tensor is copied only where its dtype
 has to change, or where one layer's q, k and v come apart.
 """

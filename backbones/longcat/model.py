@@ -1,4 +1,4 @@
-"""LongCat-Video and LongCat-Video-Avatar (paper 001) as an ordinary ComfyUI MODEL: samplers, offload, LoRA, EasyCache.
+"""LongCat-Video and LongCat-Video-Avatar as an ordinary ComfyUI MODEL: samplers, offload, LoRA, EasyCache.
 
 The weights keep their official names under `diffusion_model.`. What a sampler hands over (noise mask, reference, speech
 windows) becomes the sequence that the authors trained: clean frames first, at timestep 0; the velocity is -M.

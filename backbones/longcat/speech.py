@@ -1,4 +1,4 @@
-"""Speech as LongCat-Video-Avatar hears it (paper 001, section 3.1): chinese-wav2vec2-base at 32 Hz for 1.0, five groups
+"""Speech for LongCat-Video-Avatar (section 3.1): chinese-wav2vec2-base at 32 Hz for 1.0, five groups
 of whisper-large-v3's layers at 25 Hz for 1.5.
 
 Made window by window into a file, so memory is that of one window. Every step lies where it does in one pass over the

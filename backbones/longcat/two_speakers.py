@@ -1,4 +1,4 @@
-"""Two people who speak (paper 001's multi-person mode): their tracks as the encoder hears them, and their mix."""
+"""Two speakers (LongCat-Video-Avatar's multi-person mode): their tracks for the speech encoder, and their mix."""
 import logging
 
 from torch import Tensor

@@ -18,7 +18,7 @@ NEW = CHUNK - CONTEXT
 MIDDLE = (CONTEXT + CHUNK - 1) // 2
 TIMELINE = Timeline(Fraction(FPS))
 DISTANCES = (4, 8, 12, 24, 48, 80)      # pixel frames
-DEFAULT, PAST, GUIDED = 12, 8, 3.0      # frames ahead, frames before the window (000 Tab. 4), scale of speech
+DEFAULT, PAST, GUIDED = 12, 8, 3.0      # frames ahead, frames before the chunk (Seo et al., Tab. 4), audio scale
 CONTEXTS, SPEECHES = ("stitch", "re-encode", "sliding", "truth"), ("speech", "silence", "null")
 
 

@@ -17,7 +17,7 @@ ARRIVED = 0.5                           # of the way to a told expression
 SMALLEST = {"identity": 0.01, "identity_slope": 0.02, "identity_end": 0.01, "sync": 0.01, "dynamics": 0.005,
             "pose_near": 0.01, "told": 0.05}     # differences that are called one, of distances by their doubling
 ONE_EACH = "of each kind one network was trained: the intervals are over characters, not over trainings"
-NEAR_DISTANCES = tuple(frames for frames in DISTANCES if frames <= DEFAULT)     # 000 fig. 6: best up to 12 frames
+NEAR_DISTANCES = tuple(frames for frames in DISTANCES if frames <= DEFAULT)    # Seo et al., fig. 6: best up to 12
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def each(says: str, figure: str, *pairs: tuple[str, str, str]) -> tuple[Check, .
 GROWS = Check("identity error grows without a reference", "identity_slope", (), ("none",))
 CLAIMS = (
     Claim(1, "Without an anchor the face drifts; lookahead with the take's own picture holds it",
-          "000 Tab. 1-2: face consistency 0.61 → 0.91, 0.79 → 0.86, 0.86 → 0.93; lip sync kept or better",
+          "Seo et al. 2025, Tab. 1-2: face consistency 0.61 → 0.91, 0.79 → 0.86, 0.86 → 0.93; lip sync kept or better",
           (GROWS, Check("lookahead: its drift is less than half", "identity_slope", (AHEAD,), ("none",), 0.5,
                         given=GROWS),
            Check("lookahead: identity error at the end is less", "identity_end", (AHEAD,), ("none",)),
@@ -132,26 +132,29 @@ CLAIMS = (
                  margin=SAME_SYNC, keeps=True)), ("plain", "truth"),
           "The paper's baselines have a reference of another kind, here there is none; LongCat's own is in the table"),
     Claim(2, "Distance: farther ahead moves more and keeps the face less; lips are best near",
-          f"000 fig. 6, {DISTANCES[0]} to {DISTANCES[-1]} frames: dynamics rise, consistency falls, sync is best at "
-          f"about {DEFAULT}",
+          f"Seo et al. 2025, fig. 6, {DISTANCES[0]} to {DISTANCES[-1]} frames: dynamics rise, consistency falls, sync "
+          f"is best at about {DEFAULT}",
           (Trend("range of poses rises with the distance", "dynamics", 1),
            Trend("identity error rises with the distance", "identity", 1),
            Check(f"lip sync up to {DEFAULT} frames is better than beyond", "sync",
                  tuple(f"ahead {frames}" for frames in DISTANCES if frames not in NEAR_DISTANCES),
                  tuple(f"ahead {frames}" for frames in NEAR_DISTANCES))), ("none", "truth")),
     Claim(3, "Lookahead against past time, Sonic's position shift and a keyframe at the chunk's end",
-          "000 Tab. 4: sync-C 6.55 against 6.36, 6.44, 6.53; face consistency 0.894 against 0.875, 0.890, 0.869",
+          "Seo et al. 2025, Tab. 4: sync-C 6.55 against 6.36, 6.44, 6.53; face consistency 0.894 against 0.875, 0.890, "
+          "0.869",
           (*better("past", "past time"), *better("sonic", "Sonic's shift"), *better("end", "the chunk's end")), (),
-          "No times before the window were trained; the keyframe at the end is the take's own picture, not one made "
+          "No times before the chunk were trained; the keyframe at the end is the take's own picture, not one made "
           "for that moment; Sonic's windows, as in the paper, were not trained"),
     Claim(4, "Anchors trained at any distance; an anchor that stands at a time",
-          "000 Tab. 5: flexible against fixed: sync-C 6.55, 6.45, face 0.894, 0.886; without a time: 2.78, 0.725",
+          "Seo et al. 2025, Tab. 5: flexible against fixed: sync-C 6.55, 6.45, face 0.894, 0.886; without a time: "
+          "2.78, 0.725",
           (*better("fixed", "with a fixed anchor", name="flexible"),
            *better("start", "without a time embedding", name="a time ahead")), (),
           "No time embedding is time 0 in the one network, where the paper trains another; learned embeddings are left "
           f"out; {ONE_EACH}"),
     Claim(5, "Reference at prefix, middle, suffix; skip attention",
-          "001 fig. 12: prefix and suffix lose detail, the middle copies the reference's pose, skip attention cures it",
+          "LongCat-Video-Avatar, fig. 12: prefix and suffix lose detail, the middle copies the reference's pose, "
+          "skip attention cures it",
           (*each("the middle has less identity error than", "identity",
                  ("the prefix", "middle", "start"), ("the suffix", "middle", "end")),
            *each("mid-chunk, the pose is nearer to the reference's with it in the middle than at", "pose_near",
@@ -160,7 +163,7 @@ CLAIMS = (
            Check(f"skip attention: identity error the same (within {SAME_IDENTITY})", "identity", ("skip",),
                  ("middle",), margin=SAME_IDENTITY, keeps=True)), (AHEAD, "truth")),
     Claim(6, "Stitched latents, trained and used, against a hand-over that is only used, or re-encoded",
-          "001 fig. 14: used but not trained is worst, neither is second, trained and used is best",
+          "LongCat-Video-Avatar, fig. 14: used but not trained is worst, neither is second, trained and used is best",
           (*each("without a reference, drift is less", "identity_slope",
                  ("trained and used than used only", "none", "used only, none"),
                  ("trained and used than neither", "none", "neither, none"),
@@ -169,8 +172,8 @@ CLAIMS = (
                  ("trained and used than used only", AHEAD, "used only"),
                  ("trained and used than neither", AHEAD, "neither"),
                  ("neither than used only", "neither", "used only"))), ("truth",), ONE_EACH[:1].upper() + ONE_EACH[1:]),
-    Claim(7, "Silence is a sound: who was trained with zeros for it stands still",
-          "001 fig. 13: nearly static in silence without disentangled guidance, natural with it",
+    Claim(7, "Silence is a sound: a network trained with zeros for it stands still",
+          "LongCat-Video-Avatar, fig. 13: nearly static in silence without disentangled guidance, natural with it",
           (*each("encoded silence moves more than zeros", "dynamics",
                  ("in training, unguided", "null, silence", "encoded, silence"),
                  ("in training, guided", "null, silence guided", "encoded, silence guided")),
@@ -178,12 +181,12 @@ CLAIMS = (
                  ("encoded, silence",), 1.25, keeps=True),
            Check("encoded silence: so, too, guided", "dynamics", ("truth, silent",), ("encoded, silence guided",),
                  1.25, keeps=True)), ("encoded, null", "null, null"),
-          f"In this world motion never knows the speech, nothing in the data couples them; {ONE_EACH}"),
-    Claim(8, "Narrative keyframes: the expression arrives when told, the face stays",
-          "000 fig. 7: converges to the keyframes' states, identity and lip sync kept",
-          (Check(f"at the told times at least {ARRIVED} of the way to the expression", "told", (), ("story",),
+          f"In this world motion does not depend on the speech; {ONE_EACH}"),
+    Claim(8, "Narrative keyframes: the expression arrives in time, the face stays",
+          "Seo et al. 2025, fig. 7: converges to the keyframes' states, identity and lip sync kept",
+          (Check(f"at the keyframes' times at least {ARRIVED} of the way to the expression", "told", (), ("story",),
                  margin=-ARRIVED),
-           Check("nearer to it than a take that was told nothing", "told", (AHEAD,), ("story",)),
+           Check("nearer to it than a take without keyframes", "told", (AHEAD,), ("story",)),
            Check(f"identity error as without (within {SAME_IDENTITY})", "identity", ("story",), (AHEAD,),
                  margin=SAME_IDENTITY, keeps=True),
            Check(f"lip sync as without (within {SAME_SYNC})", "sync", (AHEAD,), ("story",), margin=SAME_SYNC,

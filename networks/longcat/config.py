@@ -1,6 +1,6 @@
 """What one LongCat network looks like: read from an official config.json, or inferred from the weights themselves.
 
-Base, Avatar 1.0 and Avatar 1.5 are one network with different numbers; the weights say which (paper 001).
+Base, Avatar 1.0 and Avatar 1.5 are one network with different sizes; the weights say which.
 """
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The layers of LongCat-Video (paper 001): attentions, gated FFN, embedders, audio projector; official key names.
+"""The layers of LongCat-Video: attentions, gated FFN, embedders, audio projector; official key names.
 
 `operations` makes every layer with weights and must compute in the dtype of what comes in (torch.nn in float32,
 comfy.ops.manual_cast elsewhere); `attention` is called as (q, k, v, heads, transformer_options=...) on (B, S, H * D),

@@ -1,4 +1,4 @@
-"""LongCat-Video and LongCat-Video-Avatar 1.0 and 1.5 (paper 001) as one torch network with the official key names.
+"""LongCat-Video and LongCat-Video-Avatar 1.0 and 1.5 as one torch network with the official key names.
 
 It knows no ComfyUI: layers and attention are handed in (see layers.py), so it trains and runs headless as well. Which
 frame sees which is a table, split into groups of queries, never a mask; timesteps, modulation, norms, residuals and the

@@ -1,4 +1,4 @@
-"""Windowed Frechet distance (Lookahead Anchoring, paper 000, figure 5): how far each second of a video has gone.
+"""Windowed Frechet distance (Seo et al. 2025, figure 5): how far each second of a video has gone.
 
 As there, against features of real pictures and normalised to the first second; without any, against the first second
 itself, where 1 is as far as two of its own frames are apart. Ours takes any features; those below need no network, so

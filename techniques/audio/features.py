@@ -1,5 +1,5 @@
-"""From a speech encoder's layers to LongCat's windows (paper 001, section 3.1): 12 layers of wav2vec2 at 32 Hz for
-Avatar 1.0, five groups of whisper-large-v3's layers at 25 Hz for 1.5, then five neighbouring steps per video frame.
+"""From a speech encoder's layers to LongCat-Video-Avatar's audio slots (section 3.1): 12 layers of wav2vec2 at 32 Hz
+for Avatar 1.0, five groups of whisper-large-v3's layers at 25 Hz for 1.5, then five neighbouring steps per video frame.
 
 Silence is an encoding like any other; the zero window is the guidance's null condition and nothing else.
 """

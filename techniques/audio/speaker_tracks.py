@@ -1,4 +1,4 @@
-"""Two speakers on one clock (paper 001's multi-person mode): together, or one after the other.
+"""Two speakers on one clock (LongCat-Video-Avatar's multi-person mode): together, or one after the other.
 
 Each track is silence (zero samples, which the encoder still hears) where its person does not speak.
 """

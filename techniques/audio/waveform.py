@@ -1,4 +1,4 @@
-"""What LongCat-Video-Avatar does to a waveform before the speech encoder (paper 001): loudness to -23 LUFS, and for 1.0
+"""What LongCat-Video-Avatar does to a waveform before the speech encoder: loudness to -23 LUFS, and for 1.0
 a noise floor, a 3 kHz low pass and unit variance.
 
 Filters run block by block in float64 and carry their state, so memory is that of a block. Silence has no loudness and

@@ -1,4 +1,4 @@
-"""Tiny LongCat models in this process, and the same network headless, called as paper 001's authors call it."""
+"""Tiny LongCat models in this process, and the same network headless, called as its authors call it."""
 from dataclasses import replace
 
 import comfy.model_management

@@ -1,4 +1,4 @@
-"""The puppet's network: LongCat-Avatar (paper 001) at a few million numbers, as the pack itself runs it."""
+"""The puppet's network: LongCat-Avatar with a few million parameters, as the pack itself runs it."""
 from pathlib import Path
 
 import torch
