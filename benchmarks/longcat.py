@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.versions import AVATAR_15
+from lodestar.networks.packed import Scaled, Weight, state_of
 
 OFFICIAL = LongCatConfig(audio=AudioConfig(width=AVATAR_15.audio_width))
 SMALL = replace(OFFICIAL, hidden=1024, heads=8, ffn=2816, depth=2)      # a step of it is a second on one CPU thread
@@ -14,16 +15,32 @@ NOISE, CONTEXT = 20, 4      # latents of a chunk, behind one of reference
 SPREAD = 0.02               # of the weights
 
 
-def longcat_model(config: LongCatConfig, device: torch.device, dtype: torch.dtype = torch.bfloat16):
+def longcat_model(config: LongCatConfig, device: torch.device, dtype: torch.dtype = torch.bfloat16, int8: bool = False
+                  ):
     """A MODEL whose weights are made one by one where they stay: a card that holds them once is enough."""
     import comfy.model_patcher
+    import comfy.ops
     from lodestar.backbones.longcat.model import LongCatModelConfig
-    model_config = LongCatModelConfig(config, AVATAR_15)
+    from lodestar.backbones.longcat.operations import PackedOperations
+    model_config = LongCatModelConfig(config, AVATAR_15, PackedOperations if int8 else comfy.ops.manual_cast)
     model_config.set_inference_dtype(dtype, None)
-    base = model_config.get_model({}, device=device)
+    base = model_config.get_model({}, device=torch.device("meta") if int8 else device)
+    if int8:
+        base.diffusion_model.load_state_dict(int8_state(base.diffusion_model, device), assign=True)
+        base.device = device
     for name, weight in base.diffusion_model.named_parameters():
         fill(name, weight)
     return comfy.model_patcher.ModelPatcher(base, device, device)
+
+
+def int8_state(network: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
+    """Room for the weights of a network on meta, linear layers but the last as int8 rows with a scale each."""
+    found: dict[str, Weight] = {}
+    for name, weight in network.state_dict().items():
+        rows = name.endswith(".weight") and weight.ndim == 2 and not name.startswith("final_layer.linear")
+        found[name] = torch.empty_like(weight, device=device) if not rows else \
+            Scaled(torch.empty_like(weight, dtype=torch.int8, device=device), torch.empty(len(weight), device=device))
+    return state_of(found)
 
 
 def fill(name: str, weight: torch.Tensor) -> None:

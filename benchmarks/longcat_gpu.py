@@ -6,7 +6,7 @@ import in_process  # isort: skip - first, because it brings ComfyUI and the pack
 
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import longcat
@@ -78,7 +78,7 @@ def rows_on(device: torch.device, config=longcat.OFFICIAL, size: tuple[int, int]
     yield Row(f"matmul ceiling, bf16, {matrix} x {matrix}, random numbers", f"{most / 1e12:.0f} TFLOP/s")
     x, conditions = longcat.chunk(config, device, size)
     yield from bfloat16_rows(longcat.longcat_model(config, device), x, conditions, flops, most)
-    int8 = measure(longcat.longcat_model(replace(config, int8=True), device), x, conditions, "VRAM")
+    int8 = measure(longcat.longcat_model(config, device, int8=True), x, conditions, "VRAM")
     yield Row("LongCat 1.5, int8 weights: the same step", described(int8, flops, most))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lodestar.networks.gguf_blocks import KINDS, decoded
 from lodestar.networks.gguf_file import read_gguf
-from lodestar.networks.packed import Blocks, joined
+from lodestar.networks.packed import Blocks, join_rows
 from tiny_gguf import BLOCKS, drawn, plain, write_gguf
 
 pytestmark = pytest.mark.once
@@ -60,7 +60,7 @@ def test_rows_of_several_types_are_one_weight():
     parts = [drawn("Q6_K", (2, 256)), drawn("Q4_K", (3, 256)), drawn("Q8_0", (1, 256))]
     packed = [Blocks(torch.frombuffer(bytearray(part.data), dtype=torch.uint8), ((number, part.shape[0]),), part.shape)
               for part, number in zip(parts, (14, 12, 8), strict=True)]
-    whole = joined(packed)
+    whole = join_rows(packed)
     assert whole.shape == (6, 256) and whole.kind == "GGUF Q6_K, Q4_K, Q8_0"
     assert torch.equal(whole.float(), torch.cat([part.numbers for part in parts]))
 

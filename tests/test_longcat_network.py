@@ -6,10 +6,11 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from golden_longcat import as_int8
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
-from lodestar.networks.longcat.int8 import quantized
 from lodestar.networks.longcat.lora import is_official, ordinary
 from lodestar.networks.longcat.network import LongCat
+from lodestar.networks.packed import PackedLayers, quantize_int8, state_of
 from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path(__file__).with_name("golden") / "longcat"
@@ -182,15 +183,24 @@ def official(config: LongCatConfig) -> LongCat:
 @pytest.mark.parametrize(("config", "keys", "size"), [
     (LongCatConfig(), 1022, 13_581_071_424 * 2),
     (LongCatConfig(audio=AVATAR_10), 1608, 15_871_660_096 * 2),
-    (LongCatConfig(audio=AVATAR_15), 1608, 31_705_833_600),
-    (LongCatConfig(audio=AVATAR_15, int8=True), 2241, 15_880_145_024)])
+    (LongCatConfig(audio=AVATAR_15), 1608, 31_705_833_600)])
 def test_official_sizes(config, keys, size):
     state = official(config).state_dict()
     assert len(state) == keys
     assert sum(tensor.nbytes for tensor in state.values()) == size
-    named = {f"{name}_int8" if tensor.dtype == torch.int8 else name: tensor for name, tensor in state.items()}
-    assert LongCatConfig.from_weights(named) == config
+    assert LongCatConfig.from_weights(state) == config
     assert state["blocks.47.ffn.w1.weight"].shape == (11008, 4096)
+    assert state["final_layer.linear.weight"].dtype == torch.bfloat16
+
+
+def test_the_official_int8_size():
+    config = LongCatConfig(audio=AVATAR_15)
+    weights = as_int8(official(config).state_dict())
+    network = LongCat(config, PackedLayers, golden.plain_attention, dtype=torch.bfloat16, device="meta")
+    network.load_state_dict(state_of(weights), assign=True)
+    state = network.state_dict()
+    assert (len(state), sum(tensor.nbytes for tensor in state.values())) == (2241, 15_880_145_024)
+    assert LongCatConfig.from_weights(weights) == config
     assert state["final_layer.linear.weight"].dtype == torch.bfloat16
 
 
@@ -208,9 +218,9 @@ def test_the_config_is_inferred_from_every_fixture():
 def test_int8_and_lora_files():
     scales = FIXTURES["avatar_v15_dit"].load("model_int8.safetensors")
     weights = FIXTURES["avatar_v15_dit"].load("model.safetensors")
-    rows, scale = quantized(weights["blocks.0.attn.qkv.weight"])
-    assert torch.allclose(scale, scales["blocks.0.attn.qkv.weight_scale"], atol=1e-6)
-    assert (rows - scales["blocks.0.attn.qkv.weight_int8"]).abs().max() <= 1
+    packed = quantize_int8(weights["blocks.0.attn.qkv.weight"])
+    assert torch.allclose(packed.scale, scales["blocks.0.attn.qkv.weight_scale"], atol=1e-6)
+    assert (packed.rows - scales["blocks.0.attn.qkv.weight_int8"]).abs().max() <= 1
     lora = FIXTURES["base_dit"].load("lora_official_layout.safetensors")
     assert is_official(lora) and not is_official(weights)
     pairs = ordinary(lora)

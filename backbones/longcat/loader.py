@@ -22,11 +22,11 @@ from ...networks.longcat.community_files import official
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat
 from ...networks.longcat.versions import Version, version_of
-from ...networks.packed import Packed, Weight, count
+from ...networks.packed import Packed, Weight, count_elements
 from .. import attach
 from ..weight_files import load_weights, why_unreadable
 from .model import Float8Operations, LongCatModelConfig
-from .operations import LongCatOperations, PackedLinear, PackedOperations
+from .operations import PackedLinear, PackedOperations
 
 INDEX = "*.safetensors.index.json"
 GGUF = ".gguf"
@@ -70,15 +70,16 @@ def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool
 def dtypes(weights: Weights, packed: bool, chosen: torch.dtype | None, device) -> tuple:
     """What plain weights are kept in, and what they are cast to for computing (None: the same): ComfyUI's own rules."""
     manager, supported = comfy.model_management, LongCatModelConfig.supported_inference_dtypes
-    stored = chosen or manager.unet_dtype(model_params=sum(map(count, weights.values())), supported_dtypes=supported,
+    count = sum(map(count_elements, weights.values()))
+    stored = chosen or manager.unet_dtype(model_params=count, supported_dtypes=supported,
                                           weight_dtype=None if packed else comfy.utils.weight_dtype(weights))
     cast = manager.unet_manual_cast(stored, device, supported)
     return (cast, None) if packed and stored.itemsize == 1 else (stored, cast)
 
 
-def operations_for(stored: torch.dtype, cast: torch.dtype | None, device, fast: bool) -> type[LongCatOperations]:
+def operations_for(stored: torch.dtype, cast: torch.dtype | None, device, fast: bool) -> type[comfy.ops.manual_cast]:
     picked = comfy.ops.pick_operations(stored, cast, device, fp8_optimizations=fast)
-    return Float8Operations if picked is comfy.ops.fp8_ops else LongCatOperations
+    return Float8Operations if picked is comfy.ops.fp8_ops else comfy.ops.manual_cast
 
 
 def fill(network, weights: Weights, stored: torch.dtype, computed: torch.dtype) -> None:
@@ -180,7 +181,7 @@ def config_of(name: str, weights: Weights, told: Mapping | None) -> LongCatConfi
     """Inferred from the weights; what they cannot show comes from the config, which must agree with them."""
     try:
         seen = LongCatConfig.from_weights(weights)
-        said = None if told is None else LongCatConfig.from_json(told, seen.int8)
+        said = None if told is None else LongCatConfig.from_json(told)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model_name: {name} is no LongCat-Video checkpoint: {error}. It has {len(weights)} weights, "
                          f"such as {', '.join(list(weights)[:3]) or 'none'}; load it with the loader of its own "

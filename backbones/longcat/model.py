@@ -26,7 +26,6 @@ from ...networks.longcat.versions import REFERENCE_INDEX, Version
 from ...techniques.rope import rotate
 from ...techniques.speaker_masks import check_people
 from ..backbone import CACHE_BYTES, RUN
-from .operations import LongCatOperations
 
 TEXT_TOKENS = 512
 REFERENCE_KEY = "reference_key"     # among a condition's values: the digest of its reference
@@ -153,12 +152,12 @@ class LongCatVideo(comfy.model_base.BaseModel):
 
 
 class LongCatModelConfig(comfy.supported_models_base.BASE):
-    """ComfyUI's view of one checkpoint. `version`: its record; `operations`: LongCatOperations or a subclass."""
+    """ComfyUI's view of one checkpoint. `version`: its record; `operations`: comfy.ops.manual_cast or a subclass."""
     unet_extra_config: dict = {}
     latent_format = comfy.latent_formats.Wan21
     supported_inference_dtypes = [torch.bfloat16, torch.float32]
 
-    def __init__(self, config: LongCatConfig, version: Version, operations=LongCatOperations):
+    def __init__(self, config: LongCatConfig, version: Version, operations=comfy.ops.manual_cast):
         super().__init__({"config": config})
         self.version = version
         self.custom_operations = operations     # never what ComfyUI would pick: float32 islands need casting
@@ -169,7 +168,7 @@ class LongCatModelConfig(comfy.supported_models_base.BASE):
         return LongCatVideo(self, device)
 
 
-class Float8Operations(LongCatOperations):
+class Float8Operations(comfy.ops.manual_cast):
     """Float 8 matrix multiplication, but not where float32 comes in: what is computed in float32 stays so."""
 
     class Linear(comfy.ops.fp8_ops.Linear):

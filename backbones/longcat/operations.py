@@ -7,29 +7,17 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ...networks.packed import SCALED, unpacked
+from ...networks.packed import PackedWeight
 
 
-class PackedLinear(comfy.ops.manual_cast.Linear):
-    """Its weight is what its state dict brings: scaled rows, blocks, or a plain one."""
+class PackedLinear(PackedWeight, comfy.ops.manual_cast.Linear):
+    """The layer as ComfyUI moves, casts and patches it."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, dtype=None, device=None):
         super().__init__(inputs, outputs, bias, device=device, dtype=dtype)
         self.float_dtype = dtype or torch.get_default_dtype()
-        self.blocks: tuple[tuple[int, int], ...] = ()
         self._patch: list = []
         self.weight_function = []
-
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        scale, blocks = state_dict.get(f"{prefix}weight_scale"), state_dict.get(f"{prefix}weight_blocks")
-        if scale is not None:
-            self.weight_scale = nn.Parameter(scale, requires_grad=False)
-        if blocks is not None:
-            self.register_buffer("weight_blocks", blocks)
-            self.blocks = tuple((kind, rows) for kind, rows in blocks.tolist())
-        if scale is not None or blocks is not None:
-            self.weight = nn.Parameter(state_dict[f"{prefix}weight"], requires_grad=False)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def weight_function(self) -> list:
@@ -37,7 +25,7 @@ class PackedLinear(comfy.ops.manual_cast.Linear):
 
     @weight_function.setter
     def weight_function(self, functions: list) -> None:
-        self._functions = [self.unpacked, *self._patch, *functions]
+        self._functions = [self.unpack, *self._patch, *functions]
 
     @property
     def weight_lowvram_function(self) -> None:
@@ -47,15 +35,9 @@ class PackedLinear(comfy.ops.manual_cast.Linear):
     def weight_lowvram_function(self, patch) -> None:   # it sets the weight's other functions next
         self._patch = [patch] if patch is not None else []
 
-    def unpacked(self, weight: Tensor) -> Tensor:
-        """The packed weight, already in the dtype of the call, as numbers; one that a patch replaced as it is."""
-        if self.weight.dtype == torch.uint8:
-            return unpacked(weight.to(torch.uint8), self.blocks, self.in_features).to(weight)
-        return weight * self.weight_scale.to(weight)[:, None] if self.weight.dtype in SCALED else weight
-
     def convert_weight(self, weight: Tensor, **_) -> Tensor:
         """What core's LoRA loader patches where it has the memory to: the float weight."""
-        return self.unpacked(weight.float())
+        return self.unpack(weight.float())
 
     def set_weight(self, weight: Tensor, inplace_update: bool = False, return_weight: bool = False, **_):
         """Takes a patched float weight as it is, never packed again: exact, at twice the memory or more."""
@@ -68,22 +50,6 @@ class PackedLinear(comfy.ops.manual_cast.Linear):
         self.weight = patched
 
 
-class Int8Linear(PackedLinear):
-    """One that is known to be scaled int8 rows before it is loaded."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True, dtype=None, device=None):
-        super().__init__(inputs, outputs, bias, dtype, "meta")      # a float weight beside it would be made for nothing
-        if bias:
-            self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype, device=device))
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=torch.int8, device=device), requires_grad=False)
-        self.weight_scale = nn.Parameter(torch.empty(outputs, dtype=torch.float32, device=device), requires_grad=False)
-
-
-class LongCatOperations(comfy.ops.manual_cast):
-    """ComfyUI's casting layers, and int8 linear ones for the networks that ask for them."""
-    Int8Linear = Int8Linear
-
-
-class PackedOperations(LongCatOperations):
-    """The same where linear layers may come packed."""
+class PackedOperations(comfy.ops.manual_cast):
+    """ComfyUI's casting layers where linear ones may come packed."""
     Linear = PackedLinear

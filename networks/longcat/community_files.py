@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..packed import Scaled, Weight, joined
+from ..packed import Scaled, Weight, join_rows
 
 MARKER, LISTED = "scaled_fp8", "_quantization_metadata"
 SCALES = (".weight_scale", ".scale_weight")
@@ -103,7 +103,7 @@ def with_official_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
         if missing := [part for part in wanted if part not in group]:
             raise ValueError(f"the weights lack {missing[0]} beside {', '.join(group)}; the file is incomplete, "
                              "download it again")
-        found[name] = joined([group[part] for part in wanted])
+        found[name] = join_rows([group[part] for part in wanted])
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from ..packed import Weight
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class LongCatConfig:
-    """`audio` is None for the base model. `keep_padding`: padded text tokens are zeroed and stay in the attention.
-
-    `int8`: the weights are the official per-channel int8 ones.
-    """
+    """`audio` is None for the base model. `keep_padding`: padded text tokens are zeroed and stay in the attention."""
     hidden: int = 4096
     depth: int = 48
     heads: int = 32
@@ -47,14 +44,13 @@ class LongCatConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     keep_padding: bool = True
     audio: AudioConfig | None = field(default=None)
-    int8: bool = False
 
     @property
     def head_dim(self) -> int:
         return self.hidden // self.heads
 
     @classmethod
-    def from_json(cls, json: Mapping[str, Any], int8: bool = False) -> "LongCatConfig":
+    def from_json(cls, json: Mapping[str, Any]) -> "LongCatConfig":
         """An official config.json. Raises ValueError for another model's."""
         try:
             hidden, audio = json["hidden_size"], None
@@ -66,19 +62,18 @@ class LongCatConfig:
             return cls(hidden, json["depth"], json["num_heads"], ffn_width(hidden, json["mlp_ratio"]),
                        json["caption_channels"], json["adaln_tembed_dim"], json["frequency_embedding_size"],
                        (json["in_channels"], json["out_channels"]), tuple(json["patch_size"]),
-                       json.get("text_tokens_zero_pad", True), audio, int8)
+                       json.get("text_tokens_zero_pad", True), audio)
         except KeyError as error:
             raise ValueError(f"config.json: got no {error}, wanted a LongCat-Video config; it belongs to another "
                              "model") from error
 
     @classmethod
-    def from_weights(cls, weights: Mapping[str, Tensor]) -> "LongCatConfig":
+    def from_weights(cls, weights: Mapping[str, Weight]) -> "LongCatConfig":
         """Inferred from a state dict with the official keys. Raises ValueError naming the key that is missing."""
         def shape(name: str) -> tuple[int, ...]:
-            found = weights.get(name) if name in weights else weights.get(f"{name}_int8")
-            if found is None:
+            if name not in weights:
                 raise ValueError(f"weights: got no {name!r}, wanted a LongCat-Video checkpoint in its official layout")
-            return tuple(found.shape)
+            return tuple(weights[name].shape)
 
         hidden, inputs, *patch = shape("x_embedder.proj.weight")
         if len(patch) != 3:
@@ -89,11 +84,10 @@ class LongCatConfig:
         audio = audio_from(shape, weights) if any(name.startswith("audio_proj.") for name in weights) else None
         return cls(hidden, depth, hidden // shape("blocks.0.attn.q_norm.weight")[0], shape("blocks.0.ffn.w1.weight")[0],
                    shape("y_embedder.y_proj.0.weight")[1], adaln, frequencies, (inputs, outputs),
-                   (patch[0], patch[1], patch[2]), audio=audio,
-                   int8=any(name.endswith(".weight_int8") for name in weights))
+                   (patch[0], patch[1], patch[2]), audio=audio)
 
 
-def audio_from(shape, weights: Mapping[str, Tensor]) -> AudioConfig:
+def audio_from(shape, weights: Mapping[str, Weight]) -> AudioConfig:
     """The audio path's numbers: window and group columns are W and W + 3 slots of the same width, 4 frames a latent."""
     intermediate, columns = shape("audio_proj.proj1.weight")
     grouped = shape("audio_proj.proj1_vf.weight")[1]

@@ -6,7 +6,6 @@ last layer are float32 whatever the model's dtype.
 """
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from ...techniques.speaker_masks import centers, token_masks
 from ...techniques.visibility import closed_spans, query_groups
 from .call import Call, CleanCache, Groups, People
 from .config import LongCatConfig
-from .int8 import Int8Linear
 from .layers import (
     EPS,
     Attention,
@@ -90,11 +88,11 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    def __init__(self, config: LongCatConfig, operations, plain, **kind):
+    def __init__(self, config: LongCatConfig, operations, **kind):
         super().__init__()
         rows = config.channels[1] * config.patch[0] * config.patch[1] * config.patch[2]
         self.adaLN_modulation = modulation(config, 2, operations, **kind)
-        self.linear = plain.Linear(config.hidden, rows, **kind)
+        self.linear = operations.Linear(config.hidden, rows, **kind)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """(B, T * S, C) -> (B, T, S, patch rows * patch columns * channels), float32."""
@@ -109,15 +107,14 @@ class LongCat(nn.Module):
                  device: torch.device | str | None = None, rotate: Rotate = rotate):
         super().__init__()
         kind = {"dtype": dtype, "device": device}
-        layers = with_int8(operations) if config.int8 else operations
         self.config = config
-        self.x_embedder = PatchEmbedder(config, layers, **kind)
-        self.t_embedder = TimeEmbedder(config, layers, **kind)
-        self.y_embedder = CaptionEmbedder(config, layers, **kind)
-        self.blocks = nn.ModuleList(Block(config, layers, attention, rotate, **kind) for _ in range(config.depth))
-        self.final_layer = FinalLayer(config, layers, operations, **kind)
+        self.x_embedder = PatchEmbedder(config, operations, **kind)
+        self.t_embedder = TimeEmbedder(config, operations, **kind)
+        self.y_embedder = CaptionEmbedder(config, operations, **kind)
+        self.blocks = nn.ModuleList(Block(config, operations, attention, rotate, **kind) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config, operations, **kind)
         if config.audio is not None:
-            self.audio_proj = AudioProjector(config.audio, layers, **kind)
+            self.audio_proj = AudioProjector(config.audio, operations, **kind)
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None, *,
                 clean: Sequence[int] = (), times: Sequence[float] | None = None,
@@ -261,12 +258,6 @@ class LongCat(nn.Module):
 
 def modulation(config: LongCatConfig, parts: int, operations, **kind) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), operations.Linear(config.adaln, parts * config.hidden, **kind))
-
-
-def with_int8(operations) -> SimpleNamespace:
-    """The same operations with int8 linear layers: their own where they have some."""
-    return SimpleNamespace(Linear=getattr(operations, "Int8Linear", Int8Linear), Conv3d=operations.Conv3d,
-                           LayerNorm=operations.LayerNorm, RMSNorm=operations.RMSNorm)
 
 
 def per_frame(x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:

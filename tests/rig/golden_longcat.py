@@ -29,13 +29,13 @@ class Dit:
         return self.build("model.safetensors")
 
     def build(self, weights_name: str, **changes):
-        from lodestar.networks.longcat.config import LongCatConfig
-        from lodestar.networks.longcat.int8 import module_keys
+        from lodestar.networks.longcat.community_files import official
         from lodestar.networks.longcat.network import LongCat
-        weights = self.fixtures.load(weights_name)
-        config = replace(self.config, int8=LongCatConfig.from_weights(weights).int8, **changes)
-        network = LongCat(config, self.host.operations, self.host.attention, dtype=torch.float32)
-        network.load_state_dict(module_keys(weights))
+        from lodestar.networks.packed import state_of
+        weights = state_of(official(self.fixtures.load(weights_name), {}))
+        network = LongCat(replace(self.config, **changes), layers_for(weights, self.host), self.host.attention,
+                          dtype=torch.float32)
+        network.load_state_dict(weights)
         return network.eval()
 
     def with_lora(self, name: str, multiplier: float):
@@ -69,6 +69,24 @@ class Dit:
         frames = call["hidden_states"].shape[2]
         clean = clean_spans(call.get("num_cond_latents", frames), call.get("num_ref_latents", 0))
         return self.network.cached(call["hidden_states"], clean, times(call, frames))
+
+
+def as_int8(weights: dict[str, Tensor]) -> dict:
+    """Every linear layer but the last as int8 rows, as the official checkpoint has it."""
+    from lodestar.networks.packed import quantize_int8
+    return {name: quantize_int8(weight) if name.endswith(".weight") and weight.ndim == 2 and
+            not name.startswith("final_layer.linear") else weight for name, weight in weights.items()}
+
+
+def layers_for(weights: dict[str, Tensor], host: golden.Host):
+    """The host's layers, or where linear ones come packed those that unpack them there."""
+    if not any(name.endswith(".weight_scale") for name in weights):
+        return host.operations
+    if host.operations is torch.nn:
+        from lodestar.networks.packed import PackedLayers
+        return PackedLayers
+    from lodestar.backbones.longcat.operations import PackedOperations
+    return PackedOperations
 
 
 def forward(network, call: dict, cache) -> Tensor:

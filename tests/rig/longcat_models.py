@@ -1,6 +1,4 @@
 """Tiny LongCat models in this process, and the same network headless, called as its authors call it."""
-from dataclasses import replace
-
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -60,7 +58,7 @@ def headless(model):
     for name in [name for name in weights if name.endswith(".weight_scale")]:
         scale = weights.pop(name)
         weights[name.removesuffix("_scale")] *= scale[:, None]
-    network = LongCat(replace(model.model.diffusion_model.config, int8=False), torch.nn, optimized_attention).eval()
+    network = LongCat(model.model.diffusion_model.config, torch.nn, optimized_attention).eval()
     network.load_state_dict(weights)
     return network.requires_grad_(False)   # torch multiplies some batches in another order where it is True
 

@@ -2,9 +2,10 @@
 from pathlib import Path
 
 import torch
+from lodestar.networks.longcat.community_files import official
 from lodestar.networks.longcat.config import LongCatConfig
-from lodestar.networks.longcat.int8 import module_keys
 from lodestar.networks.longcat.network import LongCat
+from lodestar.networks.packed import PackedLayers, state_of
 from lodestar.pipelines.headless.sampling import attention
 from safetensors.torch import load_file
 
@@ -41,7 +42,8 @@ def trained(path: Path, base: Path | None = None) -> LongCat:
         network = trained(base)
         add(network, weights)
         return network
-    network = LongCat(LongCatConfig.from_weights(weights), torch.nn, attention, torch.float32)
+    found = official(weights, {})
+    network = LongCat(LongCatConfig.from_weights(found), PackedLayers, attention, torch.float32)
     network.load_state_dict({name: weight if weight.dtype == torch.int8 else weight.float()
-                             for name, weight in module_keys(weights).items()})
+                             for name, weight in state_of(found).items()})
     return network.eval()

@@ -1,7 +1,6 @@
 """LongCat's benchmarks run and measure what they say; what needs a GPU takes the same path here, tiny, on CPU."""
 import importlib
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ SIZE = (4, 4)
 @pytest.mark.parametrize("int8", [False, True])
 def test_weights_are_made_once_where_they_stay(int8):
     made = []
-    peak = live_bytes.peak_bytes(lambda: made.append(longcat.longcat_model(replace(longcat.SMALL, int8=int8),
-                                                                           in_process.CPU)))
+    peak = live_bytes.peak_bytes(lambda: made.append(longcat.longcat_model(longcat.SMALL, in_process.CPU, int8=int8)))
     weights = list(made[0].model.diffusion_model.parameters())
     assert all(weight.isfinite().all() for weight in weights)
     assert peak <= 1.01 * sum(weight.nbytes for weight in weights)
@@ -29,7 +27,7 @@ def test_weights_are_made_once_where_they_stay(int8):
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("place", OFFLOADS)
 def test_the_measured_step_is_the_models_own(place, int8):
-    model = longcat.longcat_model(replace(longcat.TINY, int8=int8), in_process.CPU, torch.float32)
+    model = longcat.longcat_model(longcat.TINY, in_process.CPU, torch.float32, int8)
     x, conditions = longcat.chunk(longcat.TINY, in_process.CPU, SIZE)
     step, run = longcat_gpu.cached_step(model, x, conditions, place)
     expected = in_process.denoise(model, x, conditions)

@@ -2,7 +2,6 @@
 
 The expected numbers are the same network's in float32 at the timestep rounded to bfloat16, as the model was trained.
 """
-from dataclasses import replace
 from pathlib import Path
 
 import comfy.ldm.modules.attention
@@ -10,10 +9,11 @@ import comfy.ops
 import golden
 import pytest
 import torch
-from golden_longcat import Dit, forward
+from golden_longcat import Dit, forward, layers_for
 from lodestar.backbones.longcat import model as longcat_model
-from lodestar.networks.longcat.int8 import module_keys
+from lodestar.networks.longcat.community_files import official
 from lodestar.networks.longcat.network import LongCat
+from lodestar.networks.packed import state_of
 from lodestar.techniques.rope import rotate, rotation
 
 FOLDER = Path(__file__).parents[2] / "golden" / "longcat"
@@ -45,9 +45,9 @@ def test_low_precision_is_only_rounding(folder, case, file, weights_dtype, dtype
     dit = Dit(golden.Fixtures(FOLDER / folder), HOST)
     call = dit.fixtures.call(case)
     expected_call = {**call, "timestep": call["timestep"].bfloat16().float()}
-    config = replace(dit.config, int8=file == INT8)
-    network = LongCat(config, HOST.operations, HOST.attention, dtype=weights_dtype).eval()
-    network.load_state_dict(module_keys(dit.fixtures.load(file)))
+    weights = state_of(official(dit.fixtures.load(file), {}))
+    network = LongCat(dit.config, layers_for(weights, HOST), HOST.attention, dtype=weights_dtype).eval()
+    network.load_state_dict(weights)
     with torch.no_grad():
         expected = forward(dit.build(file), expected_call, None)
         got = forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype)}, None)

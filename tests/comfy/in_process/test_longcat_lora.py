@@ -1,7 +1,6 @@
 """LongCat's LoRA files on weights of every kind: the authors' own numbers, and int8 weights that stay exact."""
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import comfy.ldm.modules.attention
@@ -15,38 +14,29 @@ import comfy.utils
 import golden
 import pytest
 import torch
-from golden_longcat import Dit, forward
+from golden_longcat import Dit, as_int8, forward, layers_for
 from lib import environment
 from lodestar.backbones.longcat.lora import LoraFactors, with_lora
 from lodestar.backbones.longcat.model import LongCatModelConfig
-from lodestar.backbones.longcat.operations import LongCatOperations
+from lodestar.backbones.longcat.operations import PackedOperations
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
-from lodestar.networks.longcat.int8 import module_keys, quantized
 from lodestar.networks.longcat.lora import DOT, PREFIX, ordinary
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.longcat.versions import AVATAR_15
+from lodestar.networks.packed import state_of
 from safetensors.torch import load_file, save_file
 
 FIXTURES = golden.Fixtures(Path(__file__).parents[2] / "golden" / "longcat" / "base_dit")
 FILE, CASE = "lora_official_layout.safetensors", "t2v_b1_lora"
-HOST = golden.Host(LongCatOperations, comfy.ldm.modules.attention.optimized_attention)
+HOST = golden.Host(comfy.ops.manual_cast, comfy.ldm.modules.attention.optimized_attention)
 CPU = torch.device("cpu")
 
 
-def as_int8(weights):
-    """Every linear layer but the last in the official int8 layout, as the official checkpoint has it."""
-    kept = dict(weights)
-    for name, weight in weights.items():
-        if name.endswith(".weight") and weight.ndim == 2 and not name.startswith("final_layer.linear"):
-            kept[f"{name}_int8"], kept[f"{name}_scale"] = quantized(kept.pop(name))
-    return module_keys(kept)
-
-
-def patcher(weights, dtype=torch.float32, int8=False):
+def patcher(weights, dtype=torch.float32):
     """A MODEL around the fixtures' network, as the loader makes one."""
     config = comfy.supported_models.WAN21_T2V({"disable_unet_model_creation": True})
     model = comfy.model_base.BaseModel(config)
-    model.diffusion_model = LongCat(replace(Dit(FIXTURES, HOST).config, int8=int8), HOST.operations, HOST.attention,
+    model.diffusion_model = LongCat(Dit(FIXTURES, HOST).config, layers_for(weights, HOST), HOST.attention,
                                     dtype=dtype).eval()
     model.diffusion_model.load_state_dict(weights)
     return comfy.model_patcher.ModelPatcher(model.requires_grad_(False), CPU, CPU)
@@ -133,14 +123,14 @@ def test_an_ordinary_file_is_the_same(weights, lora):
 @pytest.mark.parametrize("lowvram_bytes", [0, 1], ids=["whole", "lowvram"])
 @pytest.mark.parametrize("strength", [0.8, -0.3])
 def test_int8_weights_stay_int8_and_the_lora_exact(weights, lora, strength, lowvram_bytes):
-    model = with_lora(patcher(as_int8(weights), int8=True), lora, strength, FILE)
+    model = with_lora(patcher(state_of(as_int8(weights))), lora, strength, FILE)
     got = answer(model, lowvram_bytes=lowvram_bytes)
-    torch.testing.assert_close(got, merged(as_int8(weights), lora, strength), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, merged(state_of(as_int8(weights)), lora, strength), atol=1e-5, rtol=0)
     assert model.model.diffusion_model.blocks[0].attn.qkv.weight.dtype == torch.int8
 
 
 def test_int8_without_a_lora_is_as_it_was(weights, lora):
-    model = patcher(as_int8(weights), int8=True)
+    model = patcher(state_of(as_int8(weights)))
     before = answer(model).clone()
     model.unpatch_model(CPU)
     patched = with_lora(model, lora, 0.8, FILE)
@@ -152,36 +142,36 @@ def test_int8_without_a_lora_is_as_it_was(weights, lora):
 
 def test_the_smallest_lora_survives_on_int8(weights, lora):
     """Rounded back to int8 a delta far below one step would vanish, or come back as noise."""
-    model, strength = patcher(as_int8(weights), int8=True), 1e-3
+    model, strength = patcher(state_of(as_int8(weights))), 1e-3
     before = answer(model).clone()
     model.unpatch_model(CPU)
     got = answer(with_lora(model, lora, strength, FILE)) - before
-    wanted = merged(as_int8(weights), lora, strength) - merged(as_int8(weights), lora, 0.0)
+    wanted = merged(state_of(as_int8(weights)), lora, strength) - merged(state_of(as_int8(weights)), lora, 0.0)
     assert far(got, wanted) < 0.05
 
 
 def test_int8_in_bfloat16_is_only_rounding(weights, lora):
-    model = with_lora(patcher(as_int8(weights), torch.bfloat16, int8=True), lora, 0.8, FILE)
-    assert far(answer(model, torch.bfloat16), merged(as_int8(weights), lora, 0.8, rounded=True)) < 0.02
+    model = with_lora(patcher(state_of(as_int8(weights)), torch.bfloat16), lora, 0.8, FILE)
+    assert far(answer(model, torch.bfloat16), merged(state_of(as_int8(weights)), lora, 0.8, rounded=True)) < 0.02
 
 
 @pytest.mark.parametrize("lowvram_bytes", [0, 1], ids=["whole", "lowvram"])
 def test_cores_own_patches_on_int8_are_exact_too(weights, lora, lowvram_bytes):
-    model = patcher(as_int8(weights), int8=True)
+    model = patcher(state_of(as_int8(weights)))
     before = answer(model).clone()
     model.unpatch_model(CPU)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     patched = model.clone()
     patched.add_patches(comfy.lora.load_lora(ordinary(lora), keys), 0.8)
     got = answer(patched, lowvram_bytes=lowvram_bytes)
-    torch.testing.assert_close(got, merged(as_int8(weights), lora, 0.8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, merged(state_of(as_int8(weights)), lora, 0.8), atol=1e-5, rtol=0)
     patched.unpatch_model(CPU)
     assert torch.equal(answer(model), before)
 
 
 def test_core_s_dynamic_loading_adds_a_lora_behind_the_scales_too(weights, lora):
     """What ComfyUI 0.33 sets on a layer when it streams weights, and reads back: it must not touch the int8 rows."""
-    model = patcher(as_int8(weights), int8=True)
+    model = patcher(state_of(as_int8(weights)))
     layer, key = model.model.diffusion_model.blocks[0].attn.qkv, "diffusion_model.blocks.0.attn.qkv.weight"
     patches = {key: [(0.8, comfy.lora.load_lora(ordinary(lora), {key.removesuffix(".weight"): key})[key], 1.0, None,
                       None)]}
@@ -218,10 +208,9 @@ def test_the_official_pair_of_int8_and_lora_through_the_loader(tiny_models, long
 
 def test_comfyui_counts_and_loads_the_factors(weights, lora):
     """A model beside the model, as large as the file: core's book-keeping has every byte, whichever way it loads."""
-    model = with_lora(patcher(as_int8(weights), int8=True), lora, 0.8, FILE)
+    model = with_lora(patcher(state_of(as_int8(weights))), lora, 0.8, FILE)
     beside, = model.get_nested_additional_models()
-    assert beside.model_size() == sum(part.nbytes for name, part in lora.items()    # the last layer is no int8 one
-                                      if part.ndim == 2 and f"final_layer{DOT}linear" not in name)
+    assert beside.model_size() == sum(part.nbytes for part in lora.values() if part.ndim == 2)
     comfy.model_management.load_models_gpu([beside])
     assert comfy.model_management.loaded_models().count(beside) == 1
     twice = with_lora(model, lora, 0.1, FILE)
@@ -247,7 +236,7 @@ def official_file(config, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_official_file_takes_1_26_gb_beside_int8(dtype):
     """2.52 GB in the file, which is float32; in one block-diagonal pair a layer it would be 3.33 GB."""
-    config = LongCatModelConfig(LongCatConfig(audio=AudioConfig(6400), int8=True), AVATAR_15)
+    config = LongCatModelConfig(LongCatConfig(audio=AudioConfig(6400)), AVATAR_15, PackedOperations)
     config.set_inference_dtype(torch.bfloat16, None)
     model = comfy.model_patcher.ModelPatcher(config.get_model({}, device=torch.device("meta")), CPU, CPU)
     file = official_file(model.model.diffusion_model.config, dtype)
@@ -259,7 +248,7 @@ def test_the_official_file_takes_1_26_gb_beside_int8(dtype):
 
 def test_factors_are_brought_in_the_dtype_of_the_call(weights, lora):
     """No second copy of them a call: the cast that ComfyUI makes on the way gives back the very tensor."""
-    model = with_lora(patcher(as_int8(weights), torch.bfloat16, int8=True), lora, 0.8, FILE)
+    model = with_lora(patcher(state_of(as_int8(weights)), torch.bfloat16), lora, 0.8, FILE)
     factors = list(model.get_nested_additional_models()[0].model.factors)
     held = [comfy.ops.cast_bias_weight(factor, device=CPU, dtype=torch.bfloat16)[0] for factor in factors]
     assert [tensor.data_ptr() for tensor in held] == [factor.weight.data_ptr() for factor in factors]
@@ -294,7 +283,7 @@ def test_what_fits_in_part_is_named_in_the_log(weights, lora, caplog):
 
 
 def test_a_scheduled_lora_on_int8_is_refused(weights):
-    layer = patcher(as_int8(weights), int8=True).model.diffusion_model.blocks[0].attn.qkv
+    layer = patcher(state_of(as_int8(weights))).model.diffusion_model.blocks[0].attn.qkv
     with pytest.raises(ValueError, match="quantised weights: a LoRA that is scheduled by hooks"):
         layer.set_weight(torch.zeros(192, 64), inplace_update=True, seed=0)
 

@@ -7,11 +7,13 @@ import rounding
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode
+from golden_longcat import as_int8
 from lodestar.backbones.longcat.loader import fill
 from lodestar.backbones.longcat.model import Float8Operations, LongCatModelConfig
+from lodestar.backbones.longcat.operations import PackedOperations
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.lora import ordinary
-from lodestar.networks.longcat.versions import VERSIONS
+from lodestar.networks.longcat.versions import AVATAR_15, VERSIONS
 from safetensors.torch import load_file
 
 SAMPLED = rounding.sampled(blocks=2, steps=3)
@@ -325,8 +327,7 @@ def test_core_s_lora_loader_finds_every_key(tiny_models, longcat):
 @pytest.mark.parametrize(("config", "version", "keys", "size"), [
     (LongCatConfig(), 0, 1022, 13_581_071_424 * 2),
     (LongCatConfig(audio=AudioConfig(12 * 768)), 1, 1608, 15_871_660_096 * 2),
-    (LongCatConfig(audio=AudioConfig(5 * 1280)), 2, 1608, 31_705_833_600),
-    (LongCatConfig(audio=AudioConfig(5 * 1280), int8=True), 2, 2241, 15_880_145_024)])
+    (LongCatConfig(audio=AudioConfig(5 * 1280)), 2, 1608, 31_705_833_600)])
 def test_official_sizes(config, version, keys, size):
     told = LongCatModelConfig(config, VERSIONS[version])
     told.set_inference_dtype(torch.bfloat16, None)
@@ -335,6 +336,15 @@ def test_official_sizes(config, version, keys, size):
     assert len(state) == keys and sum(tensor.nbytes for tensor in state.values()) == size
     assert model.model_sampling.shift == (12, 12, 7)[version]
     assert model.model_sampling.timestep(torch.tensor(0.5)) == 500
+
+
+def test_the_official_int8_size():
+    told = LongCatModelConfig(LongCatConfig(audio=AudioConfig(5 * 1280)), AVATAR_15, PackedOperations)
+    told.set_inference_dtype(torch.bfloat16, None)
+    network = told.get_model({}, device=torch.device("meta")).diffusion_model
+    fill(network, as_int8(network.state_dict()), torch.bfloat16, torch.bfloat16)
+    state = network.state_dict()
+    assert (len(state), sum(tensor.nbytes for tensor in state.values())) == (2241, 15_880_145_024)
 
 
 def test_the_memory_estimate_counts_reference_frames(avatar):
