@@ -24,7 +24,7 @@ from lib.graph import Graph
 PACK = environment.PACK
 WORKFLOW = PACK / "workflows" / "api" / "puppet.json"
 ASSETS = PACK / "assets"
-PUPPET, TINY = "lodestar_puppet", "lodestar_tiny"   # how models are named that ship, and that are made here
+PUPPET, TINY = "lodestar_puppet", "lodestar_tiny"   # names of the pack's own models, and of those made here
 
 # glibc returns each large block to the system at once; decoding on a CPU then spends 40 % of its time on page faults.
 ALLOCATOR = (("MALLOC_ARENA_MAX", 1), ("MALLOC_MMAP_THRESHOLD_", 2 ** 30), ("MALLOC_TRIM_THRESHOLD_", 2 ** 31))
@@ -60,9 +60,9 @@ def set_file(graph: Graph, kind: str, key: str, chosen: Path | None, client) -> 
         node.set(**{key: client.upload(chosen or bundled(node.inputs[key]))})
 
 
-def bundled(name: str) -> Path | None:
+def bundled(name: str | None) -> Path | None:
     """The pack's own file of that name."""
-    path = ASSETS / Path(name).name
+    path = ASSETS / Path(name or "none").name
     return path if path.name == name and path.is_file() else None
 
 
@@ -96,7 +96,8 @@ class Progress:
 
     def __init__(self, graph: Graph):
         self.kinds = {node.id: node.kind for node in graph.nodes()}
-        self.chunk, self.step, self.steps, self.last_line = {}, 0, 1, ""
+        self.chunk: dict = {}           # what the server said of it last
+        self.step, self.steps, self.last_line = 0, 1, ""
         self.borders: list[int] = []    # the first frame of each chunk but the take's first
         self.begun: tuple[int, float] | None = None  # first chunk seen (a resumed take starts late), when
 
@@ -116,12 +117,13 @@ class Progress:
                 self.tell(self.bars())
 
     def bars(self) -> str:
+        first, since = self.begun or (0, time.monotonic())
         chunk, chunks = self.chunk["chunk"], self.chunk["chunks"]
         if chunk >= chunks:
             return f"take {bar(1)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
         inside = min(max(self.step / self.steps, 0), 1)
-        finished = chunk - self.begun[0]
-        pace = f" {(time.monotonic() - self.begun[1]) / finished:.1f} s each" if finished else ""
+        finished = chunk - first
+        pace = f" {(time.monotonic() - since) / finished:.1f} s each" if finished else ""
         return (f"take {bar((chunk + inside) / chunks)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
                 f"  chunk {chunk + 1}/{chunks} {bar(inside, 8)}{pace}")
 
@@ -200,7 +202,7 @@ def take_here(graph: Graph) -> tuple[Path, list[int]]:
 
 
 def reported(video: Path, borders: list[int], options: argparse.Namespace) -> str:
-    """The figures of the video and where its report is; the puppet is looked at by its own eye."""
+    """The figures of the video and where its report is; the puppet is measured by its own face probe."""
     import report
     loaders = with_loaders(Graph.read(options.workflow)).all("LoadImage")
     named = (node.inputs["image"] for node in loaders)
@@ -229,10 +231,11 @@ def both_takes(graph: Graph, make, options: argparse.Namespace) -> None:
     if not reports:
         return
     import av
-    with av.open(str(videos[0])) as container:
+    held, free = videos
+    with av.open(str(held)) as container:
         seconds = container.duration / av.time_base
-    print(compare.picture(*videos, videos[0].with_name(f"{videos[0].stem}.compared.png")))
-    print("", *compare.sentences(*reports, seconds), sep="\n")
+    print(compare.picture(held, free, held.with_name(f"{held.stem}.compared.png")))
+    print("", *compare.sentences(reports[0], reports[1], seconds), sep="\n")
 
 
 @contextlib.contextmanager
@@ -241,6 +244,7 @@ def server_of(options: argparse.Namespace, comfyui: Path | None):
     if options.server:
         yield comfy_server.Client(options.server)
         return
+    assert comfyui, "host_of has found one, or left"
     for name, size in () if options.gpu else ALLOCATOR:
         os.environ.setdefault(name, str(size))
     base = environment.cache_folder() / "demo"

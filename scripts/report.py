@@ -49,7 +49,7 @@ def face_folders(named: Path | None) -> list[Path]:
 
 def measured(path: Path, reference: Path | None = None, borders: Sequence[int] = (), mouth: str = "",
              models: Sequence[Path] = (), drawn: bool = False) -> str:
-    """Measures, writes, and says what was found. `drawn`: looked at by the puppet's eye. ValueError and OSError for
+    """Measures, writes, and says what was found. `drawn`: looked at by the puppet's probe. ValueError and OSError for
     what cannot be read."""
     from lib.pack import load_pack
     load_pack()
@@ -60,9 +60,9 @@ def measured(path: Path, reference: Path | None = None, borders: Sequence[int] =
     video, detect, identity = VideoFile(path), None, None
     picture = opened(reference) if reference else None
     if drawn:
-        from lodestar.training.puppet.looker import looker
-        detect = looker().look
-        identity = None if picture is None else looker().read(picture[None]).embeddings[0]
+        from lodestar.training.puppet.face_probe import load_face_probe
+        detect = load_face_probe().detect
+        identity = None if picture is None else load_face_probe().read(picture[None]).embeddings[0]
     found = evaluate(video, borders=borders, reference=picture, mouth_box=mouth, models=models, detect=detect,
                      identity=identity, on_frames=teller(video.stated_frames))
     paths = save_report(found, report_picture(found), beside(path))

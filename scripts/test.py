@@ -24,6 +24,7 @@ from pathlib import Path
 PACK = environment.PACK
 TIERS = ("lint", "torch", "comfy", "web", "gpu")
 FLOORS = ("techniques", "networks", "pipelines", "backbones", "host", "nodes")
+BESIDE = ("training", "experiments")
 RIG = PACK / "tests" / "rig"
 sys.path.append(str(RIG))
 import progress  # noqa: E402
@@ -69,7 +70,7 @@ class Runner:
         self.children.append(child)
         if sign_of_life is not None:
             threading.Thread(target=self.watch, args=(child, sign_of_life), daemon=True).start()
-        for line in child.stdout:
+        for line in child.stdout or ():
             print(f"[{tier}] {line}", end="", flush=True)
         return child.wait()
 
@@ -95,19 +96,23 @@ class Runner:
             self.end(child)
 
     def lint(self) -> Outcome:
-        """ruff over everything, mypy over the floors under the name `lodestar`, whatever the folder is called."""
+        """ruff over everything; mypy over the floors and what is beside them under the name `lodestar`, whatever the
+        folder is called, and over the commands."""
         started = time.monotonic()
         codes = [self.run("lint", ["ruff", "check", "--no-cache", "--output-format=concise", "."])]
         with tempfile.TemporaryDirectory() as temporary:
             stage = Path(temporary) / "lodestar"
-            for part in ("__init__.py", *FLOORS):
+            for part in ("__init__.py", *FLOORS, *BESIDE):
                 environment.link_or_copy(PACK / part, stage / part)
-            packages = [word for floor in FLOORS for word in ("-p", f"lodestar.{floor}")]
+            names = [word for name in (*FLOORS, *BESIDE) for word in ("-p", f"lodestar.{name}")]
+            commands = [word for path in sorted((PACK / "scripts").glob("*.py")) for word in ("-m", path.stem)]
             codes.append(self.run("lint", ["mypy", f"--config-file={PACK / 'pyproject.toml'}",
-                                           f"--cache-dir={os.devnull}", *packages], Path(temporary)))
+                                           f"--cache-dir={os.devnull}", *names, "-p", "lib", *commands],
+                                  Path(temporary), MYPYPATH=os.pathsep.join((str(PACK / "scripts"), str(RIG)))))
         return Outcome("lint", codes.count(0), len(codes) - codes.count(0), 0, time.monotonic() - started)
 
-    def pytest(self, tier: str, arguments: list[str], marks: str = "", **variables: str) -> Outcome:
+    def pytest(self, tier: str, arguments: list[str], marks: str = "",
+               variables: dict[str, str] | None = None) -> Outcome:
         """A test that hangs or takes the process down fails; the tier then goes on behind it."""
         started = time.monotonic()
         marks = " and ".join(filter(None, [marks, "" if self.slow else "not slow"]))
@@ -119,7 +124,7 @@ class Runner:
             while went_on:
                 code = self.run(tier, ["pytest", "-q", "-p", "progress", "--durations=8", "-m", marks, *keyword,
                                        "--continue-on-collection-errors", *arguments], sign_of_life=file,
-                                **variables, PYTHONPATH=str(RIG), LODESTAR_PROGRESS=str(file))
+                                folder=PACK, **(variables or {}), PYTHONPATH=str(RIG), LODESTAR_PROGRESS=str(file))
                 unfinished = [test for test, state in progress.states(file).items() if state == "began"]
                 for test in unfinished:
                     print(f"[{tier}] {test} was running when pytest ended with exit code {code}: it hung or crashed",
@@ -127,7 +132,8 @@ class Runner:
                     progress.append(file, test, "failed")
                 went_on = bool(unfinished)
             states = list(progress.states(file).values())
-        outcome = Outcome(tier, *map(states.count, ("passed", "failed", "skipped")), time.monotonic() - started)
+        passed, failed, skipped = map(states.count, ("passed", "failed", "skipped"))
+        outcome = Outcome(tier, passed, failed, skipped, time.monotonic() - started)
         if code == 5 and (self.keyword or states):
             outcome.reason = "" if states else f"no test matches {self.keyword!r}"
         elif code and not outcome.failed:
@@ -143,7 +149,7 @@ def torch_tier(runner: Runner, processor: str = "") -> Outcome:
     """What needs no ComfyUI; on a lesser processor only what may compute something else there."""
     elsewhere = [f"--ignore=tests/{folder}" for folder in ("comfy", "web", "gpu")]
     return runner.pytest("-".join(filter(None, ("torch", processor))), ["tests", *elsewhere],
-                         "not once" if processor else "", **PROCESSORS.get(processor, {}))
+                         "not once" if processor else "", PROCESSORS.get(processor))
 
 
 def comfy_tier(runner: Runner, version: str, comfyui: Path | None) -> Outcome:
@@ -151,8 +157,8 @@ def comfy_tier(runner: Runner, version: str, comfyui: Path | None) -> Outcome:
     if comfyui is None:
         return runner.left_out(f"comfy-{version}", f"ComfyUI {version} is not here and could not be cloned")
     floor = version == environment.FLOOR
-    return runner.pytest(f"comfy-{version}", ["tests/comfy"], "not once" if floor else "", COMFYUI_PATH=str(comfyui),
-                         **(PROCESSORS["avx2"] if floor else {}))
+    return runner.pytest(f"comfy-{version}", ["tests/comfy"], "not once" if floor else "",
+                         {"COMFYUI_PATH": str(comfyui), **(PROCESSORS["avx2"] if floor else {})})
 
 
 def web_tier(runner: Runner, comfyui: Path | None) -> Outcome:
@@ -160,7 +166,7 @@ def web_tier(runner: Runner, comfyui: Path | None) -> Outcome:
     if comfyui is None or chromium is None:
         missing = "a ComfyUI" if comfyui is None else "a Chromium or Chrome ($CHROMIUM_PATH)"
         return runner.left_out("web", f"it needs {missing}")
-    return runner.pytest("web", ["tests/web"], COMFYUI_PATH=str(comfyui), CHROMIUM_PATH=chromium)
+    return runner.pytest("web", ["tests/web"], variables={"COMFYUI_PATH": str(comfyui), "CHROMIUM_PATH": chromium})
 
 
 def gpu_tier(runner: Runner, comfyui: Path | None) -> Outcome:
@@ -169,7 +175,7 @@ def gpu_tier(runner: Runner, comfyui: Path | None) -> Outcome:
         return Outcome("gpu", reason="no CUDA device here")
     if comfyui is None:
         return runner.left_out("gpu", "it needs a ComfyUI")
-    return runner.pytest("gpu", ["tests/gpu"], COMFYUI_PATH=str(comfyui))
+    return runner.pytest("gpu", ["tests/gpu"], variables={"COMFYUI_PATH": str(comfyui)})
 
 
 def run_tiers(runner: Runner, wanted: list[str], trees: dict[str, Path | None]) -> list[Outcome]:

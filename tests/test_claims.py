@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from lodestar.pipelines.headless import sampling as headless
-from lodestar.training.puppet import looker
+from lodestar.training.puppet import face_probe
 from lodestar.training.puppet.drawing import STATE
+from lodestar.training.puppet.export import weights_file
 from lodestar.training.puppet.network import puppet
-from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.traits import statistics
 from lodestar.training.puppet.world import World
@@ -193,7 +193,7 @@ def test_chunks_are_handed_over_as_told(name, players, monkeypatch):
     assert made.shape[2] == players.latents and known[0] is players.picture
     for chunk, context in enumerate(known[1:], 1):
         tail = made[:, :, 9 * chunk:9 * chunk + 4]
-        wanted = tail if name == "ahead 12" else claims_takes.encoded_afresh(Averages(), made[:, :, :9 * chunk + 4])
+        wanted = tail if name == "ahead 12" else claims_takes.re_encode(Averages(), made[:, :, :9 * chunk + 4])
         assert torch.allclose(context, wanted, atol=1e-6) and context.shape[2] == 4
         assert torch.allclose(made[:, :, 9 * chunk + 4:9 * chunk + 13],
                               claims_takes.noise(players, chunk)[:, :, 4:].clamp(0, 1))
@@ -230,7 +230,7 @@ def test_what_was_made_is_kept(tmp_path):
 # ---------------------------------------------------------------- figures and verdicts
 
 def readings_of(players, late: int = 0, expression: float = 0.15, drift: float = 0.0) -> dict:
-    """Of a perfect eye that sees the truth `late` frames late, with an identity error that grows `drift` a minute."""
+    """Of a perfect probe that sees the truth `late` frames late, with an identity error that grows `drift` a minute."""
     chunks, opening, poses, error = (0, 1, 2), [], [], []
     for chunk in chunks:
         numbers = claims_measures.numbers(chunk)
@@ -308,17 +308,17 @@ def test_a_plot_alone_has_a_page_half_as_wide():
 
 def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
     torch.manual_seed(0)
-    network, eye = puppet(), looker.Looker().eval()
+    network, probe = puppet(), face_probe.FaceProbe().eval()
     for name, values in statistics(world.take(0).states(np.arange(100)), people=50)._asdict().items():
-        getattr(eye, name).copy_(values)
+        getattr(probe, name).copy_(values)
     for name in ("puppet", "vae", "looker"):
-        shipped(name, tmp_path).parent.mkdir(exist_ok=True)
-        shipped(name, tmp_path).write_bytes(b"")
+        weights_file(name, tmp_path).parent.mkdir(exist_ok=True)
+        weights_file(name, tmp_path).write_bytes(b"")
     save_file({name: weight + 0.02 * torch.randn_like(weight) for name, weight in network.state_dict().items()},
-              shipped("puppet", tmp_path))
+              weights_file("puppet", tmp_path))
     monkeypatch.setattr(claims_run, "PuppetVAE", lambda path: Averages())
     monkeypatch.setattr(claims_run, "load_tracks", lambda path: world.tracks)
-    monkeypatch.setattr(looker, "looker", lambda path: eye)
+    monkeypatch.setattr(face_probe, "load_face_probe", lambda path: probe)
     options = argparse.Namespace(quick=True, claims=[1, 6], characters=2, seconds=2.5, every=1, weights=tmp_path,
                                  corpus=tmp_path, kept=tmp_path / "kept", page=tmp_path / "docs" / "claims.md",
                                  workers=1, part="0/2")

@@ -12,7 +12,7 @@ import torch
 from lodestar.training.puppet import all as everything
 from lodestar.training.puppet import precision, vae_losses
 from lodestar.training.puppet import run as running
-from lodestar.training.puppet.looker import looker
+from lodestar.training.puppet.face_probe import load_face_probe
 from lodestar.training.puppet.run import Run
 from torch.nn.functional import avg_pool2d
 
@@ -142,7 +142,7 @@ def test_blur_and_lost_detail_cost_and_equal_pictures_nothing():
 
 
 def test_what_the_eye_sees_differs_where_the_picture_does():
-    alike = vae_losses.Likeness(looker())
+    alike = vae_losses.Likeness(load_face_probe())
     true = torch.rand(1, 3, 2, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     made = (0.8 * true).requires_grad_()
     assert alike(true, true) == 0 < alike(made, true) < alike(-true, true)

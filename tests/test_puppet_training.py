@@ -1,4 +1,4 @@
-"""The puppet's training: what a batch is made of, variants as LoRAs, and what ships."""
+"""The puppet's training: what a batch is made of, variants as LoRAs, and what is exported."""
 import json
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from lodestar.training.puppet import lora, train
-from lodestar.training.puppet.latents import ENCODED_AFRESH, FRAMES, HEARD, LATENTS, PICTURES, REFERENCE, lips
+from lodestar.training.puppet.export import CONFIGS, PACK, export, weights_file
+from lodestar.training.puppet.latents import FRAMES, HEARD, LATENTS, PICTURES, RE_ENCODED, REFERENCE, lips
 from lodestar.training.puppet.layouts import SHARES, Config, levels, sample
 from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet, trained
-from lodestar.training.puppet.ship import CONFIGS, PACK, ship, shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.world import World
 from safetensors.torch import load_file, save_file
@@ -27,14 +27,14 @@ def clips():
         return torch.arange(torch.tensor(places).prod().item()).float().view(places)
 
     latents = (clip[:, None] + grid(LATENTS))[:, None, :, None, None].expand(-1, 16, -1, 2, 2)
-    afresh = (clip[:, None, None] + 100 * grid(len(ENCODED_AFRESH))[:, None] + grid(CONTEXT) + 500)
+    re_encoded = (clip[:, None, None] + 100 * grid(len(RE_ENCODED))[:, None] + grid(CONTEXT) + 500)
     pictures = (clip[:, None] + grid(len(PICTURES)) + 900)
     heard = (clip[:, None] + grid(FRAMES + 2 * HEARD))[:, :, None, None].expand(-1, -1, 5, 16).clone()
     heard[CLIPS - 1] = -1       # nobody speaks
     lips = (clip[:, None] % 3000 / 1000 + grid(LATENTS))[:, :, None, None].expand(-1, -1, 2, 2)
     videos = clip[:, None, None] + 2000 * CLIPS * grid(2)[:, None] + 700 + grid(REFERENCE)
     return {"latents": latents, "heard": heard, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
-            "afresh": afresh[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
+            "re-encoded": re_encoded[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "videos": videos[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "pictures": pictures[:, :, None, None, None].expand(-1, -1, 16, 2, 2)}
 
@@ -54,7 +54,7 @@ def where(latents: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("layout", "known", "references"), [
-    ("speech", 0, {0, 1}), ("picture", 1, {0, 1}), ("afresh", CONTEXT, {0, 1}), ("latents", CONTEXT, {0, 1}),
+    ("speech", 0, {0, 1}), ("picture", 1, {0, 1}), ("re-encoded", CONTEXT, {0, 1}), ("latents", CONTEXT, {0, 1}),
     ("pictures", CONTEXT, {2, 3, 4}), ("video", CONTEXT, {3, 4, 5, 6})])
 def test_every_layout_continues_from_what_it_says(clips, layout, known, references):
     seen = set()
@@ -67,11 +67,11 @@ def test_every_layout_continues_from_what_it_says(clips, layout, known, referenc
         noisy, whose = where(given.noisy), given.noisy[:, 0, 0, 0, 0] // 1000
         first = int(noisy[0, 0]) - known
         assert torch.equal(noisy, (first + known + torch.arange(CHUNK - known).float()).expand_as(noisy))
-        assert (first == 0) == (layout in ("speech", "picture")) and (layout != "afresh" or first in ENCODED_AFRESH)
+        assert (first == 0) == (layout in ("speech", "picture")) and (layout != "re-encoded" or first in RE_ENCODED)
         head = given.front[:, 0, shown:, 0, 0]
         assert torch.equal(head // 1000, whose[:, None].expand_as(head))
-        assert torch.equal(head % 1000, (500 + 100 * ENCODED_AFRESH.index(first) + torch.arange(CONTEXT).float()
-                                         if layout == "afresh" else first + torch.arange(known).float()
+        assert torch.equal(head % 1000, (500 + 100 * RE_ENCODED.index(first) + torch.arange(CONTEXT).float()
+                                         if layout == "re-encoded" else first + torch.arange(known).float()
                                          ).expand_as(head))
         spoken = given.audio[0, 0, :, 2, 0, 0]      # the middle of each window
         assert (spoken == -1).all() or torch.equal(spoken % 1000, HEARD + 4 * first + torch.arange(4 * CHUNK - 3.0))
@@ -137,7 +137,7 @@ def test_the_inferior_variants_differ_in_what_they_are_named_for(clips):
     plain = {"shares": {"picture": 0.5, "latents": 0.5}}
     fixed = [given.times[0] for given in samples(clips, reference="fixed", **plain) if len(given.times) > CHUNK]
     assert set(fixed) == {CHUNK - 1 + 3.0}
-    unstitched = samples(clips, shares={"speech": 0.1, "picture": 0.25, "afresh": 0.65})
+    unstitched = samples(clips, shares={"speech": 0.1, "picture": 0.25, "re-encoded": 0.65})
     heads = [where(given.front)[0, -1] for given in unstitched if given.front.shape[2] >= CONTEXT]
     assert heads and all(head >= 500 for head in heads)
     assert not any(len(given.times) > CHUNK for given in samples(clips, reference="none", **plain))
@@ -190,7 +190,7 @@ def test_every_shipped_config_can_be_read():
     assert [config.name for config in configs if not config.base] == ["puppet"]
 
 
-# ---------------------------------------------------------------- the network, its variants, what ships
+# ---------------------------------------------------------------- the network, its variants, what is exported
 
 def test_the_network_begins_at_zero_and_is_as_small_as_it_should_be():
     network = puppet()
@@ -231,16 +231,17 @@ def test_what_ships_is_what_was_trained(tmp_path):
     shaken(variant, 0.02)
     changed = asked(network)
     save_file(lora.layout(variant.state_dict()), tmp_path / "puppet_unstitched" / "puppet_unstitched.safetensors")
-    assert ship(tmp_path, tmp_path) == [shipped(name, tmp_path) for name in ("puppet", "puppet_unstitched")]
-    base = shipped("puppet", tmp_path)
+    assert export(tmp_path, tmp_path) == [weights_file(name, tmp_path) for name in ("puppet", "puppet_unstitched")]
+    base = weights_file("puppet", tmp_path)
     assert 0 < apart(asked(trained(base)), plain) < 5e-4
-    assert apart(asked(trained(shipped("puppet_unstitched", tmp_path), base)), changed) < 2e-3 < apart(plain, changed)
-    assert shipped("puppet_unstitched", tmp_path).stat().st_size < 0.1 * base.stat().st_size
+    variant = weights_file("puppet_unstitched", tmp_path)
+    assert apart(asked(trained(variant, base)), changed) < 2e-3 < apart(plain, changed)
+    assert variant.stat().st_size < 0.1 * base.stat().st_size
     told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
     assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["precisions"] == ["float32"]
     assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40 and told["base"] == "puppet"
     with pytest.raises(ValueError, match="got a LoRA, wanted the weights that it belongs to"):
-        trained(shipped("puppet_unstitched", tmp_path))
+        trained(weights_file("puppet_unstitched", tmp_path))
 
 
 def test_a_variant_learns_in_its_lora_alone(clips, tmp_path):

@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
                         help="processes that make takes side by side, each with its share of the cores")
     parser.add_argument("--part", help="make this share of the takes only and write no page: 0/2, 1/2")
     parser.add_argument("--weights", type=Path, default=PACK / "models",
-                        help="where `python -m training.puppet.ship` has put them; the pack's own")
+                        help="where `python -m training.puppet.export` has put them; the pack's own")
     parser.add_argument("--corpus", type=Path, help="speech, if not the one in the cache")
     parser.add_argument("--kept", type=Path, default=environment.cache_folder() / "puppet" / "claims")
     parser.add_argument("--page", type=Path, default=PACK / "docs" / "claims.md")

@@ -1,7 +1,7 @@
 """What is seen in a take, per frame and per chunk that was looked at, and the figures that the claims are about.
 
 A figure is one number per character. Identity errors are in the world's standard deviations (traits.py); mouth, pose
-and expression are read by the puppet's eye and held against the parameters that were to be.
+and expression are read by the puppet's probe and held against the parameters that were to be.
 """
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from lodestar.pipelines.metrics.colour import ciede2000, lab_of_light, linear_li
 from lodestar.pipelines.metrics.sharpness import sharpness
 from lodestar.pipelines.metrics.track import cells
 from lodestar.training.puppet.drawing import STATE
-from lodestar.training.puppet.looker import Looker
+from lodestar.training.puppet.face_probe import FaceProbe
 from lodestar.training.puppet.traits import identity_error, true_embedding
 from lodestar.training.puppet.world import FPS
 from torch import Tensor
@@ -33,7 +33,7 @@ FIGURES = {
     "colour": "colour off, CIEDE2000", "colour_slope": "colour drift a minute", "told": "expression as told"}
 
 
-def readings(eye: Looker, codec: Codec, cast: Cast, size: int, chunks: tuple[int, ...],
+def predictions(probe: FaceProbe, codec: Codec, cast: Cast, size: int, chunks: tuple[int, ...],
              frames_of: Callable[[int], Tensor]) -> dict[str, Tensor]:
     """(B, chunks, 36, ...) each: `error`, `opening`, `poses`, `expression`, `letters`, `sharpness` over the true one;
     `colour` (B, chunks); `reference` (B, poses) is how the picture holds its head. `frames_of` gives a chunk's
@@ -41,16 +41,16 @@ def readings(eye: Looker, codec: Codec, cast: Cast, size: int, chunks: tuple[int
     found: dict[str, list[Tensor]] = {}
     for chunk in chunks:
         frames = frames_of(chunk).clamp(0, 1)
-        for name, values in read(eye, cast, size, chunk, frames).items():
+        for name, values in read(probe, cast, size, chunk, frames).items():
             found.setdefault(name, []).append(values)
     stacked = {name: torch.stack(values, 1) for name, values in found.items()}
-    return {**stacked, "chunks": torch.tensor(chunks), "reference": eye.read(codec.decode(cast.picture)[:, 0]).poses}
+    return {**stacked, "chunks": torch.tensor(chunks), "reference": probe.read(codec.decode(cast.picture)[:, 0]).poses}
 
 
-def read(eye: Looker, cast: Cast, size: int, chunk: int, frames: Tensor) -> dict[str, Tensor]:
-    seen = eye.read(frames.flatten(0, 1))
+def read(probe: FaceProbe, cast: Cast, size: int, chunk: int, frames: Tensor) -> dict[str, Tensor]:
+    seen = probe.read(frames.flatten(0, 1))
     many = frames.shape[:2]
-    wanted = torch.stack([true_embedding(take.identity, eye.world) for take in cast.takes])
+    wanted = torch.stack([true_embedding(take.identity, probe.world) for take in cast.takes])
     words = [take.identity.letters for take in cast.takes for _ in range(many[1])]
     true = torch.stack([take.frames(numbers(chunk), size) for take in cast.takes]).float() / 255
     sharp, true_sharp = (sharpness(part.flatten(0, 1)).view(many) for part in (frames, true))

@@ -72,7 +72,7 @@ def written(path: Path, part: str) -> None:
 
 
 def course(seen: Mapping[str, Tensor], name: str, label: str) -> Curve:
-    """A reading over the take, in seconds, with its interval over characters."""
+    """A figure over the take, in seconds, with its interval over characters."""
     values = seen[name].double().numpy()
     values = values if values.ndim == 2 else values.mean(2)
     found = [interval(column, 1000) for column in values.T]
@@ -81,8 +81,8 @@ def course(seen: Mapping[str, Tensor], name: str, label: str) -> Curve:
 
 def plots_of(seen: Mapping[str, Mapping[str, Tensor]], found: Figures) -> dict[str, list[Plot]]:
     """By the name of the picture, as far as there are takes for it."""
-    def courses(title: str, unit: str, reading: str, names: Sequence[str]) -> Plot:
-        return Plot(title, unit, "seconds", tuple(course(seen[name], reading, CONDITIONS[name].label)
+    def courses(title: str, unit: str, figure: str, names: Sequence[str]) -> Plot:
+        return Plot(title, unit, "seconds", tuple(course(seen[name], figure, CONDITIONS[name].label)
                                                   for name in names if name in seen))
 
     pictures = {"claims_drift": [

@@ -1,4 +1,4 @@
-"""Takes, readings, figures and the page of the claims in order; see __main__.py."""
+"""Takes, predictions, figures and the page of the claims in order; see __main__.py."""
 import argparse
 import os
 import platform
@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
-from lodestar.training.puppet import looker
+from lodestar.training.puppet import face_probe
+from lodestar.training.puppet.export import weights_file
 from lodestar.training.puppet.network import trained
-from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.vae import SIZE
 from lodestar.training.puppet.world import World
 from torch import Tensor
 
 from .conditions import CONDITIONS, Condition, chunks_for, looked_at
-from .measures import figures, readings
+from .measures import figures, predictions
 from .page import page, plots_of, written
 from .pictures import plotted, save_png, strip
 from .takes import Cast, cast, digest, frames_of_chunk, kept, made, true_frames_of_chunk
@@ -37,34 +37,35 @@ class Studio:
     def __init__(self, world: World, weights: Path, folder: Path, characters: int, seconds: float, every: int):
         self.world, self.weights, self.folder = world, weights, folder
         self.characters, self.seconds, self.every = characters, seconds, every
-        self.network, self.cast = cache(self.network), cache(self.cast)
+        self.network, self.cast = cache(self.load_network), cache(self.make_cast)
         self.spent: dict[tuple, float] = {}     # seconds of processor time, whenever that was
 
     def file(self, name: str) -> Path:
-        return shipped(name, self.weights)
+        return weights_file(name, self.weights)
 
     @cached_property
     def made_with(self) -> str:
         pack = HERE.parents[1]
-        return digest(self.file("vae"), HERE / "takes.py", *sorted((pack / "techniques").glob("*.py")),
-                      *sorted((pack / "backbones" / "longcat").glob("*.py")))
+        return digest(self.file("vae"), HERE / "takes.py", *sorted((pack / "techniques").rglob("*.py")),
+                      *sorted((pack / "networks" / "longcat").glob("*.py")),
+                      *sorted((pack / "pipelines" / "headless").glob("*.py")))
 
     @cached_property
     def seen_with(self) -> str:
-        return digest(self.file("looker"), HERE / "measures.py", Path(looker.__file__))
+        return digest(self.file("looker"), HERE / "measures.py", Path(face_probe.__file__))
 
     @cached_property
     def codec(self):
         return PuppetVAE(self.file("vae"))
 
     @cached_property
-    def eye(self):
-        return looker.looker(self.file("looker"))
+    def probe(self):
+        return face_probe.load_face_probe(self.file("looker"))
 
-    def network(self, name: str):
+    def load_network(self, name: str):
         return trained(self.file(name), self.file("puppet"))
 
-    def cast(self, silent: bool) -> Cast:
+    def make_cast(self, silent: bool) -> Cast:
         seconds = min(self.seconds, SILENT_SECONDS) if silent else self.seconds
         return cast(self.world, self.codec, self.characters, chunks_for(seconds), silent)
 
@@ -90,7 +91,7 @@ class Studio:
             self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
 
     def seen(self, condition: Condition, told: bool) -> tuple[dict, dict]:
-        """(readings, figures). `told`: look at the chunks as well in which the story tells something."""
+        """(predictions, figures). `told`: look at the chunks as well in which the story tells something."""
         players = self.cast_of(condition)
         usual = looked_at(players.chunks, self.every)
         looked = looked_at(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())
@@ -105,17 +106,17 @@ class Studio:
                 return true_frames_of_chunk(self.codec, players, chunk, self.world.size)
             return frames_of_chunk(self.codec, latents, chunk)
 
-        return readings(self.eye, self.codec, players, self.world.size, looked, frames)
+        return predictions(self.probe, self.codec, players, self.world.size, looked, frames)
 
 
 def run(options: argparse.Namespace) -> None:
     """Has everything made that is asked for and writes the page; with `options.part` makes that part of it only."""
-    defaults = SHORT if options.quick else USUAL
-    size = tuple(given or default for given, default in
-                 zip((options.characters, options.seconds, options.every), defaults, strict=True))
+    characters, seconds, every = SHORT if options.quick else USUAL
+    characters, seconds = options.characters or characters, options.seconds or seconds
+    every = options.every or every
     asked = options.claims or (QUICK if options.quick else [claim.number for claim in CLAIMS])
     world = World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
-    studio = Studio(world, options.weights, options.kept, *size)
+    studio = Studio(world, options.weights, options.kept, characters, seconds, every)
     names = needed([claim for claim in CLAIMS if claim.number in asked])
     if options.part:
         measured(studio, part_of(names, *map(int, options.part.split("/"))))
@@ -125,8 +126,8 @@ def run(options: argparse.Namespace) -> None:
         shared_out(options.workers)
     seen, found = measured(studio, names)
     minutes, spent = (time.monotonic() - started) / 60, sum(studio.spent.values()) / 60
-    silent = f" ({min(size[1], SILENT_SECONDS):g} s where nobody speaks)"
-    made_by = (f"`{command(options)}`: {size[0]} held-out characters, each {size[1]:g} s{silent}; {minutes:.0f} "
+    silent = f" ({min(seconds, SILENT_SECONDS):g} s where nobody speaks)"
+    made_by = (f"`{command(options)}`: {characters} held-out characters, each {seconds:g} s{silent}; {minutes:.0f} "
                f"minutes on {os.cpu_count()} cores, takes kept from before not counted; {spent:.0f} minutes of "
                f"processor time, takes kept from before counted; {platform.machine()}, {time.strftime('%Y-%m-%d')}.")
     plots = drawn(studio, seen, found, options.page.parent / "images")
@@ -173,7 +174,7 @@ def command(options: argparse.Namespace) -> str:
 
 
 def measured(studio: Studio, names: dict[str, bool]) -> tuple[dict, dict]:
-    """Readings and figures by condition."""
+    """Predictions and figures by condition."""
     seen, found = {}, {}
     for name, told in names.items():
         started = time.monotonic()

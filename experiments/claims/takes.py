@@ -121,11 +121,11 @@ def continued(network, codec: Codec, condition: Condition, cast: Cast, sigmas: T
         asked = request(condition, cast, chunk, known, NEW * chunk, CHUNK)
         window = sample(network, noise(cast, chunk), sigmas, asked)
         latents = torch.cat([latents, window[:, :, known.shape[2]:]], 2)
-        known = latents[:, :, -CONTEXT:] if condition.context == "stitch" else encoded_afresh(codec, latents)
+        known = latents[:, :, -CONTEXT:] if condition.context == "stitch" else re_encode(codec, latents)
     return latents
 
 
-def encoded_afresh(codec: Codec, latents: Tensor) -> Tensor:
+def re_encode(codec: Codec, latents: Tensor) -> Tensor:
     """The end of the take so far, decoded and encoded again: its first latent is a picture's."""
     frames = codec.decode(latents[:, :, -CONTEXT - WARM:])
     return codec.encode(255 * frames[:, -TIMELINE.frames_for_latents(CONTEXT):])

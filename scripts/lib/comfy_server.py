@@ -224,8 +224,8 @@ def prepare_base(base: Path, models: Path | None = None, pack: Path = PACK) -> P
     for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
         (base / name).mkdir(parents=True, exist_ok=True)
     link_or_copy(pack, base / "custom_nodes" / "ComfyUI-Lodestar")
-    for file in sorted((models / "models").rglob("*")) if models else ():
-        if file.is_file():
+    if models:
+        for file in filter(Path.is_file, sorted((models / "models").rglob("*"))):
             link_or_copy(file, base / file.relative_to(models))
     return base
 

@@ -48,7 +48,7 @@ def cache_folder() -> Path:
 def only_one(path: Path):
     """Held by one process at a time; the system lets go of it when that process ends, however it ends."""
     with open(path, "a") as handle:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
             while True:
                 with contextlib.suppress(OSError):  # gives up after ten seconds; a first set-up takes minutes

@@ -28,8 +28,8 @@ from lodestar.techniques.lookahead_anchor import LookaheadAnchor, parse_schedule
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.technique import ChunkPosition, Technique
 from lodestar.techniques.timeline import Timeline
+from lodestar.training.puppet.export import weights_file
 from lodestar.training.puppet.network import trained
-from lodestar.training.puppet.ship import shipped
 from report import opened
 from safetensors.torch import load_file
 from torch import Tensor
@@ -135,13 +135,13 @@ def make(graph: Graph, target: Path, tell: Callable[..., None]) -> Path:
     opening = opening_of(speech, inputs["LodestarPlanTake"]["max_seconds"])
     person = opened(Path(inputs["LoadImage"]["image"]))
     plan = plan_of(inputs["LodestarPlanTake"], len(opening), person)
-    wan = WanVae(load_file(shipped("vae")))
+    wan = WanVae(load_file(weights_file("vae")))
     picture = fitted(person, plan.width, plan.height)
     steps = inputs["LodestarLongCatSchedule"]
     silence = silence_after(len(speech), SAMPLE_RATE, PUPPET.rate_hz, PUPPET.chunk_frames, PUPPET.overlap_frames)
     rows = (len(speech) + silence) // STEP
     puppet = Puppet(
-        trained(shipped("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, rows),
+        trained(weights_file("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, rows),
         wan.encode(picture), (*anchors(inputs.get("LodestarLookaheadAnchor"), plan.timeline),
                               *skips(inputs.get("LodestarReferenceSkip"))),
         schedule(steps["kind"], steps["steps"], steps["shift"]), inputs["RandomNoise"]["noise_seed"])

@@ -1,6 +1,6 @@
 """What the pack touches of ComfyUI, laid over a table of the names and signatures of one ComfyUI, without running it.
 
-`python tests/rig/overlay.py COMFYUI_FOLDER` writes tests/golden/comfyui_newest.json anew from a ComfyUI at hand, and
+`python tests/rig/overlay.py COMFYUI_FOLDER` writes tests/golden/comfyui_newest.json again from a ComfyUI at hand, and
 says what would break there. The table has what we touch and nothing else: facts, no code.
 """
 import ast

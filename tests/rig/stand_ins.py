@@ -1,4 +1,4 @@
-"""Tiny models under the names of official ones, so that workflows made for those open and run as they are shipped.
+"""Tiny models under the names of official ones, so that workflows made for those open and run as they are.
 
 The text encoder cannot be tiny: an empty file of its name stands where it would be, to be listed and never loaded.
 """

@@ -22,7 +22,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder of all runs")
     parser.add_argument("--hours", type=float, required=True)
-    parser.add_argument("--start", type=Path, help="VAE weights to begin with; default: those that ship")
+    parser.add_argument("--start", type=Path, help="VAE weights to begin with; default: the pack's own")
     parser.add_argument("--anyway", action="store_true", help="go on with a VAE that its gate refuses")
     parser.add_argument("--background", action="store_true", help="in a process of its own, at the lowest priority")
     parser.add_argument("--threads", type=int, default=1, help="in the background more, when cores are idle")
@@ -63,12 +63,12 @@ def corpus(folder: Path) -> None:
 
 def refused(vae: Path, world, out: Path) -> list[str]:
     """What of the VAE's gate is missed; its figures and a picture are written."""
-    from .looker import looker
+    from .face_probe import load_face_probe
     from .vae import loaded
     from .vae_gate import gate, missed, sheet
     told = out / "vae_gate.json"
     if not told.is_file():
-        found, shown = gate(loaded(vae), world, looker())
+        found, shown = gate(loaded(vae), world, load_face_probe())
         sheet(shown).save(out / "vae_gate.png")
         told.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return missed(json.loads(told.read_text(encoding="utf-8")))
@@ -79,15 +79,15 @@ def look(out: Path, weights: Path) -> None:
     is in the log and ends no training."""
     words = ["--network", weights, "--vae", out / "vae" / "decoder.safetensors", "--sheet", weights.with_suffix(".png"),
              "--json", weights.with_suffix(".json")]
-    subprocess.run([sys.executable, str(PACK / "benchmarks" / "puppet_gate.py"), *map(str, words)], check=False)
+    subprocess.run([sys.executable, "-m", "experiments.claims.gate", *map(str, words)], cwd=PACK, check=False)
 
 
 def go(options: argparse.Namespace) -> str:
     """Everything that is missing, as far as the hours reach; what there is to be done now."""
     from .corpus import corpus_folder
+    from .export import CONFIGS, weights_file
     from .latents import load, make
     from .layouts import Config
-    from .ship import CONFIGS, shipped
     from .train import train
     from .vae import SIZE, in_turn, loaded
     from .world import World
@@ -98,7 +98,7 @@ def go(options: argparse.Namespace) -> str:
 
     corpus(corpus_folder())
     world = World(size=SIZE)
-    finished = in_turn(out / "vae", world, minutes, options.start or shipped("vae"), device)
+    finished = in_turn(out / "vae", world, minutes, options.start or weights_file("vae"), device)
     if len(finished) < 3:
         return "the VAE is in training"
     if (missing := refused(finished[-1], world, out)) and not options.anyway:
@@ -113,7 +113,7 @@ def go(options: argparse.Namespace) -> str:
                 config, clips, folder, weights if config.base else None, minutes(), device,
                 (lambda found: None) if config.base else (lambda found: look(out, found))):
             return f"{config.name} is in training"
-    return f"all is made: python -m training.puppet.ship {out}"
+    return f"all is made: python -m training.puppet.export {out}"
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ class Identity:
     def in_scene(self, seed: int) -> "Identity":
         """The same person elsewhere: other background, clothes, letters and light; everything above the neck stays."""
         draw = np.random.default_rng([self.seed, seed, 0x5C])
-        other = {name: float(draw.uniform(*NUMBERS[name])) for name in SCENE if name in NUMBERS}
+        other: dict = {name: float(draw.uniform(*NUMBERS[name])) for name in SCENE if name in NUMBERS}
         other |= {name: pick(draw, CHOICES[name]) for name in SCENE if name in CHOICES}
         other |= surroundings(draw, self["skin"], self["hair_colour"])
         red, green, blue = draw.uniform(LIGHT, 1, 3).tolist()

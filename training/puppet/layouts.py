@@ -1,6 +1,6 @@
 """What a batch of the puppet's training is made of: one window of some clips, laid out as one of the papers has it.
 
-From speech alone, from a picture, from context that was encoded afresh or handed over as latents (000, 001); a level
+From speech alone, from a picture, from context that was re-encoded or handed over as latents (000, 001); a level
 for each block (002); several pictures at any times (003); a short video of the person ahead of the window (004).
 """
 import json
@@ -13,10 +13,10 @@ import torch
 from lodestar.techniques.audio.features import window_steps
 from torch import Tensor
 
-from .latents import CLIPS, ENCODED_AFRESH, HEARD, LATENTS, PICTURES, REFERENCE
+from .latents import CLIPS, HEARD, LATENTS, PICTURES, RE_ENCODED, REFERENCE
 from .network import CHUNK, CONTEXT
 
-SHARES = {"speech": 0.05, "picture": 0.15, "afresh": 0.10, "latents": 0.25, "levels": 0.20, "pictures": 0.10,
+SHARES = {"speech": 0.05, "picture": 0.15, "re-encoded": 0.10, "latents": 0.25, "levels": 0.20, "pictures": 0.10,
           "video": 0.15}
 REFERENCES = ("flexible", "fixed", "none")
 SILENCES = ("encoded", "null", "left out")
@@ -116,9 +116,9 @@ def window_of(layout: str, clips: Clips, index: Tensor, draw: Draw) -> Window:
     latents = clips["latents"][index]
     if layout in ("speech", "picture"):
         return Window(0, CHUNK, latents[:, :, :int(layout == "picture")])
-    if layout == "afresh":
-        which = int(draw.integers(len(ENCODED_AFRESH)))
-        return Window(ENCODED_AFRESH[which], CHUNK, clips["afresh"][index, which])
+    if layout == "re-encoded":
+        which = int(draw.integers(len(RE_ENCODED)))
+        return Window(RE_ENCODED[which], CHUNK, clips["re-encoded"][index, which])
     known = int(draw.integers(CONTEXT + 1)) if layout == "levels" else CONTEXT
     length = known + BLOCK * BLOCKS if layout == "levels" else CHUNK
     first = int(draw.integers(1, LATENTS - length + 1))
@@ -144,10 +144,10 @@ def references_of(layout: str, config: Config, clips: Clips, index: Tensor, wind
         return []
     if config.reference == "fixed":
         return [(picture(clips, index, int(draw.integers(len(PICTURES)))), (float(CHUNK - 1 + config.fixed_latents),))]
-    times = [(frame - 4 * window.first) / 4 for frame in PICTURES]
-    inside = [place for place, time in enumerate(times) if 0 <= time <= CHUNK - 1 + config.farthest_frames / 4]
+    own_times = [(frame - 4 * window.first) / 4 for frame in PICTURES]
+    inside = [place for place, time in enumerate(own_times) if 0 <= time <= CHUNK - 1 + config.farthest_frames / 4]
     place = int(draw.choice(inside))
-    return [(picture(clips, index, place), (times[place],))]
+    return [(picture(clips, index, place), (own_times[place],))]
 
 
 def picture(clips: Clips, index: Tensor, place: int) -> Tensor:

@@ -60,7 +60,7 @@ def smooth_noise(seed: int, seconds: np.ndarray) -> np.ndarray:
     knot = np.floor(t).astype(np.int64)
     f = t - knot
     weights = np.stack([(1 - f) ** 3, 3 * f ** 3 - 6 * f ** 2 + 4, -3 * f ** 3 + 3 * f ** 2 + 3 * f + 1, f ** 3])
-    channels = np.arange(len(t), dtype=np.uint64)[:, None]
+    channels: np.ndarray = np.arange(len(t), dtype=np.uint64)[:, None]
     return 1.4 / 6 * (weights * (2 * uniform(seed, channels, knot + KNOTS) - 1)).sum(0)
 
 

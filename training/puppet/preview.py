@@ -11,7 +11,7 @@ def sheet(takes: list, path: Path, size: int, moments: int = 3) -> None:
     """A PNG: each character at `moments` times, a third of a second apart, enlarged without smoothing."""
     from PIL import Image
 
-    pick = 9 * np.arange(moments)
+    pick: np.ndarray = 9 * np.arange(moments)
     rows = [np.concatenate(list(take.frames(pick, size).numpy()), 1) for take in takes]
     grid = np.concatenate([np.concatenate(rows[first:first + COLUMNS], 1) for first in range(0, len(rows), COLUMNS)])
     picture = Image.fromarray(grid)

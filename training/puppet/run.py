@@ -82,7 +82,9 @@ class Run:
         self.average, self.settled, self.keep_every = average, settled, keep_every
         self.optimizer = Optimizer(model)
         self.averaged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.done, self.log, self.precisions = 0, [], []
+        self.done = 0
+        self.log: list[list[float]] = []        # [step, loss]
+        self.precisions: list = []
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             self.resume()

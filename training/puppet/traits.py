@@ -60,7 +60,7 @@ def measured(who: Identity) -> np.ndarray:
 
 def moles_there(who: Identity) -> np.ndarray:
     """(len(PLACES),) 0 or 1."""
-    there = np.zeros(len(PLACES), np.float32)
+    there: np.ndarray = np.zeros(len(PLACES), np.float32)
     for x, _, _ in who.moles:
         there[2 * np.searchsorted(PLACE_ENDS, abs(x)) + (x > 0)] = 1
     return there

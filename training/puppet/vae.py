@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import flat_vae
+from .face_probe import load_face_probe
 from .hosts import wan_vae, without_past
-from .looker import looker
 from .precision import fast
 from .run import Run
 from .vae_losses import Critic, Likeness, difference, judged
@@ -120,7 +120,7 @@ def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module],
         model["critic"] = Critic().to(device)
         vae.encoder.requires_grad_(False)
         vae.conv1.requires_grad_(False)
-        alike = Likeness(looker().to(device))
+        alike = Likeness(load_face_probe().to(device))
     run = Run(folder, model, steps or stage.steps, stage.rate)
     of_step = batches(world, stage, generator, device)
 
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the runs: their checkpoints, logs and finished weights")
     parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
-    parser.add_argument("--start", type=Path, help="weights to begin with, such as those that ship")
+    parser.add_argument("--start", type=Path, help="weights to begin with, such as the pack's own")
     parser.add_argument("--decoder-steps", type=int, help="train the decoder of --start alone; its latents stay")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import flat_vae
-from .looker import Looker, looker
+from .face_probe import FaceProbe, load_face_probe
 from .precision import fast
 from .traits import identity_error, true_embedding
 from .vae import SIZE, loaded, pictures, save
@@ -24,17 +24,17 @@ STILLS, CLIPS, FRAMES, SHOWN = 48, 6, 49, 12
 WANTED = {"stills.psnr": 28.0, "stills.sharpness": 0.8, "stills.letters": 1.0}
 
 
-def measures(eye: Looker, batch: Batch, made: Tensor) -> dict[str, float]:
+def measures(probe: FaceProbe, batch: Batch, made: Tensor) -> dict[str, float]:
     """Of frames (B, T, H, W, 3) in 0..1 against those of `batch`: `psnr` in dB; `sharpness` as a share of the truth's;
     `letters`, the share of frames whose whole word is read right of those whose truth is; `identity`, how much larger
     the error against what was drawn is than the true frames'; `opening`, the mouth's root mean square error."""
     true = batch.frames.float() / 255
     frames = made.shape[1]
-    seen, wanted = (eye.read(x.flatten(0, 1)) for x in (made, true))
+    seen, wanted = (probe.read(x.flatten(0, 1)) for x in (made, true))
     words = [take.identity.letters for take in batch.takes for _ in range(frames)]
     legible = [word == read for word, read in zip(words, wanted.letters, strict=True)]
     right = [word == read for word, read in zip(words, seen.letters, strict=True)]
-    who = torch.stack([true_embedding(take.identity, eye.world) for take in batch.takes]).repeat_interleave(frames, 0)
+    who = torch.stack([true_embedding(take.identity, probe.world) for take in batch.takes]).repeat_interleave(frames, 0)
     return {"psnr": float(-10 * (made - true).square().flatten(1).mean(1).log10().mean()),
             "sharpness": float(sharpness(made.flatten(0, 1)).mean() / sharpness(true.flatten(0, 1)).mean()),
             "letters": float(np.mean(np.array(right)[legible])),
@@ -43,17 +43,17 @@ def measures(eye: Looker, batch: Batch, made: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def gate(vae, world: World, eye: Looker, clips: int = CLIPS) -> tuple[dict[str, float], Tensor]:
+def gate(vae, world: World, probe: FaceProbe, clips: int = CLIPS) -> tuple[dict[str, float], Tensor]:
     """The measures of stills and of clips, and true and made stills (2, B, H, W, 3)."""
     batch = world.batch(5, 0, STILLS, 1, held_out=True)
     device = next(vae.parameters()).device
     shown = pictures(batch.frames).to(device)
     made = back(vae, shown)
-    found = {f"stills.{name}": value for name, value in measures(eye, batch, made).items()}
+    found = {f"stills.{name}": value for name, value in measures(probe, batch, made).items()}
     if clips:
         batch = world.batch(6, 0, clips, FRAMES, held_out=True)
         moving = torch.cat([back(vae, clip[None].to(device)) for clip in pictures(batch.frames)])
-        found |= {f"clips.{name}": value for name, value in measures(eye, batch, moving).items()}
+        found |= {f"clips.{name}": value for name, value in measures(probe, batch, moving).items()}
     return found, torch.stack([as_frames(shown), made])[:, :, 0]
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     vae = loaded(options.weights)
     if options.save:
         save(vae, options.save)
-    found, shown = gate(vae, World(size=SIZE), looker(), 0 if options.stills_only else CLIPS)
+    found, shown = gate(vae, World(size=SIZE), load_face_probe(), 0 if options.stills_only else CLIPS)
     print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
     if options.sheet:
         sheet(shown).save(options.sheet)

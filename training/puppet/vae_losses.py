@@ -1,14 +1,14 @@
-"""What the puppet's VAE is told to mind: colours, edges, movement, detail; what the eye sees; what looks drawn."""
+"""What the puppet's VAE is to mind: colours, edges, movement, detail, what the face probe sees, what looks drawn."""
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss, leaky_relu, relu
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .looker import SIZE as EYE_SIZE
-from .looker import Looker
+from .face_probe import SIZE as PROBE_SIZE
+from .face_probe import FaceProbe
 
 CELLS = 12                  # pixels, in which there should be as much detail as in the truth
-WORLD_SIZE = 96             # pixels of a picture of which the eye wants EYE_SIZE
+WORLD_SIZE = 96             # pixels of a picture of which the probe wants PROBE_SIZE
 READ = 9                    # layers of a reader: three convolutions with norm and SiLU
 MOST = 0.5                  # the critic's gradient at the decoder's last layer, as a share of the rest's
 
@@ -39,11 +39,11 @@ def blur(made: Tensor, true: Tensor) -> Tensor:
 
 
 class Likeness(nn.Module):
-    """How different two clips look to the eye's first convolutions, as a share of what they see in the true one."""
+    """How different two clips look to the face probe's first convolutions, as a share of the true one's."""
 
-    def __init__(self, eye: Looker):
+    def __init__(self, probe: FaceProbe):
         super().__init__()
-        self.readers = nn.ModuleList([eye.head[:READ], eye.whole[:READ]]).eval().requires_grad_(False)
+        self.readers = nn.ModuleList([probe.head[:READ], probe.whole[:READ]]).eval().requires_grad_(False)
 
     def forward(self, made: Tensor, true: Tensor) -> Tensor:
         made, true = (self.seen(in_row(x)) for x in (made, true))
@@ -52,7 +52,7 @@ class Likeness(nn.Module):
 
     def seen(self, pictures: Tensor) -> list[list[Tensor]]:
         """After each of three convolutions of both readers."""
-        size = [side * EYE_SIZE // WORLD_SIZE for side in pictures.shape[-2:]]
+        size = [side * PROBE_SIZE // WORLD_SIZE for side in pictures.shape[-2:]]
         pictures = interpolate(pictures / 2, size, mode="bilinear", antialias=True)
         found = []
         for reader in self.readers:

@@ -1,4 +1,4 @@
-"""The trained puppet, with the weights that ship: a minute of three people it has never seen."""
+"""The trained puppet, with the pack's weights: a minute of three people it has never seen."""
 import argparse
 import importlib
 import sys
@@ -12,10 +12,10 @@ from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.longcat.lora import with_lora
 from lodestar.training.puppet import flat_vae, lora
 from lodestar.training.puppet import vae as vae_training
+from lodestar.training.puppet.export import weights_file
+from lodestar.training.puppet.face_probe import load_face_probe
 from lodestar.training.puppet.hosts import wan_vae, without_past
-from lodestar.training.puppet.looker import looker
 from lodestar.training.puppet.network import trained
-from lodestar.training.puppet.ship import shipped
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.vae import SIZE, loaded, pictures
 from lodestar.training.puppet.world import World
@@ -29,29 +29,29 @@ sys.path.append(str(PACK / "benchmarks"))
 claims_conditions, claims_measures, claims_takes, claims_vae = (
     importlib.import_module(f"lodestar.experiments.claims.{name}")
     for name in ("conditions", "measures", "takes", "vae"))
-puppet_gate = importlib.import_module("puppet_gate")
+gate = importlib.import_module("lodestar.experiments.claims.gate")
 CHARACTERS, SECONDS, EVERY = 3, 60.0, 12
 AHEAD = "ahead 12"
 
 
 @pytest.fixture(scope="module")
 def studio():
-    """(cast, codec, eye, network)"""
-    codec = claims_vae.PuppetVAE(shipped("vae"))
+    """(cast, codec, probe, network)"""
+    codec = claims_vae.PuppetVAE(weights_file("vae"))
     world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=SIZE, held_out=1)
     cast = claims_takes.cast(world, codec, CHARACTERS, claims_conditions.chunks_for(SECONDS), silent=False)
-    return cast, codec, looker(), trained(shipped("puppet"))
+    return cast, codec, load_face_probe(), trained(weights_file("puppet"))
 
 
 @pytest.fixture(scope="module")
 def found(studio):
-    """By condition, {figure: (characters,)} and readings over the minute."""
-    cast, codec, eye, network = studio
+    """By condition, {figure: (characters,)} and predictions over the minute."""
+    cast, codec, probe, network = studio
     chunks = claims_conditions.looked_at(cast.chunks, EVERY)
     results = {}
     for name in ("none", AHEAD):
         latents = claims_takes.made(network, codec, claims_conditions.CONDITIONS[name], cast)
-        seen = claims_measures.readings(eye, codec, cast, SIZE, chunks, lambda chunk, latents=latents:
+        seen = claims_measures.predictions(probe, codec, cast, SIZE, chunks, lambda chunk, latents=latents:
                                         claims_takes.frames_of_chunk(codec, latents, chunk))
         results[name] = claims_measures.figures(seen, cast, chunks), seen
     return results
@@ -78,8 +78,8 @@ def test_latents_that_begin_a_clip_are_near_those_of_a_stream(studio):
     """Docs/claims.md, 6, says how near; and few latents of warm-up do for what the claims look at."""
     cast, codec, *_ = studio
     frames = torch.stack([take.frames(np.arange(49), SIZE) for take in cast.takes])
-    stream, afresh = codec.encode(frames), codec.encode(frames[:, 16:29])
-    apart = (afresh - stream[:, :, 4:8]).square().mean((0, 1, 3, 4)).sqrt() / stream.square().mean().sqrt()
+    stream, again = codec.encode(frames), codec.encode(frames[:, 16:29])
+    apart = (again - stream[:, :, 4:8]).square().mean((0, 1, 3, 4)).sqrt() / stream.square().mean().sqrt()
     neighbours = (stream[:, :, 5:] - stream[:, :, 4:-1]).square().mean().sqrt() / stream.square().mean().sqrt()
     assert (100 * apart).tolist() == pytest.approx([13, 3, 0.7, 0.6], rel=0.15)
     assert 100 * neighbours.item() == pytest.approx(25, rel=0.1)
@@ -104,13 +104,13 @@ def test_the_flat_vae_is_comfyui_s(frames):
 
 
 def test_the_decoder_learns_alone_and_the_latents_stay(tmp_path, monkeypatch):
-    """The last of the three runs, with the critic, on the weights that ship."""
+    """The last of the three runs, with the critic, on the pack's weights."""
     monkeypatch.setattr(vae_training, "STILLS", 2)
     monkeypatch.setattr(vae_training, "CLIPS", 1)
     monkeypatch.setattr(vae_training, "UNJUDGED", 1)
     world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=SIZE, held_out=1)
-    before = loaded(shipped("vae"))
-    vae, whole = vae_training.train("decoder", tmp_path, world, lambda: loaded(shipped("vae")), 5, "cpu", steps=3)
+    before = loaded(weights_file("vae"))
+    vae, whole = vae_training.train("decoder", tmp_path, world, lambda: loaded(weights_file("vae")), 5, "cpu", steps=3)
     assert whole
     so_far = loaded(tmp_path / "checkpoint.pt").state_dict()
     assert all(torch.equal(so_far[name], tensor) for name, tensor in vae.state_dict().items())
@@ -121,7 +121,7 @@ def test_the_decoder_learns_alone_and_the_latents_stay(tmp_path, monkeypatch):
 def test_latents_get_the_mean_and_spread_that_are_wanted(monkeypatch):
     monkeypatch.setattr(vae_training, "COUNTED", 2)
     world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=48, held_out=1)
-    vae, mean, spread = loaded(shipped("vae")), torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16)
+    vae, mean, spread = loaded(weights_file("vae")), torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16)
     frames = pictures(world.batch(7, 0, 4, 5).frames)
     with torch.no_grad():
         made = flat_vae.decode(vae, flat_vae.encode(vae, frames))
@@ -133,14 +133,14 @@ def test_latents_get_the_mean_and_spread_that_are_wanted(monkeypatch):
 
 
 def test_core_s_loader_and_ours_read_the_puppet_s_loras(tmp_path):
-    network = trained(shipped("puppet"))
+    network = trained(weights_file("puppet"))
     variant = lora.attach(network, 4)
     for weight in variant.parameters():
         weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
     weights, path = lora.layout(variant.state_dict()), tmp_path / "lora.safetensors"
     save_file(weights, path)
-    merged = trained(path, shipped("puppet")).state_dict()
-    model = load_longcat(str(shipped("puppet")))
+    merged = trained(path, weights_file("puppet")).state_dict()
+    model = load_longcat(str(weights_file("puppet")))
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     theirs = model.clone()
     assert len(theirs.add_patches(comfy.lora.load_lora(dict(weights), keys), 1.0)) == len(variant)
@@ -149,7 +149,7 @@ def test_core_s_loader_and_ours_read_the_puppet_s_loras(tmp_path):
         found = patched.model.diffusion_model.state_dict()
         assert all(torch.allclose(found[name].float(), weight, atol=2e-3) for name, weight in merged.items())
         assert (found["blocks.0.attn.qkv.weight"].float() - merged["blocks.0.attn.qkv.weight"]).norm() < 0.05 * (
-            merged["blocks.0.attn.qkv.weight"] - trained(shipped("puppet")).blocks[0].attn.qkv.weight).norm()
+            merged["blocks.0.attn.qkv.weight"] - trained(weights_file("puppet")).blocks[0].attn.qkv.weight).norm()
         patched.unpatch_model(torch.device("cpu"))
 
 
@@ -170,14 +170,14 @@ def test_a_vae_without_a_past_knows_of_single_frames_what_it_knew():
 
 
 def test_the_gate_measures_a_take_and_draws_its_sheet(tmp_path):
-    options = argparse.Namespace(network=shipped("puppet"), vae=shipped("vae"), characters=1, seconds=3.0,
+    options = argparse.Namespace(network=weights_file("puppet"), vae=weights_file("vae"), characters=1, seconds=3.0,
                                  corpus=PACK / "tests" / "golden" / "puppet", sheet=tmp_path / "sheet.png")
-    figures = puppet_gate.measured(options)
-    assert set(figures) > {*puppet_gate.WANTED, *puppet_gate.MOST} and all(map(np.isfinite, figures.values()))
+    figures = gate.measured(options)
+    assert set(figures) > {*gate.WANTED, *gate.MOST} and all(map(np.isfinite, figures.values()))
     assert 0.3 < figures["sharpness"] < 1.2 and 0.3 < figures["seams"] < 10
     sheet = np.asarray(Image.open(options.sheet))
     assert sheet.shape[0] == SIZE and sheet.shape[1] % (2 * SIZE) == 0 and sheet[:, :SIZE].std() > 20
-    assert puppet_gate.refused({**figures, "sharpness": 0.7, "sync": 0.7, "letters": 1.0, "seams": 1.2}) == []
-    assert puppet_gate.refused({"sharpness": 0.5, "sync": float("nan"), "letters": 0.9, "seams": 1.6}) == [
+    assert gate.refused({**figures, "sharpness": 0.7, "sync": 0.7, "letters": 1.0, "seams": 1.2}) == []
+    assert gate.refused({"sharpness": 0.5, "sync": float("nan"), "letters": 0.9, "seams": 1.6}) == [
         "sharpness: got 0.500, wanted 0.6 or more", "sync: got nan, wanted 0.65 or more",
         "seams: got 1.600, wanted 1.5 or less"]

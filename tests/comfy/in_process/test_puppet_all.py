@@ -1,11 +1,11 @@
-"""The puppet's one command, from nothing to what ships, in steps of one: it does what is missing and nothing twice."""
+"""The puppet's one command, from nothing to exported weights in steps of one: what is missing, and nothing twice."""
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from lodestar.training.puppet import all as everything
-from lodestar.training.puppet import latents, layouts, run, ship, vae, vae_gate, world
+from lodestar.training.puppet import export, latents, layouts, run, vae, vae_gate, world
 from lodestar.training.puppet.network import trained
 from lodestar.training.puppet.speech import load_tracks
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ def small(monkeypatch, tmp_path):
             (vae, "STAGES", {name: stage._replace(steps=2) for name, stage in vae.STAGES.items()}),
             (vae, "STILLS", 2), (vae, "CLIPS", 1), (vae, "COUNTED", 1), (vae, "CLIP_FRAMES", (5,)),
             (vae_gate, "STILLS", 2), (vae_gate, "SHOWN", 1), (run, "LOG_EVERY_STEPS", 1),
-            (latents, "PER_FILE", 1), (ship, "CONFIGS", configs)):
+            (latents, "PER_FILE", 1), (export, "CONFIGS", configs)):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(vae_gate.gate, "__defaults__", (0,))
     return everything.parsed([str(tmp_path / "out"), "--hours", "1"])
@@ -66,8 +66,8 @@ def test_it_does_what_comes_next_and_nothing_twice(small, tmp_path, monkeypatch)
     monkeypatch.setattr(latents, "clip", None)
     assert everything.go(small).startswith("all is made")
     assert files == {path: path.stat().st_mtime_ns for path in small.out.rglob("*") if path.is_file()}
-    shipped = ship.ship(small.out, tmp_path / "models")
-    assert [path.stem for path in shipped] == ["lodestar_puppet_vae", "lodestar_puppet", "puppet_null_silence"]
-    assert trained(shipped[2], shipped[1]).config.depth == 6
+    exported = export.export(small.out, tmp_path / "models")
+    assert [path.stem for path in exported] == ["lodestar_puppet_vae", "lodestar_puppet", "puppet_null_silence"]
+    assert trained(exported[2], exported[1]).config.depth == 6
     how = json.loads((tmp_path / "models" / "puppet" / "puppet_null_silence.json").read_text())
     assert how["base"] == "puppet" and how["steps"] == 2

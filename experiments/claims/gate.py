@@ -1,16 +1,17 @@
-"""Is the puppet good enough to be looked at: `python benchmarks/puppet_gate.py --network FILE --vae FILE`.
+"""Is the puppet good enough to be looked at: `python -m experiments.claims.gate --network FILE --vae FILE`.
 
-Held-out characters speak for a minute with a picture 12 frames ahead; what the eye reads of them against WANTED, and
-with --sheet a picture of them at 0, 30 and 60 s beside the truth. Ends with 1 where something is missed.
+Held-out characters speak for a minute with a picture 12 frames ahead; what the face probe reads of them against WANTED,
+and with --sheet a picture of them at 0, 30 and 60 s beside the truth. Ends with 1 where something is missed.
 """
 import argparse
 import json
 import sys
 from pathlib import Path
 
-PACK = Path(__file__).resolve().parent.parent
-sys.path.append(str(PACK / "scripts"))
-from lib import environment  # noqa: E402
+from lib import environment
+from lib.pack import load_pack
+
+PACK = environment.PACK
 
 SECONDS = 60.0
 EVERY = 20              # chunks between those that are looked at: a minute's first, middle and last
@@ -34,16 +35,17 @@ def arguments() -> argparse.Namespace:
 def measured(options: argparse.Namespace) -> dict[str, float]:
     """The figures; writes the sheet."""
     import torch
-    from lodestar.experiments.claims.conditions import CONDITIONS, chunks_for, looked_at
-    from lodestar.experiments.claims.measures import figures, numbers, readings
-    from lodestar.experiments.claims.takes import cast, frames_of_chunk, made
-    from lodestar.experiments.claims.vae import PuppetVAE
-    from lodestar.experiments.claims.verdicts import AHEAD
-    from lodestar.training.puppet.looker import looker
+    from lodestar.training.puppet.face_probe import load_face_probe
     from lodestar.training.puppet.network import trained
     from lodestar.training.puppet.speech import load_tracks
     from lodestar.training.puppet.vae import SIZE
     from lodestar.training.puppet.world import World
+
+    from .conditions import CONDITIONS, chunks_for, looked_at
+    from .measures import figures, numbers, predictions
+    from .takes import cast, frames_of_chunk, made
+    from .vae import PuppetVAE
+    from .verdicts import AHEAD
     codec, world = PuppetVAE(options.vae), World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
     players = cast(world, codec, options.characters, chunks_for(options.seconds), silent=False)
     latents = made(trained(options.network), codec, CONDITIONS[AHEAD], players)
@@ -54,7 +56,7 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
         shown[chunk] = frames_of_chunk(codec, latents, chunk)
         return shown[chunk]
 
-    found = figures(readings(looker(), codec, players, SIZE, chunks, frames_of), players, chunks)
+    found = figures(predictions(load_face_probe(), codec, players, SIZE, chunks, frames_of), players, chunks)
     result = {name: float(found[name].mean()) for name in ("identity", "identity_end", "sync", "letters", "sharpness")}
     result["seams"] = seam_score(codec, latents, players.chunks)
     if options.sheet:
@@ -73,15 +75,16 @@ def refused(found: dict[str, float]) -> list[str]:
 def seam_score(codec, latents, chunks: int) -> float:
     """The mean over characters, at the borders between the last chunks."""
     import torch
-    from lodestar.experiments.claims.conditions import NEW, TIMELINE
-    from lodestar.experiments.claims.takes import WARM
     from lodestar.pipelines.metrics.seam import Seams
+
+    from .conditions import NEW, TIMELINE
+    from .takes import WARM
     last, each = min(LAST, chunks), NEW * TIMELINE.temporal_ratio
     if last < 2:
         raise ValueError(f"got {chunks} chunk, wanted at least 2: there is no border to look at")
     scores = []
     for own in latents[:, :, -NEW * last - WARM:].split(1):
-        seams = Seams(TIMELINE.fps, [each * border for border in range(1, last)])
+        seams = Seams(float(TIMELINE.fps), [each * border for border in range(1, last)])
         seams.add(codec.decode(own)[0, -each * last:])
         scores.append(seams.result()["score"])
     return float(torch.tensor(scores).mean())
@@ -104,9 +107,7 @@ def main() -> None:
     if comfyui is None:
         sys.exit(f"the puppet's VAE is that of a ComfyUI {environment.NEWEST}: set COMFYUI_PATH to one")
     environment.enter(environment.make_environment(environment.requirements(comfyui)))
-    sys.path.append(str(PACK))
-    import training  # noqa: F401 - which loads the pack as `lodestar`
-    sys.path.remove(str(PACK))
+    load_pack()
     found = measured(options)
     text = json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1)
     if options.json:

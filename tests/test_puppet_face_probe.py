@@ -1,4 +1,4 @@
-"""The puppet's eye: held straight is straight, the embedding's distances mean something, and the shipped weights read
+"""The face probe: held straight is straight, the embedding's distances mean something, and the pack's weights read
 from drawn frames of characters they were not trained on what these were drawn from."""
 import json
 from collections import Counter
@@ -10,8 +10,17 @@ import torch
 from lodestar.pipelines.metrics.report import evaluate
 from lodestar.pipelines.metrics.video_reader import Clip
 from lodestar.training.puppet.drawing import HEAD_CENTRE, STATE, draw
+from lodestar.training.puppet.face_probe import (
+    HEAD,
+    SIZE,
+    WEIGHTS,
+    FaceProbe,
+    draw_batch,
+    error,
+    load_face_probe,
+    straight,
+)
 from lodestar.training.puppet.identity import CHOICES, HELD_OUT_SEEDS, LETTERS, NUMBERS, identity
-from lodestar.training.puppet.looker import HEAD, SIZE, WEIGHTS, Looker, error, lesson, looker, straight
 from lodestar.training.puppet.speech import SAMPLE_RATE, load_tracks
 from lodestar.training.puppet.traits import (
     EMBEDDED,
@@ -39,9 +48,9 @@ def world():
 
 @pytest.fixture(scope="module")
 def people(world):
-    """(characters, moments) of held-out frames, what they are, and what the eye reads."""
-    given = lesson(world, 5, 0, CHARACTERS, MOMENTS, held_out=True)
-    return given, looker().read(given.frames.movedim(1, -1))
+    """(characters, moments) of held-out frames, what they are, and what the probe reads."""
+    given = draw_batch(world, 5, 0, CHARACTERS, MOMENTS, held_out=True)
+    return given, load_face_probe().read(given.frames.movedim(1, -1))
 
 
 def correlation(first, second) -> float:
@@ -115,18 +124,18 @@ def test_moles_are_where_they_were_put():
 
 
 def test_wear_is_slight_and_quantising_is_rounding(world):
-    frames = lesson(world, 5, 1, 4, 2).frames
+    frames = draw_batch(world, 5, 1, 4, 2).frames
     fine, coarse = (quantised(frames, torch.full((8, 1, 1, 1), step)) for step in (1e-4, 0.1))
     assert (fine - frames).abs().max() < 2e-3 < (coarse - frames).abs().mean() < 0.06
     assert 0.005 < (worn(frames, torch.Generator().manual_seed(0)) - frames).abs().mean() < 0.05
 
 
 def test_a_lesson_teaches_every_weight(world):
-    eye, given = Looker(), lesson(world, 5, 2, 8, 8)
+    probe, given = FaceProbe(), draw_batch(world, 5, 2, 8, 8)
     for name, values in statistics(given.states.numpy(), people=200)._asdict().items():
-        getattr(eye, name).copy_(values)
-    error(eye, given, torch.Generator().manual_seed(0)).backward()
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in eye.parameters())
+        getattr(probe, name).copy_(values)
+    error(probe, given, torch.Generator().manual_seed(0)).backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in probe.parameters())
 
 
 def test_the_weights_are_small_and_say_where_they_come_from():
@@ -148,7 +157,7 @@ def test_one_character_is_near_and_strangers_are_far(people):
 
 def test_a_frame_is_nearest_to_the_truth_of_its_own_character(people):
     given, seen = people
-    truths = torch.stack([true_embedding(who, looker().world) for who in given.people[::MOMENTS]])
+    truths = torch.stack([true_embedding(who, load_face_probe().world) for who in given.people[::MOMENTS]])
     nearest = torch.stack([identity_error(seen.embeddings, truth) for truth in truths]).argmin(0)
     assert torch.equal(nearest, torch.arange(CHARACTERS).repeat_interleave(MOMENTS))
 
@@ -164,14 +173,14 @@ def test_mouth_mood_and_head_are_read(people):
 
 def test_letters_are_read_and_survive_wear(people):
     given, seen = people
-    blurred = looker().read(worn(given.frames, torch.Generator().manual_seed(3)).movedim(1, -1))
+    blurred = load_face_probe().read(worn(given.frames, torch.Generator().manual_seed(3)).movedim(1, -1))
     for found, least in ((seen, 0.9), (blurred, 0.8)):
         assert np.mean([word == who.letters for word, who in zip(found.letters, given.people, strict=True)]) > least
 
 
 def test_other_sizes_are_looked_at_too(world):
     take = world.take(11, held_out=True)
-    small, large = (looker().read(take.frames(np.arange(6), size)) for size in (64, 128))
+    small, large = (load_face_probe().read(take.frames(np.arange(6), size)) for size in (64, 128))
     assert identity_error(small.embeddings, large.embeddings).max() < 0.35
     assert large.letters[0] == take.identity.letters
 
@@ -180,11 +189,11 @@ def test_a_take_report_of_the_puppet(world):
     take, other = world.take(3, held_out=True), world.take(4, held_out=True)
     frames = take.frames(np.arange(150))
     speech = {"waveform": torch.from_numpy(take.waveform(0, 150))[None, None], "sample_rate": SAMPLE_RATE}
-    report = evaluate(Clip(frames, FPS), speech=speech, detect=looker().look)["measures"]
+    report = evaluate(Clip(frames, FPS), speech=speech, detect=load_face_probe().detect)["measures"]
     assert report["identity"]["mean"] > 0.9 and report["mouth"]["frames"] == 150
     assert abs(report["lip_sync"]["lag_frames"]) <= 1 and report["lip_sync"]["correlation"] > 0.3
     late = evaluate(Clip(frames.roll(3, 0)[3:], FPS), speech={**speech, "waveform": speech["waveform"][..., 1920:]},
-                    detect=looker().look)["measures"]["lip_sync"]
+                    detect=load_face_probe().detect)["measures"]["lip_sync"]
     assert late["lag_frames"] == report["lip_sync"]["lag_frames"] + 3
     swapped = torch.cat([frames[:75], other.frames(np.arange(75))])
-    assert evaluate(Clip(swapped, FPS), detect=looker().look)["measures"]["identity"]["mean"] < 0.75
+    assert evaluate(Clip(swapped, FPS), detect=load_face_probe().detect)["measures"]["identity"]["mean"] < 0.75

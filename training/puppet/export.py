@@ -1,4 +1,4 @@
-"""Finished runs as the files that ship: `python -m training.puppet.ship RUNS`, where vae/, puppet/ and the others are.
+"""Export finished runs as the pack's weights: `python -m training.puppet.export RUNS`, the folder of all runs.
 
 The puppet and its VAE in fp16, in the folders that ComfyUI has for them; the inferior variants, which only the claims
 need, as LoRAs; beside each in `models/puppet`, as JSON, how it was made. What has no finished run is left alone.
@@ -18,13 +18,13 @@ CONFIGS = Path(__file__).with_name("configs")
 LOGGED = 60     # points of a loss curve that are kept
 
 
-def shipped(name: str, models: Path = PACK / "models") -> Path:
-    """Where the weights called `name` are: "vae", "puppet", "looker" or a variant's config."""
+def weights_file(name: str, models: Path = PACK / "models") -> Path:
+    """Where the weights called `name` are: "vae", "puppet", "looker" (the face probe) or a variant's config."""
     places = {"vae": "vae/lodestar_puppet_vae", "puppet": "diffusion_models/lodestar_puppet"}
     return models / f"{places.get(name, f'puppet/{name}')}.safetensors"
 
 
-def told(run: Path, **more) -> dict:
+def provenance(run: Path, **more) -> dict:
     """How a run was made: the commit that its code was last changed in, its length, its loss, in which precision."""
     commit = subprocess.run(["git", "log", "-1", "--format=%H", "--", "training/puppet"], cwd=PACK, text=True,
                             capture_output=True, check=True).stdout.strip()
@@ -36,18 +36,18 @@ def told(run: Path, **more) -> dict:
 
 def history(runs: Path, name: str) -> dict:
     if name == "vae":
-        return {"command": "python -m training.puppet.vae vae", **told(runs / "vae" / "decoder", **{
-            stage: told(runs / "vae" / stage) for stage in ("stills", "clips")})}
+        return {"command": "python -m training.puppet.vae vae", **provenance(runs / "vae" / "decoder", **{
+            stage: provenance(runs / "vae" / stage) for stage in ("stills", "clips")})}
     config = Config.read(CONFIGS / f"{name}.json")
-    return told(runs / name, config=f"training/puppet/configs/{name}.json", seed=config.seed,
+    return provenance(runs / name, config=f"training/puppet/configs/{name}.json", seed=config.seed,
                 **({"base": config.base} if config.base else {}))
 
 
-def ship(runs: Path, models: Path) -> list[Path]:
+def export(runs: Path, models: Path) -> list[Path]:
     """The files written."""
     written = []
     for name in ("vae", *(path.stem for path in sorted(CONFIGS.glob("*.json")))):
-        made, target = runs / name / f"{'decoder' if name == 'vae' else name}.safetensors", shipped(name, models)
+        made, target = runs / name / f"{'decoder' if name == 'vae' else name}.safetensors", weights_file(name, models)
         if not made.is_file():
             continue
         weights = load_file(made)
@@ -63,10 +63,10 @@ def ship(runs: Path, models: Path) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="holds the folders of the runs: vae, puppet_stem, puppet, …")
+    parser.add_argument("runs", type=Path, help="holds the folders of the runs: vae, puppet, puppet_unstitched, …")
     parser.add_argument("--models", type=Path, default=PACK / "models", help="where to; the pack's own")
     options = parser.parse_args()
-    for path in ship(options.runs, options.models):
+    for path in export(options.runs, options.models):
         print(f"{path} {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -1,7 +1,7 @@
-"""The puppet's eye: who a frame shows, how the head is held, what the mouth does; a CNN of half a million numbers.
+"""The face probe: who a frame of the puppet shows, how the head is held, what the mouth does; 0.5 M parameters.
 
 It finds head and chest, looks at each held straight, and reads the true parameters that the frame was drawn from.
-`python -m training.puppet.looker FOLDER --minutes 9` trains it; `looker().look` is for `pipelines.evaluate`.
+`python -m training.puppet.face_probe FOLDER --minutes 9` trains it; its `detect` is for pipelines/metrics/report.py.
 """
 import argparse
 import functools
@@ -45,7 +45,7 @@ RATE, CHARACTERS, MOMENTS, LOOKS, UNSURE = 0.02, 32, 3, 2, 0.15
 HEAD, CHEST, BADGE = (-23, -25, 23, 21), (-26, -32, 26, -6), (-14, -19, 14, -7)  # left, top, right, bottom
 
 
-class Reading(NamedTuple):
+class Prediction(NamedTuple):
     """Per frame: `embeddings` (T, D) of traits.py, `states` (T, len(STATE)) in the units of motion.py and speech.py,
     `logits` (T, moles + options)."""
     embeddings: Tensor
@@ -95,7 +95,7 @@ def reader(widths: tuple[tuple[int, int], ...], thin: int, cells: int, features:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(thin * cells, features), nn.SiLU())
 
 
-class Looker(nn.Module):
+class FaceProbe(nn.Module):
     def __init__(self):
         super().__init__()
         self.whole = reader(((16, 2), (24, 2), (40, 2), (40, 1)), 16, 64, 64)
@@ -132,7 +132,7 @@ class Looker(nn.Module):
         return guess, numbers, states.index_add(1, torch.tensor(self.placed, device=states.device), held), logits
 
     @torch.inference_mode()
-    def read(self, frames: Tensor) -> Reading:
+    def read(self, frames: Tensor) -> Prediction:
         """(T, H, W, 3), float 0..1 or uint8, of any size."""
         pictures = (frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()).movedim(-1, 1)
         if pictures.shape[-2:] != (SIZE, SIZE):
@@ -142,10 +142,10 @@ class Looker(nn.Module):
         probable = torch.cat([logits[:, :len(PLACES)].sigmoid(),
                               *(part.softmax(-1) for part in option_logits(logits).values())], 1)
         world = Statistics(*(tensor.cpu() for tensor in self.world))
-        return Reading(embedding(numbers, probable, world), states * world.state_spread + world.state_mean, logits)
+        return Prediction(embedding(numbers, probable, world), states * world.state_spread + world.state_mean, logits)
 
-    def look(self, frames: Tensor) -> Detection:
-        """As `pipelines.evaluate` wants it."""
+    def detect(self, frames: Tensor) -> Detection:
+        """As `evaluate` of pipelines/metrics/report.py wants it."""
         seen = self.read(frames)
         return Detection(seen.embeddings, seen.openings)
 
@@ -162,15 +162,15 @@ def straight(pictures: Tensor, window: tuple[int, ...], size: tuple[int, int], x
 
 
 @functools.cache
-def looker(weights: Path = WEIGHTS) -> Looker:
-    """The trained eye."""
-    eye = Looker()
-    eye.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+def load_face_probe(weights: Path = WEIGHTS) -> FaceProbe:
+    """With the trained weights."""
+    probe = FaceProbe()
+    probe.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                          for name, tensor in load_file(weights).items()})
-    return eye.eval()
+    return probe.eval()
 
 
-class Lesson(NamedTuple):
+class Batch(NamedTuple):
     """Frames (N, 3, 64, 64) of some moments of each of `people` in turn, and what is true of them: `numbers` with NaN
     where hidden, `moles`, `choices` (N, options), `states`."""
     people: list[Identity]
@@ -181,7 +181,7 @@ class Lesson(NamedTuple):
     states: Tensor
 
 
-def lesson(world: World, seed: int, index: int, characters: int, moments: int, held_out: bool = False) -> Lesson:
+def draw_batch(world: World, seed: int, index: int, characters: int, moments: int, held_out: bool = False) -> Batch:
     draws = np.random.default_rng([seed, index, 0x3E, held_out])
     takes = [world.take(int(number), held_out) for number in draws.integers(1 << 62, size=characters)]
     when = draws.integers(0, 1 << 20, (characters, moments))
@@ -189,18 +189,18 @@ def lesson(world: World, seed: int, index: int, characters: int, moments: int, h
     people = [take.identity for take in takes for _ in range(moments)]
     states = np.concatenate([take.states(at) for take, at in zip(takes, when, strict=True)])
     numbers, moles = (torch.from_numpy(np.stack(list(map(kind, people)))) for kind in (measured, moles_there))
-    return Lesson(people, frames.permute(0, 3, 1, 2).float() / 255, numbers, moles,
+    return Batch(people, frames.permute(0, 3, 1, 2).float() / 255, numbers, moles,
                   torch.tensor(list(map(chosen, people))), torch.from_numpy(states))
 
 
-def error(eye: Looker, given: Lesson, generator: torch.Generator) -> Tensor:
+def error(probe: FaceProbe, given: Batch, generator: torch.Generator) -> Tensor:
     """Squared errors of numbers and states, cross entropies of the rest. Head and chest are held about as well as the
     first guess will find them."""
-    states = (given.states - eye.state_mean) / eye.state_spread
-    place = states[:, eye.placed]
+    states = (given.states - probe.state_mean) / probe.state_spread
+    place = states[:, probe.placed]
     held = place + UNSURE * torch.randn(place.shape, generator=generator)
-    guess, numbers, moved, logits = eye(worn(given.frames, generator), held)
-    wanted = ((given.numbers - eye.mean) / eye.spread).nan_to_num(0)
+    guess, numbers, moved, logits = probe(worn(given.frames, generator), held)
+    wanted = ((given.numbers - probe.mean) / probe.spread).nan_to_num(0)
     loss = 4 * (numbers - wanted).square().mean() + 2 * (moved - states).square().mean()
     loss = loss + (guess - place).square().mean()
     loss = loss + binary_cross_entropy_with_logits(logits[:, :len(PLACES)], given.moles)
@@ -215,18 +215,18 @@ def explained(found: Tensor, true: Tensor) -> float:
     return round(1 - float((found - true).square().sum() / (true - true.mean()).square().sum()), 3)
 
 
-def scores(eye: Looker, given: Lesson, moments: int) -> dict:
+def scores(probe: FaceProbe, given: Batch, moments: int) -> dict:
     """R2 of numbers and states that can be seen; shares of choices, letters, whole words and moles read right; how far
     frames of one character, of two strangers, and frame and truth are from each other."""
-    seen = eye.read(given.frames.movedim(1, -1))
-    scale = embedding(torch.ones(len(MEASURED)), eye.share, eye.world)[:len(MEASURED)]
-    wanted = (given.numbers - eye.mean) / eye.spread
+    seen = probe.read(given.frames.movedim(1, -1))
+    scale = embedding(torch.ones(len(MEASURED)), probe.share, probe.world)[:len(MEASURED)]
+    wanted = (given.numbers - probe.mean) / probe.spread
     states = given.states.clone()
     for name in ("gaze_x", "gaze_y"):
         states[given.states[:, STATE.index("blink")] > 0.5, STATE.index(name)] = torch.nan
     right = {name: share(part.argmax(1) == true) for (name, part), true in
              zip(option_logits(seen.logits).items(), given.choices.T, strict=True)}
-    truth = torch.stack([true_embedding(who, eye.world) for who in given.people])
+    truth = torch.stack([true_embedding(who, probe.world) for who in given.people])
     mine, before, other, true = (array.view(-1, moments, truth.shape[1])[:, 1:] for array in (
         seen.embeddings, seen.embeddings.roll(1, 0), seen.embeddings.roll(moments, 0), truth))
     pairs = {"same": before, "strangers": other, "truth": true}
@@ -262,34 +262,35 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    told = options.folder / "looker.json"
-    slices = json.loads(told.read_text(encoding="utf-8"))["slices"] if told.is_file() else []
-    slices.append({"commit": commit(), "command": f"python -m training.puppet.looker FOLDER {' '.join(sys.argv[2:])}"})
-    world, eye, generator = World(), Looker(), torch.Generator()
-    for name, values in statistics(lesson(world, 9, 0, 256, 8).states.numpy())._asdict().items():
-        getattr(eye, name).copy_(values)
-    run = Run(options.folder, eye, options.steps, RATE)
+    record = options.folder / "looker.json"
+    slices = json.loads(record.read_text(encoding="utf-8"))["slices"] if record.is_file() else []
+    slices.append({"commit": commit(),
+                   "command": f"python -m training.puppet.face_probe FOLDER {' '.join(sys.argv[2:])}"})
+    world, probe, generator = World(), FaceProbe(), torch.Generator()
+    for name, values in statistics(draw_batch(world, 9, 0, 256, 8).states.numpy())._asdict().items():
+        getattr(probe, name).copy_(values)
+    run = Run(options.folder, probe, options.steps, RATE)
 
     @functools.lru_cache(1)
-    def drawn(index: int) -> Lesson:
-        return lesson(world, options.seed + 1, index, CHARACTERS, MOMENTS)
+    def drawn(index: int) -> Batch:
+        return draw_batch(world, options.seed + 1, index, CHARACTERS, MOMENTS)
 
     def step(index: int) -> Tensor:
         generator.manual_seed(index)
-        return error(eye, drawn(index // LOOKS), generator)     # drawing takes as long as two looks
+        return error(probe, drawn(index // LOOKS), generator)     # drawing takes as long as two looks
 
     run.train(step, options.minutes)
-    eye.load_state_dict(run.averaged)
-    eye.eval()
-    plain = lesson(world, 0, 0, 192, 6, held_out=True)
-    found = {"held_out": scores(eye, plain, 6),
-             "held_out_worn": scores(eye, plain._replace(frames=worn(plain.frames, generator)), 6)}
+    probe.load_state_dict(run.averaged)
+    probe.eval()
+    plain = draw_batch(world, 0, 0, 192, 6, held_out=True)
+    found = {"held_out": scores(probe, plain, 6),
+             "held_out_worn": scores(probe, plain._replace(frames=worn(plain.frames, generator)), 6)}
     weights = {name: tensor.half() if tensor.is_floating_point() else tensor
-               for name, tensor in eye.state_dict().items()}
+               for name, tensor in probe.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, options.folder / "looker.safetensors")
     slices[-1]["steps"] = run.done
     provenance = {"slices": slices, "seed": options.seed, "batch": [CHARACTERS, MOMENTS], "loss": run.log[::8]}
-    told.write_text(json.dumps(provenance | found, indent=1), encoding="utf-8")
+    record.write_text(json.dumps(provenance | found, indent=1), encoding="utf-8")
     print(json.dumps(found))
 
 
