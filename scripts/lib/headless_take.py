@@ -14,7 +14,7 @@ import torch
 from lodestar.networks.longcat.versions import PUPPET
 from lodestar.pipelines.headless.sampling import Request, sample
 from lodestar.pipelines.media_file import MediaFile
-from lodestar.pipelines.metrics.report import fitted
+from lodestar.pipelines.metrics.report import fit_reference
 from lodestar.pipelines.take.journal import Journal
 from lodestar.pipelines.take.plan import Chunk, ChunkPlan, exact_fps, plan_take
 from lodestar.pipelines.take.settings import choose_settings
@@ -136,7 +136,7 @@ def make(graph: Graph, target: Path, tell: Callable[..., None]) -> Path:
     person = opened(Path(inputs["LoadImage"]["image"]))
     plan = plan_of(inputs["LodestarPlanTake"], len(opening), person)
     wan = WanVae(load_file(weights_file("vae")))
-    picture = fitted(person, plan.width, plan.height)
+    picture = fit_reference(person, plan.width, plan.height)
     steps = inputs["LodestarLongCatSchedule"]
     silence = silence_after(len(speech), SAMPLE_RATE, PUPPET.rate_hz, PUPPET.chunk_frames, PUPPET.overlap_frames)
     rows = (len(speech) + silence) // STEP
