@@ -131,7 +131,7 @@ def rows() -> Iterator[Row]:
         yield Row.at_most(f"{blocks}: hard skip, attention FLOPs of the noise latents / full", noise_attention(blocks),
                           0.987)
         floor = 1 - SKIPPED / latents ** 2
-        yield Row.at_most(f"{blocks}: the same in the model, where clean latents ask too (floor {floor:.4f})",
+        yield Row.at_most(f"{blocks}: the same in the model, where clean latents are queries too (floor {floor:.4f})",
                           skip.self_attention / full.self_attention, round(floor, 4))
         yield Row(f"{blocks}: attention calls with a mask in that call", str(skip.masked), "0", skip.masked == 0)
         yield Row.at_most(f"{blocks}: self-attention calls per block in it", skip.calls / LAYERS, 3, 0)

@@ -1,6 +1,6 @@
 """Bytes that a block of LongCat-Video-Avatar 1.5 moves outside matrix products and attention, counted on meta.
 
-Each kernel counts what it reads and what it writes, at 480x832: 20 noisy latents of 1,560 tokens on the kept keys of 5
+Each kernel counts what it reads and what it writes, at 480x832: 20 noisy latents of 1,560 tokens with the KV cache of 5
 clean ones, bfloat16. What a GPU does in one kernel and meta in several counts as one: attention, norms of queries and
 keys, ComfyUI's rotation.
 """
@@ -65,7 +65,7 @@ def attention(_, query: torch.Tensor, *args, **kwargs) -> torch.Tensor:
 
 
 def forward(blocks: int, voices: int = 1) -> Moved:
-    """A forward pass of so many blocks on kept keys and values."""
+    """A forward pass of so many blocks with the KV cache."""
     config = replace(longcat.OFFICIAL, depth=blocks)
     network = longcat.longcat_model(config, META).model.diffusion_model
     kept = torch.empty(1, CLEAN * TOKENS, config.heads, config.head_dim, dtype=torch.bfloat16, device=META)
@@ -95,10 +95,10 @@ def block(voices: int = 1) -> tuple[Counter, int]:
 def rows() -> Iterator[Row]:
     alone, kernels = block()
     pair, more = block(2)
-    yield Row.at_most("LongCat 1.5: GB moved outside matrix products and attention, a block's step on kept keys",
+    yield Row.at_most("LongCat 1.5: GB moved outside matrix products and attention, a block's step with the KV cache",
                       alone.total() / 1e9, 20, 1)
-    yield Row.at_most("LongCat 1.5: the same with two voices", pair.total() / 1e9, 20, 1)
-    yield Row.at_most("LongCat 1.5: kernels that a second voice adds to a block", more - kernels, 40, 0)
+    yield Row.at_most("LongCat 1.5: the same with two speakers", pair.total() / 1e9, 20, 1)
+    yield Row.at_most("LongCat 1.5: kernels that a second speaker adds to a block", more - kernels, 40, 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""FLOPs, attention calls and kept bytes of LongCat-Video-Avatar 1.5 at official sizes, counted on the meta device.
+"""FLOPs, attention calls and KV cache of LongCat-Video-Avatar 1.5 at official sizes, counted on the meta device.
 
 A chunk at 480x832 is 1 latent of reference, 4 of context and 20 of noise, 1,560 tokens each, in 48 blocks of 4096.
 """
@@ -55,17 +55,17 @@ def count_chunk(*techniques: Technique, config=longcat.OFFICIAL, size: tuple[int
 
 def rows() -> Iterator[Row]:
     plain = count_chunk()
-    yield Row.at_most("LongCat 1.5: step on kept keys and values / joint step, FLOPs", plain.step_ratio, 0.802)
-    yield Row.at_most(f"LongCat 1.5: chunk of {STEPS} steps on them, making them included / {STEPS} joint steps",
+    yield Row.at_most("LongCat 1.5: step with the KV cache / joint step, FLOPs", plain.step_ratio, 0.802)
+    yield Row.at_most(f"LongCat 1.5: chunk of {STEPS} steps with it, filling it included / {STEPS} joint steps",
                       plain.chunk_ratio, 0.815)
-    yield Row("LongCat 1.5: the same step / LongCat's own without them, whose clean frames see only themselves",
+    yield Row("LongCat 1.5: the same step / LongCat's own without it, whose clean frames attend only to themselves",
               f"{plain.cached.flops / plain.own.flops:.4f}")
     seeing, skipping = count_chunk(config=TWO_BLOCKS), count_chunk(SKIP, config=TWO_BLOCKS)
     yield Row.at_most("LongCat 1.5: upstream's skip of 7 latents, self-attention FLOPs of that step / without",
                       skipping.cached.self_attention / seeing.cached.self_attention, 0.987)
     masked = plain.masked + skipping.masked
     yield Row("LongCat 1.5: attention calls with a mask in all of that", str(masked), "0", masked == 0)
-    yield Row.at_most("LongCat 1.5: keys and values kept for a chunk, bf16, GB", plain.kept / 1e9, 6.14, 2)
+    yield Row.at_most("LongCat 1.5: KV cache of a chunk, bf16, GB", plain.kept / 1e9, 6.14, 2)
 
 
 if __name__ == "__main__":

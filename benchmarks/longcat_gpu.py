@@ -24,7 +24,7 @@ GOAL = 0.6                  # of that ceiling, on an H200
 
 @dataclass(frozen=True)
 class Step:
-    """A step on kept keys and values. `first`: with making them; seconds. `peak`, `kept`: bytes on the card, bytes."""
+    """A step with the KV cache. `first`: with making them; seconds. `peak`, `kept`: bytes on the card, bytes."""
     first: float
     seconds: float
     peak: int
@@ -85,20 +85,20 @@ def rows_on(device: torch.device, config=longcat.OFFICIAL, size: tuple[int, int]
 def bfloat16_rows(model, x: torch.Tensor, conditions: dict, flops: int, most: float) -> Iterator[Row]:
     vram, ram = (measure(model, x, conditions, place) for place in OFFLOADS)
     share = flops / vram.seconds / most
-    yield Row("LongCat 1.5, bf16: step on kept keys and values", described(vram, flops, most), f">= {GOAL:.0%}",
+    yield Row("LongCat 1.5, bf16: step with the KV cache", described(vram, flops, most), f">= {GOAL:.0%}",
               share >= GOAL)
-    yield Row("the same, kept in RAM", described(ram, flops, most))
-    yield Row.at_most("step on keys and values in RAM / in VRAM", ram.seconds / vram.seconds, 1.05, 2)
-    yield Row.at_most("keys and values kept, in VRAM or in RAM, GB", vram.kept / 1e9, 6.14, 2)
+    yield Row("the same, offloaded to RAM", described(ram, flops, most))
+    yield Row.at_most("step with the KV cache in RAM / in VRAM", ram.seconds / vram.seconds, 1.05, 2)
+    yield Row.at_most("KV cache, in VRAM or in RAM, GB", vram.kept / 1e9, 6.14, 2)
     step, _ = cached_step(model, x, conditions, "VRAM")
-    yield Row("step on kept keys and values / LongCat's own without them",
+    yield Row("step with the KV cache / LongCat's own without it",
               interleaved(step, lambda: in_process.denoise(model, x, conditions), gpu_clock), "0.906, by counted FLOPs")
 
 
 def rows() -> Iterator[Row]:
     if not torch.cuda.is_available():
-        for what in ("one step on kept keys and values, bf16: seconds, share of the matmul ceiling, peak memory",
-                     "the same kept in RAM, and with int8 weights"):
+        for what in ("one step with the KV cache, bf16: seconds, share of the matmul ceiling, peak memory",
+                     "the same offloaded to RAM, and with int8 weights"):
             yield Row(f"LongCat 1.5 at 480x832, 25 latents, {what}",
                       "not measured yet: needs a GPU, `python benchmarks/longcat_gpu.py`")
         return

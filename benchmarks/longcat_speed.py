@@ -55,7 +55,7 @@ def native() -> tuple[str, bool]:
 
 
 def cached() -> tuple[str, str, longcat_flops.Chunk]:
-    """(step on kept keys and values / joint step, / LongCat's own step without them, the same counted)."""
+    """(step with the KV cache / joint step, / LongCat's own step without it, the same counted)."""
     model, x, conditions = small()
     sequence, told = longcat.joint(SMALL, CPU, SIZE)
     caching, run = in_process.patched(model, ConditioningCache()), Run(tuple(x.shape))
@@ -76,9 +76,9 @@ def rows() -> Iterator[Row]:
               "1.03")
     yield Row("LongCat 1.5: no technique, the same bits as unpatched", "yes" if same else "no", "yes", same)
     joint, own, counted = cached()
-    yield Row("timed: LongCat 1.5: step on kept keys and values / joint step", joint,
+    yield Row("timed: LongCat 1.5: step with the KV cache / joint step", joint,
               f"{counted.step_ratio:.3f}, by counted FLOPs")
-    yield Row("timed: LongCat 1.5: the same step / LongCat's own without them", own,
+    yield Row("timed: LongCat 1.5: the same step / LongCat's own without it", own,
               f"{counted.cached.flops / counted.own.flops:.3f}, by counted FLOPs")
 
 

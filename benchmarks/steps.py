@@ -41,13 +41,13 @@ TECHNIQUES: dict[str, tuple[Technique, ...]] = {
     "soft skip": (LookaheadAnchor(**INSIDE), ReferenceSkip("soft", 1, 0.3))}
 LONGCAT: dict[str, tuple[Technique, ...]] = {
     "upstream's skip": (LookaheadAnchor(placement="in chunk", index=3), ReferenceSkip("upstream", 1)),
-    "kept keys": (ConditioningCache("VRAM"),), "kept keys in RAM": (ConditioningCache("RAM"),),
-    "kept keys and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
+    "KV cache": (ConditioningCache("VRAM"),), "KV cache in RAM": (ConditioningCache("RAM"),),
+    "KV cache and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 CASES = {f"{model}, {name}": (model, name)
          for model in (*WAN, "longcat_video", "longcat_avatar", "longcat_avatar15")
          for name in (*TECHNIQUES, "keyframes", "context windows", *(LONGCAT if model.startswith("longcat") else ()),
-                      *(("two voices",) if "avatar" in model else ()))}
+                      *(("two speakers",) if "avatar" in model else ()))}
 
 
 @dataclass
@@ -188,10 +188,10 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, Ch
     if backbone.audio_shape is not None:
         layers, width = backbone.audio_shape
         voices = tuple(tuple(random(1, 200, width, seed=20 + layer + voice) for layer in range(layers))
-                       for voice in range(3 if name == "two voices" else 1))
+                       for voice in range(3 if name == "two speakers" else 1))
         clock = Timeline(Fraction(backbone.fps))
         audio = backbone.hear(Speech(voices, 32.0 if backbone.fps == 16 else 25.0), clock, FIRST, LATENTS)
-        people = halves() if name == "two voices" else None
+        people = halves() if name == "two speakers" else None
     context = random(1, channels, backbone.context_latents(2), *SIZE, seed=7)
     inputs = backbone.chunk_inputs(ChunkRequest(
         LATENTS, (channels, *SIZE), context, picture, audio, random(1, channels, LATENTS, *SIZE, seed=8), people))

@@ -72,7 +72,7 @@ def sample(model, backbone, longcat, speech, first, latents, context, techniques
 
 
 @pytest.mark.parametrize(("overlap", "techniques"), [(0, ()), (5, ()), (5, (ConditioningCache(),))],
-                         ids=["no context", "context", "kept keys"])
+                         ids=["no context", "context", "KV cache"])
 def test_every_chunk_hears_what_the_whole_take_gives_it(model, backbone, longcat, speech, overlap, techniques):
     plan = plan_take(Timeline(Fraction(backbone.fps)), 49, 21, overlap, 64, 64)
     expected = whole(model, backbone, speech, plan.total_latents)

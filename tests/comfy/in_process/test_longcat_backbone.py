@@ -1,4 +1,4 @@
-"""Techniques on LongCat in ComfyUI against the headless network called by hand, and the kept keys and values."""
+"""Techniques on LongCat in ComfyUI against the headless network called by hand, and the KV cache."""
 from fractions import Fraction
 
 import comfy.model_management
@@ -159,7 +159,7 @@ def test_an_anchor_of_another_size_is_refused(model):
         apply(anchored, x_of())
 
 
-# ---------------------------------------------------------------- kept keys and values
+# ---------------------------------------------------------------- KV cache
 
 def guider(model, cfg=1.0, **extra):
     """CFG Guider's manner: positive and negative with speech and a reference."""

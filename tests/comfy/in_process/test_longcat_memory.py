@@ -22,7 +22,7 @@ sys.path.append(str(environment.PACK / "benchmarks"))
 live_bytes = importlib.import_module("live_bytes")
 AVATAR_15, LATENTS, KNOWN = AudioConfig(6400), 24, 5
 BF16, META = torch.bfloat16, torch.device("meta")
-SIZES = {"480x832": ((60, 104), 6.134e9), "768x1280": ((96, 160), 15.10e9)}      # latent rows and columns, kept keys
+SIZES = {"480x832": ((60, 104), 6.134e9), "768x1280": ((96, 160), 15.10e9)}      # latent height and width, KV cache
 ROOM = 1.15, 1.6    # what is asked for activations, by what one call holds at most
 
 

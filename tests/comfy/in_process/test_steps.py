@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
 steps = importlib.import_module("steps")
 
 
-# without the sampler there are no windows, and kept keys in RAM come from the host on purpose
+# without the sampler there are no context windows; a KV cache in RAM is copied from the host on purpose
 ON_A_DEVICE = [case for case in steps.CASES if "windows" not in case and "in RAM" not in case]
 
 
