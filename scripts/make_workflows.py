@@ -17,11 +17,13 @@ import uuid
 from pathlib import Path
 
 import demo
-import stand_ins
-from frontend import Frontend, opened
 from lib import comfy_server
 from lib.graph import Graph
 from lib.workflow_pages import DOWNLOADS, PAGES, Page
+
+sys.path.append(str(environment.PACK / "tests" / "rig"))
+import stand_ins  # noqa: E402
+from frontend import Frontend, opened  # noqa: E402
 
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"

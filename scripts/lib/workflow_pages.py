@@ -1,4 +1,4 @@
-"""How each workflow of workflows/api looks on the canvas, and what its note says: read by make_workflows.py.
+"""How each workflow of workflows/api is laid out as a graph, and the text of its note: read by make_workflows.py.
 
 Hours and minutes are estimates from counted operations (benchmarks/README.md) at the matmul rates of both cards, for
 one minute of video at the model's own size; no backticks in notes, which Nodes 2.0 draws unreadably.
@@ -74,21 +74,21 @@ PAGES = {
         "Puppet", "no download, no graphics card, 2 minutes",
         (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3,)))),
          Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
-         Column(360, (Group("What is heard", (6,)), Group("What is said", (7,)), Group("Sampling", (17,)),
-                      Group("How long it is", (10,)))),
+         Column(360, (Group("Audio features", (6,)), Group("Prompt", (7,)), Group("Sampling", (17,)),
+                      Group("Plan", (10,)))),
          Column(420, (Group("Chunk by chunk to one video", (15,)),)),
-         Column(420, (Group("What became of it", (16,)),))),
+         Column(420, (Group("Report", (16,)),))),
         note("A drawn character talks for 20 seconds: a LongCat avatar of 4 million parameters, trained on "
              "drawings. Press Run: everything it needs is in the pack.", (), "", "none needed.",
              "a minute or two on two CPU cores.", "puppet",
-             "**To try:** bypass *Lookahead Anchor* and see what becomes of the character; set its distance to 80; "
+             "**To try:** bypass *Lookahead Anchor* and watch the character drift; set its distance to 80; "
              "set *Latent Stitch* to re-encode."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "first_take": Page(
         "First take", "Wan 2.2 S2V: a picture talks for as long as the speech",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),
-         Column(360, (Group("What keeps the person the same", (9, 10)), Group("What is said", (7, 8)))),
-         Column(360, (Group("What is heard", (6,)), Group("Sampling", (18,)), Group("How long it is", (11,)))),
+         Column(360, (Group("What keeps the person the same", (9, 10)), Group("Prompt", (7, 8)))),
+         Column(360, (Group("Audio features", (6,)), Group("Sampling", (18,)), Group("Plan", (11,)))),
          Column(420, (Group("Chunk by chunk to one video", (17,)), Group("Read me", (19,))))),
         note("A picture talks for as long as the speech, with Wan 2.2 S2V.",
              ("diffusion_models: wan2.2_s2v_14B_fp8_scaled.safetensors (16 GB)", WAV2VEC, UMT5, WAN_VAE), COMFY,
@@ -97,25 +97,27 @@ PAGES = {
     "talking_story": Page(
         "Talking story", "Wan 2.2 S2V: prompts and pictures at times of the story",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),
-         Column(360, (Group("How long it is, and the story", (9,)), Group("What keeps the person the same", (10,)),
-                      Group("What is heard", (6,)))),
-         Column(360, (Group("Pictures at times of the story", (12, 13)), Group("What is said at first", (7, 8)),
+         Column(360, (Group("Plan and script", (9,)), Group("What keeps the person the same", (10,)),
+                      Group("Audio features", (6,)))),
+         Column(360, (Group("Pictures at times of the story", (12, 13)), Group("First prompt", (7, 8)),
                       Group("Sampling", (20,)))),
          Column(420, (Group("Chunk by chunk to one video", (19,)), Group("Read me", (21,))))),
-        note("The script in *Plan Take* says what happens when; the picture at 0:05 is where the person walks to "
-             "until then (here the same one: connect another expression). Chain one *Narrative Keyframe* per picture.",
+        note("The script in *Plan Take* has a prompt for each time; the picture at 0:05 is the anchor until then, so "
+             "the person moves towards it (here the same picture: connect another expression). Chain one *Narrative "
+             "Keyframe* per picture.",
              ("diffusion_models: wan2.2_s2v_14B_fp8_scaled.safetensors (16 GB)", WAV2VEC, UMT5, WAN_VAE), COMFY,
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "talking_story"),
         Folded(20, "Sampling", ((14, 15, 16), (17, 18)), (("18", "noise_seed"), ("17", "steps"), ("15", "cfg")))),
     "stitched_image_to_video": Page(
-        "Stitched image to video", "Wan 2.1 I2V: chunks hand over latents, the picture stands in each",
+        "Stitched image to video", "Wan 2.1 I2V: chunks continue from latents, the picture is in each",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The picture and the sound", (4,)))),
-         Column(360, (Group("Inside the chunk, and not copied", (5, 6, 9)), Group("What is to be seen", (7, 8)))),
-         Column(360, (Group("Sampling", (17,)), Group("How long it is", (10,)))),
+         Column(360, (Group("Inside the chunk, and not copied", (5, 6, 9)), Group("Prompt", (7, 8)))),
+         Column(360, (Group("Sampling", (17,)), Group("Plan", (10,)))),
          Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (18,))))),
-        note("Every chunk repeats the last 13 frames of the one before, as latents, without a round trip through "
-             "the VAE. The picture stands at latent frame 10 inside each chunk; the three frames around it do not "
-             "look at it, so they do not copy its pose. This model hears nothing: the sound only sets the length.",
+        note("Every chunk repeats the last 13 frames of the one before, as latents, without a round trip through the "
+             "VAE. The picture stands at latent frame 10 inside each chunk; the three frames around it do not attend "
+             "to it, so they do not copy its pose. This model has no audio conditioning: the sound only sets the "
+             "length.",
              ("diffusion_models: wan2.1_i2v_480p_14B_fp8_scaled.safetensors (16 GB)", UMT5, WAN_VAE), COMFY,
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "stitched_image_to_video"),
         Folded(17, "Sampling", ((11, 12, 13), (14, 15)), (("15", "noise_seed"), ("14", "steps"), ("12", "cfg")))),
@@ -123,8 +125,8 @@ PAGES = {
         "LongCat Avatar 1.5", "a talking person at 25 fps, 8 steps a chunk",
         (Column(360, (Group("Models", (1, 4, 2, 3, 8)),)),
          Column(360, (Group("What keeps the person the same", (16, 17)), Group("The person and the speech", (6,)),
-                      Group("What is said", (5,)))),
-         Column(360, (Group("What is heard", (9,)), Group("How long it is", (10,)), Group("Sampling", (18,)))),
+                      Group("Prompt", (5,)))),
+         Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (18,)))),
          Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (19,))))),
         note("Minutes of one person at 25 fps, 8 steps a chunk. The picture stands at latent frame 10 inside every "
              "chunk, and the frames around it do not copy it, as its authors do. Without the LoRA this model is not "
@@ -133,13 +135,13 @@ PAGES = {
              "longcat_avatar_15"),
         Folded(18, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "kind")))),
     "longcat_avatar_10": Page(
-        "LongCat Avatar 1.0", "a talking person at 16 fps, 50 steps, text and speech guided apart",
+        "LongCat Avatar 1.0", "a talking person at 16 fps, 50 steps, a scale each for text and speech",
         (Column(360, (Group("Models", (1, 2, 3, 8)), Group("What keeps the person the same", (10, 11)))),
-         Column(360, (Group("The person and the speech", (6,)), Group("What is said", (4, 5)))),
-         Column(360, (Group("What is heard", (9,)), Group("How long it is", (12,)), Group("Sampling", (18,)))),
+         Column(360, (Group("The person and the speech", (6,)), Group("Prompt", (4, 5)))),
+         Column(360, (Group("Audio features", (9,)), Group("Plan", (12,)), Group("Sampling", (18,)))),
          Column(420, (Group("Chunk by chunk to one video", (17,)), Group("Read me", (19,))))),
-        note("Minutes of one person at 16 fps: 50 steps and the sharper tail, text and speech guided apart. Chunks "
-             "hand over latents, without a round trip through the VAE.",
+        note("Minutes of one person at 16 fps: 50 steps with finer last ones, text and speech each with a guidance "
+             "scale of its own. Chunks continue from latents, without a round trip through the VAE.",
              ("longcat: the folder LongCat-Video-Avatar/avatar_single (about 32 GB)",
               "audio_encoders: the folder chinese-wav2vec2-base, from TencentGameMate (MIT)", UMT5, WAN_VAE),
              f"{MEITUAN}, {COMFY}", "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.",
@@ -147,13 +149,14 @@ PAGES = {
         Folded(18, "Sampling", ((13, 14), (15, 16)),
                (("13", "text_scale"), ("13", "audio_scale"), ("16", "noise_seed")))),
     "longcat_two_speakers": Page(
-        "LongCat two speakers", "two people in one picture, each with a voice",
+        "LongCat two speakers", "two speakers in one picture, each with a recording",
         (Column(360, (Group("Models", (1, 4, 2, 3, 9)),)),
-         Column(360, (Group("What keeps the people the same", (17, 18)), Group("Who speaks", (6, 8)),
-                      Group("What is said", (5,)))),
-         Column(360, (Group("Who has which voice", (10,)), Group("How long it is", (11,)), Group("Sampling", (19,)))),
+         Column(360, (Group("What keeps the speakers the same", (17, 18)),
+                      Group("The picture and the two recordings", (6, 8)),
+                      Group("Prompt", (5,)))),
+         Column(360, (Group("Audio features of both speakers", (10,)), Group("Plan", (11,)), Group("Sampling", (19,)))),
          Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (20,))))),
-        note("Two people in one picture, each with a voice, in turn; *others* stand by in silence. Load a picture "
+        note("Two speakers in one picture, each with a recording, in turn; *others* in it do not speak. Load a picture "
              "of two: without boxes they are expected in its left and right half (the sample shows one person). For "
              "Avatar 1.0 take avatar_multi and its encoder.",
              (*AVATAR_15, WHISPER, UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
@@ -161,14 +164,14 @@ PAGES = {
              "longcat_two_speakers"),
         Folded(19, "Sampling", ((12, 13), (14, 15)), (("15", "noise_seed"), ("14", "kind")))),
     "longcat_video": Page(
-        "LongCat Video", "a picture goes on, for as long as the sound",
+        "LongCat Video", "a picture continues for as long as the sound",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),
-         Column(360, (Group("What is said", (4, 5)), Group("Read me", (14,)))),
-         Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("How long it is", (8,)))),
+         Column(360, (Group("Prompt", (4, 5)), Group("Read me", (14,)))),
+         Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("Plan", (8,)))),
          Column(420, (Group("Chunk by chunk to one video", (13,)),))),
-        note("LongCat-Video itself, which hears nothing: a picture goes on for as long as the sound, each chunk "
-             "from the last 13 frames of the one before, at 15 fps. Without a picture it is text to video. With the "
-             "16-step LoRA: distilled, 16 steps, text_scale 1.",
+        note("LongCat-Video itself, without audio conditioning: a picture continues for as long as the sound, each "
+             "chunk from the last 13 frames of the one before, at 15 fps. Without a picture it is text to video. With "
+             "the 16-step LoRA: distilled, 16 steps, text_scale 1.",
              ("longcat: the folder LongCat-Video/dit (about 27 GB)", UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
              "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.", minutes("5 hours", "1 hour"),
              "longcat_video")),
