@@ -26,7 +26,7 @@ def with_loras(model, loaders: int):
 
 
 def values_read(model) -> int:
-    """How many values are looked at to know the model."""
+    """How many values are read for the model's fingerprint."""
     values, count = ComfyValues(), 0
 
     def counting(value):

@@ -1,4 +1,4 @@
-"""What only a GPU can tell, at the sizes people use: 480x832, real widths, random weights. Without one it says so."""
+"""What can only be measured on a GPU, at usual sizes: 480x832, real widths, random weights. Without one it says so."""
 import in_process  # isort: skip - first, because it brings ComfyUI and the pack
 
 from collections.abc import Iterator

@@ -17,7 +17,7 @@ PUSHED = 7             # latents at a time
 class LiveBytes(TorchDispatchMode):
     """`peak`: the most bytes that tensors made inside the block held at once; weights and inputs do not count.
 
-    `on_meta`: of tensors without numbers, which stand for a card's; else of all others.
+    `on_meta`: of tensors on meta, which stand for a card's; else of all others.
     """
 
     def __init__(self, on_meta: bool = False):

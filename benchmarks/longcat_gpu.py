@@ -32,7 +32,7 @@ class Step:
 
 
 def ceiling(device: torch.device, size: int) -> float:
-    """FLOP/s of a bfloat16 matrix product of random numbers."""
+    """FLOP/s of a bfloat16 matrix product of random values."""
     left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     taken = min(seconds(lambda: [left @ right for _ in range(10)], gpu_clock) for _ in range(STEPS))
     return 10 * 2 * size ** 3 / taken

@@ -11,7 +11,7 @@ from rows import Row, show
 
 CHUNKS, LINES = 2000, 2500
 CHUNK_FRAMES, OVERLAP_FRAMES = 93, 13
-GOAL = 15    # a search halves what is left, log2(2000) = 11 times, and then looks at both neighbours
+GOAL = 15    # a search halves what is left, log2(2000) = 11 times, and then reads both neighbours
 assert in_process
 
 

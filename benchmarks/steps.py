@@ -201,7 +201,7 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, Ch
 
 
 def halves() -> Tensor:
-    """Two people, left and right, and what is nobody: (1, 3, H, W) in pixels."""
+    """Two speakers, left and right, and the background: (1, 3, H, W) in pixels."""
     masks = torch.zeros(1, 3, SIZE[0] * 8, SIZE[1] * 8)
     masks[:, 0, :, :SIZE[1] * 4], masks[:, 1, :, SIZE[1] * 4:] = 1, 1
     return masks

@@ -1,1 +1,1 @@
-"""Joins a take and a backbone inside ComfyUI: how a take is known, where its file goes, what watchers are told."""
+"""Joins a take and a backbone inside ComfyUI: a take's fingerprints, file name, progress and events."""

@@ -1,4 +1,4 @@
-"""What those who watch a take are told: the page a line of text in the node, scripts and API clients an event."""
+"""What a running take sends: a line of text to its node in the page, an event to scripts and API clients."""
 import time
 
 from comfy_execution.progress import get_progress_state

@@ -32,7 +32,7 @@ class Pace:
 
 
 class TakeProgress:
-    """Use as `with TakeProgress(...) as progress:` around the whole run; an error or a cancel is told and passes on."""
+    """Use as `with TakeProgress(...) as progress:` around the whole run; it reports an error or cancel, which passes on."""
 
     def __init__(self, node_id: str | None, plan: ChunkPlan, steps: int, clock: Callable[[], float] = time.monotonic):
         self._plan, self._steps, self._clock = plan, steps, clock

@@ -17,7 +17,7 @@ READ_ALONE = ("model_patcher", "model_options", "original_conds")   # of a guide
 
 def take_fingerprints(guider, given: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]
                       ) -> tuple[list[dict[str, str]], list[str]]:
-    """Per chunk everything that determines it, by name, and what of it cannot be told, in words.
+    """Per chunk everything that determines it, by name, and what of it has no fingerprint, in words.
 
     `given`: what is the same for all chunks; `chunks`: what is a chunk's own. Names are shown where a value changed.
     """

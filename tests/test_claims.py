@@ -248,7 +248,7 @@ def test_figures_of_readings_that_are_known(players):
     found = claims_measures.figures(readings_of(players, 2, 0.55, 3.0), players, (0, 2))
     assert set(found) == set(claims_measures.FIGURES)
     assert found["lag"].tolist() == [2, 2] and found["identity_slope"] == pytest.approx([3, 3], abs=1e-4)
-    assert found["told"] == pytest.approx([(0.5 - 0.5 + 0.5) / 3] * 2)      # two told to smile, one to be sad
+    assert found["told"] == pytest.approx([(0.5 - 0.5 + 0.5) / 3] * 2)      # two keyframes smile, one is sad
     assert found["sync"].max() < 0.95 < claims_measures.figures(readings_of(players), players, (0, 2))["sync"].min()
 
 

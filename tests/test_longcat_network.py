@@ -1,4 +1,4 @@
-"""LongCat's network against the authors' numbers (tests/golden/longcat), and what holds for any weights and size."""
+"""LongCat's network against the authors' outputs (tests/golden/longcat), and what holds for any weights and size."""
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +40,7 @@ def inputs(batch: int = 1, frames: int = 8, people: int = 1) -> dict:
             "audio": draw(people, 4 * (frames - 2) + 1, 5, 3, 4)}
 
 
-# ---------------------------------------------------------------- the authors' numbers
+# ---------------------------------------------------------------- the authors' outputs
 
 @pytest.mark.parametrize(("folder", "name"), [(folder, name) for folder, found in FIXTURES.items()
                                               for name in found.cases])

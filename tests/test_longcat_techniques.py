@@ -1,4 +1,4 @@
-"""The pure pieces of LongCat beside naive oracles: filters, loudness, windows, schedules, guidance, people, tracks."""
+"""LongCat's pure pieces beside naive oracles: filters, loudness, audio slots, schedules, guidance, speakers, tracks."""
 import math
 
 import pytest

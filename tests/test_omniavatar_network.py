@@ -1,4 +1,4 @@
-"""OmniAvatar's numbers that need no ComfyUI, against the authors' own, and its published files, good and bad."""
+"""OmniAvatar's pieces that need no ComfyUI, against the authors' own, and its published files, good and bad."""
 from pathlib import Path
 
 import golden
@@ -68,7 +68,7 @@ def test_each_latent_s_tokens_get_their_own_sound_whatever_else_is_in_the_batch(
 
 @pytest.mark.parametrize("window_seconds", [2, 3])
 def test_windows_of_speech_give_what_one_pass_gives(monkeypatch, window_seconds):
-    """Up to what lies beyond a window: the random encoder's attention is all the difference there is."""
+    """Up to what lies beyond a segment: the random encoder's attention is all the difference there is."""
     torch.manual_seed(0)
     config = Wav2Vec2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
                             conv_dim=[8] * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4)

@@ -48,7 +48,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def people(world):
-    """(characters, moments) of held-out frames, what they are, and what the probe reads."""
+    """(characters, times) of held-out frames, what they are, and what the probe reads."""
     given = draw_batch(world, 5, 0, CHARACTERS, MOMENTS, held_out=True)
     return given, load_face_probe().read(given.frames.movedim(1, -1))
 

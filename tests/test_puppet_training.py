@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden" / "puppet"
 
 @pytest.fixture(scope="module")
 def clips():
-    """Numbers that say where they come from: clip * 1000 + latent, picture, or row of speech."""
+    """Values that say where they come from: clip * 1000 + latent, picture, or feature frame."""
     clip = torch.arange(CLIPS).float() * 1000
 
     def grid(*places: int) -> torch.Tensor:
@@ -49,7 +49,7 @@ def in_layout(clips, layout: str, count=80, **changes):
 
 
 def where(latents: torch.Tensor) -> torch.Tensor:
-    """(B, n): which latent, picture or row it is, whoever's."""
+    """(B, n): which latent, picture or feature frame it is, whoever's."""
     return latents[:, 0, :, 0, 0] % 1000
 
 
@@ -73,7 +73,7 @@ def test_every_layout_continues_from_what_it_says(clips, layout, known, referenc
         assert torch.equal(head % 1000, (500 + 100 * RE_ENCODED.index(first) + torch.arange(CONTEXT).float()
                                          if layout == "re-encoded" else first + torch.arange(known).float()
                                          ).expand_as(head))
-        spoken = given.audio[0, 0, :, 2, 0, 0]      # the middle of each window
+        spoken = given.audio[0, 0, :, 2, 0, 0]      # the middle of each chunk
         assert (spoken == -1).all() or torch.equal(spoken % 1000, HEARD + 4 * first + torch.arange(4 * CHUNK - 3.0))
     assert seen == references
 

@@ -1,4 +1,4 @@
-"""The puppet's world: deterministic, any window by itself, every parameter seen where it belongs, letters readable."""
+"""The puppet's world: deterministic, any span by itself, every parameter seen where it belongs, letters readable."""
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which frames lose sight of the reference, against LongCat-Video-Avatar, fig. 6 read literally."""
+"""Which frames do not attend to the reference, against LongCat-Video-Avatar, fig. 6, read literally."""
 import pytest
 import torch
 from lodestar.techniques.latent_stitch import LatentStitch
@@ -53,7 +53,7 @@ def test_the_band_follows_the_chunk_s_times_behind_a_stitched_context():
 @pytest.mark.parametrize("time", range(-3, 14))
 @pytest.mark.parametrize("radius", [0, 1, 3])
 def test_upstream_mode_is_all_or_nothing(time, radius):
-    """The authors' window, in their own counting: 4 context and 6 noisy frames, one reference."""
+    """The authors' chunk, in their own counting: 4 context and 6 noisy frames, one reference."""
     clean, noisy = 5, 6
     start, end = time - radius - clean + 1, time + radius - clean + 2
     active = radius > 0 and start >= 0 and end <= noisy

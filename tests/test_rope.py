@@ -1,4 +1,4 @@
-"""RoPE rows against the naive formula: one cosine and one sine at a time, in python floats."""
+"""RoPE frequencies against the naive formula: one cosine and one sine at a time, in python floats."""
 import math
 
 import pytest

@@ -1,4 +1,4 @@
-"""Two recordings are told apart by a quarter of a second, and a recording is known by its opening."""
+"""Two recordings differ within a quarter of a second, and a recording is known by its opening."""
 import pytest
 import torch
 from lodestar.techniques.audio.recording_digests import apart_from, sound_marks

@@ -1,5 +1,5 @@
 """SyncNet's layers, file and report, with random weights of the official names and shapes: the real ones cannot be had
-here. The oracle below is written from the network's numbers alone."""
+here. The oracle below is written from the network's sizes alone."""
 import json
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a talking model's latents hear, by naive loops; projected guidance and colours, by their definitions."""
+"""A talking model's audio slots per latent, by naive loops; projected guidance and colours, by their definitions."""
 import math
 
 import pytest

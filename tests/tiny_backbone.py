@@ -72,7 +72,7 @@ class ToyStream:
 
 
 class ToyOverlapStream:
-    """A FrameStream over a VAE without a carried memory: each push is one window behind a few latents seen before."""
+    """A FrameStream over a VAE without a carried memory: each push is decoded after a few earlier latents."""
     warmup_latents = 4
 
     def __init__(self):
@@ -80,7 +80,7 @@ class ToyOverlapStream:
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
         window = latents if self._seen is None else torch.cat([self._seen, latents], dim=2)
-        pictures = torch.sigmoid(window + window.mean(dim=2, keepdim=True))[0].movedim(0, -1)  # sees its whole window
+        pictures = torch.sigmoid(window + window.mean(dim=2, keepdim=True))[0].movedim(0, -1)  # attends to all of it
         pictures = pictures.repeat_interleave(RATIO, 1).repeat_interleave(RATIO, 2).repeat_interleave(4, 0)
         new = 4 * latents.shape[2] - (3 if self._seen is None else 0)
         self._seen = window[:, :, -self.warmup_latents:]

@@ -40,7 +40,7 @@ class Frontend:
         return self.page.evaluate(script, argument)
 
     def nodes_2(self, on: bool) -> None:
-        """Draw the nodes as DOM elements (Nodes 2.0) or on the canvas (classic), and wait until they stand still."""
+        """Draw the nodes as DOM elements (Nodes 2.0) or classic, and wait until they stand still."""
         self.run("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
         self.settle(on)
 

@@ -1,4 +1,4 @@
-"""LongCat's white-box golden cases: rotary rows, schedules, guidance, speech and masks.
+"""LongCat's white-box golden cases: rotary frequencies, schedules, guidance, speech and masks.
 
 Each is computed by the pack's own function.
 """

@@ -40,7 +40,7 @@ def text(tokens=512, seed=3):
 
 
 def speech(model, frames=FRAMES, seed=5):
-    """Windows (1, 1, 4 * (latents - 1) + 1, 5, layers, channels) for an avatar."""
+    """Audio slots (1, 1, 4 * (latents - 1) + 1, 5, layers, channels) for an avatar."""
     layers = model.model.version.layers
     return random(1, 1, 4 * (frames - 1) + 1, 5, layers, 64, seed=seed)
 

@@ -33,7 +33,7 @@ def run(node, *args, **inputs):
 
 
 def digest(value) -> str:
-    """Of one value alone; what cannot be told is an error here."""
+    """Of one value alone; what has no fingerprint is an error here."""
     prints = Fingerprints(ComfyValues())
     found = prints.of(value, "value")
     assert not prints.unreadable, prints.unreadable

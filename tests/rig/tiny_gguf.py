@@ -1,8 +1,8 @@
-"""Writes small GGUF files for tests, quantised by nobody: blocks whose numbers are known, in every type.
+"""Writes small GGUF files for tests, not quantised from anything: blocks whose values are known, in every type.
 
     from tiny_gguf import KINDS, drawn, write_gguf     (needs torch and numpy; neither ComfyUI, nor the pack, nor gguf)
 
-`tests/golden/gguf/blocks.npz` holds random blocks of every type and the numbers that the gguf package makes of them.
+`tests/golden/gguf/blocks.npz` holds random blocks of every type and the values that the gguf package makes of them.
 """
 import struct
 from collections.abc import Mapping

@@ -72,7 +72,7 @@ def wan22_vae(tiny_models):
 
 
 class WideText(comfy.sd1_clip.SD1ClipModel):
-    """A text encoder as wide as umt5-xxl, of 32 numbers a token."""
+    """A text encoder as wide as umt5-xxl, of 32 values a token."""
 
     def encode_token_weights(self, token_weight_pairs):
         rows, *more = super().encode_token_weights(token_weight_pairs)
@@ -80,7 +80,7 @@ class WideText(comfy.sd1_clip.SD1ClipModel):
 
 
 def small_clip():
-    """A real ComfyUI CLIP of one layer: what it says differs with what it is told."""
+    """A real ComfyUI CLIP of one layer: its output differs with the text."""
     config = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2,
               "hidden_act": "quick_gelu", "eos_token_id": 49407, "layer_norm_eps": 1e-5, "max_position_embeddings": 77,
               "vocab_size": 49408, "projection_dim": 32}

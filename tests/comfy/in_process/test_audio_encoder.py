@@ -1,4 +1,4 @@
-"""Audio encoders in a real ComfyUI: windows against one pass, core's own networks and transformers' alike."""
+"""Audio encoders in a real ComfyUI: segments against one pass, core's own networks and transformers' alike."""
 import importlib.util
 import json
 import os
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # rounding: a norm of the whole clip, seven convolutions each with its own norm, a projection. Behind it, attention is
 # global, and untrained attention looks everywhere alike: the worst case. Twice what was measured.
 ENCODER_INPUT = rounding.room(16)
-HIDDEN_LAYERS = {(True, 30): 0.04, (True, 10): 0.08, (False, 30): 0.12, (False, 10): 0.16}    # (large, window seconds)
+HIDDEN_LAYERS = {(True, 30): 0.04, (True, 10): 0.08, (False, 30): 0.12, (False, 10): 0.16}    # (large, segment seconds)
 
 
 def speech(seconds: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> dict:
@@ -107,7 +107,7 @@ def tiny(tiny_file):
     return load_audio_encoder(tiny_file)
 
 
-# ---------------------------------------------------------------- one pass, and windows against it
+# ---------------------------------------------------------------- one pass, and segments against it
 
 @pytest.mark.parametrize("large", [True, False])
 def test_speech_that_fits_one_window_is_core_s_own_answer(large):
@@ -174,7 +174,7 @@ def test_whisper_up_to_30_seconds_is_core_s_own_answer():
 def test_whisper_does_not_stop_at_30_seconds():
     encoder = as_speech_encoder(core_whisper())
     audio = speech(95)
-    audio["waveform"][..., :16_000] *= 4               # the loudest mel bin lies in the first window alone
+    audio["waveform"][..., :16_000] *= 4               # the loudest mel bin lies in the first segment alone
     output = encode_speech(encoder, audio, layers="0")
     assert output["encoded_audio"].shape == (1, 95 * 50, 32) and output["encoded_audio"].isfinite().all()
     network = encoder.family.encoder

@@ -54,7 +54,7 @@ def test_what_a_sampling_run_leaves_behind_counts_for_nothing(model, what):
     noise, sampler = values.drawn(1, 16, 5, 8, 8), comfy.samplers.sampler_object("euler")
     made = values.models(model) if what == "model" else values.guiders(model)
     for name, value in made.items():
-        if name in ("compiled", "fp16"):     # a compiler, or a processor without such numbers
+        if name in ("compiled", "fp16"):     # a compiler, or a processor without such a dtype
             continue
         guider = values.run(values.custom.CFGGuider, value, values.text(), values.text(1), 2.0) if what == "model" \
             else value
@@ -205,7 +205,7 @@ def test_a_closed_over_value_of_another_pack_counts(model):
 
 
 def test_longcat_counts_the_same_before_and_after_a_run(longcat, tiny_models):
-    """With its keys kept, its speech, a schedule of anchors, and in its official int8."""
+    """With its KV cache, its speech, a schedule of anchors, and in its official int8."""
     digests = set()
     for name in (longcat.AVATAR15, longcat.INT8):
         plain = longcat.load(tiny_models, name)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.once
 
 
 def filled(rows: int, layers: int, width: int, pieces: int = 3) -> tuple[FeatureFile, torch.Tensor]:
-    """A file of `rows` rows, written in pieces, and the same (layers, rows, width) in RAM."""
+    """A file of `rows` feature frames, written in pieces, and the same (layers, rows, width) in RAM."""
     file, whole = FeatureFile(), torch.randn(layers, rows, width)
     for piece in whole.tensor_split(pieces, 1):
         file.append([layer[None] for layer in piece])

@@ -1,4 +1,4 @@
-"""What LongCat hears, wherever a window of the take begins, and behind the end of the speech."""
+"""LongCat's audio features, wherever in the take a chunk begins, and after the end of the speech."""
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -55,7 +55,7 @@ def listening(model):
 
 
 def sample(model, backbone, longcat, speech, first, latents, context, techniques=()):
-    """One chunk as Long Take samples it, in one step, and what was heard in it."""
+    """One chunk as Long Take samples it, in one step, and its audio features."""
     audio = backbone.hear(speech, Timeline(Fraction(backbone.fps)), first, latents)
     handed = longcat.random(1, 16, context, *longcat.SIZE, seed=4) if context else None
     inputs = backbone.chunk_inputs(ChunkRequest(latents, (16, *longcat.SIZE), handed,

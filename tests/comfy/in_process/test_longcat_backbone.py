@@ -136,7 +136,7 @@ def test_a_keyframe_needs_no_reference(model):
     ("upstream", 1, 5, range(4, 7)), ("upstream", 3, 5, range(2, 9)), ("upstream", 3, 4, ()), ("upstream", 1, 8, ()),
     ("hard", 1, 8, range(7, 9)), ("hard", 3, 3, range(2, 7)), ("hard", 1, 30, ())])
 def test_skip_hides_the_reference_from_its_band(model, mode, radius, index, hidden):
-    """Band in times of the window: known frames are 0..KNOWN-1; in the network's order the reference comes first."""
+    """Band in the chunk's times: conditioning frames are 0..KNOWN-1; in the network's order the reference is first."""
     inside = index < FRAMES
     anchor = LookaheadAnchor(1, "in chunk", index) if inside else LookaheadAnchor(index - FRAMES + 1)
     skipping = attach.with_technique(attach.with_technique(model, anchor), ReferenceSkip(mode, radius))
@@ -318,7 +318,7 @@ def test_kept_keys_get_the_room_that_they_take(tiny_models, longcat, monkeypatch
 # ---------------------------------------------------------------- context windows
 
 def windowed(model, overlap=0):
-    """Windows of 5 latents."""
+    """Context windows of 5 latents."""
     return WanContextWindowsManualNode.execute(model, 17, overlap, "standard_static", 1, False, "flat", False).args[0]
 
 

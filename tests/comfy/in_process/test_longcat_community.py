@@ -1,6 +1,6 @@
 """Community files of LongCat on a real ComfyUI: scaled fp8, ComfyUI's own marks, GGUF; official names and Wan's.
 
-The expected numbers are those of the same network with every weight unpacked by hand: equal to the last bit in float32.
+The expected outputs are those of the same network with every weight unpacked by hand: equal to the last bit in float32.
 """
 import itertools
 import json
@@ -86,7 +86,7 @@ def save(path, weights, config, **metadata):
 # ---------------------------------------------------------------- scaled rows
 
 def quantised(tensor, dtype, rows):
-    """(packed, scale, the numbers it stands for)."""
+    """(packed, scale, the values it stands for)."""
     most = 127 if dtype == torch.int8 else torch.finfo(dtype).max
     scale = tensor.abs().amax(1, keepdim=True) / most if rows else tensor.abs().max() / most
     packed = (tensor / scale).round().to(dtype) if dtype == torch.int8 else (tensor / scale).to(dtype)

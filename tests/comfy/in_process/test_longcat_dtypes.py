@@ -1,6 +1,6 @@
 """LongCat's network from ComfyUI's own layers, in the dtypes that ComfyUI keeps weights in: the float32 islands hold.
 
-The expected numbers are the same network's in float32 at the timestep rounded to bfloat16, as the model was trained.
+The expected outputs are the same network's in float32 at the timestep rounded to bfloat16, as the model was trained.
 """
 from pathlib import Path
 
@@ -27,7 +27,7 @@ CASES = [("base_dit", "t2v_b1", FLOAT), ("avatar_v10_dit", "vc_ref7_mask1", FLOA
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 0.0), (torch.bfloat16, 0.02), (torch.float16, 0.002)])
 def test_comfyui_s_rotation_turns_as_ours(dtype, error, batch):
-    """`batch` rows of their own, as people's have them, or the same for all."""
+    """`batch` rows of their own, as speakers have them, or the same for all."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 40, 2, 16, generator=generator).to(dtype)
     rows = rotation(torch.rand(batch * 40, generator=generator, dtype=torch.float64) * 500, 16)

@@ -49,7 +49,7 @@ def noisy_velocity(model, longcat, known, sigma, x, rows, **how):
 @pytest.mark.parametrize("scales", [(4.0, 4.0), (4.0, 3.0), (2.0, 5.0), (4.0, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize("name", ["AVATAR", "AVATAR15", "INT8"])
 def test_a_run_is_the_formula_by_hand(tiny_models, longcat, name, scales):
-    """Null speech is zeros that pass through the projector: its biases are heard."""
+    """Unconditional audio is zeros that pass through the projector: its biases count."""
     model = longcat.load(tiny_models, getattr(longcat, name))
     audio = longcat.speech(model)
 

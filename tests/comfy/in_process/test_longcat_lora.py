@@ -1,4 +1,4 @@
-"""LongCat's LoRA files on weights of every kind: the authors' own numbers, and int8 weights that stay exact."""
+"""LongCat's LoRA files on weights of every kind: the authors' own outputs, and int8 weights that stay exact."""
 import subprocess
 import sys
 from pathlib import Path
@@ -218,7 +218,7 @@ def test_comfyui_counts_and_loads_the_factors(weights, lora):
 
 
 def official_file(config, dtype=torch.float32):
-    """What the authors' distilled files hold, without the numbers: rank 128, a down matrix for each part."""
+    """The tensors of the authors' distilled files, without values: rank 128, a down matrix for each part."""
     parts = {"attn.qkv": (3, config.hidden, config.hidden), "attn.proj": (1, config.hidden, config.hidden),
              "cross_attn.q_linear": (1, config.hidden, config.hidden),
              "cross_attn.kv_linear": (2, config.hidden, config.hidden), "ffn.w1": (1, config.ffn, config.hidden),

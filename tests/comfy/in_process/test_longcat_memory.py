@@ -28,7 +28,7 @@ ROOM = 1.15, 1.6    # what is asked for activations, by what one call holds at m
 
 @pytest.fixture
 def patcher(monkeypatch):
-    """The official Avatar 1.5 without its numbers, on a card that ComfyUI takes for an NVIDIA one."""
+    """The official Avatar 1.5 without its weights, on a card that ComfyUI takes for an NVIDIA one."""
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
     config = LongCatModelConfig(LongCatConfig(audio=AVATAR_15), versions.AVATAR_15)
     config.set_inference_dtype(BF16, None)

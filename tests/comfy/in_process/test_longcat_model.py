@@ -33,7 +33,7 @@ def avatar(tiny_models, longcat):
 
 
 def heard(model, longcat):
-    """What an avatar hears, for the headless call."""
+    """An avatar's audio features, for the headless call."""
     return {} if model.model.diffusion_model.config.audio is None else {"audio": longcat.speech(model)}
 
 
@@ -43,7 +43,7 @@ def with_option(model, **options):
     return clone
 
 
-# ---------------------------------------------------------------- the same numbers
+# ---------------------------------------------------------------- the same outputs
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_velocity_is_minus_the_network(model, longcat, batch):

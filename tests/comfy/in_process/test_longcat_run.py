@@ -78,7 +78,7 @@ def test_memory_is_let_go_when_a_run_is_broken_off(avatar, longcat, monkeypatch)
 # ---------------------------------------------------------------- steps
 
 def sampled(model, longcat, cfg=1.0, callback=None, people=None, known=2):
-    """Three steps behind `known` frames and a reference, with two voices where there are masks."""
+    """Three steps after `known` conditioning frames and a reference, with two speakers where there are masks."""
     import comfy.sample
     latent, mask = longcat.noise(seed=8), torch.ones(1, 1, longcat.FRAMES, *longcat.SIZE)
     mask[:, :, :known] = 0

@@ -1,4 +1,4 @@
-"""LongCat Speech: both encoders against one pass with transformers' own networks, in windows, and what is refused."""
+"""LongCat Speech: both encoders against one pass with transformers' own networks, in segments, and what is refused."""
 import weakref
 
 import comfy.audio_encoders.audio_encoders as core
@@ -240,7 +240,7 @@ def test_audio_features_gives_the_same_rows():
 # ---------------------------------------------------------------- behind the end
 
 def test_frames_behind_the_speech_hear_silence():
-    """The puppet's, whose rows say what they heard: the other two hear the same waveform, as the tests above hold."""
+    """The puppet's, whose features are known by hand: the other two get the same waveform, as the tests above hold."""
     vowel = {"waveform": torch.sin(900 * torch.arange(3.6 * 16_000) / 16_000)[None, None], "sample_rate": 16_000}
     speech = Speech.of(encode_voices(log_mel(), [heard(vowel)]))
     rows = speech.windows(80, 40, 1)[0, 0, :, 2]        # from 3.2 s on: 10 frames of speech, then silence
@@ -248,7 +248,7 @@ def test_frames_behind_the_speech_hear_silence():
 
 
 def test_voices_of_unequal_length_end_together(encoders):
-    """What the shorter one hears after its end is silence, encoded with it, and its features last as long."""
+    """After its end the shorter one has silence, encoded with it, and its features last as long."""
     long, short = heard(audio(4)), heard(audio(1, seed=1))
     people = torch.ones(1, 3, 8, 8)
     for version, encoder in encoders.items():

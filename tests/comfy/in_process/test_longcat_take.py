@@ -63,7 +63,7 @@ def speech(name, seconds=SECONDS, width=64, **more):
 
 
 def made(take, monkeypatch, name="take/one"):
-    """The take, and for each chunk (context, reference conditions, its whole window)."""
+    """The take, and for each chunk (context, reference conditions, all its latents)."""
     seen, sample, guider_at = [], TakeSession.sample_chunk, attach.guider_at
     conditions = []
 
@@ -84,7 +84,7 @@ def made(take, monkeypatch, name="take/one"):
 @pytest.mark.parametrize("name", ["video", "avatar", "avatar15"])
 @pytest.mark.parametrize("picture", [True, False])
 def test_each_chunk_equals_the_loop_written_by_hand(take_of, monkeypatch, name, picture):
-    """Spec sections 11, 12 and 14: layout, windows of speech, Euler with v = -M; the reference follows the picture, or
+    """Spec sections 11, 12 and 14: layout, audio slots, Euler with v = -M; the reference follows the picture, or
     the first latent of the take where there is none."""
     take = take_of(name, picture)
     model = take.guider.model_patcher
@@ -192,10 +192,10 @@ def test_speakers_without_masks_are_refused(take_of):
         take_of("avatar15", features=speech("avatar15", voices=(layers, layers))).check()
 
 
-# ---------------------------------------------------------------- several people
+# ---------------------------------------------------------------- several speakers
 
 def test_each_voice_moves_its_own_person(take_of, monkeypatch):
-    """Two voices are another take than either voice alone for both."""
+    """Two recordings are another take than either one alone for both."""
     masks = torch.zeros(1, 3, 64, 64)
     masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
     first, second = (tuple(random(1, 50, 64, seed=seed + layer) for layer in range(5)) for seed in (40, 60))

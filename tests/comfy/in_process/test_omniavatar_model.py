@@ -1,4 +1,4 @@
-"""OmniAvatar on ComfyUI's WanModel, against the authors' own numbers."""
+"""OmniAvatar on ComfyUI's WanModel, against the authors' own outputs."""
 from pathlib import Path
 
 import comfy.latent_formats

@@ -1,4 +1,4 @@
-"""The trained puppet, with the pack's weights: a minute of three people it has never seen."""
+"""The trained puppet, with the pack's weights: a minute of three held-out characters."""
 import argparse
 import importlib
 import sys
@@ -75,7 +75,7 @@ def test_lettering_can_be_read_at_minute_one(found):
 
 
 def test_latents_that_begin_a_clip_are_near_those_of_a_stream(studio):
-    """Docs/claims.md, 6, says how near; and few latents of warm-up do for what the claims look at."""
+    """Docs/claims.md, 6, says how near; and few latents of warm-up do for what the claims measure."""
     cast, codec, *_ = studio
     frames = torch.stack([take.frames(np.arange(49), SIZE) for take in cast.takes])
     stream, again = codec.encode(frames), codec.encode(frames[:, 16:29])

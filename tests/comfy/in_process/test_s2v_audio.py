@@ -1,4 +1,4 @@
-"""What S2V hears, wherever a window of the take begins: the audio tokens that reach its blocks, in the real model."""
+"""S2V's audio tokens, as they reach its blocks in the real model, wherever in the take a chunk begins."""
 import types
 from contextlib import contextmanager
 from fractions import Fraction
@@ -34,7 +34,7 @@ def model(tiny_models, wan):
 
 @pytest.fixture(scope="module")
 def speech(wan):
-    """Features in which every row is another one."""
+    """Features in which every frame is another one."""
     return Speech((tuple(wan.random(1, SECONDS * 50, 1024, seed=20 + layer) for layer in range(25)),), 50.0)
 
 
@@ -78,7 +78,7 @@ def inputs_of(wan, speech, first, latents, fps=16.0):
 
 
 def sample(model, wan, speech, first, latents, techniques=(), steps=1, cfg=2.0, fps=16.0):
-    """One chunk as Long Take samples it, and what was heard in it."""
+    """One chunk as Long Take samples it, and its audio tokens."""
     guider = comfy.samplers.CFGGuider(model)
     text = [[wan.random(1, 7, 4096, seed=3), {}]]
     guider.set_conds(text, text)
@@ -108,7 +108,7 @@ def test_every_chunk_hears_what_the_whole_take_gives_it(model, wan, speech, fps)
 
 
 def test_without_its_history_a_chunk_would_hear_otherwise(model, wan, speech):
-    """The measure itself: rows from the chunk's own first on, as ComfyUI's node hands them over."""
+    """The measure itself: feature frames from the chunk's own first on, as ComfyUI's node hands them over."""
     expected = whole(model, speech, 3 * CHUNK)
     rows = speech.rows(Timeline(Fraction(16)), CHUNK * 4, CHUNK * 4).permute(0, 2, 1)[None]
     with torch.inference_mode():
@@ -165,7 +165,7 @@ def test_a_clip_of_one_chunk_hears_what_a_take_hears_at_its_start(model, wan, sp
 
 
 def test_a_patched_model_hears_as_core_does_at_the_start_of_a_take(model, wan):
-    """Bit for bit, with another node's replacement of a block that hears, in either order of its wrappers."""
+    """Bit for bit, with another node's replacement of a block with audio, in either order of its wrappers."""
     x, calls = wan.noise(model), []
 
     def theirs(values, originals):

@@ -114,7 +114,7 @@ def test_speech_rows_follow_the_chunk(tiny_models, wan, tmp_path):
     take = replace(take, features={"encoded_audio_all_layers": [ramp], "rate_hz": 50.0})
     for chunk in take.plan.chunks:
         rows = take.audio_of(chunk)
-        history = min(chunk.first_latent, 2)     # latents that the model's encoder hears before the chunk's own
+        history = min(chunk.first_latent, 2)     # latents of history before the chunk's own
         seconds = torch.arange((chunk.first_latent - history) * 4, chunk.end_latent * 4) / 16
         spoken = seconds * 50 <= SECONDS * 50 - 1
         assert rows.shape == (1, (history + chunk.latents) * 4, 1024)

@@ -52,7 +52,7 @@ def test_stitching_loses_nothing_and_re_encoding_wears_the_picture_down(vae, rec
 
 
 def test_a_young_take_hands_over_a_whole_number_of_latents(vae):
-    """5 frames were decoded where 9 are wanted: the re-encoded context is what fits, never a VAE's silent cut."""
+    """5 frames were decoded where 9 are wanted: the re-encoded context is what fits, never a VAE's unannounced cut."""
     class Young(StaticTail):
         def frames(self, count):
             return super().frames(count)[-7:]

@@ -3,7 +3,7 @@
 The takes run through the nodes, found by their ids, so that no module of the pack is named here. On a processor that is
 on record (with its ComfyUI and PyTorch) they equal it to the bit; on others to what roundings leave.
 
-Record anew only where other frames are wanted, then read the difference; one ComfyUI at a time, OMP_NUM_THREADS=1:
+Record again only where other frames are wanted, then read the difference; one ComfyUI at a time, OMP_NUM_THREADS=1:
     COMFYUI_PATH=... LODESTAR_RECORD_TAKES=tensors python -m pytest tests/comfy/in_process/test_takes_unchanged.py
 With =hashes it adds this processor and leaves the tensors and the half-finished take as they are.
 """
@@ -140,7 +140,7 @@ class Studio:
         return frames_of(path)
 
     def puppet(self):
-        """The shipped one, without ComfyUI."""
+        """The pack's own one, without ComfyUI."""
         graph = demo.filled_in(demo.parse_options(["--seconds", "1"]), demo.Here)
         graph.the("LodestarPlanTake").set(chunk_frames=17, overlap_frames=5)
         graph.the("LodestarLongCatSchedule").set(steps=3)

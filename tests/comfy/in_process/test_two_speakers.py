@@ -1,4 +1,4 @@
-"""Two Speakers: whose voice is where, what is silent, the sound track, and what is refused."""
+"""Two Speakers: which audio stream drives whom, where silence is, the sound track, and what is refused."""
 import pytest
 import torch
 from lodestar import backbones
@@ -32,7 +32,7 @@ def alone(encoder, sound):
     return LodestarLongCatSpeech.execute(sound, encoder, "auto", False, 0)[0]["encoded_audio_all_layers"]
 
 
-# ---------------------------------------------------------------- voices
+# ---------------------------------------------------------------- audio streams
 
 def test_each_voice_is_what_its_person_says(encoder):
     one, two = audio(2, seed=1), audio(2, seed=2)

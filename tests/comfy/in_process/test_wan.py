@@ -24,7 +24,7 @@ def plain_model(request, tiny_models, wan):
 
 
 def capture_rope(model):
-    """A clone that records the RoPE rows its blocks receive, in one list per call."""
+    """A clone that records the RoPE frequencies its blocks receive, in one list per call."""
     seen, clone = [], model.clone()
     clone.model_options["transformer_options"] = {**clone.model_options["transformer_options"], "patches_replace": {
         "dit": {("double_block", 0): lambda args, extra: (seen.append(args["pe"]), extra["original_block"](args))[1]}}}
@@ -49,7 +49,7 @@ def test_nothing_stays_on_the_model(model, wan):
 
 @pytest.mark.parametrize("distance", [1, 3, 30, 4.5])
 def test_anchor_equals_a_forward_written_by_hand(plain_model, wan, distance):
-    """The unpatched module's own forward_orig on [chunk | anchor], with rows of the anchor from ComfyUI's rope."""
+    """The unpatched module's own forward_orig on [chunk | anchor], the anchor's frequencies from ComfyUI's rope."""
     model, x, latents = plain_model, wan.noise(plain_model), wan.picture(plain_model)
     anchored = attach.with_technique(model, LookaheadAnchor(distance, latents=latents))
     result = wan.apply(anchored, x)
@@ -93,7 +93,7 @@ def test_the_anchor_s_rope_rows_are_the_ones_asked_for(model, wan, distance):
 
 
 def test_rope_rows_stay_exact_in_bfloat16(tiny_models, wan):
-    """ComfyUI builds the ids in the model's dtype: at 261 bfloat16 would answer the rows of 260."""
+    """ComfyUI builds the ids in the model's dtype: at 261 bfloat16 would give the frequencies of 260."""
     model = wan.load(tiny_models, "wan21_t2v", torch.bfloat16)
     anchored, seen = capture_rope(attach.with_technique(model, LookaheadAnchor(256, latents=wan.picture(model))))
     wan.apply(anchored, wan.noise(model).bfloat16())
