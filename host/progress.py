@@ -32,7 +32,7 @@ class Pace:
 
 
 class TakeProgress:
-    """Use as `with TakeProgress(...) as progress:` around the whole run; it reports an error or cancel, which passes on."""
+    """Use as `with TakeProgress(...) as progress:` around the run; errors and cancels are reported, then pass on."""
 
     def __init__(self, node_id: str | None, plan: ChunkPlan, steps: int, clock: Callable[[], float] = time.monotonic):
         self._plan, self._steps, self._clock = plan, steps, clock
