@@ -3,19 +3,18 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..techniques.socket_values import SMALLEST_PICTURE, first_picture
+from .socket_values import SMALLEST_PICTURE
 from .vae import encode_frames
 
 FITS = ("crop", "pad")
 
 
-def fit_picture(image: Tensor, width: int, height: int, fit: str = "crop") -> Tensor:
-    """IMAGE (B, H, W, 3 or 4) in 0..1 -> the first of it as (1, height, width, 3).
+def fit_picture(picture: Tensor, width: int, height: int, fit: str = "crop") -> Tensor:
+    """(1, H, W, 3 or 4) in 0..1, on the CPU -> (1, height, width, 3).
 
     Alpha is flattened onto white. `crop` fills the size and cuts what is over; `pad` keeps everything on black bars.
-    Raises ValueError for what is no picture (see first_picture) or too narrow to crop.
+    Raises ValueError for what is too narrow to crop.
     """
-    picture = first_picture(image)
     rows, columns = picture.shape[1:3]
     if fit == "crop" and min(rows * width / height, columns * height / width) < SMALLEST_PICTURE:
         raise ValueError(f"cropping {columns}x{rows} to the shape of {width}x{height} leaves fewer than "

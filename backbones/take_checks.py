@@ -5,9 +5,9 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from ..techniques.socket_values import check_text, check_whole_schedule, named, sigmas
 from ..techniques.technique import Technique
 from . import find
+from .socket_values import check_text, check_whole_schedule, named
 
 logger = logging.getLogger("lodestar")
 
@@ -33,8 +33,8 @@ def check_guider(guider) -> None:
 
 
 def check_schedule(model, schedule: Tensor) -> None:
-    """That the sigmas run from noise alone to no noise at all."""
-    check_whole_schedule(sigmas(schedule), float(model.get_model_object("model_sampling").sigma_max))
+    """That the sigmas (steps + 1) run from noise alone to no noise at all."""
+    check_whole_schedule(schedule, float(model.get_model_object("model_sampling").sigma_max))
 
 
 def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> None:

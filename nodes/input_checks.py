@@ -11,7 +11,7 @@ from inspect import signature
 from typing import Any
 
 from ..backbones.audio.encoder import as_speech_encoder
-from ..techniques.socket_values import (
+from ..backbones.socket_values import (
     audio_clip,
     conditioning,
     described,

@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from lodestar.techniques import socket_values as values
+from lodestar.backbones import socket_values as values
+from lodestar.techniques.audio.waveform import mix_to_mono
 
 SOUND = torch.linspace(-1, 1, 101)[None, None] * 0.999
 
@@ -72,13 +73,13 @@ def test_sound_over_full_scale_passes_until_it_can_be_none():
 def test_any_number_of_channels_is_averaged(channels):
     waveform = torch.randn(1, channels, 50, dtype=torch.float64)
     clip = values.audio_clip(audio(waveform, 48_000))
-    mono = values.mono_of(clip)
+    mono = mix_to_mono(clip["waveform"])
     assert mono.dtype == torch.float32 and clip["sample_rate"] == 48_000
     assert torch.allclose(mono, sum(waveform[:, index] for index in range(channels)).float() / channels, atol=1e-6)
 
 
 def test_silence_is_sound():
-    assert values.mono_of(values.audio_clip(audio(torch.zeros(1, 2, 8)))).shape == (1, 8)
+    assert mix_to_mono(values.audio_clip(audio(torch.zeros(1, 2, 8)))["waveform"]).shape == (1, 8)
 
 
 LAYER = torch.zeros(1, 5, 8)

@@ -17,9 +17,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...techniques.audio.waveform import mix_to_mono
 from ...techniques.audio.windows import Window, kept, plan_windows, select_layers
-from ...techniques.socket_values import audio_clip, described, mono_of
 from ..allocator import give_back
+from ..socket_values import audio_clip, described
 from ..weight_files import load_weights
 from .families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
@@ -44,7 +45,7 @@ class SpeechEncoder:
 
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict:
         """Core's manners: `audio` (1, channels, N) -> AUDIO_ENCODER_OUTPUT with every layer."""
-        return encode_speech(self, {"waveform": audio, "sample_rate": sample_rate})
+        return encode_speech(self, audio_clip({"waveform": audio, "sample_rate": sample_rate}))
 
 
 def as_speech_encoder(audio_encoder) -> SpeechEncoder:
@@ -66,16 +67,15 @@ def as_speech_encoder(audio_encoder) -> SpeechEncoder:
 @torch.no_grad()
 def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", window_seconds: float = 30.0,
                   overlap_seconds: float = 4.0) -> dict:
-    """Encode a whole AUDIO -> AUDIO_ENCODER_OUTPUT, float32 rows on disk that read as CPU tensors.
+    """Encode a whole AUDIO (one `audio_clip`) -> AUDIO_ENCODER_OUTPUT, float32 rows on disk that read as CPU tensors.
 
     `encoded_audio` (1, S, C) is the final output, `encoded_audio_all_layers` a tuple of the selected layers (1, S, C),
     `audio_samples` the length at 16 kHz, `rate_hz` the rows per second, `family` wav2vec2 or whisper, `files` what
     holds the layers. One pass where the speech fits one window; whisper's window is always its own 30 s. ValueError
     names the input at fault.
     """
-    sound = audio_clip(audio)
     give_back()     # what decoding the sound left behind
-    speech = resample(mono_of(sound), sound["sample_rate"])
+    speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])
     family = encoder.family
     chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ...techniques.audio.features import window_steps
 from ...techniques.audio.recording_digests import apart_from, sound_marks
-from ...techniques.socket_values import speech_features
 from ...techniques.speaker_masks import check_people, fitted_masks
 from ...techniques.timeline import Timeline
 from .families import RATE
@@ -31,8 +30,7 @@ class Speech:
 
     @classmethod
     def of(cls, features: dict) -> "Speech":
-        """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's. ValueError where it is none."""
-        features = speech_features(features)
+        """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's."""
         return cls(features.get("voices") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
                    features.get("people_masks"), features.get("files", ()), features.get("audio_samples"),

@@ -15,9 +15,8 @@ from torch import Tensor
 from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET, VERSIONS, Version
 from ...techniques.audio.features import between, halved, positions, silence_after, whisper_groups
 from ...techniques.audio.speaker_tracks import padded
-from ...techniques.audio.waveform import leveled, prepared
+from ...techniques.audio.waveform import leveled, mix_to_mono, prepared
 from ...techniques.audio.windows import Window, plan_windows
-from ...techniques.socket_values import audio_clip, mono_of
 from ..allocator import give_back
 from ..audio.encoder import SpeechEncoder, as_speech_encoder, watched
 from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper, first_of
@@ -35,8 +34,7 @@ Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
 
 def heard(audio: dict) -> Tensor:
     """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
-    clip = audio_clip(audio)
-    return resample(mono_of(clip), clip["sample_rate"])[0]
+    return resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
 
 
 @torch.no_grad()

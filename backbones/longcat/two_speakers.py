@@ -4,7 +4,6 @@ import logging
 from torch import Tensor
 
 from ...techniques.audio.speaker_tracks import placed
-from ...techniques.socket_values import audio_clip
 from ..audio.resampler import resample
 from .speech import heard
 
@@ -17,7 +16,6 @@ def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[
 
     Spoken together, silence follows the shorter one, which the log says. ValueError where there is no speech.
     """
-    audio_1, audio_2 = (audio if audio is None else audio_clip(audio) for audio in (audio_1, audio_2))
     given = [audio for audio in (audio_1, audio_2) if audio is not None]
     rate = max((audio["sample_rate"] for audio in given), default=0)
     channels = max((audio["waveform"].shape[1] for audio in given), default=0)

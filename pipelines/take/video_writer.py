@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...techniques.socket_values import audio_clip, mono_of
+from ...techniques.audio.waveform import mix_to_mono
 from ..safe_files import SUFFIX, NotWritten, reading, remove, sync, writing
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -49,8 +49,8 @@ class VideoWriter:
 
         `speech`: {"waveform": (1, channels, samples), "sample_rate": Hz}; more than two channels are mixed to mono, a
         rate that AAC does not know is resampled to 48 kHz. The file gets its name only when it is complete. Raises
-        NotWritten if the disk refuses (the segments stay as they are), ValueError for unusable speech or for segments
-        that were not written alike.
+        NotWritten if the disk refuses (the segments stay as they are), ValueError for segments that were not written
+        alike.
         """
         path = Path(path)
         draft = path.with_name(path.name + SUFFIX)
@@ -168,8 +168,8 @@ def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fractio
 
 
 def _speech_packets(speech: dict, container: av.container.OutputContainer) -> Iterator[av.Packet]:
-    clip = audio_clip(speech)
-    rate, waveform = clip["sample_rate"], mono_of(clip) if clip["waveform"].shape[1] > 2 else clip["waveform"][0]
+    rate, waveform = speech["sample_rate"], speech["waveform"]
+    waveform = mix_to_mono(waveform) if waveform.shape[1] > 2 else waveform[0]
     layout = "mono" if waveform.shape[0] == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
     return _encode_speech(waveform, rate, layout, stream)

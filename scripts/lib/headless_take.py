@@ -186,7 +186,10 @@ def spoken(path: Path) -> Tensor:
     file = MediaFile(path)
     if not file.sound_rate:
         raise ValueError(f"{path}: {file.why_silent}")
-    return torch.from_numpy(np.concatenate(list(file.mono(SAMPLE_RATE))))
+    samples = np.concatenate(list(file.mono(SAMPLE_RATE)))
+    if not len(samples) or not np.isfinite(samples).all():
+        raise ValueError(f"{path}: its sound is empty, or has NaN or infinite samples; export it again")
+    return torch.from_numpy(samples)
 
 
 def opening_of(speech: Tensor, seconds: float) -> Tensor:

@@ -35,6 +35,11 @@ def prepared(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator |
     return standardize(result)
 
 
+def mix_to_mono(waveform: Tensor) -> Tensor:
+    """(1, channels, N) -> the mean of the channels (1, N)."""
+    return waveform[:, 0] if waveform.shape[1] == 1 else waveform.mean(1)
+
+
 def blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Views of (N,), each with the number of its first sample."""
     return ((first, x[first:first + FILTER_BLOCK]) for first in range(0, len(x), FILTER_BLOCK))

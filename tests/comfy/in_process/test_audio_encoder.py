@@ -343,6 +343,8 @@ def test_only_the_chosen_layers_are_kept(tiny):
 def test_bad_audio_is_refused(tiny, waveform):
     with pytest.raises(ValueError, match="^audio: got"):
         LodestarAudioFeatures.execute({"waveform": waveform, "sample_rate": 48_000}, tiny, "last", 30.0, 4.0)
+    with pytest.raises(ValueError, match="^got"):       # by core's own node, which checks nothing
+        AudioEncoderEncode.execute(tiny, {"waveform": waveform, "sample_rate": 48_000})
 
 
 def test_layers_are_checked_before_anything_runs():

@@ -1,6 +1,7 @@
 """What comes over ComfyUI's wires, from whichever pack, made into the one kind that Lodestar computes with.
 
-No paper. Whole numbers are scaled by their range, a missing batch axis is added, everything comes to the CPU; what
+Called once, at a door: by `nodes/input_checks.py` for every input of every node, and by an encoder of ours that core's
+node calls. Whole numbers are scaled by their range, a missing batch axis is added, everything comes to the CPU; what
 would be a guess is refused. A ValueError says what came and what was wanted; the node puts the input's name in front.
 """
 import math
@@ -129,12 +130,6 @@ def scaled_samples(waveform: Tensor) -> Tensor:
 def loudness_peak(waveform: Tensor) -> float:
     """The largest sample without its sign, NaN where one is NaN; without a copy of the whole clip."""
     return float(torch.stack(waveform.aminmax()).abs().max())
-
-
-def mono_of(clip: Mapping[str, Any]) -> Tensor:
-    """The mean of the channels of an `audio_clip`, (1, samples)."""
-    waveform = clip["waveform"]
-    return waveform[:, 0] if waveform.shape[1] == 1 else waveform.mean(1)
 
 
 def speech_features(features: Any) -> dict[str, Any]:
