@@ -28,7 +28,7 @@ NETWORKS_IN = {"headless", "metrics"}   # the rooms of the pipelines that know n
 FAMILY_FLOORS = ("networks", "backbones")   # whose folders do not know each other, `audio` aside
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "node_helpers",
         "execution", "latent_preview"}
-LIBRARIES = {"techniques": {"torch", "einops"}, "networks": {"torch", "einops", "numpy", "safetensors"},
+LIBRARIES = {"techniques": {"torch", "einops", "numpy"}, "networks": {"torch", "einops", "numpy", "safetensors"},
              "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2"}}
 ROOM_LIBRARIES = {"techniques/audio": {"scipy", "librosa"}, "pipelines/metrics": {"scipy"}}   # beside their floor's
 WITHOUT_HOST = ("techniques", "networks", "pipelines")

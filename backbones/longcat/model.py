@@ -3,7 +3,6 @@
 The weights keep their official names under `diffusion_model.`. What a sampler hands over (noise mask, reference, speech
 windows) becomes the sequence that the authors trained: clean frames first, at timestep 0; the velocity is -M.
 """
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -25,6 +24,7 @@ from ...networks.longcat.network import LongCat, Place
 from ...networks.longcat.versions import REFERENCE_INDEX, Version
 from ...techniques.rope import rotate
 from ...techniques.speaker_masks import check_people
+from ...techniques.tensor_digest import digest_tensor
 from ..backbone import CACHE_BYTES, RUN
 
 TEXT_TOKENS = 512
@@ -110,7 +110,7 @@ class LongCatVideo(comfy.model_base.BaseModel):
         out |= {name: comfy.conds.CONDRegular(value.to(kwargs.get("device")))     # once, not in every step
                 for name, value in found.items() if value is not None}
         if reference is not None:
-            out[REFERENCE_KEY] = comfy.conds.CONDConstant(digest(reference))
+            out[REFERENCE_KEY] = comfy.conds.CONDConstant(digest_tensor(reference))
         if known := known_frames(kwargs.get("denoise_mask")):
             out["known"] = comfy.conds.CONDConstant(known)
         return out
@@ -175,11 +175,6 @@ class Float8Operations(comfy.ops.manual_cast):
         def forward_comfy_cast_weights(self, x: Tensor) -> Tensor:
             kind = comfy.ops.manual_cast if x.dtype == torch.float32 else comfy.ops.fp8_ops
             return kind.Linear.forward_comfy_cast_weights(self, x)
-
-
-def digest(latents: Tensor) -> str:
-    """The same for the same numbers, so that two conditions' references are compared once and not in each step."""
-    return hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def rotate_fused(x: Tensor, rows: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .conditions import CONDITIONS, Condition, chunks_for, looked_at
 from .measures import figures, predictions
 from .page import page, plots_of, written
 from .pictures import plotted, save_png, strip
-from .takes import Cast, cast, digest, frames_of_chunk, kept, made, true_frames_of_chunk
+from .takes import Cast, cast, digest_files, frames_of_chunk, kept, made, true_frames_of_chunk
 from .vae import PuppetVAE
 from .verdicts import AHEAD, CLAIMS, QUICK, Claim
 
@@ -46,13 +46,13 @@ class Studio:
     @cached_property
     def made_with(self) -> str:
         pack = HERE.parents[1]
-        return digest(self.file("vae"), HERE / "takes.py", *sorted((pack / "techniques").rglob("*.py")),
+        return digest_files(self.file("vae"), HERE / "takes.py", *sorted((pack / "techniques").rglob("*.py")),
                       *sorted((pack / "networks" / "longcat").glob("*.py")),
                       *sorted((pack / "pipelines" / "headless").glob("*.py")))
 
     @cached_property
     def seen_with(self) -> str:
-        return digest(self.file("looker"), HERE / "measures.py", Path(face_probe.__file__))
+        return digest_files(self.file("looker"), HERE / "measures.py", Path(face_probe.__file__))
 
     @cached_property
     def codec(self):
@@ -78,7 +78,8 @@ class Studio:
     def key(self, condition: Condition) -> tuple:
         """All that decides about a take."""
         players = self.cast_of(condition)
-        weights = "" if condition.context == "truth" else digest(self.file(condition.weights), self.file("puppet"))
+        truth = condition.context == "truth"
+        weights = "" if truth else digest_files(self.file(condition.weights), self.file("puppet"))
         return (condition, weights, self.made_with, self.characters, players.chunks, self.world.size,
                 tuple(take.track.name for take in players.takes))
 

@@ -172,7 +172,7 @@ def kept(folder: Path, key: tuple, make: Callable[[], dict[str, Tensor]]) -> tup
         return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["seconds"])
 
 
-def digest(*paths: Path) -> str:
+def digest_files(*paths: Path) -> str:
     found = hashlib.sha256()
     for path in paths:
         found.update(path.read_bytes())

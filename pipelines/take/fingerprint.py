@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .journal import digest
-from .tensor_digest import Unreadable, tensor_digest
+from ...techniques.tensor_digest import Unreadable, digest_tensor
+from .journal import digest_texts
 
 SCALARS = (types.NoneType, types.EllipsisType, str, bytes, Number, Enum, torch.dtype, re.Pattern, range, slice,
            PurePath)
@@ -62,21 +62,21 @@ class Fingerprints:
         if isinstance(value, Tensor):
             return self._tensor(self._stand_in(value))
         if isinstance(value, SCALARS):
-            return digest(type(value).__name__, scalar_words(value))
+            return digest_texts(type(value).__name__, scalar_words(value))
         if isinstance(value, NO_VALUE):
-            return digest(type(value).__name__)
+            return digest_texts(type(value).__name__)
         if id(value) in self._open:     # it holds itself
-            return digest("around it", str(len(self._open) - self._open[id(value)]))
+            return digest_texts("around it", str(len(self._open) - self._open[id(value)]))
         if id(value) not in self._seen:
             self._open[id(value)] = len(self._open)
             read = self._stand_in(value)
-            self._seen[id(value)] = value, digest(*self._parts(read)) if read is value else self._read(read)
+            self._seen[id(value)] = value, digest_texts(*self._parts(read)) if read is value else self._read(read)
             del self._open[id(value)]
         return self._seen[id(value)][1]
 
     def _tensor(self, tensor: Tensor) -> str:
         try:
-            return tensor_digest(tensor)
+            return digest_tensor(tensor)
         except Unreadable as error:
             return self._cannot_tell(str(error))
 
@@ -151,7 +151,7 @@ class Fingerprints:
         except NOT_PICKLED:
             return self._cannot_tell(f"a {type(value).__qualname__}")
         made = (reduced,) if isinstance(reduced, str) else reduced
-        return digest(*(self._read(list(part) if isinstance(part, Iterator) else part) for part in made))
+        return digest_texts(*(self._read(list(part) if isinstance(part, Iterator) else part) for part in made))
 
     def _cannot_tell(self, what: str) -> str:
         name, *owners = self._inside

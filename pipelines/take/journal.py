@@ -39,7 +39,7 @@ class FinalFile:
     checksum: str   # SHA-256
 
 
-def digest(*parts: str) -> str:
+def digest_texts(*parts: str) -> str:
     """SHA-256 of the parts in order, hex; other parts give another digest even where their joined text is the same."""
     total = hashlib.sha256()
     for part in parts:
@@ -122,7 +122,7 @@ class Journal:
 
     def content(self, made_of: str) -> str:
         """A digest of all chunks (contracts, latents, segments) and of what else the final file is made of."""
-        return digest(json.dumps(self._entries[:self.chunks], sort_keys=True), made_of)
+        return digest_texts(json.dumps(self._entries[:self.chunks], sort_keys=True), made_of)
 
     def megabytes(self) -> float:
         """What the folder holds, as far as it can be looked at."""
@@ -278,7 +278,7 @@ class _Manifest:
             lines.append({"final": asdict(self.final)})
         text, total = "", ""
         for line in lines:
-            total = digest(total, json.dumps(line, sort_keys=True))
+            total = digest_texts(total, json.dumps(line, sort_keys=True))
             text += json.dumps({**line, "sum": total}) + "\n"
         safe_files.replace(path, text.encode())
 
@@ -305,7 +305,7 @@ def _whole_lines(written: list[bytes]) -> list[dict]:
     for text in written:
         line = _parsed(text)
         claimed = line.pop("sum", None)
-        total = digest(total, json.dumps(line, sort_keys=True))
+        total = digest_texts(total, json.dumps(line, sort_keys=True))
         if claimed != total:
             break
         lines.append(line)

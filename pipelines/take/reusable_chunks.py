@@ -6,7 +6,7 @@ folder of its own with copies of the chunks before the change, and the take they
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .journal import MANIFEST, Journal, digest
+from .journal import MANIFEST, Journal, digest_texts
 
 Contracts = Sequence[Mapping[str, str]]
 
@@ -14,7 +14,7 @@ Contracts = Sequence[Mapping[str, str]]
 def take_folder(takes: Path, name: str, contracts: Contracts) -> Path:
     """Below `takes`, of the take with these contracts: the one it has, whatever it was called then, or `name` and a
     digest."""
-    mark = digest(*(text for contract in contracts for pair in sorted(contract.items()) for text in pair))[:16]
+    mark = digest_texts(*(text for contract in contracts for pair in sorted(contract.items()) for text in pair))[:16]
     return next(takes.glob(f"*-{mark}"), takes / f"{name}-{mark}")
 
 

@@ -21,8 +21,8 @@ from lodestar.pipelines.take.final_file import find_published, publish  # noqa: 
 from lodestar.pipelines.take.journal import Journal  # noqa: E402
 from lodestar.pipelines.take.plan import plan_take  # noqa: E402
 from lodestar.pipelines.take.take import make_take  # noqa: E402
-from lodestar.pipelines.take.tensor_digest import tensor_digest  # noqa: E402
 from lodestar.pipelines.take.video_writer import VideoWriter  # noqa: E402
+from lodestar.techniques.tensor_digest import digest_tensor  # noqa: E402
 from lodestar.techniques.timeline import Timeline  # noqa: E402
 
 tiny = runpy.run_path(str(Path(__file__).parents[1] / "tiny_backbone.py"))
@@ -46,7 +46,7 @@ def make(folder: Path, keep: bool, before_the_end=lambda: None) -> dict:
         tail = journal.latents(journal.finished_latents - PLAN.chunks[-1].new_latents, journal.finished_latents)
         if not keep:
             journal.discard()
-    return {"path": str(path), "tail": tensor_digest(tail)}
+    return {"path": str(path), "tail": digest_tensor(tail)}
 
 
 def names(output: Path):

@@ -20,7 +20,7 @@ class Unreadable(TypeError):
     """This tensor's values cannot be read as bytes."""
 
 
-def tensor_digest(tensor: Tensor) -> str:
+def digest_tensor(tensor: Tensor) -> str:
     """Hex digest of dtype, shape and values. Quantised tensors count by their parts. Raises Unreadable."""
     total = hashlib.sha256()
     for name, part in parts(tensor):
@@ -31,7 +31,7 @@ def tensor_digest(tensor: Tensor) -> str:
         total.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}:{getattr(part, 'tensor_type', '')}:".encode())
         if plain.is_meta:
             continue        # no values yet
-        folded(bytes_of(plain), total)
+        fold_bytes(bytes_of(plain), total)
     return total.hexdigest()
 
 
@@ -63,16 +63,16 @@ def plain_words(settings) -> str:
     return str(settings) if isinstance(settings, (str, int, float, torch.dtype)) else type(settings).__name__
 
 
-def folded(data: Tensor, total) -> None:
+def fold_bytes(data: Tensor, total) -> None:
     """Update `total` with the bytes (N,) of a tensor, folded; what fills no word goes in as it is."""
     whole = len(data) // 8 * 8
-    fold = folded_here if data.device.type == "cpu" else folded_on_card
+    fold = fold_on_cpu if data.device.type == "cpu" else fold_on_card
     for sums in fold(data[:whole]):
         total.update(sums.tobytes())
     total.update(data[whole:].cpu().numpy().tobytes())
 
 
-def folded_here(data: Tensor) -> Iterator[np.ndarray]:
+def fold_on_cpu(data: Tensor) -> Iterator[np.ndarray]:
     """NumPy on one thread: PyTorch's threads wait for each other where another program has the processor."""
     words, places = data.numpy().view(np.int64), weights_of_places().numpy()
     room: np.ndarray = np.empty(WORDS, np.int64)
@@ -84,7 +84,7 @@ def folded_here(data: Tensor) -> Iterator[np.ndarray]:
         yield np.array([whole, upper])
 
 
-def folded_on_card(data: Tensor) -> Iterator[np.ndarray]:
+def fold_on_card(data: Tensor) -> Iterator[np.ndarray]:
     words = (data if data.storage_offset() % 8 == 0 else data.clone()).view(torch.int64)
     places = weights_of_places().to(data.device)
     short = len(words) % WORDS
