@@ -1,4 +1,4 @@
-"""Noise schedules of LongCat-Video: normal, distilled in 16 and in 8 steps, the sharper tail, refinement.
+"""Noise schedules of LongCat-Video: normal, distilled in 16 and in 8 steps, the sharper tail, refinement; and HuMo's.
 
 Rectified flow: x = (1 - sigma) * x0 + sigma * noise, timestep = 1000 * sigma. The core schedulers of ComfyUI lack the
 end point 0.001 and the tails, so the sigmas are made here; in float32 throughout, as the authors make them, since the
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 KINDS = ("normal", "distilled", "distilled 8", "enhance-hf", "refine")
+HUMO_FIRST = 0.999
 LAST_SIGMA = 0.001
 TAIL = tuple(step / 20 for step in range(10, 0, -1))    # 0.5, 0.45, ... 0.05
 
@@ -41,6 +42,14 @@ def unshifted(kind: str, steps: int) -> Tensor:
             raise ValueError(f"steps: got {steps}, but the distilled grid has 50")
         return torch.tensor([(1000 - 20 * (50 * step // steps)) / 1000 for step in range(steps)])
     return torch.linspace(1, LAST_SIGMA, steps)
+
+
+def humo_schedule(steps: int, shift: float = 5.0) -> Tensor:
+    """HuMo's sigmas from the first to the terminal 0, float32: the grid of a model with 1000 whole timesteps."""
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, wanted at least 1")
+    grid = torch.linspace(HUMO_FIRST, 0, steps + 1, dtype=torch.float64)[:-1]
+    return torch.cat([shifted(grid, shift), grid.new_zeros(1)]).float()
 
 
 def shifted(sigmas: Tensor, shift: float) -> Tensor:

@@ -74,13 +74,14 @@ def whisper_features(groups: Tensor, samples: int, sample_rate: int, rate_hz: in
     return torch.cat(list(halved([groups], samples * rate_hz // sample_rate)))
 
 
-def halved(pieces: Iterable[Tensor], steps: int) -> Iterator[Tensor]:
-    """Rows piece by piece (n, ...), at least 2 * `steps` together -> piece by piece, `steps` together.
+def halved(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> Iterator[Tensor]:
+    """Rows piece by piece (n, ...), at least `count` together -> piece by piece, `steps` together.
 
-    The first and the last of the 2 * steps rows stay where they are.
+    The first and the last of the `count` rows, 2 * steps where nothing else is said, stay where they are.
     """
-    below, share = positions(2 * steps, steps)
-    last = (below + 1).clamp(max=2 * steps - 1)     # the row each step waits for
+    count = count or 2 * steps
+    below, share = positions(count, steps)
+    last = (below + 1).clamp(max=count - 1)     # the row each step waits for
     first, done = 0, 0
     rows = None
     for piece in pieces:

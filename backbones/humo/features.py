@@ -1,0 +1,31 @@
+"""What HuMo hears: whisper-large-v3 at 25 Hz, five groups of its 33 states, for speech of any length.
+
+As the authors have it each stretch of 30 s is heard by itself, and the rate is halved over the whole speech at once:
+what a frame hears depends on where the speech ends, so chunks take their part of it behind this.
+"""
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ...techniques.audio.features import halved, whisper_groups
+from ...techniques.audio.talk_windows import steps_of_samples
+from ...techniques.audio.windows import Window
+from ..audio.families import RATE, Whisper
+
+FPS, WHISPER_HZ = 25, 50
+
+
+def encode_speech(family: Whisper, device: torch.device, speech: Tensor,
+                  watch: Callable[[Sequence[Tensor]], Iterator[Tensor]] = iter) -> Iterator[Tensor]:
+    """(N,) at 16 kHz -> piece by piece (n, 5, C), a row per video frame. `watch`: is given the stretches and hands
+    them out, so that a user sees how far it is."""
+    frames = len(speech) * FPS // RATE
+    stretches = speech.split(family.window_rows * family.hop)
+    whole = Window(0, family.window_rows, 0, family.window_rows)
+
+    def groups(stretch: Tensor) -> Tensor:
+        return whisper_groups(family.open(stretch[None], device, [whole]).encode(whole, range(family.layer_count)))
+
+    steps = steps_of_samples(2 * frames, WHISPER_HZ, FPS)
+    return halved(map(groups, watch(stretches)), steps, 2 * frames)

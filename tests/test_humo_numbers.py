@@ -1,0 +1,92 @@
+"""HuMo's guidance, references and solver, by their definitions."""
+import torch
+from lodestar.backbones.humo.references import concat_channels, fit_on_white, grey_latents
+from lodestar.techniques.audio.features import halved
+from lodestar.techniques.flow_schedules import humo_schedule
+from lodestar.techniques.humo_guidance import large_weights, small_weights
+from lodestar.techniques.unipc import sample
+
+
+def test_the_17b_drops_the_reference_and_two_of_the_text_scale_below_the_switch():
+    made = {key: torch.randn(()) for key in [*large_weights(5, 5.5, 999), *large_weights(5, 5.5, 980)]}
+
+    def v(prompt, speech, reference):
+        return made[(prompt, speech, reference)]
+
+    early = sum(weight * made[key] for key, weight in large_weights(5, 5.5, 981).items())
+    late = sum(weight * made[key] for key, weight in large_weights(5, 5.5, 980).items())
+    assert torch.isclose(early, 5.5 * (v(1, 1, 1) - v(1, 0, 1)) + 5 * (v(1, 0, 1) - v(0, 0, 1)) + v(0, 0, 1))
+    assert torch.isclose(late, 5.5 * (v(1, 1, 1) - v(1, 0, 1)) + 3 * (v(1, 0, 1) - v(0, 0, 0)) + v(0, 0, 0))
+
+
+def test_the_17b_without_a_reference_never_switches():
+    assert large_weights(5, 5.5, 999, reference=False) == large_weights(5, 5.5, 1, reference=False)
+    assert not any(made.reference for made in large_weights(5, 5.5, 999, reference=False))
+
+
+def test_the_1_7b_weighs_four_predictions():
+    made = {key: torch.randn(()) for key in small_weights(7.5, 7, 4)}
+
+    def v(prompt, speech, reference):
+        return made[(prompt, speech, reference)]
+
+    guided = sum(weight * made[key] for key, weight in small_weights(7.5, 7, 4).items())
+    assert torch.isclose(guided, 4 * (v(1, 1, 1) - v(1, 1, 0)) + 7 * (v(1, 1, 0) - v(1, 0, 0))
+                         + 7.5 * (v(1, 0, 0) - v(0, 0, 0)) + v(0, 0, 0))
+    assert len(small_weights(7.5, 7, 4, reference=False)) == 3
+
+
+def test_weights_sum_to_one():
+    for weights in (large_weights(5, 5.5, 999), large_weights(4, 2, 10), small_weights(7, 6, 5)):
+        assert abs(sum(weights.values()) - 1) < 1e-12
+
+
+def test_the_solver_is_exact_for_a_constant_prediction_and_ends_at_it():
+    clean, noise = torch.randn(2, 3), torch.randn(2, 3)
+    states = []
+    last = sample(lambda state, sigma: clean, noise, humo_schedule(7), lambda _, state, __: states.append(state))
+    assert torch.equal(last, clean)
+    sigma0 = humo_schedule(7)[0]
+    for state, sigma in zip(states[1:], humo_schedule(7)[1:], strict=False):      # x = s / s0 * x0 + (1 - s / s0 ...)
+        wanted = sigma / sigma0 * noise + (1 - sigma - sigma / sigma0 * (1 - sigma0)) * clean
+        assert torch.allclose(state, wanted, atol=1e-5)
+
+
+def test_the_solver_s_second_order_beats_its_first():
+    def denoise(state, sigma):      # the exact clean latents of a Gaussian of deviation 1/2 around 0
+        return state * (1 - sigma) / 4 / ((1 - sigma) ** 2 / 4 + sigma ** 2)
+
+    noise = torch.ones(1, dtype=torch.float64)
+
+    def ends(steps):
+        return sample(denoise, noise, humo_schedule(steps).double())
+
+    fine = ends(400)
+    assert (ends(40) - fine).abs() < (ends(20) - fine).abs() / 2.5
+
+
+def test_the_sigmas_are_whole_timesteps_of_a_thousand():
+    sigmas = humo_schedule(50)
+    assert (sigmas[:-1] * 1000).long()[:5].tolist() == [999, 995, 991, 987, 982] and sigmas[-1] == 0
+
+
+def test_the_concat_channels_mark_the_slots_in_both_conditions():
+    grey, references = grey_latents(6, 2, 3), torch.randn(1, 16, 2, 2, 3)
+    known, null = concat_channels(grey, references, 2), concat_channels(grey, None, 2)
+    for channels in (known, null):
+        assert channels[:, :4, :4].eq(0).all() and channels[:, :4, 4:].eq(1).all()
+        assert torch.equal(channels[:, 4:, :4], grey[:, :, :4])
+    assert torch.equal(known[:, 4:, 4:], references) and torch.equal(null[:, 4:, 4:], grey[:, :, 4:])
+    assert not torch.equal(grey[:, :, 0], grey[:, :, 1]) and torch.equal(grey[:, :, 2], grey[:, :, 5])
+
+
+def test_a_picture_stands_whole_in_the_middle_of_white():
+    fitted = fit_on_white(torch.zeros(40, 20, 3), 64, 32)
+    assert fitted.shape == (32, 64, 3) and fitted[:, 24:40].max() == 0
+    assert fitted[:, :24].min() == 1 and fitted[:, 40:].min() == 1
+
+
+def test_a_lost_step_stretches_the_whole_speech():
+    rows = torch.arange(58.0)[:, None]
+    found = torch.cat(list(halved(rows.split(13), 28, 58)))
+    assert found[0] == 0 and found[-1] == 57 and torch.allclose(found[:, 0], torch.linspace(0, 57, 28), atol=1e-4)
