@@ -49,8 +49,8 @@ def face_folders(named: Path | None) -> list[Path]:
 
 def measured(path: Path, reference: Path | None = None, borders: Sequence[int] = (), mouth: str = "",
              models: Sequence[Path] = (), drawn: bool = False) -> str:
-    """Measures, writes, and says what was found. `drawn`: looked at by the puppet's probe. ValueError and OSError for
-    what cannot be read."""
+    """Measures, writes, and says what was found. `drawn`: measured by the puppet's face probe. ValueError and OSError
+    for what cannot be read."""
     from lib.pack import load_pack
     load_pack()
     from lodestar.pipelines.metrics.report import evaluate

@@ -2,7 +2,7 @@
 continues from a chunk's last latents.
 
 The hand-over makes no VAE round trip, so nothing is lost to decoding and encoding again. `re-encode` decodes the tail
-and encodes it afresh, for models trained that way (LongCat-Video-Avatar 1.5); its first latent is a one-frame latent.
+and encodes it again, for models trained that way (LongCat-Video-Avatar 1.5); its first latent is a one-frame latent.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

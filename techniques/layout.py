@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def last_time(self) -> float:
-        """RoPE time of the window's last frame: the n-1 of the papers."""
+        """RoPE time of the chunk's last frame: the n-1 of the papers."""
         return self["chunk"].times[-1]
 
     @property

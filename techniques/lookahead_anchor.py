@@ -19,7 +19,7 @@ FARTHEST = 1024.0       # latent frames
 def anchor_time(layout: Layout, placement: str, distance: float, index: float = 0) -> float:
     """RoPE time of the anchor. `distance` and `index` in latent frames.
 
-    lookahead: n-1+d. past: -d, that is d before the window's first frame. in chunk: `index`. chunk end: n-1.
+    lookahead: n-1+d. past: -d, that is d before the chunk's first frame. in chunk: `index`. chunk end: n-1.
     """
     check_distance(placement, distance)
     if placement == "in chunk" and not 0 <= index <= layout.last_time:

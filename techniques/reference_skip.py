@@ -1,5 +1,5 @@
 """Reference Skip Attention (LongCat-Video-Avatar, eq. 8-10 and fig. 6): frames near the reference's own
-time do not look at it, so that it says who the person is without being copied.
+time do not attend to it, so that it gives the identity without being copied.
 
 `hard` removes the reference from the keys of frames m-radius..m+radius; `soft` removes it for m alone and multiplies
 its weight for the neighbours by `factor`. The band is clipped to the chunk; `upstream` is `hard` as the authors' code

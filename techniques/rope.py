@@ -1,7 +1,8 @@
-"""Rotary position rows for any set of times, heights and widths (Su et al., RoFormer; axis split as in Wan 2.1).
+"""Rotary position frequencies for any set of times, heights and widths (Su et al., RoFormer; axis split as in Wan 2.1).
 
-Stateless: rows are computed from the positions asked for and nothing is kept, since a table cached by length alone is
-the bug that breaks lookahead anchors. Times are float64 on the way in, the rows float32 whatever the model dtype.
+Stateless: frequencies are computed from the positions asked for and nothing is kept, since a table cached by length
+alone is the bug that breaks lookahead anchors. Times are float64 on the way in, the frequencies float32 whatever the
+model dtype.
 """
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +23,8 @@ def rotation(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
 def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequence[int], *, theta: float = 10000.0,
               scale: Axes = (1.0, 1.0, 1.0), shift: Axes = (0.0, 0.0, 0.0),
               device: torch.device | None = None) -> Tensor:
-    """Rows for latent frames at `times`, each with `height` x `width` tokens -> (1, T*H*W, 1, sum(axes_dim)/2, 2, 2).
+    """Frequencies for latent frames at `times`, each with `height` x `width` tokens -> (1, T*H*W, 1, sum(axes_dim)/2,
+    2, 2).
 
     `axes_dim` is how the head dimension is split between time, height and width; `scale` and `shift` act on those
     three axes alike (position * scale + shift).
@@ -56,6 +58,6 @@ def split_head(head_dim: int) -> tuple[int, int, int]:
 
 
 def rotate(x: Tensor, rows: Tensor) -> Tensor:
-    """Turn neighbouring channel pairs of (B, S, H, D) by rows (1 or B, S, 1, D / 2, 2, 2); float32 inside."""
+    """Turn neighbouring channel pairs of (B, S, H, D) by frequencies (1 or B, S, 1, D / 2, 2, 2); float32 inside."""
     pairs = x.float().unflatten(-1, (-1, 1, 2))
     return (rows[..., 0] * pairs[..., 0] + rows[..., 1] * pairs[..., 1]).flatten(-2).to(x.dtype)

@@ -119,7 +119,7 @@ def check_people(masks: Tensor, height: int, width: int) -> None:
 
 
 def person_map(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
-    """How much each token looks at each person: (B, N, H, D), first frame's (B, S, H, D), (B, K, S) -> (B, K, N).
+    """How much each token attends to each person: (B, N, H, D), first frame's (B, S, H, D), (B, K, S) -> (B, K, N).
 
     Queries and keys are rotated already; the softmax is over the first frame alone. Attention with the masks as values
     gives every head's sum over each person, and never holds the map.
@@ -133,13 +133,14 @@ def person_map(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
 
 
 def centers(classes: int, streams: int, span: int = 24, interval: int = 4) -> tuple[float, ...]:
-    """Positions of the voices: in the middle of each person's interval; every further voice with the background."""
+    """Positions of the audio streams: in the middle of each speaker's interval; every further one with the
+    background."""
     first, second = interval / 2, span - interval / 2
     return (first, second, *[background(classes, span)] * (streams - 2))
 
 
 def background(classes: int, span: int = 24) -> float:
-    """Between the two people, or far from both where masks of other people came too."""
+    """Between the two speakers, or far from both where masks of others came too."""
     return span / 2 if classes <= 3 else 100.0
 
 

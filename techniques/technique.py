@@ -1,7 +1,7 @@
 """What every technique answers, and where in the take it is asked.
 
 A technique is a frozen dataclass. It answers the questions that concern it and leaves the rest to these defaults;
-`ORDER` is the order in which they are asked, so that the order of the nodes on the canvas does not matter.
+`ORDER` is the order in which they are asked, so that the order of the nodes in the graph does not matter.
 """
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ChunkPosition:
     """Where in the take one chunk stands. Outside *Long Take* it is the first chunk, with nothing handed over.
 
     `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
-    `context`: (1, C, k, h, w) clean latents that open the window, for models that take them as tokens. `chunk`: its
-    number, from 0. `first_latent`: number of the window's first latent in the take.
+    `context`: (1, C, k, h, w) clean latents that open the chunk, for models that take them as tokens. `chunk`: its
+    number, from 0. `first_latent`: index of the chunk's first latent in the take.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
@@ -55,7 +55,7 @@ class Technique:
         return None
 
     def handover_frames(self, count: int, temporal_ratio: int = 4) -> int:
-        """How many decoded frames of the past that looks at."""
+        """How many decoded frames of the past that needs."""
         return 0
 
     def conditioning_cache(self) -> str | None:

@@ -53,9 +53,10 @@ class Timeline:
         return frames // self.temporal_ratio
 
     def feature_rows(self, features: Tensor, rate_hz: float, first_frame: int, frames: int) -> Tensor:
-        """Audio features (L, S, C) at `rate_hz` -> (L, frames, C), one row per pixel frame from `first_frame` on.
+        """Audio features (L, S, C) at `rate_hz` -> (L, frames, C), one feature frame per pixel frame from `first_frame`
+        on.
 
-        Row f is read at f / fps seconds by linear interpolation between its two neighbours. Frames before the start
+        Frame f is read at f / fps seconds by linear interpolation between its two neighbours. Frames before the start
         repeat the first step; frames after the end of the speech are zeros, which is what the models were trained on.
         """
         steps = features.shape[1]

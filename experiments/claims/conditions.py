@@ -1,7 +1,7 @@
 """Under which conditions takes are made for the claims, and what one chunk of each asks of the network.
 
-The puppet's window is 13 latents, the first 4 known: new ones stand at times 4 to 12, their middle is 8, and a picture
-ahead stands at 12 + d. A lookahead of 12 frames is d = 3.
+The puppet's chunk is 13 latents, the first 4 conditioning frames: new ones stand at times 4 to 12, their middle is 8,
+and a picture ahead stands at 12 + d. A lookahead of 12 frames is d = 3.
 """
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,9 +24,9 @@ CONTEXTS, SPEECHES = ("stitch", "re-encode", "sliding", "truth"), ("speech", "si
 
 @dataclass(frozen=True)
 class Condition:
-    """`weights`: name of a training config. `context`: how the next chunk begins; "sliding" has no chunks but windows
-    that move with the steps, as in Sonic; "truth" is no take, but the true frames through the VAE. `speech`: "silence"
-    is sound without anything in it, "null" the zeros that guidance calls no audio."""
+    """`weights`: name of a training config. `context`: how the next chunk begins; "sliding" has no chunks but rolling
+    windows that move with the steps, as in Sonic; "truth" is no take, but the true frames through the VAE. `speech`:
+    "silence" is sound without anything in it, "null" the zeros that guidance calls no audio."""
     label: str
     techniques: tuple[Technique, ...] = ()
     weights: str = "puppet"
@@ -92,7 +92,7 @@ def techniques_of(condition: Condition, story: tuple) -> tuple[Technique, ...]:
 
 
 def first_new_frame(chunk: int) -> int:
-    """Of the take; chunk 0 knows its first latent alone, but is looked at from the same place as the others."""
+    """Of the take; chunk 0 has one conditioning latent, but is measured from the same place as the others."""
     return TIMELINE.first_frame(NEW * chunk + CONTEXT)
 
 
@@ -103,11 +103,11 @@ def chunks_for(seconds: float) -> int:
 
 
 def chunk_at(seconds: Fraction) -> int:
-    """The last chunk that begins before `seconds`: the one that pursues a keyframe told for then to its end."""
+    """The last chunk that begins before `seconds`: the one whose anchor to its end is a keyframe of that time."""
     frame = TIMELINE.frames_for_seconds(seconds)
     return max((frame - 1 - first_new_frame(0)) // (NEW * TIMELINE.temporal_ratio), 0)
 
 
 def looked_at(chunks: int, every: int, told: tuple[Fraction, ...] = ()) -> tuple[int, ...]:
-    """The last chunk and every so manyth before it, and those in which something was told for."""
+    """The last chunk and every so manyth before it, and those of the story's times."""
     return tuple(sorted({*range(chunks - 1, -1, -every), *(min(chunk_at(time), chunks - 1) for time in told)}))

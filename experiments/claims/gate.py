@@ -1,4 +1,4 @@
-"""Is the puppet good enough to be looked at: `python -m experiments.claims.gate --network FILE --vae FILE`.
+"""Is the puppet good enough to be exported: `python -m experiments.claims.gate --network FILE --vae FILE`.
 
 Held-out characters speak for a minute with a picture 12 frames ahead; what the face probe reads of them against WANTED,
 and with --sheet a picture of them at 0, 30 and 60 s beside the truth. Ends with 1 where something is missed.
@@ -14,8 +14,8 @@ from lib.pack import load_pack
 PACK = environment.PACK
 
 SECONDS = 60.0
-EVERY = 20              # chunks between those that are looked at: a minute's first, middle and last
-LAST = 4                # chunks at the end whose borders are looked at
+EVERY = 20              # chunks between those that are measured: a minute's first, middle and last
+LAST = 4                # chunks at the end whose borders are measured
 WANTED = {"sharpness": 0.6, "sync": 0.65, "letters": 0.9}
 MOST = {"seams": 1.5}
 

@@ -1,4 +1,4 @@
-"""What is seen in a take, per frame and per chunk that was looked at, and the figures that the claims are about.
+"""Predictions from a take, per frame and per measured chunk, and the figures that the claims are about.
 
 A figure is one number per character. Identity errors are in the world's standard deviations (traits.py); mouth, pose
 and expression are read by the puppet's probe and held against the parameters that were to be.
@@ -22,7 +22,7 @@ from .takes import STORY, Cast, Codec
 
 REACH_FRAMES, GRID = 8, 4       # of lags; of colours, cells each way
 NEAR = slice(12, 24)            # of a chunk's 36 frames: latents 7 to 9, around the middle, which the skip is about
-TOLD_FRAMES = 12                # before and after the time a keyframe is told for
+TOLD_FRAMES = 12                # before and after a keyframe's time
 NEUTRAL = 0.15                  # the expression about which the world's vary
 FIGURES = {
     "identity": "identity error", "identity_slope": "identity drift a minute", "identity_end": "identity error, last",
@@ -115,8 +115,8 @@ def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def told(expression: np.ndarray, chunks: list[int], cast: Cast) -> np.ndarray:
-    """(characters,): how far the expression went from neutral to where the story had it, around the times told for,
-    1 being all the way. NaN where the chunks of these times were not looked at."""
+    """(characters,): how far the expression went from neutral to where the story had it, around the keyframes' times,
+    1 being all the way. NaN where the chunks of these times were not measured."""
     found = []
     for (seconds, _), (_, wanted) in zip(cast.story, STORY, strict=True):
         chunk = min(chunk_at(seconds), cast.chunks - 1)

@@ -31,7 +31,7 @@ USUAL, SHORT = (8, 60.0, 6), (4, 20.0, 3)       # characters, seconds, every so 
 
 
 class Studio:
-    """What takes are made with and looked at by, each loaded when it is first needed. A condition whose weights are
+    """The models that make and measure takes, each loaded when it is first needed. A condition whose weights are
     not there has no take."""
 
     def __init__(self, world: World, weights: Path, folder: Path, characters: int, seconds: float, every: int):
@@ -92,7 +92,7 @@ class Studio:
             self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
 
     def seen(self, condition: Condition, told: bool) -> tuple[dict, dict]:
-        """(predictions, figures). `told`: look at the chunks as well in which the story tells something."""
+        """(predictions, figures). `told`: measure the chunks of the story's times as well."""
         players = self.cast_of(condition)
         usual = looked_at(players.chunks, self.every)
         looked = looked_at(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())

@@ -31,7 +31,7 @@ from .conditions import CONTEXT, NEW, TIMELINE, Condition, first_new_frame, tech
 
 STEPS, SHIFT = 8, 3.0
 FIRST_SEED = 90_000         # of the characters, who are held out whatever it is
-WARM = 2                    # latents that are decoded and thrown away before those that are looked at
+WARM = 2                    # latents that are decoded and thrown away before those that are measured
 SLIDE = 3                   # latents by which Sonic's windows move from step to step
 STORY = ((Fraction(1, 4), 0.95), (Fraction(2, 4), -0.65), (Fraction(3, 4), 0.95))   # share of the take, expression
 
@@ -65,7 +65,7 @@ class Cast:
         return NEW * self.chunks + CONTEXT
 
     def speech(self, condition: Condition, latent: int, latents: int) -> Tensor:
-        """(B, 1, frames, 5, 5, 16) of a window."""
+        """(B, 1, frames, 5, 5, 16) of a chunk."""
         rows = window_steps(4 * latent + HEARD, 4 * latents - 3, 1, self.heard.shape[1])
         heard = self.heard[:, rows][:, None]
         return torch.zeros_like(heard) if condition.speech == "null" else heard
@@ -97,7 +97,7 @@ def noise(cast: Cast, chunk: int, latents: int = CHUNK) -> Tensor:
 
 
 def request(condition: Condition, cast: Cast, chunk: int, known: Tensor | None, latent: int, latents: int) -> Request:
-    """What is asked of the network for a window of `latents` from `latent` on."""
+    """The network's arguments for a chunk of `latents` from `latent` on."""
     start = Fraction(0) if chunk == 0 else Fraction(first_new_frame(chunk), FPS)
     position = ChunkPosition(start_seconds=start, reference=cast.picture, chunk=chunk)
     return Request(known, cast.picture if condition.reference else None, cast.speech(condition, latent, latents),
@@ -132,7 +132,8 @@ def re_encode(codec: Codec, latents: Tensor) -> Tensor:
 
 
 def slid(network, condition: Condition, cast: Cast, sigmas: Tensor) -> Tensor:
-    """All latents at once, in windows without context whose borders move on with every step (Sonic, Ji et al.)."""
+    """All latents at once, in rolling windows without context whose borders move on with every step (Sonic, Ji et
+    al.)."""
     x = noise(cast, 0, cast.latents)
     for step in range(len(sigmas) - 1):
         borders = sorted({0, cast.latents, *range(step * SLIDE % CHUNK, cast.latents, CHUNK)})

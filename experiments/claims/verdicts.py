@@ -13,7 +13,7 @@ from .statistics import Interval, interval, slopes
 Figures = Mapping[str, Mapping[str, np.ndarray]]     # of conditions, of figures: (characters,)
 AHEAD = f"ahead {DEFAULT}"
 SAME_IDENTITY, SAME_SYNC = 0.05, 0.05   # what is still as good: standard deviations, correlation
-ARRIVED = 0.5                           # of the way to a told expression
+ARRIVED = 0.5                           # of the way to a keyframe's expression
 SMALLEST = {"identity": 0.01, "identity_slope": 0.02, "identity_end": 0.01, "sync": 0.01, "dynamics": 0.005,
             "pose_near": 0.01, "told": 0.05}     # differences that are called one, of distances by their doubling
 ONE_EACH = "of each kind one network was trained: the intervals are over characters, not over trainings"

@@ -1,4 +1,4 @@
-"""One chunk without ComfyUI: Euler on the network itself, with techniques, kept keys and guidance as in the host.
+"""One chunk without ComfyUI: Euler on the network itself, with techniques, KV cache and guidance as in ComfyUI.
 
 Latents are in model space throughout. For training, for measuring, and where there is no ComfyUI.
 """
@@ -17,8 +17,9 @@ from ...techniques.technique import ChunkPosition, Technique, lay_out, sort_tech
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """`known` (B, C, k, h, w) clean frames at the window's head, `reference` (B, C, r, h, w) or None, `audio` (B, 1,
-    frames, window, layers, channels), `position` of the take for the techniques (its latents in model space, too)."""
+    """`known` (B, C, k, h, w) conditioning frames at the chunk's head, `reference` (B, C, r, h, w) or None, `audio` (B,
+    1, frames, window, layers, channels), `position` of the take for the techniques (its latents in model space,
+    too)."""
     known: Tensor | None
     reference: Tensor | None
     audio: Tensor
@@ -34,7 +35,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Ten
 
 
 def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) -> Tensor:
-    """The whole window (B, C, n, h, w), its head exact. `noise` has the window's size."""
+    """The whole chunk (B, C, n, h, w), its head exact. `noise` has its size."""
     known = 0 if request.known is None else request.known.shape[2]
     pictures, times, factors = arranged(request, noise.shape[2], known)
     front = [*pictures, *([] if request.known is None else [request.known])]

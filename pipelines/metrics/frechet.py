@@ -2,7 +2,7 @@
 
 As there, against features of real pictures and normalised to the first second; without any, against the first second
 itself, where 1 is as far as two of its own frames are apart. Ours takes any features; those below need no network, so
-numbers compare with each other and with no published FID.
+values can be compared with each other and with no published FID.
 """
 import math
 

@@ -9,7 +9,7 @@ from .track import Track
 
 
 class Identity:
-    """Fed embeddings (T, D); a row of NaN is a frame without a face. `reference`: (D,), or None for the first face."""
+    """Fed embeddings (T, D); NaN is a frame without a face. `reference`: (D,), or None for the first face."""
 
     def __init__(self, fps: float, reference: Tensor | None = None):
         self.track, self._reference = Track(fps), reference

@@ -48,7 +48,7 @@ def evaluate(video: VideoReader, *, speech: dict | None = None, borders: Sequenc
     frame of each chunk but the first. `reference`: a picture (H, W, 3); without one, the first face is. `mouth_box`:
     left, top, right, bottom from 0 to 1, instead of what faces say. `models`: folders with OpenCV's face files and
     SyncNet's; `detect` finds faces in another way (see faces), and `identity` (D,) is then the reference's embedding.
-    `on_frames` is told how many frames are done, and may raise to stop.
+    `on_frames` gets how many frames are done, and may raise to stop.
     Raises ValueError for what cannot be read, for borders outside the video and for a box that is none.
     """
     builder = ReportBuilder(video, speech, borders, reference, mouth_box)

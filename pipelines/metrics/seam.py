@@ -1,7 +1,7 @@
 """Seams: whether the picture changes more at chunk borders than the motion around them would make it.
 
 The jump at a frame is its change from the frame before, relative to the mean change of the 6 frames on either side; the
-score is the mean jump at borders over the mean jump inside. 1: borders cannot be told from other frames.
+score is the mean jump at borders over the mean jump inside. 1: borders are like other frames.
 """
 import math
 from collections import deque

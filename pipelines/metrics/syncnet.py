@@ -146,7 +146,7 @@ class SoundWindows:
 
 
 class FaceCrops:
-    """Frames at any rate with their boxes -> what SyncNet looks at, 25 times a second: (3, 224, 224), BGR, 0..255."""
+    """Frames at any rate with their boxes -> SyncNet's input, 25 times a second: (3, 224, 224), BGR, 0..255."""
 
     def __init__(self, fps: Fraction):
         self._fps, self._frame, self._tick, self._cut = Fraction(fps), 0, 0, 0

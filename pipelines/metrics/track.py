@@ -38,7 +38,7 @@ def finite(value: float) -> float | None:
 class Track:
     """One number per frame: mean, extremes and slope are exact, the curve has at most CURVE_POINTS means.
 
-    NaN is a frame of which nothing is known. `rate_hz`: numbers per second.
+    NaN is a frame without a value. `rate_hz`: values per second.
     """
 
     def __init__(self, rate_hz: float):
@@ -48,7 +48,7 @@ class Track:
         self._closing: deque[float] = deque(maxlen=self._second)
         self._least, self._most = math.inf, -math.inf
         self._moments = np.zeros(5)     # of time t in minutes and value v: n, t, tt, v, tv
-        self._width = 1                 # numbers per point of the curve
+        self._width = 1                 # values per point of the curve
         self._sums, self._seen = np.zeros(CURVE_POINTS), np.zeros(CURVE_POINTS)
         self._lows, self._highs = np.full(CURVE_POINTS, math.inf), np.full(CURVE_POINTS, -math.inf)
 

@@ -1,7 +1,7 @@
 """What a value is, as a digest, so that a finished chunk is used again only where nothing that made it has changed.
 
 Numbers and tensors count by value, containers by what is in them, functions by their code and what they hold, objects
-by their class (its methods' code) and their attributes. What cannot be told from another of its kind is never the same
+by their class (its methods' code) and their attributes. What has no fingerprint is never the same
 as anything, itself included, and its name is kept for the user.
 """
 import logging
@@ -51,7 +51,7 @@ class Fingerprints:
         self._inside: list[str] = []
 
     def of(self, value: Any, name: str) -> str:
-        """The digest of `value`; `name` is what the user calls it, where it cannot be told."""
+        """The digest of `value`; `name` is the user's name for it, where it has none."""
         self._inside.append(name)
         try:
             return self._read(value)
@@ -145,7 +145,7 @@ class Fingerprints:
         self._inside.pop()
 
     def _pickled(self, value: Any) -> str:
-        """What C made and can be pickled is told by that."""
+        """Objects made in C that can be pickled count by their pickle."""
         try:
             reduced = value.__reduce_ex__(2)
         except NOT_PICKLED:

@@ -98,7 +98,7 @@ class Journal:
         """Close it; a take of which no chunk was ever finished leaves nothing behind."""
         try:
             started = bool(self._entries) or (self.folder / MANIFEST).exists()
-        except OSError:   # it may not even be looked at any more
+        except OSError:   # it may not even be readable any more
             started = True
         if started:
             self.close()
@@ -125,7 +125,7 @@ class Journal:
         return digest_texts(json.dumps(self._entries[:self.chunks], sort_keys=True), made_of)
 
     def megabytes(self) -> float:
-        """What the folder holds, as far as it can be looked at."""
+        """What the folder holds, as far as it can be read."""
         with suppress(OSError):
             return sum(path.stat().st_size for path in self.folder.iterdir()) / 1e6
         return 0.0

@@ -18,11 +18,11 @@ ENCODER_LOOKAHEAD_FRAMES = 64  # what libx264 holds back, as yuv420p, at 4 threa
 
 @dataclass(frozen=True)
 class Chunk:
-    """One model window. Latent indices are global: latent 0 is the first of the take."""
+    """One model call's latents. Latent indices are global: latent 0 is the first of the take."""
     index: int
-    first_latent: int      # the window's first latent, context included
+    first_latent: int      # the chunk's first latent, context included
     context_latents: int   # leading latents that repeat the previous chunk (0: first chunk, or context outside)
-    latents: int           # window length, context included
+    latents: int           # latents, context included
     prompt: str            # "" means the prompt of the graph
     seed_offset: int       # which noise of the take's seed; 0 is that seed's own
 
@@ -78,7 +78,8 @@ class ChunkPlan:
         return self.timeline.seconds_at(first), self.timeline.seconds_at(end)
 
     def contract_of(self, chunk: Chunk) -> dict[str, str]:
-        """The part of a chunk's contract (see journal) that the plan decides: chunk geometry, size, prompt, seed."""
+        """The part of a chunk's fingerprints (see journal) that the plan decides: chunk geometry, size, prompt,
+        seed."""
         first, end = self.frames_of(chunk)
         return {
             "chunk layout": f"latents {chunk.first_latent}+{chunk.latents}, context {chunk.context_latents}, "
@@ -106,7 +107,7 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     `chunk_frames` and `overlap_frames` are snapped down to whole latents: 81 -> 21, 80 -> 20, 13 -> 4, overlap 0 -> 0.
     Every chunk but the first repeats `overlap` latents. A take that fits one chunk is one chunk of exactly the latents
     it needs (at least 1). Otherwise the last chunk is shortened to what is needed, but not below half of the usual
-    new latents (models answer badly to very short windows); what is over is trimmed. Chunk i's seed is mixed of
+    new latents (models are bad at very short ones); the rest is trimmed. Chunk i's seed is mixed of
     the take's and i * `seed_step`. `script`: see story_script. `grid`: the pixel grid of the backbone.
 
     Raises ValueError for a chunk not longer than its overlap, fps outside 1..240, a size off the grid, no frames, or a

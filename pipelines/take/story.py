@@ -1,4 +1,4 @@
-"""The story script: one prompt per moment of the take, written as text in global time, snapped to chunks.
+"""The story script: one prompt per time of the take, written as text in global time, snapped to chunks.
 
     # a comment
     0:00 she looks into the camera

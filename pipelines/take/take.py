@@ -49,7 +49,7 @@ class Tail:
         """The last `count` frames decoded so far (count, H, W, 3), float 0..1; fewer if there are.
 
         The frames of a latent that the stream holds back are among them (this decodes that latent once more). Raises
-        ValueError if `count` is more than the `tail_frames` that make_take was told to keep.
+        ValueError if `count` is more than make_take's `tail_frames`.
         """
         if count > (self._recent.maxlen or 0):
             raise ValueError(f"{count} frames were asked for, but the take keeps tail_frames={self._recent.maxlen}")
@@ -87,7 +87,7 @@ def make_take(plan: ChunkPlan, sample_chunk: Callable[[Chunk, Any], Tensor], ope
               on_replay: Callable[[int, int], None] = lambda latents, total: None) -> TakeResult:
     """Make every chunk of `plan` that `journal` does not hold; afterwards `writer.finish(result.segments, ...)`.
 
-    sample_chunk(chunk, context) -> latents (1, C, chunk.latents, h, w), the whole window, context latents first.
+    sample_chunk(chunk, context) -> latents (1, C, chunk.latents, h, w), the whole chunk, context latents first.
     context_of(tail) -> what the next chunk continues from, passed on as `context`; None for the first chunk.
     tail_frames: how many decoded frames `tail.frames` must be able to give (0: the hand-over needs only latents).
     check_cancelled() is called between chunks and between groups of frames; what it raises passes through, and the

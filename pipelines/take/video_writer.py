@@ -31,11 +31,11 @@ class VideoWriter:
     width: int
     height: int
     fps: Fraction
-    crf: int = 17  # x264 quality: 0 lossless, 17 hardly to be told from the source, 51 worst
+    crf: int = 17  # x264 quality: 0 lossless, 17 hardly different from the source, 51 worst
 
     @property
     def contract(self) -> str:
-        """What determines the bytes of a segment: belongs into the contract of every chunk."""
+        """What determines the bytes of a segment: belongs to every chunk's fingerprints."""
         return (f"libx264 crf {self.crf}, threads {THREADS}, bt709, av {av.__version__}, "
                 f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lib.graph import Graph
 
-SHOWN = 6                   # moments in the picture
+SHOWN = 6                   # times in the picture
 OUT_OF_SIGHT = 64           # latents: no chunk is longer
 
 
@@ -61,7 +61,7 @@ def sentences(held: Figures, free: Figures, seconds: float) -> list[str]:
 
 
 def picture(held: Path, free: Path, target: Path) -> Path:
-    """Frames of both videos at the same moments, one row above the other."""
+    """Frames of both videos at the same times, one row above the other."""
     from PIL import Image, ImageDraw
     rows = [moments(held), moments(free)]
     zoom = max(1, 192 // rows[0][0][1].height)
@@ -79,7 +79,7 @@ def picture(held: Path, free: Path, target: Path) -> Path:
 
 
 def moments(video: Path) -> list:
-    """(seconds, picture) at SHOWN moments from the first frame to the last."""
+    """(seconds, picture) at SHOWN times from the first frame to the last."""
     import av
     with av.open(str(video)) as container:
         stream = container.streams.video[0]

@@ -115,7 +115,7 @@ def find_comfyui(version: str, own: Path | None = None) -> Path | None:
 
 
 def clone_comfyui(version: str, folder: Path) -> None:
-    """Clone the tag beside `folder` and rename it, so that what is there is whole. A failure is told in one line."""
+    """Clone the tag beside `folder` and rename it, so that what is there is whole. A failure is one line."""
     print(f"ComfyUI {version}: cloning {COMFYUI_URL}", flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
         command = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth", "1",

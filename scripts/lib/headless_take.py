@@ -127,11 +127,11 @@ class Puppet:
 def make(graph: Graph, target: Path, tell: Callable[..., None]) -> Path:
     """The video that a graph of the puppet asks for, whose files are named by their paths.
 
-    `tell(chunk=, chunks=, frames_done=, frames_total=)` hears how far it is. ValueError for sound or a picture that
-    cannot be read, or a chunk plan that cannot be.
+    `tell(chunk=, chunks=, frames_done=, frames_total=)` is called with the progress. ValueError for sound or a picture
+    that cannot be read, or a chunk plan that cannot be.
     """
     inputs = {node.kind: node.inputs for node in graph.nodes()}
-    speech = spoken(Path(inputs["LoadAudio"]["audio"]))     # all of it is heard, as in ComfyUI
+    speech = spoken(Path(inputs["LoadAudio"]["audio"]))     # all of it is encoded, as in ComfyUI
     opening = opening_of(speech, inputs["LodestarPlanTake"]["max_seconds"])
     person = opened(Path(inputs["LoadImage"]["image"]))
     plan = plan_of(inputs["LodestarPlanTake"], len(opening), person)

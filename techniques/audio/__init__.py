@@ -1,1 +1,1 @@
-"""Speech as numbers: waveforms, mel bands, encoder windows and feature frames. Knows torch, never ComfyUI."""
+"""Speech as tensors: waveforms, mel bands, encoder segments and feature frames. Knows torch, never ComfyUI."""

@@ -1,7 +1,7 @@
 """From a speech encoder's layers to LongCat-Video-Avatar's audio slots (section 3.1): 12 layers of wav2vec2 at 32 Hz
 for Avatar 1.0, five groups of whisper-large-v3's layers at 25 Hz for 1.5, then five neighbouring steps per video frame.
 
-Silence is an encoding like any other; the zero window is the guidance's null condition and nothing else.
+Silence is an encoding like any other; zeros are the unconditional audio of guidance and nothing else.
 """
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -92,7 +92,7 @@ def halved(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> It
 
 
 def windows(features: Tensor, first_frame: int, frames: int, stride: int, slots: int = 5) -> Tensor:
-    """(steps, S, C) -> (1, frames, slots, S, C): what is heard around each video frame from `first_frame` on."""
+    """(steps, S, C) -> (1, frames, slots, S, C): the audio slots around each video frame from `first_frame` on."""
     return features[window_steps(first_frame, frames, stride, len(features), slots).to(features.device)][None]
 
 

@@ -1,4 +1,4 @@
-"""Speech as the puppet hears it (no paper): log-mel energies, four moments of 20 bands per video frame of 40 ms.
+"""The puppet's audio features (no paper): log-mel energies, 20 bands four times per video frame of 40 ms.
 
 Shaped as LongCat-Avatar 1.5's features are, 5 layers at 25 Hz, with 16 channels each instead of 1280. Every step
 depends on its own 65 ms of sound alone, so any stretch of a clip can be made by itself.
@@ -17,7 +17,7 @@ LOWEST_HZ, HIGHEST_HZ, FLOOR = 60.0, 7600.0, 1e-6
 def mel_steps(speech: Tensor, first: int, end: int) -> Tensor:
     """(N,) at 16 kHz, leveled -> rows [first, end) as (end - first, 5, 16), float32, about -1..1; silence is -1.
 
-    Row i hears the samples of video frame i at 25 fps; beyond the clip there is silence.
+    Row i is of the samples of video frame i at 25 fps; beyond the clip there is silence.
     """
     edge = (WINDOW - HOP) // 2
     start, stop = first * STEP - edge, end * STEP + edge

@@ -1,6 +1,6 @@
 """Two speakers on one clock (LongCat-Video-Avatar's multi-person mode): together, or one after the other.
 
-Each track is silence (zero samples, which the encoder still hears) where its person does not speak.
+Each track is silence (zero samples, which are encoded as well) where its speaker does not speak.
 """
 import torch
 from torch import Tensor

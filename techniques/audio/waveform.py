@@ -86,7 +86,7 @@ def integrated_loudness(speech: Tensor, sample_rate: int) -> float:
 
 
 def energy_before(speech: Tensor, places: Tensor, sample_rate: int) -> Tensor:
-    """The weighted energy of (N,) up to each of `places` (sample numbers, any shape), float64."""
+    """The weighted energy of (N,) up to each of `places` (sample indices, any shape), float64."""
     total, passed, found = 0.0, 0, torch.zeros(places.shape, dtype=torch.float64)
     raw = (block for _, block in blocks(speech))
     for block in filter_blocks(raw, k_weighting(sample_rate)):

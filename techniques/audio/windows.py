@@ -1,7 +1,7 @@
-"""Long speech in windows of bounded size: which steps each window encodes, which it keeps, and how they are joined.
+"""Long speech in segments of bounded size: which steps each one encodes, which it keeps, and how they are joined.
 
-No paper: a speech encoder attends over its whole input, so its memory grows with the clip. Overlapping windows, whose
-margins are thrown away, bound it; statistics that belong to the whole clip are gathered over windows without rounding.
+No paper: a speech encoder attends over its whole input, so its memory grows with the clip. Overlapping segments, whose
+margins are thrown away, bound it; statistics that belong to the whole clip are gathered over segments without rounding.
 """
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +21,9 @@ class Window:
 
 
 def plan_windows(steps: int, window: int, overlap: int) -> tuple[Window, ...]:
-    """The fewest windows of `window` steps that share at least `overlap` with their neighbours and cover `steps`.
+    """The fewest segments of `window` steps that share at least `overlap` with their neighbours and cover `steps`.
 
-    They are spread evenly, all of full length, and each overlap is cut in its middle. One window where it suffices.
+    They are spread evenly, all of full length, and each overlap is cut in its middle. One segment where it suffices.
     """
     if not 0 <= overlap < window:
         raise ValueError(f"overlap_seconds: got {overlap} steps of overlap for windows of {window}; "
@@ -49,9 +49,9 @@ def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def kept(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
-    """What each window keeps of what it encoded, in order: per window L tensors (1, end - first, C) -> (1, n, C).
+    """What each segment keeps of what it encoded, in order: per segment L tensors (1, end - first, C) -> (1, n, C).
 
-    `encoded` is consumed one window at a time, so only one window's layers are alive.
+    `encoded` is consumed one segment at a time, so only one segment's layers are alive.
     """
     for window, layers in zip(windows, encoded, strict=True):
         yield [layer[:, window.keep_first - window.first:window.keep_end - window.first] for layer in layers]
@@ -70,7 +70,7 @@ def moments(pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def select_layers(text: str, count: int = 0) -> tuple[int, ...]:
-    """"all", "last", "0,5,-1", "0-24" -> layer numbers, ascending and once each, of an encoder that has `count`.
+    """"all", "last", "0,5,-1", "0-24" -> layer indices, ascending and once each, of an encoder that has `count`.
 
     Negative numbers count from the end, as in Python. Without `count` only the spelling is checked.
     """
