@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices, heard
 from ..techniques.audio.recording_digests import sound_marks
 from .input_checks import checked
-from .sockets import search_words
+from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
 
 class LodestarLongCatSpeech(io.ComfyNode):
@@ -23,14 +23,9 @@ class LodestarLongCatSpeech(io.ComfyNode):
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
                                               "whisper-large-v3 for 1.5, log-mel for the puppet."),
-                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO,
-                               tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
-                                       "1.5 for whisper."),
-                io.Boolean.Input("noise_floor", default=True,
-                                 tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
-                                         "are digital silence."),
-                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
-                             tooltip="Which noise. The same seed gives the same features."),
+                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO, tooltip=WHICH_AVATAR),
+                io.Boolean.Input("noise_floor", default=True, tooltip=NOISE_FLOOR),
+                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED, tooltip=NOISE_SEED),
             ],
             outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
                                                    tooltip="For Long Take's audio_features.")],

@@ -7,7 +7,7 @@ from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.speaker_tracks import MODES
 from ..techniques.speaker_masks import placed_people
 from .input_checks import checked
-from .sockets import search_words
+from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
 PLACE = "Where speaker {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
 
@@ -41,14 +41,9 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
                 io.String.Input("others", default="", multiline=True,
                                 tooltip="Boxes of others in the picture, who do not speak, one per line, as in box_1."),
-                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO,
-                               tooltip="Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, "
-                                       "1.5 for whisper."),
-                io.Boolean.Input("noise_floor", default=True,
-                                 tooltip="Only for 1.0: a faint noise under the speech, as in training. Off, pauses "
-                                         "are digital silence."),
-                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED,
-                             tooltip="Which noise. The same seed gives the same features."),
+                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO, tooltip=WHICH_AVATAR),
+                io.Boolean.Input("noise_floor", default=True, tooltip=NOISE_FLOOR),
+                io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED, tooltip=NOISE_SEED),
             ],
             outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
                                                    tooltip="For Long Take's audio_features."),
