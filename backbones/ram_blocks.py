@@ -44,12 +44,18 @@ class RamBlocks(Sequence[Kept]):
 
     @torch.compiler.disable
     def __getitem__(self, index: int) -> Kept:  # type: ignore[override]
+        if self.held[self.turn] == index:           # asked again
+            return self.buffers[self.turn]
         if self.held[1 - self.turn] != index:       # the first of all, or a call was broken off
             self.send(index)
         self.turn = 1 - self.turn
         model_management.sync_stream(self.device, self.stream)
         self.send((index + 1) % len(self))
         return self.buffers[self.turn]
+
+    def pairs(self, index: int) -> "Pairs":
+        """Of each block the tensors 2 * index and 2 * index + 1."""
+        return Pairs(self, 2 * index)
 
     def send(self, index: int) -> None:
         """Start the copy of one block into the buffers whose turn is next, behind all that the card was told so far."""
@@ -68,3 +74,19 @@ class RamBlocks(Sequence[Kept]):
         """Give the memory back, once the last copy is through."""
         release(tensor for host in self.host for tensor in host)
         self.host, self.buffers, self.held = [], (), [None, None]
+
+
+class Pairs(Sequence[Kept]):
+    """Two tensors of each block, as of several caches whose keys and values are parked together."""
+
+    def __init__(self, blocks: RamBlocks, first: int):
+        self.blocks, self.first = blocks, first
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Kept]:
+        return (kept[self.first:self.first + 2] for kept in self.blocks)
+
+    def __getitem__(self, index: int) -> Kept:  # type: ignore[override]
+        return self.blocks[index][self.first:self.first + 2]

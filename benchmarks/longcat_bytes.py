@@ -13,15 +13,14 @@ from unittest.mock import patch
 
 import longcat
 import torch
-from lodestar.networks.longcat.call import CleanCache
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.longcat.versions import REFERENCE_INDEX
+from lodestar.techniques.kv_cache import KVCache, places_of
 from rows import Row, show
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 TOKENS = LATENT_SIZE[0] * LATENT_SIZE[1] // 4
-CLEAN = 1 + longcat.CONTEXT
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "_scaled_dot_product")
 VIEWS = ("view", "_unsafe_view", "expand", "transpose", "permute", "slice", "select", "unsqueeze", "squeeze", "split",
          "unbind", "narrow", "t", "alias", "detach", "as_strided", "unflatten", "unfold", "_reshape_alias", "empty",
@@ -64,11 +63,18 @@ def attention(_, query: torch.Tensor, *args, **kwargs) -> torch.Tensor:
     return torch.empty_like(query)
 
 
+def cache_of(frames: int, blocks: int) -> KVCache:
+    """A KV cache of the official size."""
+    kept = torch.empty(1, frames * TOKENS, longcat.OFFICIAL.heads, longcat.OFFICIAL.head_dim, dtype=torch.bfloat16,
+                       device=META)
+    return KVCache(((kept, kept),) * blocks, places_of(range(frames), (LATENT_SIZE[0] // 2, LATENT_SIZE[1] // 2), META),
+                   (TOKENS,) * frames)
+
+
 def forward(blocks: int, voices: int = 1) -> Moved:
     """A forward pass of so many blocks with the KV cache."""
     config = replace(longcat.OFFICIAL, depth=blocks)
     network = longcat.longcat_model(config, META).model.diffusion_model
-    kept = torch.empty(1, CLEAN * TOKENS, config.heads, config.head_dim, dtype=torch.bfloat16, device=META)
     given = {"text": (1, 512, config.caption), "x": (1, 16, longcat.NOISE, *LATENT_SIZE),
              "timestep": (1, longcat.NOISE), "audio": (1, voices, 4 * (longcat.CONTEXT + longcat.NOISE) - 3, 5, 1,
                                                                    config.audio.width)}
@@ -79,9 +85,9 @@ def forward(blocks: int, voices: int = 1) -> Moved:
             patch("torch.rms_norm", moved.rms_norm), \
             patch("lodestar.techniques.speaker_masks.scaled_dot_product_attention",
                   lambda query, *_: torch.empty_like(query)):
-        LongCat.forward(network, **given, clean=(1, longcat.CONTEXT), people=people,
-                        times=[REFERENCE_INDEX, *range(longcat.CONTEXT + longcat.NOISE)],
-                        cache=CleanCache(CLEAN, ((kept, kept),) * blocks),
+        LongCat.forward(network, **given, people=people, times=range(longcat.CONTEXT, longcat.CONTEXT + longcat.NOISE),
+                        cache=[(cache_of(frames, blocks), time) for frames, time in
+                               ((1, REFERENCE_INDEX), (longcat.CONTEXT, 0))],
                         transformer_options={"optimized_attention_override": attention})
     return moved
 

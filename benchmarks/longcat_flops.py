@@ -50,7 +50,7 @@ def count_chunk(*techniques: Technique, config=longcat.OFFICIAL, size: tuple[int
     build = counted(lambda override: caches.append(network.cached(
         clean, (1, longcat.CONTEXT), transformer_options={"optimized_attention_override": override})))
     return Chunk(count(model, *longcat.joint(config, META, size)), count(patched, x, conditions), build,
-                 count(patched, x, {**conditions, "cache": caches[0]}), caches[0].bytes)
+                 count(patched, x, {**conditions, "cache": caches[0]}), sum(cache.bytes for cache in caches[0]))
 
 
 def rows() -> Iterator[Row]:

@@ -13,8 +13,8 @@ import longcat
 import longcat_flops
 import torch
 from in_process import LATENT_SIZE
-from lodestar.networks.longcat.call import CleanCache
 from lodestar.techniques.conditioning_cache import OFFLOADS, ConditioningCache
+from lodestar.techniques.kv_cache import KVCache
 from rows import Row, show
 from timing import gpu_clock, interleaved, seconds
 
@@ -46,8 +46,8 @@ def cached_step(model, x: torch.Tensor, conditions: dict, place: str) -> tuple[C
     return lambda: in_process.denoise(caching, x, conditions, **{RUN: run}), run
 
 
-def caches(run) -> list[CleanCache]:
-    return [value for value in run.kept.values() if isinstance(value, CleanCache)]
+def caches(run) -> list[KVCache]:
+    return [cache for key, value in run.kept.items() if key[0] == "kv cache" for cache in value]
 
 
 def measure(model, x: torch.Tensor, conditions: dict, place: str) -> Step:

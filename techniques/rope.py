@@ -42,6 +42,13 @@ def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequenc
     return torch.cat(parts, dim=3).reshape(1, len(times) * height * width, 1, -1, 2, 2)
 
 
+def rope_rows_at(places: Tensor, axes_dim: Sequence[int], *, theta: float = 10000.0, scale: Axes = (1.0, 1.0, 1.0),
+                 shift: Axes = (0.0, 0.0, 0.0)) -> Tensor:
+    """As `rope_rows`, for loose tokens: places (N, 3), time, row and column -> (1, N, 1, sum(axes_dim)/2, 2, 2)."""
+    parts = [rotation(places[:, axis] * scale[axis] + shift[axis], axes_dim[axis], theta) for axis in range(3)]
+    return torch.cat(parts, 1)[None, :, None]
+
+
 def scaled_axes(options: Mapping[str, float] | None) -> tuple[Axes, Axes]:
     """(scale, shift) of `rope_rows` as a ScaleROPE node writes them: scale_t, shift_t, ... for time, height, width."""
     def of(what: str, plain: float) -> Axes:

@@ -13,10 +13,10 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
-from ...networks.longcat.call import CleanCache
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.audio.windows import runs
+from ...techniques.kv_cache import KVCache
 from ...techniques.layout import Layout
 from ...techniques.technique import find_conditioning_cache, restricts_visibility
 from ..audio.speech import Speech
@@ -211,7 +211,7 @@ def with_cache(call: LongCatCall, where: str, pictures: Hashable) -> LongCatCall
     key = clean_key(call, run.shape, pictures)
     if key is None:
         return call
-    return call.given(cache=run.once(("clean", where, key), lambda: make_cache(call, where, run.ends)))
+    return call.given(cache=run.once(("kv cache", where, key), lambda: make_cache(call, where, run.ends)))
 
 
 def clean_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
@@ -230,19 +230,20 @@ def branches(call: LongCatCall) -> int:
     return len(call.transformer_options.get("cond_or_uncond", (0,)))
 
 
-def make_cache(call: LongCatCall, where: str, ends: ExitStack) -> CleanCache:
-    """The keys and values of the clean frames, those of one condition: all see the same ones."""
+def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCache, ...]:
+    """A KV cache of each reference, anchor and the context, those of one condition: all see the same ones."""
     reference = call.extra.get("reference")
     parts = [part for part in (reference, call.x[:, :, :call.known]) if part is not None and part.shape[2]]
     clean = torch.cat(parts, 2).chunk(branches(call))[0]
     lengths = (1,) * (clean.shape[2] - call.known) + ((call.known,) if call.known else ())
     theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
-    blocks = RamBlocks(clean.device) if where == "RAM" else None
+    blocks = RamBlocks(clean.device) if offload == "RAM" else None
     if blocks is not None:
         ends.callback(blocks.close)
-    cache = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
-                                           keep=None if blocks is None else blocks.park)
-    cache = cache if blocks is None else replace(cache, blocks=blocks)
-    logger.info("KV cache of %d conditioning frames: %.0f MB in %s for this chunk", cache.frames,
-                cache.bytes / 1e6, where)
-    return cache
+    caches = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
+                                            keep=None if blocks is None else blocks.park)
+    if blocks is not None:
+        caches = tuple(replace(cache, blocks=blocks.pairs(index)) for index, cache in enumerate(caches))
+    logger.info("KV cache of %d conditioning frames: %.0f MB in %s for this chunk",
+                sum(cache.frames for cache in caches), sum(cache.bytes for cache in caches) / 1e6, offload)
+    return caches

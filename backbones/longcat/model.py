@@ -18,10 +18,11 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...networks.longcat.call import CleanCache, Groups
+from ...networks.longcat.call import Groups
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat, Place
 from ...networks.longcat.versions import REFERENCE_INDEX, Version
+from ...techniques.kv_cache import KVCache, standing
 from ...techniques.rope import rotate
 from ...techniques.speaker_masks import check_people
 from ...techniques.tensor_digest import digest_tensor
@@ -46,37 +47,41 @@ class LongCatNetwork(LongCat):
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timestep, context, transformer_options, **conditions)
 
-    def placed(self, place: Place, device: torch.device, options: dict) -> tuple[Tensor, Groups]:
+    def placed(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
+               ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
         """Made once in a sampling run that has a store."""
-        run = options.get(RUN)
-        make = partial(super().placed, place, device, options)
-        return make() if run is None else run.once(("placed", id(self), place, device), make)
+        run, make = options.get(RUN), partial(super().placed, place, caches, device, options)
+        if run is None:
+            return make()
+        key = "placed", id(self), place, tuple(map(id, caches)), device
+        return run.once(key, lambda: (make(), caches))[0]     # while they are kept, their ids are no others'
 
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor | None, transformer_options: dict,
                  audio: Tensor | None = None, people: Tensor | None = None, reference: Tensor | None = None,
                  known: int = 0, times: Sequence[float] | None = None,
-                 factors: Mapping[tuple[int, int], float] | None = None, cache: CleanCache | None = None,
+                 factors: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
                  **others) -> Tensor:
         """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 where frames are known.
 
         The first `known` frames of x are clean. `reference` (B, C, r, h, w): clean frames in front of them, a span
-        each, which the answer leaves out. `cache` stands for all of these. Rows of zeros in `context` are padding.
-        Everything else, of the whole sequence: see LongCat.forward.
+        each, which the answer leaves out. `cache`: KV caches of all of these, which then are not computed. Rows of
+        zeros in `context` are padding. Everything else, of the whole sequence: see LongCat.forward.
         """
         frames, ahead = x.shape[2], 0 if reference is None else reference.shape[2]
         if known == frames:
             return torch.zeros_like(x, dtype=torch.float32)
         timestep = (timestep[:, None] if timestep.ndim == 1 else timestep).expand(-1, frames)[:, known:]
-        if cache is not None:
-            x = x[:, :, known:]
+        times = [REFERENCE_INDEX] * ahead + list(range(frames)) if times is None else times
+        clean: tuple[int, ...] = (1,) * ahead + (known,) * (known > 0)
+        stand = standing(cache, times)
+        if cache:
+            x, clean, times = x[:, :, known:], (), times[ahead + known:]
         else:
             timestep = pad(timestep, (ahead + known, 0))
             x = x if reference is None else torch.cat([reference.to(x), x], 2)
         prediction = super().forward(
             x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio, people=people,
-            clean=(1,) * ahead + (known,) * (known > 0), factors=factors, cache=cache,
-            times=[REFERENCE_INDEX] * ahead + list(range(frames)) if times is None else times,
-            transformer_options=transformer_options)
+            clean=clean, factors=factors, cache=stand, times=times, transformer_options=transformer_options)
         return pad(-prediction[:, :, known - frames:], (0, 0, 0, 0, known, 0))
 
 

@@ -1,29 +1,17 @@
-"""What is the same for every block of one forward pass of LongCat, and the clean frames' keys and values.
-
-Clean frames (reference, context, image) never see noise, text, audio or the timestep, so what they offer to the others
-can be computed once per chunk and reused by every step and every guidance branch; only their RoPE is put on anew.
-"""
+"""What is the same for every block of one forward pass of LongCat."""
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ...techniques.kv_cache import KVCache
 from ...techniques.rope import rotation
 from ...techniques.visibility import Factors
 
 Groups = list[tuple[list[int], Factors]]
-
-
-@dataclass(frozen=True, eq=False)
-class CleanCache:
-    """`blocks`: per block keys after their norm and before RoPE, and values, each (B, frames * tokens, heads, D)."""
-    frames: int
-    blocks: Sequence[tuple[Tensor, Tensor]]
-
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for pair in self.blocks for tensor in pair)
+Cached = Sequence[tuple[KVCache, Tensor]]
+"""KV caches that stand before the frames in hand, each with the RoPE frequencies of its tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +32,17 @@ class People:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One forward pass. The frames in hand are `clean` clean ones, then the noisy ones; a cache stands before them.
+    """One forward pass. The frames in hand are `clean` clean ones, then the noisy ones; `cached` ones come before.
 
-    `rows`: RoPE rows of all frames, cached ones first. `groups`: the frames in hand by the keys they see. `text`
-    (B, L, D), or a list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C).
+    `rows`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
+    list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C).
     """
     frames: int
     clean: int
     tokens: int
     rows: Tensor
     groups: Groups
+    cached: Cached = ()
     text: Tensor | list[Tensor] | None = None
     audio: Tensor | None = None
     people: People | None = None

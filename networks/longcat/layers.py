@@ -5,7 +5,7 @@ comfy.ops.manual_cast elsewhere); `attention` is called as (q, k, v, heads, tran
 `rotate` as techniques.rope.rotate.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional
 from ...techniques.rope import rotation
 from ...techniques.speaker_masks import person_map, query_positions
 from ...techniques.visibility import attend_by_groups
-from .call import Call
+from .call import Cached, Call
 from .config import AudioConfig, LongCatConfig
 
 EPS = 1e-6
@@ -36,13 +36,13 @@ class SelfAttention(nn.Module):
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         return self.q_norm(query), self.k_norm(key), value
 
-    def forward(self, x: Tensor, call: Call, cached: tuple[Tensor, Tensor] | None):
-        """(B, N, C) -> the same, and each noisy token's position among people (B, N', float32) or None."""
+    def forward(self, x: Tensor, call: Call, cached: Cached):
+        """(B, N, C) -> the same, and each noisy token's position among people (B, N', float32) or None. `cached`: of
+        this block alone."""
         query, key, value = self.keys_and_values(x)
-        if cached is not None:
-            key, value = (torch.cat([for_branches(old.to(new), len(new)), new], 1)
-                          for old, new in zip(cached, (key, value), strict=True))
-        query, key = self.rotate(query, call.rows[:, -x.shape[1]:]), self.rotate(key, call.rows)
+        query, key = self.rotate(query, call.rows), self.rotate(key, call.rows)
+        key = with_cached([cache.keys(0, frequencies, self.rotate) for cache, frequencies in cached], key)
+        value = with_cached([cache.blocks[0][1] for cache, _ in cached], value)
         positions = None
         if call.people is not None:
             people = call.people
@@ -62,9 +62,15 @@ class SelfAttention(nn.Module):
         return self.proj(call.patched("attn1_patch", x=mixed, q=query, k=key)), positions
 
 
-def for_branches(kept: Tensor, batch: int) -> Tensor:
-    """What is kept for one guidance branch, for all branches of a batch."""
-    return kept.expand(batch, -1, -1, -1) if len(kept) in (1, batch) else kept.repeat(batch // len(kept), 1, 1, 1)
+def with_cached(cached: Sequence[Tensor], own: Tensor) -> Tensor:
+    """Cached keys or values before a call's own (B, N, heads, D)."""
+    return torch.cat([*(for_branches(older.to(own), len(own)) for older in cached), own], 1) if cached else own
+
+
+def for_branches(cached: Tensor, batch: int) -> Tensor:
+    """What is cached of one guidance branch, for all branches of a batch."""
+    return cached.expand(batch, -1, -1, -1) if len(cached) in (1, batch) else \
+        cached.repeat(batch // len(cached), 1, 1, 1)
 
 
 class CrossAttention(nn.Module):

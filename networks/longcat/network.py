@@ -6,14 +6,16 @@ last layer are float32 whatever the model's dtype.
 """
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor, nn
 
+from ...techniques.kv_cache import KVCache, places_of
 from ...techniques.rope import Axes, rope_rows, rotate, scaled_axes, split_head
 from ...techniques.speaker_masks import centers, token_masks
 from ...techniques.visibility import closed_spans, query_groups
-from .call import Call, CleanCache, Groups, People
+from .call import Cached, Call, Groups, People
 from .config import LongCatConfig
 from .layers import (
     EPS,
@@ -31,9 +33,10 @@ from .layers import (
     written_as,
 )
 
-Cached = tuple[Tensor, Tensor]
-Place = tuple[tuple[int, ...], tuple[float, ...], tuple, int, tuple[int, int], tuple[Axes, Axes]]
-"""Clean spans, times, factors, frames of the cache, tokens by height and width, scale and shift of the axes."""
+Standing = Sequence[tuple[KVCache, float]]
+"""KV caches of closed spans, and the RoPE time of the first frame of each."""
+Place = tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple, tuple[int, int], tuple[Axes, Axes]]
+"""Clean spans, times of the frames in hand, of the caches, factors, tokens by height and width, scale and shift."""
 
 
 class Block(nn.Module):
@@ -52,8 +55,8 @@ class Block(nn.Module):
                 self.pre_audio_crs_attn_norm = operations.LayerNorm(audio.output, eps=EPS, **kind)
             self.audio_cross_attn = CrossAttention(config, audio.output, operations, attention, rotate, **kind)
 
-    def forward(self, x: Tensor, time: Tensor, call: Call, cached: Cached | None = None) -> Tensor:
-        """Tokens (B, T * S, C) and time embeddings (B, T, C') float32 -> tokens."""
+    def forward(self, x: Tensor, time: Tensor, call: Call, cached: Cached = ()) -> Tensor:
+        """Tokens (B, T * S, C) and time embeddings (B, T, C') float32 -> tokens. `cached`: of this block alone."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)
         mixed, positions = self.attn(per_frame(x, call.frames, shift, scale), call, cached)
         x = gated(x, gate, mixed)
@@ -119,16 +122,16 @@ class LongCat(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None, *,
                 clean: Sequence[int] = (), times: Sequence[float] | None = None,
                 factors: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
-                people: Tensor | None = None, cache: CleanCache | None = None,
+                people: Tensor | None = None, cache: Standing = (),
                 transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
         `timestep` (B,) or (B, T) in 0..1000, 0 where clean. `text` (B, L, C), `text_mask` (B, L), 1 is a token.
-        `clean`: lengths of the clean spans that open the sequence; each sees itself alone. With a `cache` of them, `x`
-        holds the noisy frames only. `times`: RoPE time of every frame, cached ones too; 0, 1, ... where None.
-        `factors`: {(frame, frame it sees): share} over the whole sequence. `audio` (B, people, frames, window, layers,
-        channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end. `people`: pixel masks (B, K, H, W)
-        of the first frame, needed when several speak. Raises ValueError for sizes that do not fit.
+        `clean`: lengths of the clean spans that open `x`; each sees itself alone. `cache`: KV caches of others, which
+        come before `x`, each with its time. `times`: RoPE time of every frame of `x`; 0, 1, ... where None. `factors`:
+        {(frame, frame it sees): share} over the whole sequence, cached frames first. `audio` (B, people, frames,
+        window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end. `people`: pixel
+        masks (B, K, H, W) of the first frame, needed when several speak. Raises ValueError for sizes that do not fit.
         """
         call = self.begin(x, clean, times, factors, cache, transformer_options)
         if text is not None:
@@ -136,60 +139,75 @@ class LongCat(nn.Module):
         if audio is not None:
             call = self.with_audio(call, audio.to(x.dtype), people, x.shape)
         time = self.time(timestep, x)
-        tokens = self.through(self.x_embedder(x), time, call, cache, x)
+        tokens = self.through(self.x_embedder(x), time, call, x)
         return self.unpatched(self.final_layer(tokens, time), *x.shape[-2:])
 
     def cached(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
-               transformer_options: dict | None = None, keep: Callable[[Tensor, Tensor], object] | None = None
-               ) -> CleanCache:
-        """Keys and values of the clean latents `x` (B, C, sum(clean), h, w): one pass per chunk, no text, no audio.
+               transformer_options: dict | None = None, keep: Callable[..., object] | None = None
+               ) -> tuple[KVCache, ...]:
+        """A KV cache of each clean span of `x` (B, C, sum(clean), h, w), from one pass without text and audio: they see
+        nothing else, so every step and guidance branch can share it.
 
-        With `keep` the cache holds none: each block's pair is handed to it, to be kept out of the way.
+        With `keep` they hold no blocks: it is given each block's tensors, the spans' keys and values in turn.
         """
-        call = self.begin(x, clean, times, None, None, transformer_options)
+        call = self.begin(x, clean, times, None, (), transformer_options)
         if call.clean != call.frames:
             raise ValueError(f"clean: got {call.frames} latent frames for clean spans of {tuple(clean)}, wanted "
                              f"{call.clean}: only clean frames go into the cache")
         time, tokens, kept = self.time(x.new_zeros(len(x)), x), self.x_embedder(x), []
-        keep = keep or (lambda *pair: kept.append(pair))
+        keep, lengths = keep or (lambda *tensors: kept.append(tensors)), [length * call.tokens for length in clean]
         for index, block in enumerate(self.blocks):
             shift, scale = block.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)[:2]
-            keep(*block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))[1:])
+            _, key, value = block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))
+            keep(*chain.from_iterable(zip(key.split(lengths, 1), value.split(lengths, 1), strict=True)))
             if index + 1 < len(self.blocks):
                 tokens = block(tokens, time, call)
-        return CleanCache(call.frames, tuple(kept))
+        times, grid = range(call.frames) if times is None else times, call.options["grid_sizes"][1:]
+        return tuple(KVCache(tuple(tensors[2 * span:2 * span + 2] for tensors in kept),
+                             places_of(times[first:first + length], grid, x.device),
+                             (call.tokens,) * length)
+                     for span, (first, length) in enumerate(zip(accumulate(clean, initial=0), clean, strict=False)))
 
     @torch.compiler.disable     # Python values of this call, which a graph would not look at again
     def begin(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
-              factors: Mapping[tuple[int, int], float] | None, cache: CleanCache | None, options: dict | None) -> Call:
+              factors: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
             raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
                              f"multiples of 16)")
-        if cache is not None and cache.frames != sum(clean):
-            raise ValueError(f"cache: got {cache.frames} clean frames for spans of {tuple(clean)}, build it again")
-        ahead = cache.frames if cache is not None else 0
-        frames = ahead + x.shape[2]
-        times = range(frames) if times is None else times
-        if len(times) != frames:
-            raise ValueError(f"times: got {len(times)}, wanted one for each of the {frames} latent frames")
+        times = range(x.shape[2]) if times is None else times
+        if len(times) != x.shape[2]:
+            raise ValueError(f"times: got {len(times)}, wanted one for each of the {x.shape[2]} latent frames")
         grid = (x.shape[-2] // self.config.patch[1], x.shape[-1] // self.config.patch[2])
+        if any(len(held.blocks) != len(self.blocks) for held, _ in cache):
+            raise ValueError(f"cache: got keys and values of {[len(held.blocks) for held, _ in cache]} blocks, this "
+                             f"model has {len(self.blocks)}. Make them with this model")
+        others = {count for held, _ in cache for count in held.frame_tokens} - {grid[0] * grid[1]}
+        if others and (clean or factors):
+            raise ValueError(f"cache: got frames of {sorted(others)} tokens, wanted whole ones of {grid[0] * grid[1]} "
+                             "where not every frame sees all the others")
         options = {**(options or {}), "grid_sizes": (x.shape[2], *grid), "total_blocks": len(self.blocks),
                    "block_type": "double"}
-        place = (tuple(clean), tuple(times), tuple(sorted((factors or {}).items())), ahead, grid,
-                 scaled_axes(options.get("rope_options")))
-        rows, groups = self.placed(place, x.device, options)
-        return Call(x.shape[2], sum(clean) - ahead, grid[0] * grid[1], rows, groups, options=options)
+        caches = tuple(held for held, _ in cache)
+        place = (tuple(clean), tuple(times), tuple(time for _, time in cache), tuple(sorted((factors or {}).items())),
+                 grid, scaled_axes(options.get("rope_options")))
+        rows, groups, cached_rows = self.placed(place, caches, x.device, options)
+        cached = tuple(zip(caches, cached_rows, strict=True))
+        return Call(x.shape[2], sum(clean), grid[0] * grid[1], rows, groups, cached, options=options)
 
-    def placed(self, place: Place, device: torch.device, options: dict) -> tuple[Tensor, Groups]:
-        """RoPE rows of all frames, and the frames in hand by what they see: the same for the same `place`."""
-        clean, times, factors, ahead, grid, (scale, shift) = place
-        table = closed_spans(clean, len(times))
+    def placed(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
+               ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
+        """RoPE frequencies of the frames in hand, these frames by what they see, the caches' frequencies: the same for
+        the same `place` and caches."""
+        clean, times, cached_times, factors, grid, (scale, shift) = place
+        ahead = sum(cache.frames for cache in caches)
+        table = closed_spans((*(cache.frames for cache in caches), *clean), ahead + len(times))
         for pair, factor in factors:
             table[pair] = table.get(pair, 1.0) * factor
-        groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()},
-                              len(times) - ahead)
+        groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()}, len(times))
         axes = split_head(self.config.head_dim)
-        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups
+        cached_rows = tuple(cache.frequencies(time, axes, scale=scale, shift=shift)
+                            for cache, time in zip(caches, cached_times, strict=True))
+        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups, cached_rows
 
     def time(self, timestep: Tensor, x: Tensor) -> Tensor:
         """Per frame (B, T, C) float32; below float32 the timestep is rounded to bfloat16, as the model was trained."""
@@ -231,15 +249,15 @@ class LongCat(nn.Module):
         return replace(call, people=People.of(token_masks(people, *grid).to(tokens.device), where, config.tokens,
                                               self.config.head_dim, config.class_range, config.class_interval))
 
-    def through(self, x: Tensor, time: Tensor, call: Call, cache: CleanCache | None, latents: Tensor) -> Tensor:
+    def through(self, x: Tensor, time: Tensor, call: Call, latents: Tensor) -> Tensor:
         """All blocks, with the hooks that other packs expect of a ComfyUI model."""
         replaced = call.options.get("patches_replace", {}).get("dit", {})
         for index, block in enumerate(self.blocks):
             call.options["block_index"] = index
-            held = cache.blocks[index] if cache is not None else None
+            cached = tuple((cache.only(index), frequencies) for cache, frequencies in call.cached)
 
-            def run(values: dict, block=block, held=held) -> dict:
-                return {"img": block(values["img"], values["vec"], call, held)}
+            def run(values: dict, block=block, cached=cached) -> dict:
+                return {"img": block(values["img"], values["vec"], call, cached)}
 
             values = {"img": x, "txt": call.text, "vec": time, "pe": call.rows, "transformer_options": call.options}
             replacement = replaced.get(("double_block", index))

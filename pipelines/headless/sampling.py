@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...networks.longcat.network import LongCat
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
+from ...techniques.kv_cache import standing
 from ...techniques.speech_guidance import combined, shares
 from ...techniques.technique import ChunkPosition, Technique, lay_out, sort_techniques
 
@@ -40,11 +41,11 @@ def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) ->
     pictures, times, factors = arranged(request, noise.shape[2], known)
     front = [*pictures, *([] if request.known is None else [request.known])]
     clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + ((known,) if known else ())
-    cache = network.cached(torch.cat(front, 2), clean) if front else None
+    cache = standing(network.cached(torch.cat(front, 2), clean), times) if front else ()
     x, weights = noise[:, :, known:], shares(request.audio_scale, request.audio_scale)
     for now, then in zip(sigmas, sigmas[1:], strict=False):
         timestep = torch.full((len(x),), float(now) * 1000, device=x.device)
-        made = [network(x, timestep, clean=clean, times=times, factors=factors, audio=audio, cache=cache)
+        made = [network(x, timestep, times=times[sum(clean):], factors=factors, audio=audio, cache=cache)
                 if weight else None for audio, weight in zip((request.audio, None, torch.zeros_like(request.audio)),
                                                              weights, strict=True)]
         x = x - (then - now) * combined(made, weights).float()

@@ -59,12 +59,12 @@ class Dit:
         call = self.fixtures.call(name)
         network = self.chosen(name, call)
         if call.get("return_kv"):
-            kept = self.cache_of(name)
-            return {f"block{index}.{part}": tensor.transpose(1, 2) for index, pair in enumerate(kept.blocks)
-                    for part, tensor in zip("kv", pair, strict=True)}
-        return {"out": forward(network, call, self.cache_of(call["kv_cache"]) if "kv_cache" in call else None)}
+            spans = zip(*(cache.blocks for cache in self.caches_of(name)), strict=True)
+            return {f"block{index}.{part}": torch.cat(tensors, 1).transpose(1, 2) for index, pairs in enumerate(spans)
+                    for part, tensors in zip("kv", zip(*pairs, strict=True), strict=True)}
+        return {"out": forward(network, call, self.caches_of(call["kv_cache"]) if "kv_cache" in call else ())}
 
-    def cache_of(self, name: str):
+    def caches_of(self, name: str):
         call = self.fixtures.call(name)
         frames = call["hidden_states"].shape[2]
         clean = clean_spans(call.get("num_cond_latents", frames), call.get("num_ref_latents", 0))
@@ -89,12 +89,14 @@ def layers_for(weights: dict[str, Tensor], host: golden.Host):
     return PackedOperations
 
 
-def forward(network, call: dict, cache) -> Tensor:
+def forward(network, call: dict, caches) -> Tensor:
     """One call in upstream's argument names."""
+    from lodestar.techniques.kv_cache import standing
     from lodestar.techniques.layout import Layout, Span
     from lodestar.techniques.reference_skip import ReferenceSkip
     latents, count, references = call["hidden_states"], call.get("num_cond_latents", 0), call.get("num_ref_latents", 0)
-    frames = latents.shape[2] + (cache.frames if cache is not None else 0)
+    ahead = sum(cache.frames for cache in caches)
+    frames = latents.shape[2] + ahead
     when, factors = times(call, frames), {}
     if references and call.get("mask_frame_range"):
         layout = Layout((Span("reference", when[:references]), Span("context", when[references:count]),
@@ -104,8 +106,8 @@ def forward(network, call: dict, cache) -> Tensor:
     if audio is not None:
         audio = audio[None] if people is not None else audio[:, None]
     return network(latents, call["timestep"], call["encoder_hidden_states"][:, 0], call.get("encoder_attention_mask"),
-                   clean=clean_spans(count, references), times=when, factors=factors, audio=audio,
-                   people=None if people is None else people[None], cache=cache)
+                   clean=() if caches else clean_spans(count, references), times=when[ahead:], factors=factors,
+                   audio=audio, people=None if people is None else people[None], cache=standing(caches, when))
 
 
 def clean_spans(count: int, references: int) -> tuple[int, ...]:

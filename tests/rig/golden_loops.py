@@ -50,21 +50,23 @@ def segment_of(call: dict, stitches: bool) -> Segment:
 def predictor(network, call: dict, segment: Segment, cached: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """(noisy latents, sigma) -> the guided raw output for the noisy latents."""
     from lodestar.techniques import speech_guidance
+    from lodestar.techniques.kv_cache import standing
     people, audio = call.get("masks"), call.get("audio")
     if people is not None:
         from lodestar.techniques.speaker_masks import fitted_masks
         people = fitted_masks(people, *call["bucket_hw"])[None]
     if audio is not None:
         audio = audio[None] if people is not None else audio[:, None]
-    cache = network.cached(segment.clean, segment.spans) if cached else None
+    cache = standing(network.cached(segment.clean, segment.spans), segment.times) if cached else ()
     ahead = 0 if cached else segment.frames
+    spans, times = ((), segment.times[segment.frames:]) if cached else (segment.spans, segment.times)
 
     def forward(text: str, audio: Tensor | None, latents: Tensor, sigma: Tensor) -> Tensor:
         whole = latents if cached else torch.cat([segment.clean, latents], 2)
         timestep = (sigma * 1000).repeat(1, whole.shape[2])
         timestep[:, :ahead] = 0
-        return network(whole, timestep, call[text][:, 0], call[f"{text}_mask"], clean=segment.spans,
-                       times=segment.times, factors=segment.factors, audio=audio, people=people, cache=cache)
+        return network(whole, timestep, call[text][:, 0], call[f"{text}_mask"], clean=spans,
+                       times=times, factors=segment.factors, audio=audio, people=people, cache=cache)
 
     def avatar(latents: Tensor, sigma: Tensor) -> Tensor:
         scales = call.get("text_guidance_scale", 1.0), call.get("audio_guidance_scale", 1.0)

@@ -304,15 +304,15 @@ def test_clean_frames_are_declared_to_comfyui(model, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["default", "fp8_e4m3fn", "int8"])
-def test_kept_keys_get_the_room_that_they_take(tiny_models, longcat, monkeypatch, kind):
+def test_a_kv_cache_gets_the_room_that_it_takes(tiny_models, longcat, monkeypatch, kind):
     """Once, however many guidance branches ComfyUI makes room for; five frames' worth from the first chunk on."""
     name = longcat.INT8 if kind == "int8" else longcat.AVATAR15
     model = longcat.load(tiny_models, name, "default" if kind == "int8" else kind)
-    caching, kept, cached = attach.with_technique(model, ConditioningCache()), [], LongCatNetwork.cached
-    monkeypatch.setattr(LongCatNetwork, "cached", lambda *args, **how: kept.append(cached(*args, **how)) or kept[0])
+    caching, caches, cached = attach.with_technique(model, ConditioningCache()), [], LongCatNetwork.cached
+    monkeypatch.setattr(LongCatNetwork, "cached", lambda *args, **how: caches.extend(cached(*args, **how)) or caches)
     more = [with_it - without for with_it, without in zip(asked_by(caching, monkeypatch), asked_by(model, monkeypatch),
                                                           strict=True)]
-    assert more == pytest.approx([5 * kept[0].bytes / kept[0].frames] * 2)
+    assert more == pytest.approx([5 * caches[0].bytes] * 2) and caches[0].frames == 1
 
 
 # ---------------------------------------------------------------- context windows

@@ -55,6 +55,22 @@ def test_a_call_that_was_broken_off_costs_one_copy_and_nothing_else():
         assert same(blocks[index], pairs[index])
 
 
+def test_two_caches_parked_together_share_one_copy():
+    """Each asks for its own pair of the block at work; the second to ask moves nothing."""
+    blocks, sent = RamBlocks(torch.device("cpu")), []
+    for seed in range(3):
+        blocks.park(*(torch.full((1, 2, 1, 1), 10.0 * seed + part) for part in range(4)))
+    send, caches = blocks.send, [blocks.pairs(index) for index in range(2)]
+    blocks.send = lambda index: sent.append(index) or send(index)
+    for index in [*range(3)] * 2:
+        for number, cache in enumerate(caches):
+            first = 10 * index + 2 * number
+            assert [part.unique().item() for part in cache[index]] == [first, first + 1]
+    assert sent == [0, 1, 2, 0, 1, 2, 0]
+    assert [len(cache) for cache in caches] == [3, 3]
+    assert [[part.unique().item() for part in pair] for pair in caches[1]] == [[2, 3], [12, 13], [22, 23]]
+
+
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_in_ram_gives_the_same_bits_and_is_let_go(avatar, longcat, cfg, monkeypatch):
     closed, close = [], RamBlocks.close

@@ -1,0 +1,101 @@
+"""A KV cache whose tokens keep their places: keys after their norm and before RoPE, values, where each token stands.
+
+Since keys are rotated when they are read, the same cache can stand at any time: an anchor that moves with the window
+(AvatarForcing), the last clean frames, LongCat's conditioning frames and a video reference are uses of it.
+"""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .rope import Axes, rope_rows_at, rotate
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class KVCache:
+    """`blocks`: per block keys after their norm and before RoPE, and values, each (B, tokens, heads, D). They are asked
+    for one block after the other, so that a sequence which offloads them can bring one over.
+
+    `places` (tokens, 3) float32: time, row, column; time counts from this cache's own first frame. `frame_tokens`: how
+    many tokens each frame has.
+    """
+    blocks: Sequence[Pair]
+    places: Tensor
+    frame_tokens: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        return len(self.frame_tokens)
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.blocks for tensor in pair)
+
+    def only(self, block: int) -> "KVCache":
+        """The same tokens in one block alone."""
+        return replace(self, blocks=(self.blocks[block],))
+
+    def frequencies(self, time: float, axes_dim: Sequence[int], *, theta: float = 10000.0,
+                    scale: Axes = (1.0, 1.0, 1.0), shift: Axes = (0.0, 0.0, 0.0)) -> Tensor:
+        """RoPE frequencies (1, tokens, 1, D / 2, 2, 2), float32, of the first frame standing at `time`: for `keys`.
+        The same in every block and step, so make them once."""
+        places = self.places.to(torch.float64, copy=True)
+        places[:, 0] += time
+        return rope_rows_at(places, axes_dim, theta=theta, scale=scale, shift=shift)
+
+    def keys(self, block: int, frequencies: Tensor, rotate: Callable[[Tensor, Tensor], Tensor] = rotate) -> Tensor:
+        """(B, tokens, heads, D), standing where `frequencies` says."""
+        return rotate(self.blocks[block][0], frequencies)
+
+    def append(self, other: "KVCache", most: int) -> "KVCache":
+        """This cache with `other` one frame behind its last; of the whole the newest `most` frames.
+
+        Raises ValueError where nothing would be left.
+        """
+        if most < 1:
+            raise ValueError(f"frames: got {most}, wanted a cache of at least 1")
+        behind = torch.cat([self.places[-1:, :1] + 1, self.places.new_zeros(1, 2)], 1)
+        own, others = self.newest(most - other.frames), other.newest(most)
+        frame_tokens = own.frame_tokens + others.frame_tokens
+        places = torch.cat([self.places, other.places + behind])
+        blocks = tuple((torch.cat([key, later_key], 1), torch.cat([value, later_value], 1))
+                       for (key, value), (later_key, later_value) in zip(own.blocks, others.blocks, strict=True))
+        return KVCache(blocks, from_first(places[len(places) - sum(frame_tokens):]), frame_tokens)
+
+    def newest(self, frames: int) -> "KVCache":
+        """Its last `frames` frames, or all it has; views."""
+        dropped = max(0, self.frames - max(0, frames))
+        first = sum(self.frame_tokens[:dropped])
+        return KVCache(tuple((key[:, first:], value[:, first:]) for key, value in self.blocks),
+                       from_first(self.places[first:]), self.frame_tokens[dropped:])
+
+    def select(self, tokens: Tensor) -> "KVCache":
+        """The tokens whose entry of `tokens` (tokens,) bool is true, where they are; looks at it, so not in a step."""
+        counts = tuple(int(part.sum()) for part in tokens.split(self.frame_tokens))
+        chosen = tokens.nonzero().flatten().to(self.places.device)
+        blocks = tuple((key[:, chosen], value[:, chosen]) for key, value in self.blocks)
+        return KVCache(blocks, self.places[chosen], counts)
+
+
+def places_of(times: Sequence[float], grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """(frames * rows * columns, 3) float32 of whole frames: time from the first one on, row, column."""
+    times = [time - times[0] for time in times]
+    axes = (torch.tensor(times, dtype=torch.float32, device=device),
+            *(torch.arange(count, dtype=torch.float32, device=device) for count in grid))
+    return torch.cartesian_prod(*axes)
+
+
+def from_first(places: Tensor) -> Tensor:
+    return torch.cat([places[:, :1] - places[:1, :1], places[:, 1:]], 1)
+
+
+def standing(caches: Sequence[KVCache], times: Sequence[float]) -> tuple[tuple[KVCache, float], ...]:
+    """Each cache and the time of its first frame, of the `times` of all their frames one behind the other."""
+    placed, first = [], 0
+    for cache in caches:
+        placed.append((cache, times[first]))
+        first += cache.frames
+    return tuple(placed)
