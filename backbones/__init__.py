@@ -1,4 +1,4 @@
-"""Floor 2: how one model family is spoken to. `find` gives a model its backbone, or refuses it by name."""
+"""Floor 2: how one model family is called. `find` gives a model its backbone, or refuses it by name."""
 from torch import Tensor
 
 from .backbone import Backbone

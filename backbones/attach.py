@@ -85,7 +85,7 @@ def outside_of_steps() -> AbstractContextManager:
 
 
 def with_run(executor, noise, *args, **kwargs):
-    """An OUTER_SAMPLE wrapper: gives the model's calls a store, and looks at other nodes' patches."""
+    """An OUTER_SAMPLE wrapper: gives the model's calls a store, and checks other nodes' patches."""
     guider = executor.class_obj
     options = guider.model_options.setdefault("transformer_options", {})
     check_patches(guider.model_patcher.model.diffusion_model, options, find(guider.model_patcher).name)

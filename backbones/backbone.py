@@ -27,8 +27,8 @@ RUN = "lodestar_run"    # in transformer_options: what is kept for the length of
 class ChunkRequest:
     """What the take wants of one chunk.
 
-    `latents`: window length. `context`: (1, C, k, h, w) handed over, None for the first chunk. `reference`: (1, C, 1,
-    h, w). `audio`: what the backbone's own `hear` gave for this chunk, `canvas`: what its `canvas` gave. `people`:
+    `latents`: of the whole chunk. `context`: (1, C, k, h, w) handed over, None for the first chunk. `reference`: (1, C,
+    1, h, w). `audio`: what the backbone's own `hear` gave for this chunk, `canvas`: what its `canvas` gave. `people`:
     masks (1, K, H, W) of whose each voice is.
     """
     latents: int
@@ -50,7 +50,7 @@ class ChunkInputs:
     context: Tensor | None = None        # clean tokens that the patched model lays out itself
 
     def window(self, sampled: Tensor, handed_over: Tensor | None) -> Tensor:
-        """The whole window (1, C, n, h, w): the sampled latents with the handed-over ones, exact, at its head."""
+        """The whole chunk (1, C, n, h, w): the sampled latents with the handed-over ones, exact, at its head."""
         if handed_over is None:
             return sampled
         head = handed_over.to(sampled)
@@ -64,7 +64,7 @@ class Backbone(ABC):
     name: str
     fps: int                             # what the family was trained at
     chunk_frames: int                    # a good chunk length, pixel frames
-    overlap_frames: int                  # a good overlap inside the window, pixel frames; 0 when context is outside
+    overlap_frames: int                  # a good overlap inside the chunk, pixel frames; 0 when context is outside
     grid: int                            # width and height must be multiples of this
     audio_shape: tuple[int, int] | None  # (layers, width) of the speech features it takes
     audio_condition: str | None          # under which name CONDITIONING holds its speech; zeros there mean none
@@ -98,7 +98,7 @@ class Backbone(ABC):
         return overlap
 
     def check_speech(self, speech: Speech, clock: Timeline) -> None:
-        """Raises ValueError for speech features that this family cannot hear. Asked only where `audio_shape` is."""
+        """Raises ValueError for audio features that this family cannot take. Asked only where `audio_shape` is."""
         assert self.audio_shape is not None
         layers, width = self.audio_shape
         if speech.layers not in self.layers_taken or speech.width != width:
@@ -107,7 +107,7 @@ class Backbone(ABC):
                              f"{self.name}. Use {self.encoder}")
 
     def hear(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
-        """The speech of one window: here (layers, frames, C), one row per pixel frame, 4 per latent."""
+        """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""
         return speech.rows(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
 
     def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...],

@@ -120,7 +120,7 @@ class ComfyValues:
 
 
 def bypassed(hook) -> list:
-    """A LoRA beside its layer (ComfyUI 0.33). Its first run gives its numbers the format of the layer's."""
+    """A LoRA beside its layer (ComfyUI 0.33). Its first run gives its weights the format of the layer's."""
     dtype = hook.module.weight.dtype if hook.module.weight.dtype in FLOATS else None
     numbers = [part.to(dtype or part.dtype) if isinstance(part, Tensor) else part for part in hook.adapter.weights]
     return [hook.module, type(hook.adapter), numbers, hook.multiplier]

@@ -58,7 +58,8 @@ class RamBlocks(Sequence[Kept]):
         return Pairs(self, 2 * index)
 
     def send(self, index: int) -> None:
-        """Start the copy of one block into the buffers whose turn is next, behind all that the card was told so far."""
+        """Start the copy of one block into the buffers whose turn is next, behind all work queued on the card so
+        far."""
         self.held[1 - self.turn] = index
         with self.beside():
             for here, there in zip(self.buffers[1 - self.turn], self.host[index], strict=True):

@@ -133,7 +133,8 @@ def loudness_peak(waveform: Tensor) -> float:
 
 
 def speech_features(features: Any) -> dict[str, Any]:
-    """An AUDIO_ENCODER_OUTPUT as it is, where it is one: layers (1, steps, width) of one shape, for every voice."""
+    """An AUDIO_ENCODER_OUTPUT as it is, where it is one: layers (1, steps, width) of one shape, for every audio
+    stream."""
     if not isinstance(features, Mapping) or not ({"voices", "encoded_audio_all_layers"} & set(features)):
         raise ValueError(f"got {described(features)}, wanted speech features, as Audio Features or LongCat Speech make")
     for voice in features.get("voices") or (features["encoded_audio_all_layers"],):

@@ -17,7 +17,7 @@ NAMES = ("positive", "negative", "silent")   # text and speech, negative text an
 class SpeechGuider(comfy.samplers.CFGGuider):
     """`positive` and `negative` are CONDITIONING; where the positive one has speech, the negative one gets it too.
 
-    A model that hears no speech is guided by text alone, at `text_scale`. `cfg_zero` aligns the unconditional
+    A model without audio conditioning is guided by text alone, at `text_scale`. `cfg_zero` aligns the unconditional
     prediction with the conditional one, over whatever the model does not hold still (its known frames have velocity 0).
     """
     silent_names = ("silent",)

@@ -1,4 +1,4 @@
-"""A video VAE spoken to as a stream: latents go in chunk by chunk, frames come out, memory stays flat, no seam.
+"""A video VAE as a stream: latents go in chunk by chunk, frames come out, memory stays flat, no seam.
 
 The Wan VAEs are causal and keep a feature cache, so carrying that cache from push to push gives, bit for bit, what
 decoding the whole take at once would give; ComfyUI drops it after every call. Other VAEs are decoded with an overlap.

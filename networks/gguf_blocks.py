@@ -1,4 +1,4 @@
-"""What the quantised types of GGUF files stand for, in torch on any device: blocks of bytes -> float32 numbers.
+"""What the quantised types of GGUF files stand for, in torch on any device: blocks of bytes -> float32 values.
 
 Each type keeps runs of 32 or 256 weights as small integers with one or two scales; the k types have a scale for each
 16 or 32 of their 256 as well, itself packed into 4 or 6 bits. Products and sums are made in the order of ggml's own.
@@ -71,17 +71,17 @@ def q8_0(blocks: Tensor) -> Tensor:
 # ---------------------------------------------------------------- 256 weights
 
 def pairs(raw: Tensor) -> Tensor:
-    """(blocks, 64) bytes of four 2-bit numbers -> (blocks, 256): 32 bytes at a time, lowest bits first."""
+    """(blocks, 64) bytes of four 2-bit values -> (blocks, 256): 32 bytes at a time, lowest bits first."""
     return torch.stack([bits(part, 2, range(0, 8, 2)) for part in raw.chunk(2, 1)], 1).flatten(1)
 
 
 def scaled(numbers: Tensor, scale: Tensor) -> Tensor:
-    """Each of the (blocks, n) scales times its share of the (blocks, 256) numbers, in the place of floats."""
+    """Each of the (blocks, n) scales times its share of the (blocks, 256) values, in the place of floats."""
     return numbers.float().unflatten(1, (scale.shape[1], -1)).mul_(scale[..., None]).flatten(1)
 
 
 def shifted(numbers: Tensor, least: Tensor) -> Tensor:
-    """The (blocks, n) offsets taken from the shares of the (blocks, 256) numbers, in their place."""
+    """The (blocks, n) offsets taken from the shares of the (blocks, 256) values, in their place."""
     return numbers.unflatten(1, (least.shape[1], -1)).sub_(least[..., None]).flatten(1)
 
 
@@ -106,7 +106,7 @@ def six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def with_offsets(blocks: Tensor, numbers: Tensor) -> Tensor:
-    """What the 4- and 5-bit k types share: (blocks, 256) numbers, scales and offsets in front of them."""
+    """What the 4- and 5-bit k types share: (blocks, 256) values, scales and offsets in front of them."""
     scales, offsets = six_bits(blocks[:, 4:16])
     return shifted(scaled(numbers, half(blocks, 0) * scales), half(blocks, 2) * offsets)
 
@@ -130,7 +130,7 @@ def q6_k(blocks: Tensor) -> Tensor:
     return scaled(numbers.float().sub_(32), half(blocks, 208) * scales)
 
 
-# ---------------------------------------------------------------- plain numbers
+# ---------------------------------------------------------------- plain values
 
 def f32(blocks: Tensor) -> Tensor:
     return blocks.contiguous().view(torch.float32)

@@ -1,5 +1,5 @@
 """SyncNet (Chung & Zisserman, "Out of time: automated lip sync in the wild", 2016): what a mouth shows and what is
-heard become points of one space, near each other where they belong together.
+sound become points of one space, near each other where they belong together.
 
 The network has the authors' layers and key names, so that their file `syncnet_v2.model` loads as it is; the user gets
 it, nothing is downloaded. Adjacent windows of frames go through it as one strip, which is

@@ -101,7 +101,7 @@ def tensor_at(raw: Tensor, start: int, entry: dict) -> Tensor:
 
 
 def typed(raw: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes as numbers: in place, or copied where they lie at an odd address."""
+    """Bytes as values: in place, or copied where they lie at an odd address."""
     return (raw if raw.storage_offset() % dtype.itemsize == 0 else raw.clone()).view(dtype)
 
 

@@ -126,7 +126,7 @@ class TakeSession:
     def journal(self, prefix: str, keep_chunks: bool, writer: VideoWriter) -> Iterator[Journal]:
         """The take's journal, with the chunks that it may use again; afterwards what is to be kept of it is kept.
 
-        Of a take that cannot be told from another nothing is used again, and what was kept under another name stays.
+        Of a take without a fingerprint nothing is used again, and what was kept under another name stays.
         """
         contracts, unreadable = take_fingerprints(self.guider, self.values(writer),
                                                   map(self.values_of, self.plan.chunks))
@@ -225,19 +225,19 @@ class TakeSession:
 
     @cached_property
     def people(self) -> Tensor | None:
-        """Masks (1, K, H, W) of who has which voice, cut as the picture is."""
+        """Masks (1, K, H, W) of the speakers, cut as the picture is."""
         return self.speech and self.speech.people_on(self.picture, self.plan.height, self.plan.width,
                                                      self.backbone.grid)
 
     def audio_of(self, chunk: Chunk) -> Tensor | None:
-        """The speech of a chunk's window, as the backbone hears it."""
+        """A chunk's audio features, as the backbone takes them."""
         if self.speech is None or self.backbone.audio_shape is None:
             return None
         return self.backbone.hear(self.speech, self.plan.timeline, chunk.first_latent, chunk.latents)
 
     @cached_property
     def canvases(self) -> tuple[Tensor | None, Tensor | None]:
-        """The backbone's canvas for the first chunk and for the others."""
+        """The backbone's concat latent for the first chunk and for the others."""
         longest = max(chunk.latents for chunk in self.plan.chunks)
         return tuple(self.backbone.canvas(lambda frames: encode_frames(self.vae, frames), picture, longest,
                                           self.plan.height, self.plan.width) for picture in (self.fitted_picture, None))
@@ -262,7 +262,7 @@ class TakeSession:
         return self.reference
 
     def sample_chunk(self, chunk: Chunk, context: Tensor | None, journal: Journal | None = None) -> Tensor:
-        """The chunk's whole window (1, C, n, h, w) through the guider, sampler and callbacks that core would use."""
+        """The whole chunk (1, C, n, h, w) through the guider, sampler and callbacks that core would use."""
         self.progress.begun(chunk)
         reference = self.reference_of(chunk, journal)
         inputs = self.backbone.chunk_inputs(ChunkRequest(

@@ -1,5 +1,6 @@
 """wav2vec2 at the rate of the frames, as talking-avatar models are trained with it: the convolutions' features are
-brought to one row per video frame before projection and transformer, which is not the same as doing it behind them.
+brought to one feature frame per video frame before projection and transformer, which is not the same as doing it behind
+them.
 """
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,7 +12,7 @@ from .families import Wav2Vec2Clip, first_of
 
 
 def encode_at(clip: Wav2Vec2Clip, steps: int, windows: Iterable[Window], keep: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Per window the hidden states `keep` (1, n, C) of what the window keeps; windows count in `steps` over the clip,
+    """Per segment the hidden states `keep` (1, n, C) of what it keeps; segments count in `steps` over the clip,
     whose first and last feature stay where they are."""
     family, rows = clip.family, clip.family.rows(clip.speech.shape[1])
     below, share = positions(rows, steps)

@@ -1,7 +1,7 @@
 """Speech encoders on ComfyUI's AUDIO_ENCODER socket, and their features for speech of any length.
 
 No paper: wav2vec2 and whisper as their authors publish them. Core's loader serves the checkpoints it knows and
-transformers the rest; both run in overlapping windows: the memory of one window, and whisper does not stop at 30 s.
+transformers the rest; both run in overlapping segments: the memory of one segment, and whisper does not stop at 30 s.
 """
 import importlib
 import json
@@ -67,12 +67,13 @@ def as_speech_encoder(audio_encoder) -> SpeechEncoder:
 @torch.no_grad()
 def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", window_seconds: float = 30.0,
                   overlap_seconds: float = 4.0) -> dict:
-    """Encode a whole AUDIO (one `audio_clip`) -> AUDIO_ENCODER_OUTPUT, float32 rows on disk that read as CPU tensors.
+    """Encode a whole AUDIO (one `audio_clip`) -> AUDIO_ENCODER_OUTPUT, float32 feature frames on disk that read as CPU
+    tensors.
 
     `encoded_audio` (1, S, C) is the final output, `encoded_audio_all_layers` a tuple of the selected layers (1, S, C),
-    `audio_samples` the length at 16 kHz, `rate_hz` the rows per second, `family` wav2vec2 or whisper, `files` what
-    holds the layers. One pass where the speech fits one window; whisper's window is always its own 30 s. ValueError
-    names the input at fault.
+    `audio_samples` the length at 16 kHz, `rate_hz` the feature frames per second, `family` wav2vec2 or whisper, `files`
+    what holds the layers. One pass where the speech fits one segment; whisper's segment is always its own 30 s.
+    ValueError names the input at fault.
     """
     give_back()     # what decoding the sound left behind
     speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])
@@ -95,7 +96,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
 
 
 def watched(windows: Sequence[Window]) -> Iterator[Window]:
-    """Each window in turn, with ComfyUI's progress bar and its cancel button."""
+    """Each segment in turn, with ComfyUI's progress bar and its cancel button."""
     progress = comfy.utils.ProgressBar(len(windows))
     for window in windows:
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,9 +1,9 @@
-"""The seam to speech networks: wav2vec2 (and hubert) and whisper, from ComfyUI or transformers, driven in windows; and
+"""The seam to speech networks: wav2vec2 (and hubert) and whisper, from ComfyUI or transformers, driven in segments; and
 log-mel, which needs no network.
 
 Both libraries name the parts of wav2vec2 alike, so one walk serves both. Whatever in the published preprocessing spans
-the whole clip (unit variance, GroupNorm, whisper's loudest mel bin) is measured over the whole clip, whichever window
-is being encoded; without that, windows could not equal one pass.
+the whole clip (unit variance, GroupNorm, whisper's loudest mel bin) is measured over the whole clip, whichever segment
+is being encoded; without that, segments could not equal one pass.
 """
 import math
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class Wav2Vec2:
 
     @property
     def field(self) -> int:
-        """Samples that one row sees."""
+        """Samples that one feature frame covers."""
         size = 1
         for conv in reversed(self.convs):
             size = (size - 1) * conv.stride[0] + conv.kernel_size[0]
@@ -69,7 +69,8 @@ class Wav2Vec2:
         return max(1, (samples - self.field) // self.hop + 1)
 
     def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "Wav2Vec2Clip":
-        """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one row's field is padded with silence."""
+        """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one feature frame's field is padded with
+        silence."""
         if speech.shape[1] < self.field:
             speech = pad(speech, (0, self.field - speech.shape[1]))
         mean, deviation = torch.zeros(()), torch.ones(())
@@ -127,7 +128,8 @@ class Wav2Vec2Clip:
         return replace(self, scale=scale, shift=shift)
 
     def features(self, first: int, end: int) -> Tensor:
-        """Convolutional features (1, end - first, C) of rows [first, end), equal to those of the whole clip."""
+        """Convolutional features (1, end - first, C) of feature frames [first, end), equal to those of the whole
+        clip."""
         family = self.family
         last = end == family.rows(self.speech.shape[1])
         x = self.samples(first * family.hop, self.speech.shape[1] if last else (end - 1) * family.hop + family.field)
@@ -165,7 +167,7 @@ class Whisper:
         return -(-samples // self.hop)
 
     def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "WhisperClip":
-        """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one window is padded with silence, as always."""
+        """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one segment is padded with silence, as always."""
         mel = torchaudio.transforms.MelSpectrogram(
             sample_rate=RATE, n_fft=400, hop_length=MEL_HOP, n_mels=self.encoder.conv1.in_channels, f_min=0, f_max=8000,
             norm="slaney", mel_scale="slaney")
@@ -183,7 +185,7 @@ class WhisperClip:
     device: torch.device
     rows: int                   # of the clip with its padding
     mel: torch.nn.Module
-    floor: float                # log10 of the quietest value that is told apart, from the loudest of the whole clip
+    floor: float                # log10 of the quietest value that is distinguished, from the loudest of the whole clip
 
     def log_mel(self, first: int, end: int) -> Tensor:
         """log10 mel (1, mels, 2 * (end - first)) of rows [first, end), equal to that of the whole clip."""
@@ -203,7 +205,7 @@ class WhisperClip:
 
 @dataclass(frozen=True, eq=False)
 class LogMel:
-    """Nothing but energies in bands, as the puppet hears them; no weights. Its layers are channels, all of one row."""
+    """Nothing but energies in bands, for the puppet; no weights. Its layers are channels, all of one row."""
     name = "log-mel"
     rate_hz = speech_mel.RATE_HZ
     layer_count = speech_mel.LAYERS

@@ -1,7 +1,8 @@
-"""Speech features of any length on disk instead of in RAM: float32 rows in an unnamed file of ComfyUI's temp folder.
+"""Speech features of any length on disk instead of in RAM: float32 feature frames in an unnamed file of ComfyUI's temp
+folder.
 
-Rows are appended window by window and read through a mapping, so a chunk costs the pages it touches. The file goes with
-the last tensor that shows it, or with the process.
+Frames are appended segment by segment and read through a mapping, so a chunk costs the pages it touches. The file goes
+with the last tensor that shows it, or with the process.
 """
 import mmap
 import tempfile
@@ -25,7 +26,7 @@ class FeatureFile:
         self._mapping: mmap.mmap | None = None
 
     def append(self, layers: Sequence[Tensor]) -> None:
-        """The next rows of every layer, each (1, n, C). ValueError where the disk refuses."""
+        """The next feature frames of every layer, each (1, n, C). ValueError where the disk refuses."""
         rows = torch.stack([layer[0].to("cpu", torch.float32) for layer in layers], 1)   # (n, layers, C)
         self._shape = rows.shape[1:]
         try:

@@ -1,4 +1,5 @@
-"""Speech features on the wire, as the backbones read them: one or several voices, and the rows of one chunk."""
+"""Speech features on the wire, as the backbones read them: one or several audio streams, and the feature frames of one
+chunk."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ SPARE_SECONDS = 0.5   # speech features may end this much before the take
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """`voices`: per person its layers (1, S, C) at `rate_hz` rows a second. `people`: masks (1, K, H, W) of who has
-    which voice, where there are several. `family`: what made the features."""
+    """`voices`: per audio stream its layers (1, S, C) at `rate_hz` frames a second. `people`: masks (1, K, H, W) of
+    their speakers, where there are several. `family`: what made the features."""
     voices: tuple[Sequence[Tensor], ...]
     rate_hz: float
     family: str = ""
@@ -77,13 +78,13 @@ class Speech:
         return masks
 
     def rows(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:
-        """One row per pixel frame of the first voice (layers, frames, C)."""
+        """One feature frame per pixel frame of the first audio stream (layers, frames, C)."""
         rows = torch.cat([clock.feature_rows(layer, self.rate_hz, first_frame, frames) for layer in self.voices[0]])
         self.release()
         return finite(rows)
 
     def windows(self, first_frame: int, frames: int, stride: int) -> Tensor:
-        """What is heard around each pixel frame (1, voices, frames, slots, layers, C), `stride` steps per frame."""
+        """The audio slots around each pixel frame (1, voices, frames, slots, layers, C), `stride` steps per frame."""
         steps = window_steps(first_frame, frames, stride, self.voices[0][0].shape[1])
         heard = torch.stack([torch.stack([layer[0, steps] for layer in voice], 2) for voice in self.voices])
         self.release()

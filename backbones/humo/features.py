@@ -1,7 +1,7 @@
-"""What HuMo hears: whisper-large-v3 at 25 Hz, five groups of its 33 states, for speech of any length.
+"""HuMo's audio features: whisper-large-v3 at 25 Hz, five groups of its 33 states, for speech of any length.
 
-As the authors have it each stretch of 30 s is heard by itself, and the rate is halved over the whole speech at once:
-what a frame hears depends on where the speech ends, so chunks take their part of it behind this.
+As the authors have it each stretch of 30 s is encoded by itself, and the rate is halved over the whole speech at once:
+a frame's features depend on where the speech ends, so chunks take their part of it after this.
 """
 from collections.abc import Callable, Iterator, Sequence
 

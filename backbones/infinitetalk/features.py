@@ -1,7 +1,7 @@
-"""What InfiniteTalk and MultiTalk hear: chinese-wav2vec2-base at 25 Hz, what leaves each of its 12 layers.
+"""InfiniteTalk's and MultiTalk's audio features: chinese-wav2vec2-base at 25 Hz, what leaves each of its 12 layers.
 
 The speech is brought to -23 LUFS, and the convolutions' features to the video's rate before the transformer, as the
-authors have it; windows give what one pass gives.
+authors have it; segments give what one pass gives.
 """
 from collections.abc import Callable, Iterator, Sequence
 

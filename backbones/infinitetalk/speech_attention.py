@@ -1,7 +1,7 @@
 """The speech cross-attention that InfiniteTalk's model patch adds to each Wan block, for one call of the model.
 
 Core's own patch takes one batch row, one length and two masks; this one takes the speech of each row of the batch,
-tokens that follow the chunk (anchors hear nothing), and a third mask for what is neither person, as the authors have.
+tokens that follow the chunk (anchors get no audio), and a third mask for what is neither speaker, as the authors have.
 """
 from dataclasses import dataclass
 
@@ -44,7 +44,8 @@ class SpeechAttention:
         return kwargs["x"]
 
     def add_speech(self, kwargs: dict) -> Tensor:
-        """An attn2_patch: the hidden states with what the chunk's tokens hear; what follows them stays as it is."""
+        """An attn2_patch: the hidden states with the audio cross-attention of the chunk's tokens; what follows them
+        stays as it is."""
         x, options = kwargs["x"], kwargs["transformer_options"]
         block = self.blocks[options["block_index"]]
         attention, frames = block.audio_cross_attn, self.tokens.shape[1]

@@ -140,7 +140,7 @@ class LongCatBackbone(Backbone):
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
 
     def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
-        """(1, voices, frames, slots, layers, C) from the latent before the window on; of the first of all latents there
+        """(1, voices, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there
         is but one frame, its last."""
         before = min(first_latent, 1)
         frames = clock.frames_for_latents(before + latents)
@@ -158,7 +158,7 @@ class LongCatBackbone(Backbone):
 
 
 def in_window(call: LongCatCall) -> LongCatCall:
-    """The call with the known frames and the speech of its own context window, where a node samples in windows."""
+    """The call with the conditioning frames and the audio features of its own context window, where there is one."""
     window = call.transformer_options.get("context_window")
     if window is None:
         return call
@@ -176,7 +176,7 @@ def in_window(call: LongCatCall) -> LongCatCall:
 
 
 def rows_of(latents: list[int]) -> list[int]:
-    """The pixel frames whose speech some latents hear: four each behind one that goes before; the take's first latent
+    """The pixel frames whose audio some latents get: four each after one that goes before; the take's first latent
     has but one."""
     first, *others = latents
     own = [4 * first - 4, *(4 * first + step for step in range(-3, 1))] if first else [0]

@@ -196,7 +196,7 @@ def config_of(name: str, weights: Weights, told: Mapping | None) -> LongCatConfi
 
 
 def flat(config: LongCatConfig) -> dict:
-    """A config's numbers in one dict, the audio path's beside the others."""
+    """A config's values in one dict, the audio path's beside the others."""
     fields = asdict(config)
     return {**fields, **(fields["audio"] or {}), "audio": config.audio is not None}
 

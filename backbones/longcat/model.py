@@ -34,7 +34,7 @@ HIDDEN_PER_FACTOR = 2048    # ComfyUI's memory factor of a video transformer, by
 
 
 class LongCatNetwork(LongCat):
-    """The same weights and numbers, called as ComfyUI calls its own video models."""
+    """The same weights and config, called as ComfyUI calls its own video models."""
 
     def __init__(self, config: LongCatConfig, operations, dtype: torch.dtype | None = None, device=None):
         super().__init__(config, operations, optimized_attention, dtype, device, rotate_fused)
@@ -97,8 +97,8 @@ class LongCatVideo(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """CONDITIONING to arguments of the network. Raises ValueError where text or reference are another model's.
 
-        `audio_windows` (1, people, frames, window, layers, channels); an avatar hears null audio (zeros) without it.
-        `people_masks` (1, K, H, W) in pixels. `reference_latents`: tensors in LATENT space, (1, C, r, h, w).
+        `audio_windows` (1, people, frames, window, layers, channels); without it an avatar gets unconditional audio
+        (zeros). `people_masks` (1, K, H, W) in pixels. `reference_latents`: tensors in LATENT space, (1, C, r, h, w).
         """
         out = super().extra_conds(**kwargs)
         noise, audio = kwargs["noise"], kwargs.get("audio_windows")
@@ -121,7 +121,7 @@ class LongCatVideo(comfy.model_base.BaseModel):
         return out
 
     def fitted_text(self, text: Tensor) -> Tensor:
-        """Exactly 512 rows, as the model was trained: a padded row is attended to, so their number counts."""
+        """Exactly 512 tokens, as the model was trained: padding is attended to, so their count matters."""
         width = self.diffusion_model.config.caption
         if text.shape[-1] != width:
             raise ValueError(f"prompt: got text of width {text.shape[-1]}, wanted {width}. Connect the text encoder "

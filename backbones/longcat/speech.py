@@ -1,8 +1,8 @@
 """Speech for LongCat-Video-Avatar (section 3.1): chinese-wav2vec2-base at 32 Hz for 1.0, five groups
 of whisper-large-v3's layers at 25 Hz for 1.5.
 
-Made window by window into a file, so memory is that of one window. Every step lies where it does in one pass over the
-whole clip, and what belongs to the whole clip (loudness, variance, the first norm) is measured over all of it.
+Encoded segment by segment into a file, so memory is that of one segment. Every step lies where it does in one pass over
+the whole clip, and what belongs to the whole clip (loudness, variance, the first norm) is measured over all of it.
 """
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -43,8 +43,8 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
     """Waveforms (N,) at 16 kHz, one per person -> AUDIO_ENCODER_OUTPUT as the LongCat backbone reads it.
 
     Each is followed by silence, to the end of the longest one's last chunk (`silence_after`). `noise_seed`: of 1.0's
-    noise floor, another one per voice; None for none. `people`: masks (1, K, H, W) of who has which voice. Silence is a
-    voice of zeros. ValueError where the encoder is not the one `version` was trained with.
+    noise floor, another one per audio stream; None for none. `people`: masks (1, K, H, W) of the speakers. Silence is a
+    stream of zeros. ValueError where the encoder is not the one `version` was trained with.
     """
     encoder = as_speech_encoder(audio_encoder)
     record = match_encoder(encoder, version)
@@ -61,7 +61,7 @@ def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, 
                     len(speech) / RATE)
         for layers in encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
             file.append(layers)
-            del layers      # or the next window would be made beside it
+            del layers      # or the next segment would be made beside it
     give_back()
     stored = tuple(file.layers() for file in files)
     several = {"voices": stored, "people_masks": people} if people is not None else {}
@@ -107,7 +107,8 @@ def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: 
 
 def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None
                    ) -> Pieces:
-    """The five groups; like upstream whisper hears 30 s at a time, each stretch by itself. There is no noise floor."""
+    """The five groups; like upstream whisper encodes 30 s at a time, each stretch by itself. There is no noise
+    floor."""
     stretch = family.window_rows * family.hop
     stretches = leveled(padded(speech, end), RATE).split(stretch)
     whole = Window(0, family.window_rows, 0, family.window_rows)
@@ -121,7 +122,8 @@ def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: i
 
 
 def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None) -> Pieces:
-    """Each piece by itself: a row hears its own moment alone, beyond the speech silence. There is no noise floor."""
+    """Each piece by itself: a feature frame covers its own time alone, beyond the speech silence. There is no noise
+    floor."""
     rows, size = family.rows(end), WINDOW_SECONDS * family.rate_hz
     windows = [Window(first, min(first + size, rows), first, min(first + size, rows)) for first in range(0, rows, size)]
     clip = family.open(speech[None], device, windows)

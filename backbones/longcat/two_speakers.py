@@ -12,9 +12,9 @@ logger = logging.getLogger("lodestar")
 
 
 def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[Tensor], dict]:
-    """AUDIOs, one of which may be missing -> both tracks (N,) at 16 kHz as they are heard, and their mix, an AUDIO.
+    """AUDIOs, one of which may be missing -> both tracks (N,) at 16 kHz as they are encoded, and their mix, an AUDIO.
 
-    Spoken together, silence follows the shorter one, which the log says. ValueError where there is no speech.
+    Where both speak together, silence follows the shorter one, which the log says. ValueError where there is no speech.
     """
     given = [audio for audio in (audio_1, audio_2) if audio is not None]
     rate = max((audio["sample_rate"] for audio in given), default=0)
@@ -28,7 +28,7 @@ def spoken(mode: str, audio_1: dict | None, audio_2: dict | None) -> tuple[list[
 
 
 def say_shorter(first_seconds: float, second_seconds: float) -> None:
-    """In the log: whose voice ends first, and by how much."""
+    """In the log: which recording ends first, and by how much."""
     if abs(first_seconds - second_seconds) > SAME_SECONDS:
         shorter, longer = (1, 2) if first_seconds < second_seconds else (2, 1)
         logger.info("audio_%d is %.2f s shorter than audio_%d (%.2f s): silence follows it", shorter,

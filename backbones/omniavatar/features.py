@@ -1,6 +1,6 @@
-"""What OmniAvatar hears: wav2vec2-base-960h at 25 Hz, all its hidden states.
+"""OmniAvatar's audio features: wav2vec2-base-960h at 25 Hz, all its hidden states.
 
-Silence follows the normalised speech as zeros, as upstream pads it; windows give what one pass gives.
+Silence follows the normalised speech as zeros, as upstream pads it; segments give what one pass gives.
 """
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -25,7 +25,7 @@ class OmniAvatarNetwork(comfy.ldm.wan.model.WanModel):
         """The velocity of `x` (B, 16 + 17, T, h, w): latents, the reference, and where frames are to be made.
 
         `audio` (B, 4 C, T, 1, 1): features of each latent; None is zeros. `time_dim_concat` (B, 16, t, h, w): clean
-        frames, which get the channels of known ones and hear zeros.
+        frames, which get the channels of known ones and get zeros as audio.
         """
         ahead = 0
         if time_dim_concat is not None:

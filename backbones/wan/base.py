@@ -122,7 +122,7 @@ class Wan(Backbone):
         return encode(frames)
 
     def i2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
-        """Known frames as concat channels over the canvas; the mask is 0 where they are known."""
+        """Conditioning frames as concat channels over the concat latent; the mask is 0 there."""
         channels, height, width = request.latent_shape
         assert request.canvas is not None
         concat = request.canvas[:, :, :request.latents].clone()

@@ -76,7 +76,8 @@ class WanCall:
         return -(-self.x.shape[-2] // rows), -(-self.x.shape[-1] // columns)
 
     def rows(self, times: Sequence[float]) -> Tensor:
-        """RoPE rows for latent frames at `times`, with ScaleROPE's options acting on them as on the model's own."""
+        """RoPE frequencies for latent frames at `times`, with ScaleROPE's options acting on them as on the model's
+        own."""
         embedder, device = self.module.rope_embedder, self.x.device
         axes = scaled_axes(self.transformer_options.get("rope_options"))
         place = (tuple(times), self.grid, tuple(embedder.axes_dim), embedder.theta, axes)

@@ -1,8 +1,8 @@
 """Wan 2.2 S2V (speech to video) on ComfyUI's WanModel_S2V.
 
 Its own reference already stands in the future at max(30, n+9) with timestep 0: the anchor techniques move it, and
-further anchors join it as reference frames. Its context is outside the window (19 motion latents). Chunks and context
-windows hear what the whole take would have given them (wan_s2v_audio.py).
+further anchors join it as reference frames. Its context is outside the chunk (19 motion latents). Chunks and context
+windows get the audio features of the whole take (s2v_audio.py).
 """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -86,7 +86,7 @@ class WanS2V(Backbone):
         return layout.append(Span("reference", tuple(range(first, first + reference.shape[2]))))
 
     def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
-        """(layers, rows, C), 4 rows per latent, those of `history_latents` first."""
+        """(layers, frames, C), 4 feature frames per latent, those of `history_latents` first."""
         history = history_latents(first_latent)
         return super().hear(speech, clock, first_latent - history, history + latents)
 

@@ -1,8 +1,8 @@
 """S2V's speech inside the model: audio tokens made as in one pass over the whole take, and handed to the blocks.
 
-ComfyUI's causal audio encoder hears two latents back and repeats its first row before the start, so a chunk that opens
-it anew hears a standstill there. It gets that history here, and its tokens join the blocks in their replacements: the
-model itself stays as it is, and two calls of one model cannot disturb each other.
+ComfyUI's causal audio encoder reaches two latents back and repeats its first frame before the start, so a chunk that
+restarts it gets a standstill there. It gets that history here, and its tokens join the blocks in their replacements:
+the model itself stays as it is, and two calls of one model cannot disturb each other.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -15,11 +15,11 @@ from .call import WanCall
 
 SPEECH, SPEECH_LAYERS = "audio_embed", 25
 ROWS_PER_LATENT = 4
-HISTORY_LATENTS = 2     # before a latent's own rows: the encoder's reach is 8 rows
+HISTORY_LATENTS = 2     # before a latent's own frames: the encoder's reach is 8 frames
 
 
 def history_latents(first_latent: int) -> int:
-    """How many latents of speech go before a window that begins at `first_latent` of the take."""
+    """How many latents of speech go before a chunk that begins at `first_latent` of the take."""
     return min(first_latent, HISTORY_LATENTS)
 
 

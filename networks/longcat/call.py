@@ -16,7 +16,7 @@ Cached = Sequence[tuple[KVCache, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """`masks` (B, K, tokens) of the first frame; `key_rows`: RoPE rows of the voices' audio tokens."""
+    """`masks` (B, K, tokens) of the first frame; `key_rows`: RoPE frequencies of the audio streams' tokens."""
     masks: Tensor
     key_rows: Tensor
     span: int
@@ -25,7 +25,7 @@ class People:
     @classmethod
     def of(cls, masks: Tensor, centers: Sequence[float], tokens: int, head_dim: int, span: int, interval: int
            ) -> "People":
-        """The voices stand at `centers`, each with its `tokens` audio tokens."""
+        """The audio streams are at `centers`, each with its `tokens` audio tokens."""
         positions = torch.cat([torch.full((tokens,), center, device=masks.device) for center in centers])
         return cls(masks, rotation(positions, head_dim)[None, :, None], span, interval)
 

@@ -12,8 +12,8 @@ from ..packed import Weight
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """`width`: numbers per window slot (layers x channels: 12 x 768 in Avatar 1.0, 5 x 1280 in 1.5). `ratio`: video
-    frames per latent after the first. `class_range`, `class_interval`: the people's RoPE positions."""
+    """`width`: values per audio slot (layers x channels: 12 x 768 in Avatar 1.0, 5 x 1280 in 1.5). `ratio`: video
+    frames per latent after the first. `class_range`, `class_interval`: the speakers' RoPE positions."""
     width: int
     window: int = 5
     intermediate: int = 512
@@ -26,7 +26,7 @@ class AudioConfig:
 
     @property
     def group(self) -> int:
-        """Slots of the `ratio` video frames of one latent: both outer halves of the windows and every centre."""
+        """Slots of the `ratio` video frames of one latent: both outer halves and every centre."""
         return self.window + self.ratio - 1
 
 
@@ -88,7 +88,7 @@ class LongCatConfig:
 
 
 def audio_from(shape, weights: Mapping[str, Weight]) -> AudioConfig:
-    """The audio path's numbers: window and group columns are W and W + 3 slots of the same width, 4 frames a latent."""
+    """The audio path's sizes: window and group columns are W and W + 3 slots of the same width, 4 frames a latent."""
     intermediate, columns = shape("audio_proj.proj1.weight")
     grouped = shape("audio_proj.proj1_vf.weight")[1]
     width = (grouped - columns) // 3

@@ -37,8 +37,8 @@ class SelfAttention(nn.Module):
         return self.q_norm(query), self.k_norm(key), value
 
     def forward(self, x: Tensor, call: Call, cached: Cached):
-        """(B, N, C) -> the same, and each noisy token's position among people (B, N', float32) or None. `cached`: of
-        this block alone."""
+        """(B, N, C) -> the same, and each noisy token's position among the speakers (B, N', float32) or None. `cached`:
+        of this block alone."""
         query, key, value = self.keys_and_values(x)
         query, key = self.rotate(query, call.rows), self.rotate(key, call.rows)
         key = with_cached([cache.keys(0, frequencies, self.rotate) for cache, frequencies in cached], key)
@@ -74,7 +74,7 @@ def for_branches(cached: Tensor, batch: int) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Video tokens look at text or at their own frame's audio; `context_width` is the width of the latter."""
+    """Video tokens attend to text or to their own frame's audio; `context_width` is the width of the latter."""
 
     def __init__(self, config: LongCatConfig, context_width: int, operations, attention: Attention, rotate: Rotate,
                  **kind):
@@ -143,7 +143,7 @@ class PatchEmbedder(nn.Module):
 
 
 class AudioProjector(nn.Module):
-    """One window of speech features per video frame -> `tokens` audio tokens per latent frame."""
+    """Audio slots per video frame -> `tokens` audio tokens per latent frame."""
 
     def __init__(self, audio: AudioConfig, operations, **kind):
         super().__init__()
@@ -175,7 +175,7 @@ def time_features(timestep: Tensor, size: int) -> Tensor:
 
 
 def people_rows(positions: Tensor, frames: int, head_dim: int) -> Tensor:
-    """(B, frames * S) positions -> 1D RoPE rows (B * frames, S, 1, D / 2, 2, 2) of each frame's tokens."""
+    """(B, frames * S) positions -> 1D RoPE frequencies (B * frames, S, 1, D / 2, 2, 2) of each frame's tokens."""
     rows = rotation(positions.flatten(), head_dim)
     return rows.reshape(len(positions) * frames, -1, 1, *rows.shape[1:])
 

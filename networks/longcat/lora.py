@@ -2,8 +2,8 @@
 
 A fused layer (qkv, kv, modulation) is trained in 2, 3 or 6 parts, each with rows of its own: a part is an ordinary
 pair.
-For a loader that knows no parts they become one pair with a block-diagonal up matrix: the same weights, more numbers.
-The scale is the file's own `alpha_scale`.
+For a loader that knows no parts they become one pair with a block-diagonal up matrix: the same weights, more
+parameters. The scale is the file's own `alpha_scale`.
 """
 from collections.abc import Mapping
 from typing import NamedTuple

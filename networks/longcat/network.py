@@ -168,7 +168,7 @@ class LongCat(nn.Module):
                              (call.tokens,) * length)
                      for span, (first, length) in enumerate(zip(accumulate(clean, initial=0), clean, strict=False)))
 
-    @torch.compiler.disable     # Python values of this call, which a graph would not look at again
+    @torch.compiler.disable     # Python values of this call, which a graph would not read again
     def begin(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
               factors: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:

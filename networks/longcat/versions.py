@@ -41,7 +41,7 @@ PUPPET = Version("the puppet", 25, 3.0, avatar="puppet", layers=5, channels=16, 
                  encoder_layers=4, chunk_frames=49, size=(96, 96), one_size=True)    # 1.5's network, on drawings
 VERSIONS = (BASE, AVATAR_10, AVATAR_15, PUPPET)
 OFFICIAL_AVATARS = (AVATAR_10, AVATAR_15)
-REFERENCE_INDEX = 10    # where the authors put the reference, in latents from the window's first
+REFERENCE_INDEX = 10    # where the authors put the reference, in latents from the chunk's first
 
 
 def version_of(audio_width: int | None, layers: int | None = None) -> Version:

@@ -1,4 +1,4 @@
-"""How OmniAvatar hears: features of 4 pixel frames become one short vector per latent, added to all of its tokens.
+"""OmniAvatar's audio: features of 4 pixel frames become one short vector per latent, added to all of its tokens.
 
 Silence is an encoding like any other; zeros are what guidance calls unconditional audio, and still add a constant, as
 bias and norm stay. Samples of a batch are independent, which upstream's own reshape is not.

@@ -1,6 +1,6 @@
 """Draws a puppet: frames from an identity and one state per frame, with signed distances and exact edges.
 
-Everything is measured on a canvas 64 wide, y down, whatever the size in pixels. Each part is drawn only inside the
+Everything is measured on a picture 64 wide, y down, whatever the size in pixels. Each part is drawn only inside the
 smallest rectangle that holds it in every frame, for all frames at once, from the back to the front.
 """
 import math
@@ -22,7 +22,7 @@ STUBBLE = (0.14, 0.12, 0.13)
 
 @dataclass(frozen=True)
 class Hair:
-    """A hair style, lengths in units of the canvas. The front lies on the head, `lift` above it, down to the line
+    """A hair style, lengths in units of the picture. The front lies on the head, `lift` above it, down to the line
     `height` (share of the face's half height) + `slope` * u + `part` * |u|; `strip` is its half width. `back` is half
     width and lower end of what hangs behind. `bun`: (|x|, y, radius). `zigzag` and `curl` shape its edges."""
     lift: float = 1.6
@@ -69,7 +69,7 @@ class Patch:
 
 
 class Stage:
-    """The canvas of T frames and where head and body are in each."""
+    """The picture of T frames and where head and body are in each."""
 
     def __init__(self, identity: Identity, states: np.ndarray, size: int):
         self.identity, self.size, self.density = identity, size, size / CANVAS

@@ -1,6 +1,6 @@
 """The face probe: who a frame of the puppet shows, how the head is held, what the mouth does; 0.5 M parameters.
 
-It finds head and chest, looks at each held straight, and reads the true parameters that the frame was drawn from.
+It finds head and chest, turns each straight, and predicts the true parameters that the frame was drawn from.
 `python -m training.puppet.face_probe FOLDER --minutes 9` trains it; its `detect` is for pipelines/metrics/report.py.
 """
 import argparse
@@ -115,7 +115,7 @@ class FaceProbe(nn.Module):
         return Statistics(self.mean, self.spread, self.state_mean, self.state_spread, self.share)
 
     def forward(self, pictures: Tensor, placed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 3, 64, 64) in 0..1 to the first guess of PLACED, numbers and states, all standardised, and logits.
+        """(B, 3, 64, 64) in 0..1 to the first guess of PLACED, lengths and states, all standardised, and logits.
         `placed`: where head and chest are, instead of the guess."""
         pictures = pictures - 0.5
         seen = self.whole(pictures)
@@ -171,7 +171,7 @@ def load_face_probe(weights: Path = WEIGHTS) -> FaceProbe:
 
 
 class Batch(NamedTuple):
-    """Frames (N, 3, 64, 64) of some moments of each of `people` in turn, and what is true of them: `numbers` with NaN
+    """Frames (N, 3, 64, 64) of some times of each of `people` in turn, and what is true of them: `numbers` with NaN
     where hidden, `moles`, `choices` (N, options), `states`."""
     people: list[Identity]
     frames: Tensor

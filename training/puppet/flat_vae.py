@@ -1,4 +1,4 @@
-"""ComfyUI's Wan VAE with nothing but 2-D convolutions and all frames at once: the same numbers, several times as fast.
+"""ComfyUI's Wan VAE with nothing but 2-D convolutions and all frames at once: the same outputs, several times as fast.
 
 Of a causal 3-D convolution the last slice meets the frame itself and the others those before it: on a single frame the
 last one is all there is, on a clip the three frames that meet are the channels of one 2-D convolution. Inside, clips

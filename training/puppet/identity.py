@@ -1,6 +1,6 @@
 """Who a puppet is: some seventy traits drawn from a seed, and the same as one flat vector with names.
 
-Lengths are in units of a canvas 64 wide, colours in 0..1. The vector (numbers as they are, choices one-hot, letters
+Lengths are in units of a picture 64 wide, colours in 0..1. The vector (numbers as they are, choices one-hot, letters
 one-hot, moles as presence and place) is what a regressor is asked to read from frames.
 """
 import colorsys
@@ -111,7 +111,7 @@ def lettering(draw: np.random.Generator) -> str:
 
 
 def colours(draw: np.random.Generator) -> dict[str, Colour]:
-    """Colours that can be told apart where they meet: cloth from skin, letters from cloth, background from all."""
+    """Colours that differ visibly where they meet: cloth from skin, letters from cloth, background from all."""
     tone = draw.uniform(0, len(SKINS) - 1)
     skin = jitter(draw, mix(SKINS[int(tone)], SKINS[min(int(tone) + 1, len(SKINS) - 1)], tone % 1), 0.02)
     hair = apart(draw, lambda: jitter(draw, pick(draw, HAIRS), 0.04), 0.28, skin)

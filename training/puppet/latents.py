@@ -1,9 +1,9 @@
 """Clips of the puppet's world as latents, made once: `python -m training.puppet.latents VAE FOLDER --clips 2400`.
 
-Of every clip: its latents as one stream, so that any but the first is a video-type latent; the context of some windows
+Of every clip: its latents as one stream, so that any but the first is a video-type latent; the context of some chunks
 re-encoded, which begins with an image-type latent; pictures of the same person at a grid of times inside the clip,
 before and after it; two short videos of the same person at other times, one where the clip is and one elsewhere, with
-what is said in them; what is heard, and where the lips are. Files that are there already are kept, so the work can be
+their phonemes and audio features, and where the lips are. Files that are there already are kept, so the work can be
 done in slices, and by several processes at once (`--part 0/2`).
 """
 import argparse
@@ -28,7 +28,7 @@ from .world import Take, World
 
 LATENTS = 25                                            # of a clip: 97 frames
 FRAMES, CONTEXT_FRAMES = 4 * LATENTS - 3, 4 * CONTEXT - 3
-RE_ENCODED = (4, 8, 12)                             # latents at which a window may begin with an encoded context
+RE_ENCODED = (4, 8, 12)                             # latents at which a chunk may begin with an encoded context
 PICTURES = (-60, -36, -16, -4, 4, 16, 28, 40, 52, 64, 76, 92, 104, 116, 132, 152, 176)   # frames from the clip's first
 HEARD = 2                                               # rows of speech before the first frame and after the last
 SILENT_SHARE = 0.1                                      # of the clips: nobody speaks, the person moves

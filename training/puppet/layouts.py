@@ -1,4 +1,4 @@
-"""What a batch of the puppet's training is made of: one window of some clips, laid out as one of the papers has it.
+"""What a batch of the puppet's training is made of: one chunk of some clips, laid out as one of the papers has it.
 
 From speech alone, from a picture, from context that was re-encoded or handed over as latents (000, 001); a level
 for each block (002); several pictures at any times (003); a short video of the person ahead of the window (004).
@@ -26,11 +26,11 @@ MOST_PICTURES, LEAST_VIDEO, VIDEO_AHEAD = 4, 3, 8
 
 @dataclass(frozen=True)
 class Config:
-    """`shares` of the layouts. `reference`: "flexible" is at the picture's own time, in the window or up to
-    `farthest_frames` ahead; "fixed" is `fixed_latents` after the window's end whatever picture it is. `silence`: what a
-    clip without speech hears, "null" being zeros; "left out" has no such clips. `lips`: how much more than another
-    latent one counts in which lips move. `base`: the config whose network this one is a LoRA of, of `rank`. `batch` is
-    twice as large while the rate falls."""
+    """`shares` of the layouts. `reference`: "flexible" is at the picture's own time, in the chunk or up to
+    `farthest_frames` ahead; "fixed" is `fixed_latents` after the chunk's end whatever picture it is. `silence`: what a
+    clip without speech has as audio features, "null" being zeros; "left out" has no such clips. `lips`: how much more
+    than another latent one counts in which lips move. `base`: the config whose network this one is a LoRA of, of
+    `rank`. `batch` is twice as large while the rate falls."""
     name: str
     seed: int = 0
     base: str = ""
@@ -126,7 +126,7 @@ def window_of(layout: str, clips: Clips, index: Tensor, draw: Draw) -> Window:
 
 
 def references_of(layout: str, config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Spans:
-    """The clean spans in front of the window, each by itself."""
+    """The clean spans in front of the chunk, each by itself."""
     if config.reference == "none":
         return []
     if layout == "levels":
@@ -156,7 +156,7 @@ def picture(clips: Clips, index: Tensor, place: int) -> Tensor:
 
 
 def heard(config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Tensor:
-    """The window's speech (B, 1, frames, 5, 5, 16); zeros where it is the null condition."""
+    """The chunk's audio features (B, 1, frames, 5, 5, 16); zeros where unconditional."""
     rows = window_steps(4 * window.first + HEARD, 4 * window.latents - 3, 1, clips["heard"].shape[1])
     audio = clips["heard"][index][:, rows].float()
     null = torch.from_numpy(draw.random(len(index)) < config.null_audio)

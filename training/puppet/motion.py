@@ -16,7 +16,7 @@ KNOTS = np.arange(-1, 3)[:, None, None]
 
 
 def motion(seed: int, seconds: np.ndarray) -> np.ndarray:
-    """(T,) times, in any order, to (T, len(MOTION)): lengths in 64ths of the canvas, tilt and lean in radians, scale
+    """(T,) times, in any order, to (T, len(MOTION)): lengths in 64ths of the picture, tilt and lean in radians, scale
     about 1, blink in 0..1, the others in about -1..1."""
     lively = 0.75 + 0.5 * uniform(seed, 99, np.zeros(1, np.int64))[0]
     noise = dict(zip(PERIODS_SECONDS, lively * smooth_noise(seed, seconds), strict=True))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from .lora import add, is_lora
 
 CHUNK, CONTEXT = 13, 4      # latents: 49 and 13 frames
-CONFIG = {  # the fields of an official config.json; speech is 5 x 16 numbers at 25 Hz (techniques/audio/mel.py)
+CONFIG = {  # the fields of an official config.json; speech is 5 x 16 values at 25 Hz (techniques/audio/mel.py)
     "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 6, "num_heads": 3, "caption_channels": 64,
     "mlp_ratio": 4, "adaln_tembed_dim": 32, "frequency_embedding_size": 64, "patch_size": [1, 2, 2],
     "text_tokens_zero_pad": False, "audio_window": 5, "audio_block": 5, "audio_channel": 16, "intermediate_dim": 128,

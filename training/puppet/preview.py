@@ -1,4 +1,4 @@
-"""Pictures and films of the world, for people: a sheet of characters at work, a clip with its sound."""
+"""Pictures and films of the world: a sheet of characters at work, a clip with its sound."""
 from fractions import Fraction
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Trains the puppet on latents of its world: `python -m training.puppet.train CONFIG LATENTS FOLDER --minutes 9`.
 
-Rectified flow on windows of clips, laid out as layouts.py says; the base in full, its variants as LoRAs.
+Rectified flow on chunks of clips, laid out as layouts.py says; the base in full, its variants as LoRAs.
 """
 import argparse
 import json

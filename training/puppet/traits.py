@@ -100,7 +100,7 @@ def trait_scale(share: tuple[float, ...]) -> Tensor:
 
 
 def embedding(numbers: Tensor, probabilities: Tensor, world: Statistics) -> Tensor:
-    """(..., len(EMBEDDED)) from standardised numbers (..., len(MEASURED)) and what moles and options are probable."""
+    """(..., len(EMBEDDED)) from standardised values (..., len(MEASURED)) and what moles and options are probable."""
     joined = torch.cat([numbers, probabilities - world.share], -1)
     return joined * trait_scale(tuple(world.share.tolist())).to(joined)
 

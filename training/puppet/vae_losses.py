@@ -33,7 +33,7 @@ def detail(x: Tensor) -> Tensor:
 
 def blur(made: Tensor, true: Tensor) -> Tensor:
     """(N, 3, H, W): of the details themselves, and of how much of them there is in each neighbourhood. Without the
-    second, what cannot be told exactly is left out, and the picture is soft."""
+    second, what cannot be predicted exactly is left out, and the picture is soft."""
     made, true = detail(made), detail(true)
     return l1_loss(made, true) + 4 * l1_loss(avg_pool2d(made.abs(), CELLS), avg_pool2d(true.abs(), CELLS))
 

@@ -19,7 +19,7 @@ from .motion import motion, with_speech
 from .speech import SAMPLE_RATE, Track, load_tracks, roughened
 
 FPS, SAMPLES_PER_FRAME = 25, SAMPLE_RATE // 25
-MARGIN_FRAMES = 8  # of waveform on both sides of a batch's frames: windows of features reach beyond them
+MARGIN_FRAMES = 8  # of waveform on both sides of a batch's frames: audio slots reach beyond them
 
 
 @dataclass(frozen=True, eq=False)
