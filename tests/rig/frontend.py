@@ -10,7 +10,9 @@ ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle", "--use
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False,
             "Comfy.Graph.CanvasMenu": False, "Comfy.Workflow.Persist": False,
             "Comfy.Appearance.DisableAnimations": True}
-LOADED = "() => window.app?.vueAppReady && app.graph && app.isGraphReady !== false && app.extensionManager"
+LOADED = """() => window.app?.vueAppReady && app.graph && app.isGraphReady !== false
+  && app.extensionManager?.workflow?.activeWorkflow"""       # a fresh page opens a workflow of its own, and late
+STANDS = """ids => JSON.stringify(app.graph.nodes.map(node => `${node.id}`).sort()) === JSON.stringify(ids)"""
 MOUNTED = """(on) => [...document.querySelectorAll('[data-node-id]')].length === (on ? app.graph.nodes.length : 0)"""
 PICTURES = "() => [...document.images].every(image => image.complete)"
 SETTLED = """async () => {
@@ -50,8 +52,9 @@ class Frontend:
         self.run(SETTLED)
 
     def load(self, workflow: dict, name: str) -> None:
-        """Open a UI-format workflow."""
+        """Open a UI-format workflow, and wait until its nodes are those that stand there."""
         self.run("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
+        self.page.wait_for_function(STANDS, arg=sorted(str(node["id"]) for node in workflow["nodes"]))
 
     def load_prompt(self, prompt: Prompt, name: str) -> None:
         """Open an API-format prompt."""

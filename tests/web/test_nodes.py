@@ -59,3 +59,20 @@ def test_every_help_page_is_served(server, nodes):
     for page in PAGES:
         folder = nodes[page.stem]["python_module"].removeprefix("custom_nodes.")
         assert server.request(f"/extensions/{folder}/docs/{page.name}") == page.read_bytes()
+
+
+PICTURES = sorted(page.stem for page in PAGES if "](layout_" in page.read_text(encoding="utf-8"))
+DRAWN = """() => { const image = document.querySelector('.node-help-content img');
+                   return image?.complete && image.naturalWidth; }"""
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_picture_of_a_help_page_is_shown(frontend, name):
+    frontend.nodes_2(False)
+    frontend.run(ADD, name)
+    frontend.run("() => app.canvas.selectNode(app.graph.nodes[0])")
+    frontend.page.get_by_test_id("info-button").dispatch_event("click")
+    frontend.page.wait_for_function(DRAWN)
+    assert frontend.run(DRAWN) == 640
+    frontend.run("() => app.canvas.deselectAll()")
+    frontend.said[:] = [line for line in frontend.said if not line[2].endswith("/en.md")]  # it asks for a translation
