@@ -43,7 +43,7 @@ class LodestarAudioFeatures(io.ComfyNode):
         try:
             select_layers(layers)
         except ValueError as error:
-            return str(error)
+            return f"layers: {error}"
         return True
 
     @classmethod

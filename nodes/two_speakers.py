@@ -1,12 +1,13 @@
 """Two Speakers: two speakers in one picture, together or in turn, each with an audio stream of their own."""
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices
 from ..backbones.longcat.two_speakers import spoken
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.speaker_tracks import MODES
-from ..techniques.speaker_masks import placed_people
-from .input_checks import checked
+from ..techniques.speaker_masks import box_mask, box_masks, drawn_mask, parse_box, people_masks
+from .input_checks import checked, named
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
 PLACE = "Where speaker {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
@@ -57,9 +58,36 @@ class LodestarTwoSpeakers(io.ComfyNode):
     def execute(cls, reference, audio_encoder, mode, box_1, box_2, others, version, noise_floor, noise_floor_seed,
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
         height, width = reference.shape[1:3]
-        people = placed_people(height, width, (mask_1, mask_2), (box_1, box_2), others)
+        people = places(height, width, (mask_1, mask_2), (box_1, box_2), others)
         tracks, mix = spoken(mode, audio_1, audio_2)
         if people.shape[1] > 3:     # others get an audio stream of silence
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
         features = encode_voices(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
         return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)
+
+
+def places(height: int, width: int, masks: tuple, boxes: tuple[str, str], others: str) -> Tensor:
+    """The masks (1, 3 + others, height, width) of everybody in the picture, from the inputs that say where they are."""
+    first, second = (place(mask, box, speaker, height, width)
+                     for speaker, (mask, box) in enumerate(zip(masks, boxes, strict=True), start=1))
+    if (first is None) != (second is None):
+        given, missing = (1, 2) if second is None else (2, 1)
+        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but speaker {given} has a place. Give one to "
+                         "both speakers, or to neither (then each has half of the picture)")
+    with named("others"):
+        silent = [parse_box(line, height, width) for line in others.splitlines() if line.strip()]
+        if first is None or second is None:
+            return box_masks(height, width, others=silent)[None]
+        return people_masks(first, second, *(box_mask(other, height, width) for other in silent))[None]
+
+
+def place(mask: Tensor | None, box: str, speaker: int, height: int, width: int) -> Tensor | None:
+    """One speaker's mask (height, width) of 0 and 1, from either; None where there is neither."""
+    if mask is not None and box.strip():
+        raise ValueError(f"mask_{speaker}, box_{speaker}: got both, wanted one of them; empty the box or unplug the "
+                         "mask")
+    if mask is not None:
+        with named(f"mask_{speaker}"):
+            return drawn_mask(mask, height, width)
+    with named(f"box_{speaker}"):
+        return box_mask(parse_box(box, height, width), height, width) if box.strip() else None

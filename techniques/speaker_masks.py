@@ -44,43 +44,22 @@ def people_masks(person1: Tensor, person2: Tensor, *others: Tensor) -> Tensor:
     return torch.stack([person1, person2, 1 - torch.maximum(person1, person2), *others])
 
 
-def placed_people(height: int, width: int, masks: tuple[Tensor | None, Tensor | None], boxes: tuple[str, str],
-                  others: str) -> Tensor:
-    """Where everybody stands, (1, 3 + others, height, width); with nothing given, each has half of the picture.
-
-    `masks` (1, height, width) of 0 to 1 or `boxes` (see parsed_box) of the two who speak; `others` a box per line.
-    """
-    first, second = (place(*given, person, height, width) for person, given in
-                     enumerate(zip(masks, boxes, strict=True), start=1))
-    silent = [parsed_box(line, "others", height, width) for line in others.splitlines() if line.strip()]
-    if first is None and second is None:
-        return box_masks(height, width, others=silent)[None]
-    if first is None or second is None:
-        given, missing = (1, 2) if second is None else (2, 1)
-        raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but speaker {given} has a place. Give one to "
-                         "both speakers, or to neither (then each has half of the picture)")
-    return people_masks(first, second, *(box_mask(box, height, width) for box in silent))[None]
-
-
-def place(mask: Tensor | None, box: str, person: int, height: int, width: int) -> Tensor | None:
-    """One person's mask (height, width) of 0 and 1, from either; None where there is neither."""
-    if mask is None:
-        return box_mask(parsed_box(box, f"box_{person}", height, width), height, width) if box.strip() else None
-    if box.strip():
-        raise ValueError(f"mask_{person}, box_{person}: got both, wanted one of them; empty the box or unplug the mask")
+def drawn_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """A drawn mask (1, height, width) of 0 to 1 -> (height, width) of 0 and 1. ValueError where it is empty, or of
+    another picture."""
     if tuple(mask.shape[-2:]) != (height, width):
-        raise ValueError(f"mask_{person}: got {mask.shape[-1]}x{mask.shape[-2]}, wanted {width}x{height}, the size of "
-                         "the picture: draw it on the picture, or scale it")
+        raise ValueError(f"got {mask.shape[-1]}x{mask.shape[-2]}, wanted {width}x{height}, the size of the picture: "
+                         "draw it on the picture, or scale it")
     mask = (mask.reshape(-1, height, width)[0] > 0.5).float()
     if not mask.any():
-        raise ValueError(f"mask_{person}: got an empty mask, wanted the area of speaker {person}'s face or body; draw "
-                         f"it again, or use box_{person}")
+        raise ValueError("got an empty mask, wanted the area of the speaker's face or body; draw it again, or use a "
+                         "box")
     return mask
 
 
-def parsed_box(text: str, name: str, height: int, width: int) -> Box:
-    """"left, top, right, bottom" as fractions of the picture -> a box in its pixels. ValueError says `name`."""
-    wanted = f"{name}: got {text.strip()!r}, wanted left, top, right, bottom as fractions of the picture, such as"
+def parse_box(text: str, height: int, width: int) -> Box:
+    """"left, top, right, bottom" as fractions of the picture -> a box in its pixels."""
+    wanted = f"got {text.strip()!r}, wanted left, top, right, bottom as fractions of the picture, such as"
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -89,8 +68,7 @@ def parsed_box(text: str, name: str, height: int, width: int) -> Box:
         raise ValueError(f"{wanted} 0.05, 0.1, 0.45, 0.9; each from 0 to 1, left less than right, top less than bottom")
     box = (int(top * height), int(left * width), int(bottom * height), int(right * width))
     if box[0] == box[2] or box[1] == box[3]:
-        raise ValueError(f"{name}: got {text.strip()!r}, which covers no pixel of the {width}x{height} picture; "
-                         "draw it larger")
+        raise ValueError(f"got {text.strip()!r}, which covers no pixel of the {width}x{height} picture; draw it larger")
     return box
 
 

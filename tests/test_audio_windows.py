@@ -38,7 +38,7 @@ def test_no_window_more_than_a_greedy_walk_needs(steps, window, data):
 
 @pytest.mark.parametrize("overlap", [-1, 10, 11])
 def test_an_overlap_as_long_as_the_window_is_refused(overlap):
-    with pytest.raises(ValueError, match="overlap_seconds"):
+    with pytest.raises(ValueError, match="^got .* of overlap for segments of .*choose an overlap shorter"):
         plan_windows(100, 10, overlap)
 
 
@@ -74,11 +74,11 @@ def test_layers_are_picked_as_a_list_index_would(text, wanted):
 
 @pytest.mark.parametrize("text", ["", "first", "1,,2", "1;2", "0-", "1.5", "25", "-26", "0-25", "3-1"])
 def test_layers_that_are_not_there_are_refused(text):
-    with pytest.raises(ValueError, match="^layers: got"):
+    with pytest.raises(ValueError, match="^got"):
         select_layers(text, 25)
 
 
 def test_layers_are_spell_checked_without_an_encoder():
     select_layers("0-99")
-    with pytest.raises(ValueError, match="layers"):
+    with pytest.raises(ValueError, match="^got .every., wanted all, last"):
         select_layers("every")

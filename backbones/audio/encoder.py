@@ -20,7 +20,7 @@ from torch import Tensor
 from ...techniques.audio.waveform import mix_to_mono
 from ...techniques.audio.windows import Window, kept, plan_windows, select_layers
 from ..allocator import give_back
-from ..socket_values import audio_clip, described
+from ..socket_values import audio_clip, described, named
 from ..weight_files import load_weights
 from .families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
@@ -78,10 +78,12 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     give_back()     # what decoding the sound left behind
     speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])
     family = encoder.family
-    chosen = select_layers(layers, family.layer_count)
+    with named("layers"):
+        chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))
-    windows = plan_windows(family.rows(speech.shape[1]), family.window_rows or round(window_seconds * family.rate_hz),
-                           round(overlap_seconds * family.rate_hz))
+    with named("overlap_seconds"):
+        size = family.window_rows or round(window_seconds * family.rate_hz)
+        windows = plan_windows(family.rows(speech.shape[1]), size, round(overlap_seconds * family.rate_hz))
     logger.info("%s: %.2f s of speech in %d segment(s), %d of %d layers", family.name, speech.shape[1] / RATE,
                 len(windows), len(chosen), family.layer_count)
     comfy.model_management.load_model_gpu(encoder.patcher)

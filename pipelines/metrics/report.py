@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...networks.syncnet import SyncNetMissing, load_syncnet
-from ...techniques.speaker_masks import parsed_box
+from ...techniques.speaker_masks import parse_box
 from .colour import ColourDrift
 from .faces import Detection, FacesMissing, OpenCvFaces
 from .flicker import Flicker
@@ -79,7 +79,10 @@ class ReportBuilder:
             self.left_out["likeness"] = NO_REFERENCE
         else:
             self.measures["likeness"] = Likeness(fps, fit_reference(reference, video.width, video.height))
-        self.box = parsed_box(mouth_box, "mouth_box", video.height, video.width) if mouth_box.strip() else None
+        try:
+            self.box = parse_box(mouth_box, video.height, video.width) if mouth_box.strip() else None
+        except ValueError as error:
+            raise ValueError(f"mouth_box: {error}") from error
         self.identity, self.frechet = Identity(fps), WindowedFrechet(fps)
         self.lips, self.mouth = LipSync(fps), Track(fps)
         self.speech, self.boxed = speech, False

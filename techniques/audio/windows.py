@@ -26,8 +26,8 @@ def plan_windows(steps: int, window: int, overlap: int) -> tuple[Window, ...]:
     They are spread evenly, all of full length, and each overlap is cut in its middle. One segment where it suffices.
     """
     if not 0 <= overlap < window:
-        raise ValueError(f"overlap_seconds: got {overlap} steps of overlap for windows of {window}; "
-                         f"choose an overlap shorter than window_seconds")
+        raise ValueError(f"got {overlap} steps of overlap for segments of {window}; choose an overlap shorter than a "
+                         "segment")
     if steps <= window:
         return (Window(0, steps, 0, steps),)
     gaps = -(-(steps - window) // (window - overlap))
@@ -78,13 +78,13 @@ def select_layers(text: str, count: int = 0) -> tuple[int, ...]:
     for part in {"all": "0--1", "last": "-1"}.get(text.strip().lower(), text).split(","):
         match = re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?", part)
         if match is None:
-            raise ValueError(f"layers: got {text!r}, wanted all, last, or numbers and ranges such as 0,5,-1 or 0-24")
+            raise ValueError(f"got {text!r}, wanted all, last, or numbers and ranges such as 0,5,-1 or 0-24")
         spans.append((int(match[1]), int(match[2] or match[1])))
     chosen: set[int] = set()
     for span in spans if count else ():
         first, last = (number + count if number < 0 else number for number in span)
         if not 0 <= first <= last < count:
-            raise ValueError(f"layers: got {text!r}, but this encoder has layers 0 to {count - 1} (0 is what enters "
+            raise ValueError(f"got {text!r}, but this encoder has layers 0 to {count - 1} (0 is what enters "
                              f"the first block, {count - 1} the final output)")
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))

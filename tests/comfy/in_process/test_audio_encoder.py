@@ -349,7 +349,14 @@ def test_bad_audio_is_refused(tiny, waveform):
 
 def test_layers_are_checked_before_anything_runs():
     assert LodestarAudioFeatures.validate_inputs("0-24") is True
-    assert "layers: got 'fast'" in LodestarAudioFeatures.validate_inputs("fast")
+    assert LodestarAudioFeatures.validate_inputs("fast").startswith("layers: got 'fast'")
+
+
+def test_what_does_not_fit_the_encoder_is_named(tiny):
+    with pytest.raises(ValueError, match="^layers: got '7', but this encoder has layers 0 to 1"):
+        LodestarAudioFeatures.execute(speech(5), tiny, "7", 30.0, 4.0)
+    with pytest.raises(ValueError, match="^overlap_seconds: got 100 steps of overlap for segments of 100"):
+        LodestarAudioFeatures.execute(speech(5), tiny, "last", 2.0, 2.0)
 
 
 @pytest.mark.parametrize("encoder", [lambda: core_wav2vec2(True), lambda: core_wav2vec2(False), core_whisper])
