@@ -58,7 +58,7 @@ CONDITIONS = {
     "none": Condition("no reference", reference=False),
     "plain": Condition("LongCat's own reference, index 10"),
     **{f"ahead {frames}": Condition(f"lookahead {frames} frames", ahead(frames)) for frames in DISTANCES},
-    "past": Condition(f"reference {PAST} frames before the window", BEFORE),
+    "past": Condition(f"reference {PAST} frames before the chunk", BEFORE),
     "sonic": Condition("Sonic's position shift", context="sliding"),
     "end": Condition("reference at the chunk's end (suffix)", END),
     "fixed": Condition("trained with a fixed anchor, lookahead 12", ahead(), FIXED),

@@ -16,12 +16,12 @@ from .verdicts import AHEAD, CLAIMS, Claim, Figures, judged
 BEGIN, END = "<!-- begin: written by experiments/claims -->\n", "<!-- end -->"
 HEAD = """# The claims, reproduced with the puppet
 
-`python -m experiments.claims` makes what is between the two marks below. What is written outside of them is by hand.
+`python -m experiments.claims` writes the part between the two marks below. The rest is written by hand.
 
 """
 HOW = ("A check holds where the whole 95 % interval of its paired difference over characters lies on the claimed side "
-       "and the difference is worth the name (SMALLEST in verdicts.py); numbers are how far, positive as "
-       "claimed. What is only kept cannot carry a claim. Each interval is of one check, not of all of them together.")
+       "and is not smaller than SMALLEST in verdicts.py; the figure is the difference, positive as "
+       "claimed. A check that something is kept cannot carry a claim alone. Each interval is of one check, not of all of them together.")
 SHOWN = ("identity", "identity_slope", "letters", "sync", "lag", "dynamics", "motion_pause", "pose_near", "sharpness",
          "colour")
 DRIFT = ("none", "plain", AHEAD, "truth")

@@ -144,7 +144,7 @@ CLAIMS = (
           "0.869",
           (*better("past", "past time"), *better("sonic", "Sonic's shift"), *better("end", "the chunk's end")), (),
           "No times before the chunk were trained; the keyframe at the end is the take's own picture, not one made "
-          "for that moment; Sonic's windows, as in the paper, were not trained"),
+          "for that time; Sonic's rolling windows, as in the paper, were not trained"),
     Claim(4, "Anchors trained at any distance; an anchor that stands at a time",
           "Seo et al. 2025, Tab. 5: flexible against fixed: sync-C 6.55, 6.45, face 0.894, 0.886; without a time: "
           "2.78, 0.725",
