@@ -21,7 +21,8 @@ HEAD = """# The claims, reproduced with the puppet
 """
 HOW = ("A check holds where the whole 95 % interval of its paired difference over characters lies on the claimed side "
        "and is not smaller than SMALLEST in verdicts.py; the figure is the difference, positive as "
-       "claimed. A check that something is kept cannot carry a claim alone. Each interval is of one check, not of all of them together.")
+       "claimed. A check that something is kept cannot carry a claim alone. "
+       "Each interval is of one check, not of all of them together.")
 SHOWN = ("identity", "identity_slope", "letters", "sync", "lag", "dynamics", "motion_pause", "pose_near", "sharpness",
          "colour")
 DRIFT = ("none", "plain", AHEAD, "truth")

@@ -1,8 +1,8 @@
 """What a batch of the puppet's training is made of: one chunk of some clips, laid out as one of the papers has it.
 
 From speech alone, from a picture, from re-encoded context or context as latents (Seo et al. 2025,
-LongCat-Video-Avatar); a noise level for each block (AvatarForcing); several pictures at any times (EverAnimate); a short
-video of the person ahead of the chunk (TAVR).
+LongCat-Video-Avatar); a noise level for each block (AvatarForcing); several pictures at any times (EverAnimate); a
+short video of the person ahead of the chunk (TAVR).
 """
 import json
 from dataclasses import dataclass, field, fields
