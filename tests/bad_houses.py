@@ -81,6 +81,10 @@ BAD = [
     ("import_law", {"nodes/a.py": module("from lodestar.techniques import rope")}, "relative path"),
     ("import_law", {"__init__.py": module("from lodestar.nodes import comfy_entrypoint")}, "relative path"),
     ("lazy_imports", {"techniques/audio/a.py": module("import scipy.signal")}, "inside the function"),
+    ("import_law", {"nodes/a.py": module("from ..backbones.vae import encode_frames")}, "may not import backbones.vae"),
+    ("import_law", {"nodes/a.py": module("from ..pipelines.take.take import make_take")},
+     "may not import pipelines.take"),
+    ("import_law", {"nodes/a.py": module("from ..pipelines import take")}, "may not import pipelines.take"),
     ("lazy_imports", {"backbones/a.py": module("import transformers")}, "inside the function"),
     ("lazy_imports", {"nodes/a.py": module("class A:\n    from librosa import load")}, "inside the function"),
     ("no_import_work", {"nodes/a.py": module("import os\nos.makedirs('x')")}, "runs at import"),
@@ -95,6 +99,14 @@ BAD = [
     ("size", {"pipelines/a.py": body(*["x = 1"] * 60)}, "longer than 60"),
     ("size", node("        return io.NodeOutput(skip(model))", "        x = 1\n" * 16), "execute is longer"),
     ("module_headers", {"techniques/__init__.py": "x = 1\n"}, "no module header"),
+    *(("size", {f"{room}/a.py": module("x = 1\n" * 400)}, "the limit is 400") for room in (
+        "scripts", "training/puppet", "experiments/claims", "benchmarks", "tests/rig", "tests/comfy")),
+    *(("module_headers", {f"{room}/a.py": "x = 1\n"}, "no module header") for room in (
+        "scripts", "training/puppet", "experiments/claims", "benchmarks", "tests/rig", "tests/comfy")),
+    *(("manners", {f"{room}/a.py": body("global x", "x = 1")}, "run state") for room in (
+        "scripts/lib", "training", "experiments", "benchmarks", "tests/rig")),
+    ("manners", {"training/a.py": module("import sys\nsys.path.append('x')")}, "sys.path"),
+    ("manners", {"tests/rig/a.py": module("import os\n\n\ndef f(g):\n    os.link = g")}, "somebody else"),
     ("manners", {"pipelines/a.py": body("print(1)")}, "print"),
     ("manners", {"pipelines/a.py": body("global x", "x = 1")}, "run state"),
     ("manners", {"nodes/a.py": module("import sys\n\n\ndef f():\n    sys.path.append('x')")}, "sys.path"),
@@ -105,7 +117,8 @@ BAD = [
     ("exceptions", {"nodes/a.py": body("try:", "    g()", "except:", "    h()")}, "names"),
     ("exceptions", {"nodes/a.py": body("try:", "    g()", "except (OSError, Exception):", "    h()")}, "names"),
     ("exceptions", {"nodes/a.py": body("try:", "    g()", "except OSError:", "    pass")}, "useful"),
-    ("exceptions", {"scripts/a.py": module("with contextlib.suppress(Exception):\n    g()")}, "suppress"),
+    *(("exceptions", {f"{room}/a.py": module("with contextlib.suppress(Exception):\n    g()")}, "suppress")
+      for room in ("scripts", "training", "experiments", "benchmarks", "tests/rig")),
     ("patcher_door", {"nodes/a.py": body("m.add_wrapper_with_key(1, 2, 3)")}, "attach.py"),
     ("patcher_door", {"backbones/a.py": body("m.add_object_patch('x', 1)")}, "attach.py"),
     ("patcher_door", {"backbones/a.py": body("m.set_model_attn2_patch(1)")}, "attach.py"),
