@@ -108,7 +108,7 @@ class Backbone(ABC):
 
     def hear(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""
-        return speech.rows(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
+        return speech.frame_features(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
 
     def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...],
                       position: ChunkPosition) -> int:

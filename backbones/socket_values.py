@@ -135,15 +135,15 @@ def loudness_peak(waveform: Tensor) -> float:
 def speech_features(features: Any) -> dict[str, Any]:
     """An AUDIO_ENCODER_OUTPUT as it is, where it is one: layers (1, steps, width) of one shape, for every audio
     stream."""
-    if not isinstance(features, Mapping) or not ({"voices", "encoded_audio_all_layers"} & set(features)):
+    if not isinstance(features, Mapping) or not ({"audio_streams", "encoded_audio_all_layers"} & set(features)):
         raise ValueError(f"got {described(features)}, wanted speech features, as Audio Features or LongCat Speech make")
-    for voice in features.get("voices") or (features["encoded_audio_all_layers"],):
-        if not isinstance(voice, Sequence) or not voice or not all(isinstance(layer, Tensor) for layer in voice):
-            raise ValueError(f"got layers that are {described(voice)}, wanted tensors (1, steps, width). Encode again")
-        shapes = {tuple(layer.shape) for layer in voice}
+    for stream in features.get("audio_streams") or (features["encoded_audio_all_layers"],):
+        if not isinstance(stream, Sequence) or not stream or not all(isinstance(layer, Tensor) for layer in stream):
+            raise ValueError(f"got layers that are {described(stream)}, wanted tensors (1, steps, width). Encode again")
+        shapes = {tuple(layer.shape) for layer in stream}
         shape = shapes.pop()
-        if shapes or len(shape) != 3 or shape[0] != 1 or 0 in shape or not voice[0].is_floating_point():
-            raise ValueError(f"got layers such as {described(voice[0])}, wanted all of one shape (1, steps, width), "
+        if shapes or len(shape) != 3 or shape[0] != 1 or 0 in shape or not stream[0].is_floating_point():
+            raise ValueError(f"got layers such as {described(stream[0])}, wanted all of one shape (1, steps, width), "
                              "floating point. Encode one clip at a time")
     rate = features.get("rate_hz", 1.0)
     if not is_real(rate) or not 0 < rate < math.inf:

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones.audio.encoder import as_speech_encoder, encode_speech
 from ..techniques.audio.recording_digests import sound_marks
-from ..techniques.audio.windows import select_layers
+from ..techniques.audio.segments import select_layers
 from .input_checks import checked
 from .sockets import search_words
 

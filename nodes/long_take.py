@@ -226,7 +226,7 @@ class TakeSession:
     @cached_property
     def people(self) -> Tensor | None:
         """Masks (1, K, H, W) of the speakers, cut as the picture is."""
-        return self.speech and self.speech.people_on(self.picture, self.plan.height, self.plan.width,
+        return self.speech and self.speech.speakers_on(self.picture, self.plan.height, self.plan.width,
                                                      self.backbone.grid)
 
     def audio_of(self, chunk: Chunk) -> Tensor | None:

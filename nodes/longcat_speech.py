@@ -1,7 +1,7 @@
 """LongCat Speech: audio features for LongCat-Video-Avatar 1.0 and 1.5, of any length, in the memory of one segment."""
 from comfy_api.latest import io
 
-from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices, heard
+from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams, resample_speech
 from ..techniques.audio.recording_digests import sound_marks
 from .input_checks import checked
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
@@ -37,5 +37,5 @@ class LodestarLongCatSpeech(io.ComfyNode):
     @checked
     def execute(cls, audio, audio_encoder, version, noise_floor, noise_floor_seed) -> io.NodeOutput:
         seed = noise_floor_seed if noise_floor else None
-        features = encode_voices(audio_encoder, [heard(audio)], version, seed)
+        features = encode_streams(audio_encoder, [resample_speech(audio)], version, seed)
         return io.NodeOutput({**features, "sound_marks": sound_marks(audio)})

@@ -93,7 +93,7 @@ def request(model, vae, chosen: Settings, features: dict | None, picture) -> Chu
         speech = Speech.of(features)
         backbone.check_speech(speech, clock)
         audio = backbone.hear(speech, clock, 0, latents)
-        people = speech.people_on(picture, height, width, backbone.grid)
+        people = speech.speakers_on(picture, height, width, backbone.grid)
     size = height // backbone.spatial_ratio, width // backbone.spatial_ratio
     canvas = backbone.canvas(lambda pictures: encode_frames(vae, pictures), fitted, latents, height, width)
     return ChunkRequest(latents, (model.model.latent_format.latent_channels, *size), None,

@@ -2,8 +2,8 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_voices
-from ..backbones.longcat.two_speakers import spoken
+from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams
+from ..backbones.longcat.two_speakers import join_speakers
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.speaker_tracks import MODES
 from ..techniques.speaker_masks import box_mask, box_masks, drawn_mask, parse_box, people_masks
@@ -59,10 +59,10 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
         height, width = reference.shape[1:3]
         people = places(height, width, (mask_1, mask_2), (box_1, box_2), others)
-        tracks, mix = spoken(mode, audio_1, audio_2)
+        tracks, mix = join_speakers(mode, audio_1, audio_2)
         if people.shape[1] > 3:     # others get an audio stream of silence
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
-        features = encode_voices(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
+        features = encode_streams(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
         return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)
 
 

@@ -1,7 +1,7 @@
 """HuMo's guidance, references and solver, by their definitions."""
 import torch
 from lodestar.backbones.humo.references import concat_channels, fit_on_white, grey_latents
-from lodestar.techniques.audio.features import halved
+from lodestar.techniques.audio.features import halve_rate
 from lodestar.techniques.flow_schedules import humo_schedule
 from lodestar.techniques.humo_guidance import large_weights, small_weights
 from lodestar.techniques.unipc import sample
@@ -88,5 +88,5 @@ def test_a_picture_stands_whole_in_the_middle_of_white():
 
 def test_a_lost_step_stretches_the_whole_speech():
     rows = torch.arange(58.0)[:, None]
-    found = torch.cat(list(halved(rows.split(13), 28, 58)))
+    found = torch.cat(list(halve_rate(rows.split(13), 28, 58)))
     assert found[0] == 0 and found[-1] == 57 and torch.allclose(found[:, 0], torch.linspace(0, 57, 28), atol=1e-4)

@@ -5,14 +5,14 @@ import pytest
 import torch
 from lodestar.techniques.audio import waveform
 from lodestar.techniques.audio.features import (
-    halved,
-    resampled,
+    audio_slots,
+    halve_rate,
+    interpolate_features,
     silence_after,
     whisper_features,
     whisper_groups,
-    windows,
 )
-from lodestar.techniques.audio.speaker_tracks import padded, placed
+from lodestar.techniques.audio.speaker_tracks import pad_track, place_tracks
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.speaker_masks import (
     background,
@@ -67,15 +67,15 @@ def test_a_full_scale_sine_has_the_loudness_of_the_standard():
     seconds = torch.arange(48000 * 3) / 48000
     sine = torch.sin(2 * math.pi * 997 * seconds)
     assert waveform.integrated_loudness(sine, 48000) == pytest.approx(-3.01, abs=0.1)
-    leveled = waveform.leveled(sine, 48000)
+    leveled = waveform.level_loudness(sine, 48000)
     assert waveform.integrated_loudness(leveled, 48000) == pytest.approx(-23, abs=1e-3)
 
 
 def test_silence_and_very_short_speech_stay_what_they_are():
     silence, short = torch.zeros(16000), torch.ones(100)
-    assert torch.equal(waveform.leveled(silence, 16000), silence)
-    assert torch.equal(waveform.leveled(short, 16000), short)
-    assert waveform.prepared(silence, 16000, None).abs().max() == 0
+    assert torch.equal(waveform.level_loudness(silence, 16000), silence)
+    assert torch.equal(waveform.level_loudness(short, 16000), short)
+    assert waveform.prepare_speech(silence, 16000, None).abs().max() == 0
 
 
 @pytest.mark.parametrize("block", [1600, 7001, 2 ** 18])
@@ -92,9 +92,9 @@ def test_energy_is_that_of_all_samples_before(block, monkeypatch):
 def test_what_is_prepared_in_blocks_is_prepared_at_once(noisy, monkeypatch):
     speech, drawn = torch.randn(2, 24000, generator=torch.Generator().manual_seed(6))
     noise = drawn if noisy else None
-    whole = waveform.prepared(speech * 0.1, 16000, noise)
+    whole = waveform.prepare_speech(speech * 0.1, 16000, noise)
     monkeypatch.setattr(waveform, "FILTER_BLOCK", 7000)
-    torch.testing.assert_close(waveform.prepared(speech * 0.1, 16000, noise), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(waveform.prepare_speech(speech * 0.1, 16000, noise), whole, atol=1e-5, rtol=0)
     assert whole.mean().abs() < 1e-5 and whole.std() == pytest.approx(1, abs=1e-3)
 
 
@@ -117,7 +117,7 @@ def test_the_gate_of_bs_1770_is_relative_to_what_passes_the_absolute_one(below, 
 
 def test_windows_are_read_around_each_frame():
     features = torch.arange(40.0).view(20, 2, 1)
-    got = windows(features, first_frame=7, frames=4, stride=2)
+    got = audio_slots(features, first_frame=7, frames=4, stride=2)
     assert got.shape == (1, 4, 5, 2, 1)
     for frame in range(4):
         for slot in range(5):
@@ -137,7 +137,7 @@ def test_whisper_must_be_the_large_one():
 
 def test_resampling_keeps_both_ends():
     features = torch.tensor([0.0, 1.0, 4.0])[None, :, None]
-    assert resampled(features, 5)[0, :, 0].tolist() == [0, 0.5, 1, 2.5, 4]
+    assert interpolate_features(features, 5)[0, :, 0].tolist() == [0, 0.5, 1, 2.5, 4]
 
 
 @pytest.mark.parametrize(("kind", "steps", "says"), [("distilled 8", 16, "exactly 8"), ("distilled", 51, "grid has 50"),
@@ -241,31 +241,31 @@ def test_fitted_masks_have_the_size_asked_for(size):
 
 def test_tracks_are_silent_where_the_other_speaks():
     one, two = torch.ones(3), 2 * torch.ones(2)
-    first, second = placed("in turn", one, two)
+    first, second = place_tracks("in turn", one, two)
     assert first.tolist() == [1, 1, 1, 0, 0] and second.tolist() == [0, 0, 0, 2, 2]
-    assert placed("together", None, two)[0].tolist() == [0, 0]
-    assert padded(two, 4).tolist() == [2, 2, 0, 0] and padded(one, 1).tolist() == [1, 1, 1]
-    first, second = placed("together", one, two)
+    assert place_tracks("together", None, two)[0].tolist() == [0, 0]
+    assert pad_track(two, 4).tolist() == [2, 2, 0, 0] and pad_track(one, 1).tolist() == [1, 1, 1]
+    first, second = place_tracks("together", one, two)
     assert first.tolist() == [1, 1, 1] and second.tolist() == [2, 2, 0]
-    assert placed("together", two[None], one[None])[0].tolist() == [[2, 2, 0]]
+    assert place_tracks("together", two[None], one[None])[0].tolist() == [[2, 2, 0]]
     for wrong, says in ((("in turn", None, None), "no speech at all"),
                         (("chorus", one, two), "wanted one of")):
         with pytest.raises(ValueError, match=says):
-            placed(*wrong)
+            place_tracks(*wrong)
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (2, 1), (5, 3), (237, 150), (1501, 961), (3000, 1500)])
 def test_steps_lie_where_torch_puts_them(rows, steps):
     features = torch.randn(1, rows, 3, generator=torch.Generator().manual_seed(4))
     wanted = torch.nn.functional.interpolate(features.mT, steps, mode="linear", align_corners=True).mT
-    torch.testing.assert_close(resampled(features, steps), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(interpolate_features(features, steps), wanted, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [1500], [1500, 3000], [2, 3, 4, 3999]])
 def test_halving_piece_by_piece_is_halving_at_once(cuts):
     rows = torch.randn(4500, 2, 3, generator=torch.Generator().manual_seed(5))
     pieces = rows.tensor_split(cuts)
-    assert torch.equal(torch.cat(list(halved(pieces, 2011))), whisper_features(rows, 2011 * 640, 16000))
+    assert torch.equal(torch.cat(list(halve_rate(pieces, 2011))), whisper_features(rows, 2011 * 640, 16000))
 
 
 # ---------------------------------------------------------------- silence behind the speech

@@ -90,7 +90,7 @@ LAYER = torch.zeros(1, 5, 8)
     ({"encoded_audio_all_layers": []}, "a list"), ({"encoded_audio_all_layers": [LAYER.numpy()]}, "a list"),
     ({"encoded_audio_all_layers": [LAYER[0]]}, r"\(5, 8\)"), ({"encoded_audio_all_layers": [LAYER[:, :0]]}, "0, 8"),
     ({"encoded_audio_all_layers": [LAYER, LAYER[:, :4]]}, "all of one shape"),
-    ({"encoded_audio_all_layers": [LAYER.long()]}, "int64"), ({"voices": ([LAYER], [])}, "a list"),
+    ({"encoded_audio_all_layers": [LAYER.long()]}, "int64"), ({"audio_streams": ([LAYER], [])}, "a list"),
     ({"encoded_audio_all_layers": [LAYER], "rate_hz": math.nan}, "rate_hz of nan"),
     ({"encoded_audio_all_layers": [LAYER], "rate_hz": None}, "rate_hz of nothing")])
 def test_what_are_no_speech_features_is_refused(features, words):

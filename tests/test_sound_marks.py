@@ -1,7 +1,7 @@
 """Two recordings differ within a quarter of a second, and a recording is known by its opening."""
 import pytest
 import torch
-from lodestar.techniques.audio.recording_digests import apart_from, sound_marks
+from lodestar.techniques.audio.recording_digests import first_difference, sound_marks
 
 pytestmark = pytest.mark.once
 
@@ -21,13 +21,13 @@ def test_a_recording_is_known_by_its_opening_of_any_length(rate):
     marks = sound_marks(whole)
     assert len(marks) == 12 and len(set(marks)) == 12
     for samples in (1, rate // 4, rate, rate * 2 + 7, rate * 3):
-        assert apart_from(marks, sound_marks(opening(whole, samples))) is None
+        assert first_difference(marks, sound_marks(opening(whole, samples))) is None
 
 
 def test_where_two_recordings_part_is_said_in_seconds():
     whole = sound(3)
     other = {**whole, "waveform": whole["waveform"].clone()}
     other["waveform"][..., 16000 + 9000] += 0.25
-    assert apart_from(sound_marks(whole), sound_marks(other)) == 1.5
-    assert apart_from(sound_marks(whole), sound_marks(sound(3, seed=1))) == 0
-    assert apart_from(sound_marks(whole), sound_marks({**whole, "sample_rate": 8000})) == 0
+    assert first_difference(sound_marks(whole), sound_marks(other)) == 1.5
+    assert first_difference(sound_marks(whole), sound_marks(sound(3, seed=1))) == 0
+    assert first_difference(sound_marks(whole), sound_marks({**whole, "sample_rate": 8000})) == 0

@@ -17,8 +17,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...techniques.audio.segments import Segment, plan_segments, select_layers, trim_segments
 from ...techniques.audio.waveform import mix_to_mono
-from ...techniques.audio.windows import Window, kept, plan_windows, select_layers
 from ..allocator import give_back
 from ..socket_values import audio_clip, described, named
 from ..weight_files import load_weights
@@ -82,27 +82,28 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
         chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))
     with named("overlap_seconds"):
-        size = family.window_rows or round(window_seconds * family.rate_hz)
-        windows = plan_windows(family.rows(speech.shape[1]), size, round(overlap_seconds * family.rate_hz))
+        size = family.segment_frames or round(window_seconds * family.rate_hz)
+        segments = plan_segments(family.rows(speech.shape[1]), size, round(overlap_seconds * family.rate_hz))
     logger.info("%s: %.2f s of speech in %d segment(s), %d of %d layers", family.name, speech.shape[1] / RATE,
-                len(windows), len(chosen), family.layer_count)
+                len(segments), len(chosen), family.layer_count)
     comfy.model_management.load_model_gpu(encoder.patcher)
-    clip = family.open(speech, encoder.patcher.load_device, windows)
+    clip = family.open(speech, encoder.patcher.load_device, segments)
     file = FeatureFile()
-    for layers_of_window in kept(windows, (clip.encode(window, needed) for window in watched(windows))):
-        file.append(layers_of_window)
+    encoded = (clip.encode(segment, needed) for segment in report_progress(segments))
+    for layers_of_segment in trim_segments(segments, encoded):
+        file.append(layers_of_segment)
     give_back()
     stored = dict(zip(needed, file.layers(), strict=True))
     return {"encoded_audio": stored[needed[-1]], "encoded_audio_all_layers": tuple(stored[index] for index in chosen),
             "audio_samples": speech.shape[1], "rate_hz": family.rate_hz, "family": family.name, "files": (file,)}
 
 
-def watched(windows: Sequence[Window]) -> Iterator[Window]:
+def report_progress(segments: Sequence[Segment]) -> Iterator[Segment]:
     """Each segment in turn, with ComfyUI's progress bar and its cancel button."""
-    progress = comfy.utils.ProgressBar(len(windows))
-    for window in windows:
+    progress = comfy.utils.ProgressBar(len(segments))
+    for segment in segments:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        yield window
+        yield segment
         progress.update(1)
 
 

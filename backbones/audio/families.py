@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad
 
 from ...techniques.audio import mel as speech_mel
-from ...techniques.audio.waveform import leveled
-from ...techniques.audio.windows import Window, moments
+from ...techniques.audio.segments import Segment, moments
+from ...techniques.audio.waveform import level_loudness
 
 RATE = 16_000
 SPAN_SECONDS = 30       # whole-clip statistics are gathered over spans of this length
@@ -39,7 +39,7 @@ class Wav2Vec2:
     stable_layer_norm: bool
     variance_correction: int | None
     name = "wav2vec2"
-    window_rows = None
+    segment_frames = None
 
     @property
     def convs(self) -> list[torch.nn.Conv1d]:
@@ -68,7 +68,7 @@ class Wav2Vec2:
     def rows(self, samples: int) -> int:
         return max(1, (samples - self.field) // self.hop + 1)
 
-    def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "Wav2Vec2Clip":
+    def open(self, speech: Tensor, device: torch.device, segments: Sequence[Segment]) -> "Wav2Vec2Clip":
         """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one feature frame's field is padded with
         silence."""
         if speech.shape[1] < self.field:
@@ -79,7 +79,7 @@ class Wav2Vec2:
         clip = Wav2Vec2Clip(self, speech, device, mean.item(), deviation.item())
         first = self.network.feature_extractor.conv_layers[0]
         grouped = isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm)
-        return clip.with_group_norm(first) if grouped and len(windows) > 1 else clip
+        return clip.with_group_norm(first) if grouped and len(segments) > 1 else clip
 
     def walk(self, hidden: Tensor, keep: Sequence[int]) -> Iterator[Tensor]:
         """Projected features (1, S, C) -> the kept hidden states, in order; the others die at once.
@@ -142,21 +142,21 @@ class Wav2Vec2Clip:
             x = layer(x)
         return x.transpose(1, 2)
 
-    def encode(self, window: Window, keep: Sequence[int]) -> list[Tensor]:
-        hidden = first_of(self.family.network.feature_projection(self.features(window.first, window.end)))
+    def encode(self, segment: Segment, keep: Sequence[int]) -> list[Tensor]:
+        hidden = first_of(self.family.network.feature_projection(self.features(segment.first, segment.end)))
         return list(self.family.walk(hidden, keep))
 
 
 @dataclass(frozen=True, eq=False)
 class Whisper:
-    """`encoder` is the encoder half of whisper; it takes exactly `window_rows` rows (30 s) at a time."""
+    """`encoder` is the encoder half of whisper; it takes exactly `segment_frames` feature frames (30 s) at a time."""
     encoder: torch.nn.Module
     name = "whisper"
     hop = 2 * MEL_HOP
     rate_hz = RATE / hop
 
     @property
-    def window_rows(self) -> int:
+    def segment_frames(self) -> int:
         return self.encoder.embed_positions.num_embeddings
 
     @property
@@ -166,15 +166,15 @@ class Whisper:
     def rows(self, samples: int) -> int:
         return -(-samples // self.hop)
 
-    def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "WhisperClip":
+    def open(self, speech: Tensor, device: torch.device, segments: Sequence[Segment]) -> "WhisperClip":
         """`speech` (1, N) at 16 kHz on the CPU; a clip shorter than one segment is padded with silence, as always."""
         mel = torchaudio.transforms.MelSpectrogram(
             sample_rate=RATE, n_fft=400, hop_length=MEL_HOP, n_mels=self.encoder.conv1.in_channels, f_min=0, f_max=8000,
             norm="slaney", mel_scale="slaney")
-        rows = max(self.window_rows, self.rows(speech.shape[1]))
+        rows = max(self.segment_frames, self.rows(speech.shape[1]))
         clip = WhisperClip(self, speech, device, rows, mel, floor=-math.inf)
-        loudest = max(clip.log_mel(first, min(first + self.window_rows, rows)).max().item()
-                      for first in range(0, rows, self.window_rows))
+        loudest = max(clip.log_mel(first, min(first + self.segment_frames, rows)).max().item()
+                      for first in range(0, rows, self.segment_frames))
         return replace(clip, floor=loudest - MEL_RANGE)
 
 
@@ -196,11 +196,11 @@ class WhisperClip:
         start = 2 * first - left // MEL_HOP
         return frames[:, :, start:start + 2 * (end - first)].clamp(min=1e-10).log10()
 
-    def encode(self, window: Window, keep: Sequence[int]) -> list[Tensor]:
-        mel = self.log_mel(window.first, window.first + self.family.window_rows).clamp(min=self.floor)
+    def encode(self, segment: Segment, keep: Sequence[int]) -> list[Tensor]:
+        mel = self.log_mel(segment.first, segment.first + self.family.segment_frames).clamp(min=self.floor)
         mel = ((mel + 4.0) / 4.0).to(self.device)
         layers = hidden_states(self.family.encoder, mel)
-        return [layers[index][:, :window.end - window.first] for index in keep]
+        return [layers[index][:, :segment.end - segment.first] for index in keep]
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,22 +209,22 @@ class LogMel:
     name = "log-mel"
     rate_hz = speech_mel.RATE_HZ
     layer_count = speech_mel.LAYERS
-    window_rows = None
+    segment_frames = None
 
     def rows(self, samples: int) -> int:
         return max(1, samples // speech_mel.STEP)
 
-    def open(self, speech: Tensor, device: torch.device, windows: Sequence[Window]) -> "LogMelClip":
+    def open(self, speech: Tensor, device: torch.device, segments: Sequence[Segment]) -> "LogMelClip":
         """`speech` (1, N) at 16 kHz on the CPU."""
-        return LogMelClip(leveled(speech[0], RATE))
+        return LogMelClip(level_loudness(speech[0], RATE))
 
 
 @dataclass(frozen=True, eq=False)
 class LogMelClip:
-    speech: Tensor      # (N,), leveled
+    speech: Tensor      # (N,), at the loudness of training
 
-    def encode(self, window: Window, keep: Sequence[int]) -> list[Tensor]:
-        rows = speech_mel.mel_steps(self.speech, window.first, window.end)
+    def encode(self, segment: Segment, keep: Sequence[int]) -> list[Tensor]:
+        rows = speech_mel.mel_steps(self.speech, segment.first, segment.end)
         return [rows[None, :, index] for index in keep]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...techniques.audio.features import window_steps
-from ...techniques.audio.recording_digests import apart_from, sound_marks
+from ...techniques.audio.features import slot_steps
+from ...techniques.audio.recording_digests import first_difference, sound_marks
 from ...techniques.speaker_masks import check_people, fitted_masks
 from ...techniques.timeline import Timeline
 from .families import RATE
@@ -19,12 +19,12 @@ SPARE_SECONDS = 0.5   # speech features may end this much before the take
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """`voices`: per audio stream its layers (1, S, C) at `rate_hz` frames a second. `people`: masks (1, K, H, W) of
-    their speakers, where there are several. `family`: what made the features."""
-    voices: tuple[Sequence[Tensor], ...]
+    """`streams`: per audio stream its layers (1, S, C) at `rate_hz` frames a second. `speakers`: masks (1, K, H, W) of
+    those who have the streams, where there are several. `family`: what made the features."""
+    streams: tuple[Sequence[Tensor], ...]
     rate_hz: float
     family: str = ""
-    people: Tensor | None = None
+    speakers: Tensor | None = None
     files: tuple[FeatureFile, ...] = ()
     samples: int | None = None      # of the speech at 16 kHz, which silence may follow in the features
     marks: tuple[str, ...] = ()     # of the recording, where its encoder left them
@@ -32,23 +32,23 @@ class Speech:
     @classmethod
     def of(cls, features: dict) -> "Speech":
         """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's."""
-        return cls(features.get("voices") or (features["encoded_audio_all_layers"],),
+        return cls(features.get("audio_streams") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
                    features.get("people_masks"), features.get("files", ()), features.get("audio_samples"),
                    features.get("sound_marks", ()))
 
     @property
     def layers(self) -> int:
-        return len(self.voices[0])
+        return len(self.streams[0])
 
     @property
     def width(self) -> int:
-        return self.voices[0][0].shape[-1]
+        return self.streams[0][0].shape[-1]
 
     @property
     def seconds(self) -> float:
         """How much speech they cover."""
-        encoded = self.voices[0][0].shape[1] / self.rate_hz
+        encoded = self.streams[0][0].shape[1] / self.rate_hz
         return encoded if self.samples is None else min(encoded, self.samples / RATE)
 
     def check_length(self, seconds: float) -> None:
@@ -59,43 +59,43 @@ class Speech:
 
     def check_recording(self, speech: dict) -> None:
         """Refuse the features of another recording than `speech`, the plan's."""
-        if (apart := apart_from(self.marks, sound_marks(speech))) is not None:
+        if (apart := first_difference(self.marks, sound_marks(speech))) is not None:
             raise ValueError(f"audio_features, plan: two recordings, which differ from {apart:.2f} s on. Connect the "
                              "same speech to Plan Take and to what makes the features; another sound for the video "
                              "(the same with music) belongs into Plan Take's soundtrack")
 
-    def people_on(self, picture: Tensor | None, height: int, width: int, grid: int) -> Tensor | None:
+    def speakers_on(self, picture: Tensor | None, height: int, width: int, grid: int) -> Tensor | None:
         """The masks cut as `picture` (B, H, W, C) is for the take's size; ValueError where one covers no token of
         `grid` pixels then, or where they were drawn on another picture."""
-        if self.people is None:
+        if self.speakers is None:
             return None
-        drawn = self.people.shape[-2:]
+        drawn = self.speakers.shape[-2:]
         if picture is not None and picture.shape[1:3] != drawn:
             raise ValueError(f"reference: got a picture of {picture.shape[2]}x{picture.shape[1]}, but the speakers "
                              f"were marked on one of {drawn[1]}x{drawn[0]}. Connect the same picture to both")
-        masks = fitted_masks(self.people[0], height, width)[None]
+        masks = fitted_masks(self.speakers[0], height, width)[None]
         check_people(masks, height // grid, width // grid)
         return masks
 
-    def rows(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:
+    def frame_features(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:
         """One feature frame per pixel frame of the first audio stream (layers, frames, C)."""
-        rows = torch.cat([clock.feature_rows(layer, self.rate_hz, first_frame, frames) for layer in self.voices[0]])
+        found = torch.cat([clock.feature_rows(layer, self.rate_hz, first_frame, frames) for layer in self.streams[0]])
         self.release()
-        return finite(rows)
+        return check_finite(found)
 
-    def windows(self, first_frame: int, frames: int, stride: int) -> Tensor:
-        """The audio slots around each pixel frame (1, voices, frames, slots, layers, C), `stride` steps per frame."""
-        steps = window_steps(first_frame, frames, stride, self.voices[0][0].shape[1])
-        heard = torch.stack([torch.stack([layer[0, steps] for layer in voice], 2) for voice in self.voices])
+    def audio_slots(self, first_frame: int, frames: int, stride: int) -> Tensor:
+        """The audio slots around each pixel frame (1, streams, frames, slots, layers, C), `stride` steps per frame."""
+        steps = slot_steps(first_frame, frames, stride, self.streams[0][0].shape[1])
+        slots = torch.stack([torch.stack([layer[0, steps] for layer in stream], 2) for stream in self.streams])
         self.release()
-        return finite(heard[None].float())
+        return check_finite(slots[None].float())
 
     def release(self) -> None:
         for file in self.files:
             file.release()
 
 
-def finite(features: Tensor) -> Tensor:
+def check_finite(features: Tensor) -> Tensor:
     """`features` as they are; ValueError where one is no number."""
     if not features.isfinite().all():
         raise ValueError("audio_features: got NaN or infinite features. The speech encoder, or its file, is broken; "

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ...techniques.audio.features import halved, whisper_groups
+from ...techniques.audio.features import halve_rate, whisper_groups
+from ...techniques.audio.segments import Segment
 from ...techniques.audio.talk_windows import steps_of_samples
-from ...techniques.audio.windows import Window
 from ..audio.families import RATE, Whisper
 
 FPS, WHISPER_HZ = 25, 50
@@ -21,11 +21,11 @@ def encode_speech(family: Whisper, device: torch.device, speech: Tensor,
     """(N,) at 16 kHz -> piece by piece (n, 5, C), a row per video frame. `watch`: is given the stretches and hands
     them out, so that a user sees how far it is."""
     frames = len(speech) * FPS // RATE
-    stretches = speech.split(family.window_rows * family.hop)
-    whole = Window(0, family.window_rows, 0, family.window_rows)
+    stretches = speech.split(family.segment_frames * family.hop)
+    whole = Segment(0, family.segment_frames, 0, family.segment_frames)
 
     def groups(stretch: Tensor) -> Tensor:
         return whisper_groups(family.open(stretch[None], device, [whole]).encode(whole, range(family.layer_count)))
 
     steps = steps_of_samples(2 * frames, WHISPER_HZ, FPS)
-    return halved(map(groups, watch(stretches)), steps, 2 * frames)
+    return halve_rate(map(groups, watch(stretches)), steps, 2 * frames)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ...techniques.audio.segments import Segment, plan_segments
 from ...techniques.audio.talk_windows import steps_of_samples
-from ...techniques.audio.waveform import leveled
-from ...techniques.audio.windows import Window, plan_windows
+from ...techniques.audio.waveform import level_loudness
 from ..audio.at_frame_rate import encode_at
 from ..audio.families import RATE, Wav2Vec2
 
@@ -19,10 +19,10 @@ WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
 
 
 def encode_speech(family: Wav2Vec2, device: torch.device, speech: Tensor,
-                  watch: Callable[[Sequence[Window]], Iterator[Window]] = iter) -> Iterator[list[Tensor]]:
+                  watch: Callable[[Sequence[Segment]], Iterator[Segment]] = iter) -> Iterator[list[Tensor]]:
     """(N,) at 16 kHz -> piece by piece what leaves each layer (1, n, C), a row per video frame. `watch`: is given the
     windows and hands them out, so that a user sees how far it is."""
     steps = steps_of_samples(len(speech), RATE, FPS)
-    windows = plan_windows(steps, WINDOW_SECONDS * FPS, OVERLAP_SECONDS * FPS)
-    clip = family.open(leveled(speech, RATE)[None], device, windows)
+    windows = plan_segments(steps, WINDOW_SECONDS * FPS, OVERLAP_SECONDS * FPS)
+    clip = family.open(level_loudness(speech, RATE)[None], device, windows)
     return encode_at(clip, steps, watch(windows), range(1, family.layer_count))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
-from ...techniques.audio.windows import runs
+from ...techniques.audio.segments import runs
 from ...techniques.kv_cache import KVCache
 from ...techniques.layout import Layout
 from ...techniques.technique import find_conditioning_cache, restricts_visibility
@@ -140,11 +140,11 @@ class LongCatBackbone(Backbone):
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
 
     def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
-        """(1, voices, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there
+        """(1, streams, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there
         is but one frame, its last."""
         before = min(first_latent, 1)
         frames = clock.frames_for_latents(before + latents)
-        return speech.windows((first_latent - before) * self.temporal_ratio, frames, self.rate_hz // self.fps)
+        return speech.audio_slots((first_latent - before) * self.temporal_ratio, frames, self.rate_hz // self.fps)
 
     def check_speech(self, speech: Speech, clock) -> None:
         super().check_speech(speech, clock)
@@ -152,8 +152,8 @@ class LongCatBackbone(Backbone):
             raise ValueError(f"plan: got {float(clock.fps):g} fps and speech features at {speech.rate_hz:g} Hz, but "
                              f"{self.name} was trained at {self.fps} fps with {self.rate_hz} Hz. Set fps of "
                              f"Plan Take to 0, the model's own, and use LongCat Speech")
-        if len(speech.voices) > 1 and speech.people is None:
-            raise ValueError(f"audio_features: got {len(speech.voices)} audio streams and no masks of their speakers. "
+        if len(speech.streams) > 1 and speech.speakers is None:
+            raise ValueError(f"audio_features: got {len(speech.streams)} audio streams and no masks of their speakers. "
                              "Use Two Speakers")
 
 

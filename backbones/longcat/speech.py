@@ -13,58 +13,58 @@ import torch
 from torch import Tensor
 
 from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET, VERSIONS, Version
-from ...techniques.audio.features import between, halved, positions, silence_after, whisper_groups
-from ...techniques.audio.speaker_tracks import padded
-from ...techniques.audio.waveform import leveled, mix_to_mono, prepared
-from ...techniques.audio.windows import Window, plan_windows
+from ...techniques.audio.features import halve_rate, interpolate_frames, positions, silence_after, whisper_groups
+from ...techniques.audio.segments import Segment, plan_segments
+from ...techniques.audio.speaker_tracks import pad_track
+from ...techniques.audio.waveform import level_loudness, mix_to_mono, prepare_speech
 from ..allocator import give_back
-from ..audio.encoder import SpeechEncoder, as_speech_encoder, watched
+from ..audio.encoder import SpeechEncoder, as_speech_encoder, report_progress
 from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper, first_of
 from ..audio.feature_file import FeatureFile
 from ..audio.resampler import resample
 
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
 AVATARS = {version.avatar: version for version in VERSIONS if version.avatar}
-WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
+SEGMENT_SECONDS, OVERLAP_SECONDS = 30, 4
 WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
 logger = logging.getLogger("lodestar")
 
 Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
 
 
-def heard(audio: dict) -> Tensor:
+def resample_speech(audio: dict) -> Tensor:
     """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
     return resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
 
 
 @torch.no_grad()
-def encode_voices(audio_encoder, voices: Sequence[Tensor], version: str = AUTO, noise_seed: int | None = None,
-                  people: Tensor | None = None) -> dict:
-    """Waveforms (N,) at 16 kHz, one per person -> AUDIO_ENCODER_OUTPUT as the LongCat backbone reads it.
+def encode_streams(audio_encoder, streams: Sequence[Tensor], version: str = AUTO, noise_seed: int | None = None,
+                   speakers: Tensor | None = None) -> dict:
+    """Waveforms (N,) at 16 kHz, one per speaker -> AUDIO_ENCODER_OUTPUT as the LongCat backbone reads it.
 
     Each is followed by silence, to the end of the longest one's last chunk (`silence_after`). `noise_seed`: of 1.0's
-    noise floor, another one per audio stream; None for none. `people`: masks (1, K, H, W) of the speakers. Silence is a
-    stream of zeros. ValueError where the encoder is not the one `version` was trained with.
+    noise floor, another one per audio stream; None for none. `speakers`: their masks (1, K, H, W). Silence is a stream
+    of zeros. ValueError where the encoder is not the one `version` was trained with.
     """
     encoder = as_speech_encoder(audio_encoder)
     record = match_encoder(encoder, version)
     encode = ENCODE[type(encoder.family)]
     give_back()     # what decoding the sound left behind
     comfy.model_management.load_model_gpu(encoder.patcher)
-    files = tuple(FeatureFile() for _ in voices)
-    longest = max(len(speech) for speech in voices)
+    files = tuple(FeatureFile() for _ in streams)
+    longest = max(len(speech) for speech in streams)
     end = longest + silence_after(longest, RATE, record.fps, record.chunk_frames, record.overlap_frames)
-    for person, (speech, file) in enumerate(zip(voices, files, strict=True)):
+    for speaker, (speech, file) in enumerate(zip(streams, files, strict=True)):
         noise = None if noise_seed is None or not record.noise_floor else \
-            torch.Generator().manual_seed(noise_seed + person)
-        logger.info("LongCat %s: audio stream %d of %d, %.2f s of speech", record.avatar, person + 1, len(voices),
+            torch.Generator().manual_seed(noise_seed + speaker)
+        logger.info("LongCat %s: audio stream %d of %d, %.2f s of speech", record.avatar, speaker + 1, len(streams),
                     len(speech) / RATE)
         for layers in encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
             file.append(layers)
             del layers      # or the next segment would be made beside it
     give_back()
     stored = tuple(file.layers() for file in files)
-    several = {"voices": stored, "people_masks": people} if people is not None else {}
+    several = {"audio_streams": stored, "people_masks": speakers} if speakers is not None else {}
     return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": longest,
             "rate_hz": float(record.rate_hz), "family": f"longcat {record.avatar}", "files": files, **several}
 
@@ -86,48 +86,50 @@ def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: 
                    ) -> Pieces:
     """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them. The
     silence up to sample `end` counts in the clip's variance, as in the authors' own."""
-    speech = prepared(padded(speech, end), RATE, noise)
+    speech = prepare_speech(pad_track(speech, end), RATE, noise)
     family = replace(family, variance_correction=None)      # `prepared` did that
     steps = end * WAV2VEC_RATE // RATE
-    windows = plan_windows(steps, WINDOW_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
-    clip = family.open(speech[None], device, windows)
+    segments = plan_segments(steps, SEGMENT_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
+    clip = family.open(speech[None], device, segments)
     rows = family.rows(clip.speech.shape[1])
     below, share = positions(rows, steps)
 
-    def encoded(window: Window) -> list[Tensor]:
-        here = below[window.first:window.end]
+    def encoded(segment: Segment) -> list[Tensor]:
+        here = below[segment.first:segment.end]
         first, end = int(here[0]), min(int(here[-1]) + 2, rows)
-        features = between(clip.features(first, end)[0], here - first, share[window.first:window.end])
+        features = interpolate_frames(clip.features(first, end)[0], here - first, share[segment.first:segment.end])
         hidden = first_of(family.network.feature_projection(features[None]))
-        keep = slice(window.keep_first - window.first, window.keep_end - window.first)
+        keep = slice(segment.keep_first - segment.first, segment.keep_end - segment.first)
         return [layer[:, keep] for layer in family.walk(hidden, range(1, family.layer_count))]
 
-    return map(encoded, watched(windows))
+    return map(encoded, report_progress(segments))
 
 
 def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None
                    ) -> Pieces:
     """The five groups; like upstream whisper encodes 30 s at a time, each stretch by itself. There is no noise
     floor."""
-    stretch = family.window_rows * family.hop
-    stretches = leveled(padded(speech, end), RATE).split(stretch)
-    whole = Window(0, family.window_rows, 0, family.window_rows)
+    stretch = family.segment_frames * family.hop
+    stretches = level_loudness(pad_track(speech, end), RATE).split(stretch)
+    whole = Segment(0, family.segment_frames, 0, family.segment_frames)
 
     def groups(samples: Tensor) -> Tensor:
         clip = family.open(samples[None], device, [whole])
         return whisper_groups(clip.encode(whole, range(family.layer_count)))
 
     steps = end * WHISPER_RATE // RATE
-    return ([layer[None] for layer in piece.unbind(1)] for piece in halved(map(groups, watched(stretches)), steps))
+    pieces = halve_rate(map(groups, report_progress(stretches)), steps)
+    return ([layer[None] for layer in piece.unbind(1)] for piece in pieces)
 
 
 def mel_pieces(family: LogMel, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None) -> Pieces:
     """Each piece by itself: a feature frame covers its own time alone, beyond the speech silence. There is no noise
     floor."""
-    rows, size = family.rows(end), WINDOW_SECONDS * family.rate_hz
-    windows = [Window(first, min(first + size, rows), first, min(first + size, rows)) for first in range(0, rows, size)]
-    clip = family.open(speech[None], device, windows)
-    return (clip.encode(window, range(family.layer_count)) for window in watched(windows))
+    frames, size = family.rows(end), SEGMENT_SECONDS * family.rate_hz
+    segments = [Segment(first, min(first + size, frames), first, min(first + size, frames))
+                for first in range(0, frames, size)]
+    clip = family.open(speech[None], device, segments)
+    return (clip.encode(segment, range(family.layer_count)) for segment in report_progress(segments))
 
 
 BELONGS_TO = {Wav2Vec2: AVATAR_10, Whisper: AVATAR_15, LogMel: PUPPET}

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...networks.omniavatar.settings import FPS
+from ...techniques.audio.segments import Segment, plan_segments
 from ...techniques.audio.waveform import standardize
-from ...techniques.audio.windows import Window, plan_windows
 from ..audio.at_frame_rate import encode_at
 from ..audio.families import RATE, Wav2Vec2
 
@@ -24,10 +24,10 @@ def prepare_speech(speech: Tensor, frames: int) -> Tensor:
 
 
 def encode_speech(family: Wav2Vec2, device: torch.device, prepared: Tensor, frames: int,
-                  watch: Callable[[Sequence[Window]], Iterable[Window]] = iter) -> Iterator[list[Tensor]]:
+                  watch: Callable[[Sequence[Segment]], Iterable[Segment]] = iter) -> Iterator[list[Tensor]]:
     """`prepared` speech -> piece by piece every hidden state (1, n, C), `frames` rows together. `watch`: is given the
     windows and hands them out, so that a user sees how far it is."""
     family = replace(family, variance_correction=None)     # `prepare_speech` did that
-    windows = plan_windows(frames, WINDOW_SECONDS * FPS, OVERLAP_SECONDS * FPS)
+    windows = plan_segments(frames, WINDOW_SECONDS * FPS, OVERLAP_SECONDS * FPS)
     clip = family.open(prepared[None], device, windows)
     return encode_at(clip, frames, watch(windows), range(family.layer_count))

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...techniques.audio.windows import runs
+from ...techniques.audio.segments import runs
 from .call import WanCall
 
 SPEECH, SPEECH_LAYERS = "audio_embed", 25

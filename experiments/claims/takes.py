@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from lodestar.pipelines.headless.sampling import Request, sample
-from lodestar.techniques.audio.features import window_steps
+from lodestar.techniques.audio.features import slot_steps
 from lodestar.techniques.audio.mel import mel_steps
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.technique import ChunkPosition
@@ -66,7 +66,7 @@ class Cast:
 
     def speech(self, condition: Condition, latent: int, latents: int) -> Tensor:
         """(B, 1, frames, 5, 5, 16) of a chunk."""
-        rows = window_steps(4 * latent + HEARD, 4 * latents - 3, 1, self.heard.shape[1])
+        rows = slot_steps(4 * latent + HEARD, 4 * latents - 3, 1, self.heard.shape[1])
         heard = self.heard[:, rows][:, None]
         return torch.zeros_like(heard) if condition.speech == "null" else heard
 

@@ -20,9 +20,9 @@ from lodestar.pipelines.take.plan import Chunk, ChunkPlan, exact_fps, plan_take
 from lodestar.pipelines.take.settings import choose_settings
 from lodestar.pipelines.take.take import Tail, make_take
 from lodestar.pipelines.take.video_writer import VideoWriter
-from lodestar.techniques.audio.features import silence_after, window_steps
+from lodestar.techniques.audio.features import silence_after, slot_steps
 from lodestar.techniques.audio.mel import SAMPLE_RATE, STEP, mel_steps
-from lodestar.techniques.audio.waveform import leveled
+from lodestar.techniques.audio.waveform import level_loudness
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, parse_schedule
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -112,7 +112,7 @@ class Puppet:
     def sample_chunk(self, chunk: Chunk, context: Tensor | None) -> Tensor:
         frames = self.plan.timeline.frames_for_latents(chunk.latents)
         first = chunk.first_latent * self.plan.timeline.temporal_ratio
-        audio = self.heard[window_steps(first, frames, 1, len(self.heard))][None, None]
+        audio = self.heard[slot_steps(first, frames, 1, len(self.heard))][None, None]
         shape = (1, self.picture.shape[1], chunk.latents, *self.picture.shape[-2:])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chunk.seed(self.seed)))
         position = ChunkPosition(self.plan.seconds_of(chunk)[0], self.picture, chunk=chunk.index)
@@ -141,7 +141,7 @@ def make(graph: Graph, target: Path, tell: Callable[..., None]) -> Path:
     silence = silence_after(len(speech), SAMPLE_RATE, PUPPET.rate_hz, PUPPET.chunk_frames, PUPPET.overlap_frames)
     rows = (len(speech) + silence) // STEP
     puppet = Puppet(
-        trained(weights_file("puppet")), plan, mel_steps(leveled(speech, SAMPLE_RATE), 0, rows),
+        trained(weights_file("puppet")), plan, mel_steps(level_loudness(speech, SAMPLE_RATE), 0, rows),
         wan.encode(picture), (*anchors(inputs.get("LodestarLookaheadAnchor"), plan.timeline),
                               *skips(inputs.get("LodestarReferenceSkip"))),
         schedule(steps["kind"], steps["steps"], steps["shift"]), inputs["RandomNoise"]["noise_seed"])

@@ -23,12 +23,12 @@ def silence_after(samples: int, sample_rate: int, fps: int, chunk_frames: int, o
     return math.ceil(max(whole - seconds, LEAST_SILENCE_SECONDS) * sample_rate)
 
 
-def resampled(features: Tensor, steps: int) -> Tensor:
+def interpolate_features(features: Tensor, steps: int) -> Tensor:
     """(B, S, C) -> (B, steps, C): linear, the first and the last step stay where they are.
 
     Avatar 1.0 does it to the convolutional features, before projection and transformer; 1.5 to the finished groups.
     """
-    return between(features.transpose(0, 1), *positions(features.shape[1], steps)).transpose(0, 1)
+    return interpolate_frames(features.transpose(0, 1), *positions(features.shape[1], steps)).transpose(0, 1)
 
 
 def positions(rows: int, steps: int) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def positions(rows: int, steps: int) -> tuple[Tensor, Tensor]:
     return below, place - below
 
 
-def between(rows: Tensor, below: Tensor, share: Tensor) -> Tensor:
+def interpolate_frames(rows: Tensor, below: Tensor, share: Tensor) -> Tensor:
     """(S, ...) -> (steps, ...): each between the row `below` it and the next; behind the last row comes itself."""
     share = share.to(rows).view(-1, *[1] * (rows.ndim - 1))
     above = (below + 1).clamp(max=len(rows) - 1)
@@ -58,10 +58,10 @@ def whisper_groups(states: Tensor | Sequence[Tensor]) -> Tensor:
     if len(states) != WHISPER_GROUPS[-1][1]:
         raise ValueError(f"whisper: got {len(states)} hidden states, wanted 33: LongCat-Avatar 1.5 needs "
                          "whisper-large-v3")
-    return torch.stack([mean(states[first:end]) for first, end in WHISPER_GROUPS], 1)
+    return torch.stack([mean_states(states[first:end]) for first, end in WHISPER_GROUPS], 1)
 
 
-def mean(states: Tensor | Sequence[Tensor]) -> Tensor:
+def mean_states(states: Tensor | Sequence[Tensor]) -> Tensor:
     """Of (1, S, C) each -> (S, C), without putting them all into one tensor first."""
     total = states[0][0].clone()
     for state in states[1:]:
@@ -71,10 +71,10 @@ def mean(states: Tensor | Sequence[Tensor]) -> Tensor:
 
 def whisper_features(groups: Tensor, samples: int, sample_rate: int, rate_hz: int = 25) -> Tensor:
     """Groups (S, 5, C) at twice `rate_hz` -> (steps, 5, C) at `rate_hz` for as long as the speech lasts."""
-    return torch.cat(list(halved([groups], samples * rate_hz // sample_rate)))
+    return torch.cat(list(halve_rate([groups], samples * rate_hz // sample_rate)))
 
 
-def halved(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> Iterator[Tensor]:
+def halve_rate(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> Iterator[Tensor]:
     """Rows piece by piece (n, ...), at least `count` together -> piece by piece, `steps` together.
 
     The first and the last of the `count` rows, 2 * steps where nothing else is said, stay where they are.
@@ -87,16 +87,16 @@ def halved(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> It
     for piece in pieces:
         rows = piece if rows is None else torch.cat([rows[-1:], piece])
         ready = int((last < first + len(rows)).sum())
-        yield between(rows, below[done:ready] - first, share[done:ready])
+        yield interpolate_frames(rows, below[done:ready] - first, share[done:ready])
         first, done = first + len(rows) - 1, ready
 
 
-def windows(features: Tensor, first_frame: int, frames: int, stride: int, slots: int = 5) -> Tensor:
+def audio_slots(features: Tensor, first_frame: int, frames: int, stride: int, slots: int = 5) -> Tensor:
     """(steps, S, C) -> (1, frames, slots, S, C): the audio slots around each video frame from `first_frame` on."""
-    return features[window_steps(first_frame, frames, stride, len(features), slots).to(features.device)][None]
+    return features[slot_steps(first_frame, frames, stride, len(features), slots).to(features.device)][None]
 
 
-def window_steps(first_frame: int, frames: int, stride: int, steps: int, slots: int = 5) -> Tensor:
+def slot_steps(first_frame: int, frames: int, stride: int, steps: int, slots: int = 5) -> Tensor:
     """The feature steps (frames, slots) around each video frame, of `steps` that there are.
 
     `stride`: feature steps per video frame (2 in Avatar 1.0, 1 in 1.5). Before the start and after the end the first

@@ -17,7 +17,7 @@ def sound_marks(audio: dict[str, Any]) -> tuple[str, ...]:
     return tuple(hashlib.sha256(head + piece.contiguous().numpy().tobytes()).hexdigest() for piece in pieces)
 
 
-def apart_from(marks: Sequence[str], others: Sequence[str]) -> float | None:
+def first_difference(marks: Sequence[str], others: Sequence[str]) -> float | None:
     """Seconds from which on two sounds differ, None where they do not as far as both go."""
     return next((index / MARKS_PER_SECOND for index, pair in enumerate(zip(marks, others, strict=False))
                  if pair[0] != pair[1]), None)

@@ -8,7 +8,7 @@ from torch import Tensor
 MODES = ("together", "in turn")
 
 
-def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[Tensor, Tensor]:
+def place_tracks(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[Tensor, Tensor]:
     """Waveforms (..., N1), (..., N2) -> two tracks of one length whose sum is the sound track. One may be missing.
 
     together: silence follows the shorter one. in turn: speaker 1 first, then speaker 2.
@@ -23,9 +23,9 @@ def placed(mode: str, person1: Tensor | None, person2: Tensor | None) -> tuple[T
     if mode == "in turn":
         return (torch.cat([first, torch.zeros_like(second)], -1), torch.cat([torch.zeros_like(first), second], -1))
     longest = max(first.shape[-1], second.shape[-1])
-    return padded(first, longest), padded(second, longest)
+    return pad_track(first, longest), pad_track(second, longest)
 
 
-def padded(track: Tensor, samples: int) -> Tensor:
+def pad_track(track: Tensor, samples: int) -> Tensor:
     """(..., N) with silence at the end, up to `samples`."""
     return torch.nn.functional.pad(track, (0, max(0, samples - track.shape[-1])))

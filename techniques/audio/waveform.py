@@ -17,7 +17,7 @@ FILTER_BLOCK = 2 ** 18      # samples
 Sections = Sequence[Sequence[float]]    # each three numbers of its numerator and three of its denominator, as in SciPy
 
 
-def prepared(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator | None) -> Tensor:
+def prepare_speech(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator | None) -> Tensor:
     """Avatar 1.0's whole chain: (N,) -> (N,), block by block. `noise`: what draws the noise floor, or a standard normal
     draw (N,); None for no noise floor."""
     gain, result = level_gain(speech, sample_rate), torch.empty_like(speech)
@@ -27,7 +27,7 @@ def prepared(speech: Tensor, sample_rate: int, noise: Tensor | torch.Generator |
             return block * gain
         drawn = torch.randn(len(block), generator=noise) if isinstance(noise, torch.Generator) else \
             noise[first:first + len(block)]
-        return with_noise_floor(block * gain, drawn)
+        return add_noise_floor(block * gain, drawn)
 
     raw = (loud(first, block) for first, block in blocks(speech))
     for (_, place), block in zip(blocks(result), filter_blocks(raw, lowpass(LOWPASS_HZ, sample_rate)), strict=True):
@@ -45,7 +45,7 @@ def blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
     return ((first, x[first:first + FILTER_BLOCK]) for first in range(0, len(x), FILTER_BLOCK))
 
 
-def leveled(speech: Tensor, sample_rate: int) -> Tensor:
+def level_loudness(speech: Tensor, sample_rate: int) -> Tensor:
     """(N,) at TARGET_LUFS; what has no loudness (silence, less than one block) stays as it is."""
     return speech * level_gain(speech, sample_rate)
 
@@ -55,11 +55,11 @@ def level_gain(speech: Tensor, sample_rate: int) -> float:
     return 10 ** ((TARGET_LUFS - loudness) / 20) if abs(loudness) <= 100 else 1.0
 
 
-def with_noise_floor(speech: Tensor, noise: Tensor) -> Tensor:
+def add_noise_floor(speech: Tensor, noise: Tensor) -> Tensor:
     return speech + 10 ** (NOISE_FLOOR_DB / 20) * noise
 
 
-def without_transients(speech: Tensor, sample_rate: int) -> Tensor:
+def cut_transients(speech: Tensor, sample_rate: int) -> Tensor:
     return filter_waveform(speech, lowpass(LOWPASS_HZ, sample_rate))
 
 

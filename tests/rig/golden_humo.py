@@ -105,20 +105,21 @@ class HuMo:
 
     def places(self, name: str, steps: int) -> Tensor:
         """Which row of the encoder each step reads."""
-        from lodestar.techniques.audio.features import halved
+        from lodestar.techniques.audio.features import halve_rate
         rows = 2 * {**self.told["audio"], **self.more}[name]["video_frames"]
-        return torch.cat(list(halved([torch.arange(float(rows))], steps, rows)))
+        return torch.cat(list(halve_rate([torch.arange(float(rows))], steps, rows)))
 
     def mel(self):
         """Each stretch of 30 s has its own floor."""
         from lodestar.backbones.audio.families import Whisper
-        from lodestar.techniques.audio.windows import Window
+        from lodestar.techniques.audio.segments import Segment
         family, stored, pairs = Whisper(self.encoder), self.load("audio"), {}
-        whole = Window(0, family.window_rows, 0, family.window_rows)
+        whole = Segment(0, family.segment_frames, 0, family.segment_frames)
         for name in self.told["audio"]:
             clips = [family.open(piece[None], torch.device("cpu"), [whole])
                      for piece in self.sound(name).split(480_000)]
-            log = torch.cat([clip.log_mel(0, family.window_rows).clamp(min=clip.floor) for clip in clips], 2)[0] / 4 + 1
+            log = torch.cat([clip.log_mel(0, family.segment_frames).clamp(min=clip.floor) for clip in clips], 2)
+            log = log[0] / 4 + 1
             parts = {"mel_first": log[:, :24], "mel_join": log[:, 2988:3012], "mel_tail": log[:, -8:]}
             pairs |= {f"{name}.{part}": (value, stored[f"{name}.{part}"]) for part, value in parts.items()
                       if f"{name}.{part}" in stored}

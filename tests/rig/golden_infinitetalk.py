@@ -53,14 +53,15 @@ class InfiniteTalk:
     # ------------------------------------------------------------ sound
 
     def loudness(self):
-        from lodestar.techniques.audio.waveform import integrated_loudness, leveled
+        from lodestar.techniques.audio.waveform import integrated_loudness, level_loudness
         case, pairs = self.load("audio"), {}
-        pairs["wave"] = leveled(case["wave"], RATE), case["loudness_normalised"]
+        pairs["wave"] = level_loudness(case["wave"], RATE), case["loudness_normalised"]
         for told in self.told["audio"]["loudness_table"]:
             if "error" in told:     # upstream stops; the pack leaves so short a sound as it is
                 continue
             wave = recorded(told, self.config["base_seed"])
-            pairs[told["name"]] = (torch.tensor([integrated_loudness(wave, RATE), leveled(wave, RATE).abs().max()]),
+            loudest = level_loudness(wave, RATE).abs().max()
+            pairs[told["name"]] = (torch.tensor([integrated_loudness(wave, RATE), loudest]),
                                    torch.tensor([float(told["loudness"]), told["max_abs"]]))
         return {name: (found.nan_to_num(neginf=-1e3), wanted.nan_to_num(neginf=-1e3))
                 for name, (found, wanted) in pairs.items()}
@@ -137,14 +138,14 @@ class InfiniteTalk:
         return pairs
 
     def two_speakers(self):
-        from lodestar.techniques.audio.speaker_tracks import placed
+        from lodestar.techniques.audio.speaker_tracks import place_tracks
         case = self.load("audio")
         waves = case["two.wave1"], case["two.wave2"]
         pairs = {}
-        for person, track in enumerate(placed("in turn", *waves), start=1):
+        for person, track in enumerate(place_tracks("in turn", *waves), start=1):
             pairs[f"add{person}"] = self.heard(track), case[f"two.add.features{person}"]
         cut = min(len(wave) for wave in waves)
-        for person, track in enumerate(placed("together", *(wave[:cut] for wave in waves)), start=1):
+        for person, track in enumerate(place_tracks("together", *(wave[:cut] for wave in waves)), start=1):
             pairs[f"para{person}"] = (self.heard(track)[:, [0, 11]], case[f"two.para.features{person}_layers0_11"])
         pairs["zero"] = self.heard(torch.zeros(cut))[:, [0, 11]], case["two.zero_wave.features_layers0_11"]
         return pairs

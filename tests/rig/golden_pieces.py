@@ -74,10 +74,10 @@ def audio(call: dict, host: golden.Host) -> dict[str, Tensor]:
     if "image_hw" in call:
         return masks(call)
     if "features" in call:
-        return {"out": speech_features.resampled(call["features"], call["seq_len"])}
+        return {"out": speech_features.interpolate_features(call["features"], call["seq_len"])}
     if "full" in call:
         step = call["num_frames"] - call["num_cond_frames"]
-        return {f"seg{segment}": speech_features.windows(call["full"], segment * step, call["num_frames"],
+        return {f"seg{segment}": speech_features.audio_slots(call["full"], segment * step, call["num_frames"],
                                                          call["audio_stride"]) for segment in range(8)}
     if "seq_len" in call:
         return {"audio_emb": speech_features.wav2vec_layers(call["hidden_states"])[:call["seq_len"]]}
@@ -89,20 +89,20 @@ def audio(call: dict, host: golden.Host) -> dict[str, Tensor]:
 def waveform(call: dict) -> dict[str, Tensor]:
     from lodestar.techniques.audio import waveform as speech_waveform
     rate = call["sample_rate"]
-    leveled = speech_waveform.leveled(call["speech"], rate)
-    noisy = speech_waveform.with_noise_floor(leveled, call["randn"])
+    leveled = speech_waveform.level_loudness(call["speech"], rate)
+    noisy = speech_waveform.add_noise_floor(leveled, call["randn"])
     return {"loudness_norm": leveled, "noise_floor": noisy,
-            "smooth_transients": speech_waveform.without_transients(noisy, rate),
-            "wav2vec_input_values": speech_waveform.prepared(call["speech"], rate, call["randn"])}
+            "smooth_transients": speech_waveform.cut_transients(noisy, rate),
+            "wav2vec_input_values": speech_waveform.prepare_speech(call["speech"], rate, call["randn"])}
 
 
 def speakers(call: dict) -> dict[str, Tensor]:
-    from lodestar.techniques.audio.speaker_tracks import padded, placed
+    from lodestar.techniques.audio.speaker_tracks import pad_track, place_tracks
     mode = {"para": "together", "add": "in turn"}[call["audio_type"]]
     samples = math.ceil(call["generate_duration"] * call["sample_rate"])
-    voices = placed(mode, call.get("person1"), call.get("person2"))
-    raw = placed(mode, call.get("person1_raw"), call.get("person2_raw"))
-    return {"person1": padded(voices[0], samples), "person2": padded(voices[1], samples), "mix": raw[0] + raw[1]}
+    voices = place_tracks(mode, call.get("person1"), call.get("person2"))
+    raw = place_tracks(mode, call.get("person1_raw"), call.get("person2_raw"))
+    return {"person1": pad_track(voices[0], samples), "person2": pad_track(voices[1], samples), "mix": raw[0] + raw[1]}
 
 
 def masks(call: dict) -> dict[str, Tensor]:

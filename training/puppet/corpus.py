@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lodestar.techniques.audio.waveform import leveled
+from lodestar.techniques.audio.waveform import level_loudness
 
 from .speech import LETTER_VISEMES, SAMPLE_RATE, SILENT_LETTERS, Track, load_tracks, save_track
 
@@ -107,7 +107,7 @@ def make_track(espeak: Espeak, voice: str, parts: list[list[str]], seconds: floa
         starts.append(done)
         phonemes.append("")
         done += silent
-    waveform = leveled(torch.from_numpy(np.concatenate(pieces)), SAMPLE_RATE).numpy()
+    waveform = level_loudness(torch.from_numpy(np.concatenate(pieces)), SAMPLE_RATE).numpy()
     if starts[0] > 0:
         starts, phonemes = [0, *starts], ["", *phonemes]
     kept_starts, kept = merged(np.array(starts), phonemes, len(waveform))

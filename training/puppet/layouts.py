@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lodestar.techniques.audio.features import window_steps
+from lodestar.techniques.audio.features import slot_steps
 from torch import Tensor
 
 from .latents import CLIPS, HEARD, LATENTS, PICTURES, RE_ENCODED, REFERENCE
@@ -158,7 +158,7 @@ def picture(clips: Clips, index: Tensor, place: int) -> Tensor:
 
 def heard(config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Tensor:
     """The chunk's audio features (B, 1, frames, 5, 5, 16); zeros where unconditional."""
-    rows = window_steps(4 * window.first + HEARD, 4 * window.latents - 3, 1, clips["heard"].shape[1])
+    rows = slot_steps(4 * window.first + HEARD, 4 * window.latents - 3, 1, clips["heard"].shape[1])
     audio = clips["heard"][index][:, rows].float()
     null = torch.from_numpy(draw.random(len(index)) < config.null_audio)
     if config.silence == "null":

@@ -16,7 +16,7 @@ from lodestar.backbones.audio import encoder as audio_encoder
 from lodestar.backbones.audio.encoder import as_speech_encoder, core_knows, encode_speech, load_audio_encoder
 from lodestar.nodes.audio_features import LodestarAudioFeatures
 from lodestar.nodes.load_audio_encoder import LodestarLoadAudioEncoder, encoder_names
-from lodestar.techniques.audio.windows import plan_windows
+from lodestar.techniques.audio.segments import plan_segments
 from torch.nn.functional import gelu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -182,7 +182,7 @@ def test_whisper_does_not_stop_at_30_seconds():
     with torch.no_grad():
         mel = (clip.log_mel(0, 4750).clamp(min=clip.floor) + 4) / 4
         rows = gelu(network.conv2(gelu(network.conv1(mel)))).transpose(1, 2)
-    for window in plan_windows(4750, 1500, 200):
+    for window in plan_segments(4750, 1500, 200):
         heard = layers_of(output)[0][:, window.keep_first:window.keep_end] \
             - network.embed_positions.weight[window.keep_first - window.first:window.keep_end - window.first].float()
         assert difference(heard, rows[:, window.keep_first:window.keep_end]) < 1e-5, "each second at its place"

@@ -10,11 +10,11 @@ from lodestar.backbones.audio.encoder import encode_speech, load_audio_encoder, 
 from lodestar.backbones.audio.families import Wav2Vec2, WhisperClip, first_of
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.longcat import speech as longcat_speech
-from lodestar.backbones.longcat.speech import encode_voices, heard
+from lodestar.backbones.longcat.speech import encode_streams, resample_speech
 from lodestar.nodes.load_audio_encoder import LOG_MEL, LodestarLoadAudioEncoder
 from lodestar.nodes.longcat_speech import LodestarLongCatSpeech
 from lodestar.techniques.audio.mel import mel_steps
-from lodestar.techniques.audio.waveform import leveled, prepared
+from lodestar.techniques.audio.waveform import level_loudness, prepare_speech
 from lodestar.techniques.timeline import Timeline
 from torch.nn.functional import interpolate
 
@@ -41,13 +41,13 @@ def encoders(tiny_models):
 
 def followed(sound, fps, chunk=93):
     """The speech with the silence that the authors put behind it: to the end of its last chunk."""
-    speech = heard(sound)
+    speech = resample_speech(sound)
     ends = (16_000 * (chunk + (chunk - 13) * more) // fps for more in range(100))
     return torch.nn.functional.pad(speech, (0, next(end for end in ends if end >= len(speech)) - len(speech)))
 
 
 def features(encoder, sound, **how):
-    return torch.cat(encode_voices(encoder, [heard(sound)], **how)["encoded_audio_all_layers"])
+    return torch.cat(encode_streams(encoder, [resample_speech(sound)], **how)["encoded_audio_all_layers"])
 
 
 def far(got, wanted):
@@ -63,7 +63,7 @@ def test_avatar_10_hears_what_one_pass_of_transformers_hears(encoders):
     drawn = torch.randn(len(speech), generator=torch.Generator().manual_seed(7))
     got = features(encoder, sound, noise_seed=7)
     with torch.no_grad():
-        convolved = network.feature_extractor(prepared(speech, 16_000, drawn)[None])
+        convolved = network.feature_extractor(prepare_speech(speech, 16_000, drawn)[None])
         steps = interpolate(convolved, len(speech) // 500, mode="linear", align_corners=True).transpose(1, 2)
         hidden = first_of(network.feature_projection(steps))
         states = [network.encoder.layer_norm(hidden + network.encoder.pos_conv_embed(hidden))]
@@ -75,7 +75,7 @@ def test_avatar_10_hears_what_one_pass_of_transformers_hears(encoders):
 def test_avatar_15_hears_what_the_authors_chunks_of_30_seconds_give(encoders):
     from transformers import WhisperFeatureExtractor
     encoder, sound = encoders["1.5"], audio(33.3)
-    got, speech = features(encoder, sound), leveled(followed(sound, 25), 16_000)
+    got, speech = features(encoder, sound), level_loudness(followed(sound, 25), 16_000)
     extractor, states = WhisperFeatureExtractor(feature_size=128), []
     for chunk in speech.split(480_000):
         mel = extractor(chunk.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
@@ -117,7 +117,7 @@ def test_only_one_window_is_ever_alive(encoders, monkeypatch, version, place, na
         return states
 
     monkeypatch.setattr(place, name, watched)
-    encode_voices(encoders[version], [heard(audio(100))], version)
+    encode_streams(encoders[version], [resample_speech(audio(100))], version)
     assert len(calls) == 4 and set(calls) == {12 if version == "1.0" else 33}
 
 
@@ -141,13 +141,13 @@ def test_encoders_from_core_s_own_loader_are_taken(config, layers):
 @pytest.mark.parametrize("seconds", [0.01, 1, 3.999, 31])
 def test_features_last_to_the_end_of_the_last_chunk(encoders, version, seconds):
     layers, rate = SHAPES[version]
-    output = encode_voices(encoders[version], [heard(audio(seconds))])
+    output = encode_streams(encoders[version], [resample_speech(audio(seconds))])
     end = len(followed(audio(seconds), 16 if version == "1.0" else 25)) / 16_000
     assert [layer.shape for layer in output["encoded_audio_all_layers"]] == [(1, int(end * rate), 64)] * layers
     assert Speech.of(output).seconds == pytest.approx(seconds), "silence is no speech that a take may last for"
     assert output["rate_hz"] == rate and output["family"] == f"longcat {version}"
     assert torch.equal(output["encoded_audio"], output["encoded_audio_all_layers"][-1])
-    assert output["audio_samples"] == round(seconds * 16_000) and "voices" not in output
+    assert output["audio_samples"] == round(seconds * 16_000) and "audio_streams" not in output
     assert all(layer.isfinite().all() for layer in output["encoded_audio_all_layers"])
 
 
@@ -199,7 +199,7 @@ def cut(encoder, layers):
     ("1.5", 4, r"audio_encoder: got a whisper of 4 layers, wanted 32: .*1\.5 .* whisper-large-v3")])
 def test_an_encoder_of_another_depth_is_refused(encoders, version, layers, says):
     with pytest.raises(ValueError, match=says):
-        encode_voices(cut(encoders[version], layers), [heard(audio(1))])
+        encode_streams(cut(encoders[version], layers), [resample_speech(audio(1))])
 
 
 @pytest.mark.parametrize(("version", "asked", "says"), [
@@ -215,7 +215,7 @@ def test_cancel_is_heard_between_windows(encoders, monkeypatch):
         raise comfy.model_management.InterruptProcessingException
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", stop)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        encode_voices(encoders["1.0"], [heard(audio(1))])
+        encode_streams(encoders["1.0"], [resample_speech(audio(1))])
 
 
 # ---------------------------------------------------------------- the puppet's
@@ -223,16 +223,16 @@ def test_cancel_is_heard_between_windows(encoders, monkeypatch):
 @pytest.mark.parametrize("seconds", [0.01, 3.999, 95.0])
 def test_the_puppet_hears_log_mel_without_a_model(seconds):
     encoder, sound = LodestarLoadAudioEncoder.execute(LOG_MEL, "auto").args[0], audio(seconds)
-    output = encode_voices(encoder, [heard(sound)])
+    output = encode_streams(encoder, [resample_speech(sound)])
     rows = len(followed(sound, 25, chunk=49)) // 640
-    wanted = mel_steps(leveled(heard(sound), 16_000), 0, rows)
+    wanted = mel_steps(level_loudness(resample_speech(sound), 16_000), 0, rows)
     assert (output["family"], output["rate_hz"]) == ("longcat puppet", 25.0)
     assert torch.equal(torch.cat(output["encoded_audio_all_layers"]), wanted.movedim(1, 0))
 
 
 def test_audio_features_gives_the_same_rows():
     encoder, sound = log_mel(), audio(40.0)
-    both = encode_voices(encoder, [heard(sound)]), encode_speech(encoder, sound, window_seconds=7.0)
+    both = encode_streams(encoder, [resample_speech(sound)]), encode_speech(encoder, sound, window_seconds=7.0)
     spoken, rows = (output["encoded_audio_all_layers"] for output in both)
     assert all(torch.equal(layer[:, :1000], row) for layer, row in zip(spoken, rows, strict=True))
 
@@ -242,19 +242,19 @@ def test_audio_features_gives_the_same_rows():
 def test_frames_behind_the_speech_hear_silence():
     """The puppet's, whose features are known by hand: the other two get the same waveform, as the tests above hold."""
     vowel = {"waveform": torch.sin(900 * torch.arange(3.6 * 16_000) / 16_000)[None, None], "sample_rate": 16_000}
-    speech = Speech.of(encode_voices(log_mel(), [heard(vowel)]))
-    rows = speech.windows(80, 40, 1)[0, 0, :, 2]        # from 3.2 s on: 10 frames of speech, then silence
+    speech = Speech.of(encode_streams(log_mel(), [resample_speech(vowel)]))
+    rows = speech.audio_slots(80, 40, 1)[0, 0, :, 2]        # from 3.2 s on: 10 frames of speech, then silence
     assert (rows[:10] > -1).flatten(1).any(1).all() and (rows[11:] == -1).all()
 
 
 def test_voices_of_unequal_length_end_together(encoders):
     """After its end the shorter one has silence, encoded with it, and its features last as long."""
-    long, short = heard(audio(4)), heard(audio(1, seed=1))
+    long, short = resample_speech(audio(4)), resample_speech(audio(1, seed=1))
     people = torch.ones(1, 3, 8, 8)
     for version, encoder in encoders.items():
-        output = encode_voices(encoder, [long, short], people=people)
+        output = encode_streams(encoder, [long, short], speakers=people)
         filled = torch.nn.functional.pad(short, (0, len(long) - len(short)))
-        for voice, alone in zip(output["voices"], (long, filled), strict=True):
-            wanted = encode_voices(encoder, [alone])["encoded_audio_all_layers"]
+        for voice, alone in zip(output["audio_streams"], (long, filled), strict=True):
+            wanted = encode_streams(encoder, [alone])["encoded_audio_all_layers"]
             assert all(torch.equal(layer, row) for layer, row in zip(voice, wanted, strict=True)), version
         assert output["audio_samples"] == len(long)

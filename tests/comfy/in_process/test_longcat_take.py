@@ -189,7 +189,7 @@ def test_an_avatar_without_speech_is_refused(take_of):
 def test_speakers_without_masks_are_refused(take_of):
     layers = speech("avatar15")["encoded_audio_all_layers"]
     with pytest.raises(ValueError, match="got 2 audio streams and no masks"):
-        take_of("avatar15", features=speech("avatar15", voices=(layers, layers))).check()
+        take_of("avatar15", features=speech("avatar15", audio_streams=(layers, layers))).check()
 
 
 # ---------------------------------------------------------------- several speakers
@@ -201,7 +201,7 @@ def test_each_voice_moves_its_own_person(take_of, monkeypatch):
     first, second = (tuple(random(1, 50, 64, seed=seed + layer) for layer in range(5)) for seed in (40, 60))
     windows_of = []
     for voices in ((first, second), (first, first), (second, second)):
-        take = take_of("avatar15", features=speech("avatar15", voices=voices, people_masks=masks))
+        take = take_of("avatar15", features=speech("avatar15", audio_streams=voices, people_masks=masks))
         windows_of.append(made(take, monkeypatch)[1][2])
         monkeypatch.undo()
     both, one, two = windows_of
@@ -210,6 +210,6 @@ def test_each_voice_moves_its_own_person(take_of, monkeypatch):
 
 def test_several_voices_need_a_picture(take_of, monkeypatch):
     layers, masks = speech("avatar15")["encoded_audio_all_layers"], torch.ones(1, 3, 64, 64)
-    take = take_of("avatar15", False, features=speech("avatar15", voices=(layers, layers), people_masks=masks))
+    take = take_of("avatar15", False, features=speech("avatar15", audio_streams=(layers, layers), people_masks=masks))
     with pytest.raises(ValueError, match="reference: several speakers need a picture"):
         made(take, monkeypatch)

@@ -54,7 +54,7 @@ def test_the_clip_hears_the_speech_from_its_beginning(chunk_of):
 def test_each_voice_comes_with_its_person_s_place(chunk_of):
     masks, voices = torch.zeros(1, 3, 80, 120), tuple([torch.ones(1, 200, 64)] * 5 for _ in range(2))
     masks[:, 0, :, :60] = masks[:, 1, :, 60:] = 1
-    features = {"voices": voices, "rate_hz": 25.0, "people_masks": masks}
+    features = {"audio_streams": voices, "rate_hz": 25.0, "people_masks": masks}
     for side in chunk_of("longcat_avatar15", audio_features=features, reference=torch.rand(1, 80, 120, 3))[:2]:
         placed = side[0][1]["people_masks"]
         assert placed.shape == (1, 3, 64, 96) and placed[0, 0, :, :48].all() and placed[0, 1, :, 48:].all()

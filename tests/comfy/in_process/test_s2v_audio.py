@@ -41,7 +41,7 @@ def speech(wan):
 def whole(model, speech, latents, fps=16.0):
     """The tokens of a take of `latents`, encoded at once: (1, latents, 1, D) for all tokens, (1, latents, n, D)."""
     clock = Timeline(exact_fps(fps))
-    rows = speech.rows(clock, 0, latents * 4).permute(0, 2, 1)[None]
+    rows = speech.frame_features(clock, 0, latents * 4).permute(0, 2, 1)[None]
     with torch.inference_mode():
         return model.model.diffusion_model.casual_audio_encoder(rows)
 
@@ -110,7 +110,7 @@ def test_every_chunk_hears_what_the_whole_take_gives_it(model, wan, speech, fps)
 def test_without_its_history_a_chunk_would_hear_otherwise(model, wan, speech):
     """The measure itself: feature frames from the chunk's own first on, as ComfyUI's node hands them over."""
     expected = whole(model, speech, 3 * CHUNK)
-    rows = speech.rows(Timeline(Fraction(16)), CHUNK * 4, CHUNK * 4).permute(0, 2, 1)[None]
+    rows = speech.frame_features(Timeline(Fraction(16)), CHUNK * 4, CHUNK * 4).permute(0, 2, 1)[None]
     with torch.inference_mode():
         tokens = model.model.diffusion_model.casual_audio_encoder(rows)[1]
     wanted = expected[1][:, CHUNK:2 * CHUNK]
@@ -155,7 +155,7 @@ def test_a_clip_of_one_chunk_hears_what_a_take_hears_at_its_start(model, wan, sp
     expected = whole(model, speech, CHUNK)
     text = [[wan.random(1, 7, 4096, seed=3), {}]]
     weights = comfy.utils.load_torch_file(str(tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"))
-    features = {"encoded_audio_all_layers": speech.voices[0], "rate_hz": 50.0}
+    features = {"encoded_audio_all_layers": speech.streams[0], "rate_hz": 50.0}
     positive, _, latent = LodestarOneChunk.execute(model, text, text, comfy.sd.VAE(sd=weights), 64, 64, 17,
                                                             features).args
     with listening(model) as heard, torch.inference_mode():

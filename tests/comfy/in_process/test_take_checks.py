@@ -97,7 +97,7 @@ def test_speech_features_that_are_no_numbers(value):
     layer = torch.zeros(1, 200, 8)
     layer[0, 150] = value
     speech, clock = Speech.of({"encoded_audio_all_layers": [layer] * 2, "rate_hz": 50.0}), Timeline(Fraction(25))
-    assert speech.rows(clock, 0, 40).shape == (2, 40, 8) and speech.windows(0, 40, 2).shape[2] == 40
-    for read in (lambda: speech.rows(clock, 60, 40), lambda: speech.windows(60, 40, 2)):
+    assert speech.frame_features(clock, 0, 40).shape == (2, 40, 8) and speech.audio_slots(0, 40, 2).shape[2] == 40
+    for read in (lambda: speech.frame_features(clock, 60, 40), lambda: speech.audio_slots(60, 40, 2)):
         with pytest.raises(ValueError, match="^audio_features: got NaN or infinite features"):
             read()

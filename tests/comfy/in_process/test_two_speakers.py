@@ -4,8 +4,8 @@ import torch
 from lodestar import backbones
 from lodestar.backbones.audio.encoder import load_audio_encoder
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.longcat.speech import encode_voices, heard
-from lodestar.backbones.longcat.two_speakers import spoken
+from lodestar.backbones.longcat.speech import encode_streams, resample_speech
+from lodestar.backbones.longcat.two_speakers import join_speakers
 from lodestar.nodes.longcat_speech import LodestarLongCatSpeech
 from lodestar.nodes.two_speakers import LodestarTwoSpeakers
 from lodestar.techniques.timeline import Timeline
@@ -37,10 +37,10 @@ def alone(encoder, sound):
 def test_each_voice_is_what_its_person_says(encoder):
     one, two = audio(2, seed=1), audio(2, seed=2)
     features, mix = speakers(encoder, audio_1=one, audio_2=two)
-    assert len(features["voices"]) == 2
-    for voice, sound in zip(features["voices"], (one, two), strict=True):
+    assert len(features["audio_streams"]) == 2
+    for voice, sound in zip(features["audio_streams"], (one, two), strict=True):
         assert all(map(torch.equal, voice, alone(encoder, sound)))
-    assert features["encoded_audio_all_layers"] is features["voices"][0]
+    assert features["encoded_audio_all_layers"] is features["audio_streams"][0]
     assert torch.equal(mix["waveform"], one["waveform"] + two["waveform"]) and mix["sample_rate"] == 16_000
 
 
@@ -50,9 +50,9 @@ def test_one_person_of_a_group_speaks_and_the_other_is_heard_to_be_silent(encode
     said = audio(1.5)
     features, mix = speakers(encoder, mode, noise_floor=True, **{speaks: said})
     silence = torch.zeros(24_000)
-    tracks = [heard(said), silence] if speaks == "audio_1" else [silence, heard(said)]
-    for person, (voice, track) in enumerate(zip(features["voices"], tracks, strict=True)):
-        wanted = encode_voices(encoder, [track], noise_seed=person)["encoded_audio_all_layers"]
+    tracks = [resample_speech(said), silence] if speaks == "audio_1" else [silence, resample_speech(said)]
+    for person, (voice, track) in enumerate(zip(features["audio_streams"], tracks, strict=True)):
+        wanted = encode_streams(encoder, [track], noise_seed=person)["encoded_audio_all_layers"]
         assert all(map(torch.equal, voice, wanted))
     assert torch.equal(mix["waveform"], said["waveform"])
 
@@ -61,29 +61,29 @@ def test_in_turn_the_second_begins_where_the_first_ends(encoder):
     one, two = audio(1, seed=1), audio(2, seed=2)
     features, mix = speakers(encoder, "in turn", audio_1=one, audio_2=two)
     assert torch.equal(mix["waveform"], torch.cat([one["waveform"], two["waveform"]], -1))
-    assert {layer.shape for voice in features["voices"] for layer in voice} == {(1, 186, 64)}
+    assert {layer.shape for voice in features["audio_streams"] for layer in voice} == {(1, 186, 64)}
 
 
 def test_others_hear_a_third_voice_of_silence(encoder):
     features, _ = speakers(encoder, others="0.42, 0, 0.58, 0.5\n\n0, 0, 0.1, 0.5", audio_1=audio(1), audio_2=audio(1))
-    assert len(features["voices"]) == 3
-    silence = encode_voices(encoder, [torch.zeros(16_000)])["encoded_audio_all_layers"]
-    assert all(map(torch.equal, features["voices"][2], silence))
+    assert len(features["audio_streams"]) == 3
+    silence = encode_streams(encoder, [torch.zeros(16_000)])["encoded_audio_all_layers"]
+    assert all(map(torch.equal, features["audio_streams"][2], silence))
     assert features["people_masks"].shape == (1, 5, 48, 80)
 
 
 def test_the_mix_keeps_the_better_rate_and_both_channels():
     stereo, mono = audio(2, 44_100, channels=2), audio(2, 16_000)
-    tracks, mix = spoken("together", mono, stereo)
+    tracks, mix = join_speakers("together", mono, stereo)
     assert mix["sample_rate"] == 44_100 and mix["waveform"].shape == (1, 2, 88_200)
     assert [len(track) for track in tracks] == [32_000, 32_000]
-    alone_in_mix = spoken("together", None, stereo)[1]["waveform"]
+    alone_in_mix = join_speakers("together", None, stereo)[1]["waveform"]
     assert torch.equal(alone_in_mix, stereo["waveform"])
 
 
 def test_as_good_as_one_length_is_one_length():
     one, two = audio(2), audio(2 + 0.008)
-    tracks, mix = spoken("together", one, two)
+    tracks, mix = join_speakers("together", one, two)
     assert {len(track) for track in tracks} == {mix["waveform"].shape[-1]} == {32_128}
 
 
@@ -91,7 +91,7 @@ def test_as_good_as_one_length_is_one_length():
 def test_silence_follows_the_shorter_voice_and_the_log_says_it_in_seconds(caplog, shorter):
     short, long = audio(1, 44_100, seed=1), audio(2.5, seed=2)
     with caplog.at_level("INFO", "lodestar"):
-        tracks, mix = spoken("together", *((short, long) if shorter == 1 else (long, short)))
+        tracks, mix = join_speakers("together", *((short, long) if shorter == 1 else (long, short)))
     silent, spoken_on = (tracks[0], tracks[1]) if shorter == 1 else (tracks[1], tracks[0])
     assert len(silent) == len(spoken_on) == 40_000 and silent[:16_000].any() and not silent[16_000:].any()
     assert mix["waveform"].shape == (1, 1, 110_250)
@@ -157,4 +157,4 @@ def test_impossible_places_are_refused(encoder, given, says):
     ("in turn", None, None, "speakers: got no speech at all")])
 def test_impossible_speech_is_refused(mode, one, two, says):
     with pytest.raises(ValueError, match=says):
-        spoken(mode, one, two)
+        join_speakers(mode, one, two)

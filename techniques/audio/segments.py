@@ -12,28 +12,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Window:
-    """Steps [first, end) are encoded, steps [keep_first, keep_end) of them are kept."""
+class Segment:
+    """Steps [first, end) are encoded, steps [keep_first, keep_end) of them are trim_segments."""
     first: int
     end: int
     keep_first: int
     keep_end: int
 
 
-def plan_windows(steps: int, window: int, overlap: int) -> tuple[Window, ...]:
-    """The fewest segments of `window` steps that share at least `overlap` with their neighbours and cover `steps`.
+def plan_segments(steps: int, segment: int, overlap: int) -> tuple[Segment, ...]:
+    """The fewest segments of `segment` steps that share at least `overlap` with their neighbours and cover `steps`.
 
     They are spread evenly, all of full length, and each overlap is cut in its middle. One segment where it suffices.
     """
-    if not 0 <= overlap < window:
-        raise ValueError(f"got {overlap} steps of overlap for segments of {window}; choose an overlap shorter than a "
+    if not 0 <= overlap < segment:
+        raise ValueError(f"got {overlap} steps of overlap for segments of {segment}; choose an overlap shorter than a "
                          "segment")
-    if steps <= window:
-        return (Window(0, steps, 0, steps),)
-    gaps = -(-(steps - window) // (window - overlap))
-    starts = [index * (steps - window) // gaps for index in range(gaps + 1)]
-    cuts = [0, *((start + previous + window) // 2 for previous, start in zip(starts, starts[1:], strict=False)), steps]
-    return tuple(Window(start, start + window, *cut) for start, cut in
+    if steps <= segment:
+        return (Segment(0, steps, 0, steps),)
+    gaps = -(-(steps - segment) // (segment - overlap))
+    starts = [index * (steps - segment) // gaps for index in range(gaps + 1)]
+    cuts = [0, *((start + previous + segment) // 2 for previous, start in zip(starts, starts[1:], strict=False)), steps]
+    return tuple(Segment(start, start + segment, *cut) for start, cut in
                  zip(starts, zip(cuts, cuts[1:], strict=False), strict=True))
 
 
@@ -48,13 +48,13 @@ def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
-def kept(windows: Sequence[Window], encoded: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+def trim_segments(segments: Sequence[Segment], encoded: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     """What each segment keeps of what it encoded, in order: per segment L tensors (1, end - first, C) -> (1, n, C).
 
     `encoded` is consumed one segment at a time, so only one segment's layers are alive.
     """
-    for window, layers in zip(windows, encoded, strict=True):
-        yield [layer[:, window.keep_first - window.first:window.keep_end - window.first] for layer in layers]
+    for segment, layers in zip(segments, encoded, strict=True):
+        yield [layer[:, segment.keep_first - segment.first:segment.keep_end - segment.first] for layer in layers]
 
 
 def moments(pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

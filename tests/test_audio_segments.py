@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.techniques.audio.windows import kept, moments, plan_windows, runs, select_layers
+from lodestar.techniques.audio.segments import moments, plan_segments, runs, select_layers, trim_segments
 
 
 @given(st.lists(st.integers(0, 9)))
@@ -20,7 +20,7 @@ def kept_steps(windows) -> list[int]:
 @given(st.integers(1, 3000), st.integers(1, 400), st.data())
 def test_every_step_is_kept_once_with_its_margin(steps, window, data):
     overlap = data.draw(st.integers(0, window - 1))
-    windows = plan_windows(steps, window, overlap)
+    windows = plan_segments(steps, window, overlap)
     assert kept_steps(windows) == list(range(steps))
     assert all(part.end - part.first == min(window, steps) for part in windows)
     assert all(part.keep_first - part.first >= overlap // 2 for part in windows[1:])
@@ -33,18 +33,18 @@ def test_no_window_more_than_a_greedy_walk_needs(steps, window, data):
     covered, greedy = window, 1
     while covered < steps:
         covered, greedy = covered + window - overlap, greedy + 1
-    assert len(plan_windows(steps, window, overlap)) == greedy
+    assert len(plan_segments(steps, window, overlap)) == greedy
 
 
 @pytest.mark.parametrize("overlap", [-1, 10, 11])
 def test_an_overlap_as_long_as_the_window_is_refused(overlap):
     with pytest.raises(ValueError, match="^got .* of overlap for segments of .*choose an overlap shorter"):
-        plan_windows(100, 10, overlap)
+        plan_segments(100, 10, overlap)
 
 
 def test_what_is_kept_is_the_whole():
     whole = [torch.randn(1, 103, 3), torch.randn(1, 103, 5)]
-    windows = plan_windows(103, 20, 7)
+    windows = plan_segments(103, 20, 7)
     spoilt = []
     for window in windows:      # margins are wrong on purpose: none of them may reach the result
         layers = [layer[:, window.first:window.end].double().clone() for layer in whole]
@@ -52,7 +52,7 @@ def test_what_is_kept_is_the_whole():
             layer[:, :window.keep_first - window.first] = torch.nan
             layer[:, window.keep_end - window.first:] = torch.nan
         spoilt.append(layers)
-    joined = [torch.cat(pieces, 1) for pieces in zip(*kept(windows, iter(spoilt)), strict=True)]
+    joined = [torch.cat(pieces, 1) for pieces in zip(*trim_segments(windows, iter(spoilt)), strict=True)]
     assert all(torch.equal(ours, layer.double()) for ours, layer in zip(joined, whole, strict=True))
 
 
