@@ -5,18 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lodestar.pipelines.metrics.report_picture import (
-    GAP,
-    INK,
-    MARGIN,
-    PANEL_HEIGHT,
-    SOFT,
-    WIDTH,
-    Sheet,
-    frame,
-    steps,
-    value_axis,
-)
+from lodestar.pipelines.metrics.report_picture import GAP, MARGIN, PANEL_HEIGHT, WIDTH, frame, steps, value_axis
+from lodestar.pipelines.sheet import INK, SOFT, Sheet
 from PIL import Image
 from torch import Tensor
 
