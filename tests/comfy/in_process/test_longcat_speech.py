@@ -91,7 +91,7 @@ def test_avatar_15_hears_what_the_authors_chunks_of_30_seconds_give(encoders):
 def test_windows_equal_one_pass(encoders, monkeypatch):
     encoder, sound = encoders["1.0"], audio(95.2)
     windowed = features(encoder, sound)
-    monkeypatch.setattr(longcat_speech, "WINDOW_SECONDS", 3600)
+    monkeypatch.setattr(longcat_speech, "SEGMENT_SECONDS", 3600)
     assert far(windowed, features(encoder, sound)) < HIDDEN_LAYERS
 
 
@@ -100,7 +100,7 @@ def test_every_step_of_a_window_lies_where_it_does_in_one_pass(encoders, monkeyp
     monkeypatch.setattr(Wav2Vec2, "walk", lambda self, hidden, keep: [hidden for _ in keep])
     encoder, sound = encoders["1.0"], audio(95.2)
     windowed = features(encoder, sound)
-    monkeypatch.setattr(longcat_speech, "WINDOW_SECONDS", 3600)
+    monkeypatch.setattr(longcat_speech, "SEGMENT_SECONDS", 3600)
     assert far(windowed, features(encoder, sound)) < ENCODER_INPUT
 
 

@@ -16,7 +16,7 @@ from lodestar.backbones.longcat.model import REFERENCE_INDEX
 from lodestar.networks.longcat.network import LongCat
 from lodestar.nodes.long_take import TakeSession
 from lodestar.nodes.plan_take import LodestarPlanTake
-from lodestar.techniques.audio.features import windows
+from lodestar.techniques.audio.features import audio_slots
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
@@ -128,7 +128,7 @@ def heard_by_hand(name, chunk):
         return None
     whole = torch.stack([layer[0] for layer in speech(name)["encoded_audio_all_layers"]], 1)
     stride = {"avatar": 2, "avatar15": 1}[name]
-    return windows(whole, chunk.first_latent * 4, 4 * (chunk.latents - 1) + 1, stride)[None]
+    return audio_slots(whole, chunk.first_latent * 4, 4 * (chunk.latents - 1) + 1, stride)[None]
 
 
 @pytest.mark.parametrize("name, mode", [("video", "re-encode"), ("avatar", "stitch"), ("avatar15", "re-encode")])
