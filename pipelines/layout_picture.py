@@ -54,8 +54,8 @@ def draw_visibility(sheet: Sheet, layout: Layout, visibility: Mapping[tuple[int,
     """A row per query frame, a column per key frame: a full cell is seen, a smaller one in part, none not at all."""
     frames = sum(len(span.times) for span in layout.spans)
     left, top, each = MARGIN + LABEL, below + 12, (TABLE - 14) / frames
-    sheet.text(MARGIN, top, "Who sees whom")
-    for line, text in enumerate(("a row: who looks", "a column: at whom", "empty: not seen", "small: seen less")):
+    sheet.text(MARGIN, top, "Attention")
+    for line, text in enumerate(("rows: queries", "columns: keys", "empty: not seen", "small: seen less")):
         sheet.text(MARGIN, top + 26 + 18 * line, text, SOFT, small=True)
     for query in range(frames):
         for key in range(frames):

@@ -229,7 +229,7 @@ def test_what_was_made_is_kept(tmp_path):
 
 # ---------------------------------------------------------------- figures and verdicts
 
-def readings_of(players, late: int = 0, expression: float = 0.15, drift: float = 0.0) -> dict:
+def predictions_of(players, late: int = 0, expression: float = 0.15, drift: float = 0.0) -> dict:
     """Of a perfect probe that sees the truth `late` frames late, with an identity error that grows `drift` a minute."""
     chunks, opening, poses, error = (0, 1, 2), [], [], []
     for chunk in chunks:
@@ -244,12 +244,12 @@ def readings_of(players, late: int = 0, expression: float = 0.15, drift: float =
             "colour": torch.zeros(2, 3), "reference": torch.zeros(2, 6)}
 
 
-def test_figures_of_readings_that_are_known(players):
-    found = claims_measures.figures(readings_of(players, 2, 0.55, 3.0), players, (0, 2))
+def test_figures_of_predictions_that_are_known(players):
+    found = claims_measures.figures(predictions_of(players, 2, 0.55, 3.0), players, (0, 2))
     assert set(found) == set(claims_measures.FIGURES)
     assert found["lag"].tolist() == [2, 2] and found["identity_slope"] == pytest.approx([3, 3], abs=1e-4)
     assert found["told"] == pytest.approx([(0.5 - 0.5 + 0.5) / 3] * 2)      # two keyframes smile, one is sad
-    assert found["sync"].max() < 0.95 < claims_measures.figures(readings_of(players), players, (0, 2))["sync"].min()
+    assert found["sync"].max() < 0.95 < claims_measures.figures(predictions_of(players), players, (0, 2))["sync"].min()
 
 
 def test_verdicts_say_yes_partly_and_no():

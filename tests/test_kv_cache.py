@@ -1,4 +1,4 @@
-"""The KV cache against computing anew: evicted, selected and moved, it is what a network gives on the full sequence."""
+"""The KV cache against computing all again: evicted, selected, moved, it is what the full sequence gives."""
 import golden
 import pytest
 import torch

@@ -130,7 +130,7 @@ def test_wear_is_slight_and_quantising_is_rounding(world):
     assert 0.005 < (worn(frames, torch.Generator().manual_seed(0)) - frames).abs().mean() < 0.05
 
 
-def test_a_lesson_teaches_every_weight(world):
+def test_a_batch_teaches_every_weight(world):
     probe, given = FaceProbe(), draw_batch(world, 5, 2, 8, 8)
     for name, values in statistics(given.states.numpy(), people=200)._asdict().items():
         getattr(probe, name).copy_(values)

@@ -141,7 +141,7 @@ def test_blur_and_lost_detail_cost_and_equal_pictures_nothing():
     assert vae_losses.difference(still, moving) > vae_losses.difference(still[:, :, :1], moving[:, :, :1]) == 0
 
 
-def test_what_the_eye_sees_differs_where_the_picture_does():
+def test_what_the_face_probe_sees_differs_where_the_picture_does():
     alike = vae_losses.Likeness(load_face_probe())
     true = torch.rand(1, 3, 2, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     made = (0.8 * true).requires_grad_()

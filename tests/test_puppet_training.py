@@ -183,7 +183,7 @@ def test_a_config_that_means_nothing_is_refused(tmp_path, text):
         Config.read(path)
 
 
-def test_every_shipped_config_can_be_read():
+def test_every_config_of_the_pack_can_be_read():
     paths = sorted(CONFIGS.glob("*.json"))
     configs = [Config.read(path) for path in paths]
     assert [config.name for config in configs] == [path.stem for path in paths]
@@ -217,7 +217,7 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def test_what_ships_is_what_was_trained(tmp_path):
+def test_what_is_exported_is_what_was_trained(tmp_path):
     network = shaken(puppet(), 0.02)
     plain = asked(network)
     for name in ("puppet", "puppet_unstitched"):
@@ -264,6 +264,6 @@ def test_the_base_is_trained_in_slices(clips, tmp_path):
     assert train.train(config, clips, tmp_path, None, 5) == tmp_path / "puppet.safetensors"
 
 
-def test_all_that_ships_stays_small():
+def test_all_weights_of_the_pack_stay_small():
     shown = [path.stat().st_size for path in (PACK / "models").rglob("*.safetensors")]
     assert len(shown) >= 4 and sum(shown) <= 25_000_000

@@ -50,6 +50,6 @@ def test_a_keyframe_outside_the_take_says_so():
     assert not ReferenceSkip().take_notices(Fraction(5))
 
 
-def test_a_cache_is_kept_in_vram_or_ram():
+def test_a_cache_is_in_vram_or_offloaded_to_ram():
     with pytest.raises(ValueError, match="kv_cache: got 'disk', wanted one of VRAM, RAM"):
         ConditioningCache("disk")

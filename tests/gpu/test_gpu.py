@@ -66,7 +66,7 @@ def test_a_longer_stream_needs_no_more_memory():
 
 @pytest.mark.parametrize("place", OFFLOADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_longcats_kept_keys_and_values_change_nothing(place, dtype):
+def test_longcats_kv_cache_changes_nothing(place, dtype):
     model = longcat.longcat_model(longcat.SMALL, gpu.CUDA, dtype)
     x, conditions = longcat.chunk(longcat.SMALL, gpu.CUDA, (16, 16))
     step, run = longcat_gpu.cached_step(model, x, conditions, place)

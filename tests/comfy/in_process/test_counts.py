@@ -33,7 +33,7 @@ def test_a_long_take_costs_its_chunks(blocks):
     assert flops.take_flops(blocks, 20) <= 1.001 * 10 * flops.take_flops(blocks, 2)
 
 
-def test_kept_keys_and_values_save_longcats_clean_frames():
+def test_the_kv_cache_saves_longcats_conditioning_frames():
     chunk, noise, clean = longcat_flops.count_chunk(), 20, 1 + 4
     assert chunk.step_ratio <= 0.802 and chunk.chunk_ratio <= 0.815
     assert chunk.cached.self_attention / chunk.joint.self_attention == pytest.approx(noise / (noise + clean), abs=1e-9)

@@ -343,7 +343,7 @@ def test_every_context_window_hears_its_own_speech(model, monkeypatch):
     assert (known, later_known) == (KNOWN, 0)
 
 
-def test_kept_keys_are_those_of_each_window(model):
+def test_the_kv_cache_is_that_of_each_window(model):
     latent, results = random(1, 16, FRAMES, *SIZE, seed=8), []
     mask = torch.ones(1, 1, FRAMES, *SIZE)
     mask[:, :, :KNOWN] = 0

@@ -84,7 +84,7 @@ def guider_on(model, longcat, scales=(4.0, 3.0)):
 
 
 @pytest.mark.parametrize("place", ["VRAM", "RAM"])
-def test_all_predictions_share_the_kept_keys(tiny_models, longcat, place, caplog):
+def test_all_predictions_share_the_kv_cache(tiny_models, longcat, place, caplog):
     model = longcat.load(tiny_models, longcat.AVATAR15)
     joint = sampled(guider_on(model, longcat), longcat, known=KNOWN)
     with caplog.at_level("INFO", "lodestar"):

@@ -155,7 +155,7 @@ def test_the_anchor_s_schedule_gives_each_chunk_its_place(take_of, monkeypatch):
     assert times == [[10.0, 30.0, -10.0][chunk.index % 3] for chunk, *_ in chunks for _ in SIGMAS[1:]]
 
 
-def test_a_take_with_kept_keys_is_the_same_take(take_of, monkeypatch):
+def test_a_take_with_a_kv_cache_is_the_same_take(take_of, monkeypatch):
     plain = made(take_of("avatar15"), monkeypatch)
     base = take_of("avatar15").guider.model_patcher
     monkeypatch.undo()

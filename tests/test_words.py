@@ -1,0 +1,68 @@
+"""The field's words, so that a newcomer needs no glossary: what stands on the left of WORDS stands nowhere in the pack
+but in the CHANGELOG, nor in part of an identifier. A word is listed from when it is gone.
+"""
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDINGS = {".py", ".md", ".js", ".toml", ".yml"}
+OUTSIDE = {"CHANGELOG.md", "out", "golden", Path(__file__).name}
+WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is said instead
+    "kept keys": "KV cache",
+    "kept in VRAM": "KV cache, offload",
+    "clean cache": "conditioning cache",
+    "silent (condition|branch)": "unconditional audio",
+    "who sees whom": "attention bias, visibility mask",
+    "(?-i:Moment)": "ChunkPosition",
+    "lessons?": "batch",
+    "readings": "predictions",
+    "the eye": "face probe",
+    "puppet stem|(the|same) stem": "base checkpoint",
+    "ships?|shipped": "exported, the pack's own",
+    "afresh": "re-encode; from the start",
+    "made anew|anew from": "recomputed, made again",
+    "moving pictures": "video reader",
+    "million numbers": "parameters",
+    r"paper 00\d": "its authors and its name",
+}
+
+
+def pattern_of(words: str) -> re.Pattern:
+    """Between words, or inside an identifier: neither a letter before nor one behind."""
+    return re.compile(rf"(?<![a-z])(?:{words.replace(' ', '[ _-]?')})(?![a-z])", re.IGNORECASE)
+
+
+@functools.cache
+def texts(root: Path) -> list[tuple[Path, str]]:
+    """(path from the root, text) of every file that people read; hidden folders but .github are somebody else's."""
+    paths = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.suffix in ENDINGS]
+    return [(path, (root / path).read_text(encoding="utf-8")) for path in paths
+            if not OUTSIDE & set(path.parts) and (path.parts[0] == ".github" or not path.parts[0].startswith("."))]
+
+
+def places(words: str, root: Path) -> list[str]:
+    pattern = pattern_of(words)
+    return [f"{path.as_posix()}:{text.count(chr(10), 0, found.start()) + 1}: {found[0]!r}"
+            for path, text in texts(root) for found in pattern.finditer(text)]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_the_field_s_words_are_used(words):
+    if found := places(words, ROOT):
+        pytest.fail("\n".join([f"say {WORDS[words]}:", *found]), pytrace=False)
+
+
+@pytest.mark.parametrize(("words", "text", "is_found"), [
+    ("kept keys", "with kept keys of", True), ("kept keys", "def test_kept_keys_are():", True),
+    ("kept keys", "KeptKeys(1)", True), ("ships?|shipped", "relationship", False), ("lessons?", "lessen it", False),
+    ("(?-i:Moment)", "a moment later", False), ("(?-i:Moment)", "Moment(0)", True),
+    ("the eye", "of the eyes", False), ("afresh", "ENCODED_AFRESH", True)])
+def test_a_word_is_found_alone_and_inside_a_name(words, text, is_found, tmp_path):
+    (tmp_path / "a.py").write_text(f'"""A module."""\n{text}\n', encoding="utf-8")
+    (tmp_path / "CHANGELOG.md").write_text(text, encoding="utf-8")
+    assert [place.partition(": ")[0] for place in places(words, tmp_path)] == ["a.py:2"] * is_found
