@@ -18,6 +18,7 @@ from torch import nn
 from ..techniques.technique import ChunkPosition, Technique, find_handover, sort_techniques
 from . import find
 from .backbone import CACHE_BYTES, RUN
+from .frame_conditions import cut_conditions
 from .patches import check_patches
 
 KEY = "lodestar"
@@ -45,15 +46,23 @@ class Patch:
         return self.backbone.prepare(executor, args, kwargs, self.techniques, self.position, self.process_in)
 
 
-def refuse_replaced_forward(executor, *args, **kwargs):
-    """An APPLY_MODEL wrapper: a node that swapped the model's forward would render without our patches, unseen."""
-    module = getattr(executor.class_obj.diffusion_model, "_orig_mod", executor.class_obj.diffusion_model)
+    def cut_conditions(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
+                       transformer_options: dict = {}, **conditions):  # noqa: B006 - as core's
+        """An APPLY_MODEL wrapper: what stands for each latent frame, for the call's own frames alone."""
+        refuse_replaced_forward(executor.class_obj.diffusion_model)
+        cut = cut_conditions({**conditions, "c_concat": c_concat}, self.backbone.frame_conditions, transformer_options,
+                             x.shape[2])
+        return executor(x, t, cut.pop("c_concat"), c_crossattn, control, transformer_options, **cut)
+
+
+def refuse_replaced_forward(module: nn.Module) -> None:
+    """A node that swapped the model's forward would render without our patches, unseen: RuntimeError."""
+    module = getattr(module, "_orig_mod", module)
     for name in FORWARDS:
         swapped = vars(module).get(name)
         if swapped is not None and getattr(swapped, "__func__", None) is not getattr(type(module), name, None):
             raise RuntimeError(f"another node replaced this model's {name} (TeaCache style, {swapped!r}), which "
                                f"switches Lodestar's anchors and skips off. Remove that node; core's EasyCache works")
-    return executor(*args, **kwargs)
 
 
 @dataclass(eq=False)
@@ -139,8 +148,9 @@ def with_technique(model, technique: Technique):
 
 def patched(model, techniques: tuple[Technique, ...], position: ChunkPosition):
     clone = model.clone()
-    wrappers = {WrappersMP.DIFFUSION_MODEL: Patch(model, techniques, position), WrappersMP.OUTER_SAMPLE: with_run,
-                WrappersMP.APPLY_MODEL: refuse_replaced_forward, WrappersMP.PREPARE_SAMPLING: with_room}
+    patch = Patch(model, techniques, position)
+    wrappers = {WrappersMP.DIFFUSION_MODEL: patch, WrappersMP.APPLY_MODEL: patch.cut_conditions,
+                WrappersMP.OUTER_SAMPLE: with_run, WrappersMP.PREPARE_SAMPLING: with_room}
     for kind, wrapper in wrappers.items():
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)

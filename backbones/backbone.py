@@ -4,7 +4,7 @@ A backbone turns a Layout plus conditions into latents on one family; it keeps n
 """
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -17,6 +17,7 @@ from ..techniques.layout import Layout, Span
 from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
 from .audio.speech import Speech
+from .frame_conditions import Cut
 
 CACHE_BYTES = "lodestar_cache_bytes"   # among a condition's values: VRAM that its KV cache takes (attach.py)
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class ChunkInputs:
 
 class Backbone(ABC):
     supported: ClassVar[str]             # for the refusal: what of this family is supported
+    frame_conditions: ClassVar[Mapping[str, Cut]] = {}   # what the model is given for each latent frame, by name
     encoder: ClassVar[str] = ""          # for the refusal: what makes the speech features it takes
     name: str
     fps: int                             # what the family was trained at

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
-from ...techniques.audio.segments import runs
 from ...techniques.kv_cache import KVCache
 from ...techniques.layout import Layout
 from ...techniques.technique import find_conditioning_cache, restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import RUN, Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
+from ..frame_conditions import Cut, window_of
 from ..ram_blocks import RamBlocks
 from .model import REFERENCE_KEY, LongCatVideo
 
@@ -58,6 +58,7 @@ class LongCatCall:
 @dataclass(frozen=True)
 class LongCatBackbone(Backbone):
     supported: ClassVar[str] = "LongCat-Video, LongCat-Video-Avatar 1.0 and 1.5"
+    frame_conditions: ClassVar = {"audio": Cut(2, per_latent=4, first=1)}
     encoder: ClassVar[str] = "LongCat Speech with chinese-wav2vec2-base for 1.0, whisper-large-v3 for 1.5"
     name: str
     fps: int
@@ -158,35 +159,12 @@ class LongCatBackbone(Backbone):
 
 
 def in_window(call: LongCatCall) -> LongCatCall:
-    """The call with the conditioning frames and the audio features of its own context window, where there is one."""
-    window = call.transformer_options.get("context_window")
+    """The call with the known frames of its own window, where a node samples in windows."""
+    window = window_of(call.transformer_options)
     if window is None:
         return call
-    frames = frames_of(window)
-    known = next((place for place, frame in enumerate(frames) if frame >= call.known), len(frames))
-    audio = call.extra.get("audio")
-    if audio is not None:
-        before = (audio.shape[2] - 1) // 4 + 1 - window.total_frames     # latents before the chunk's own
-        rows = rows_of([before + frame for frame in frames])
-        if len(frames) != call.x.shape[2] or before < 0:
-            raise ValueError(f"audio_features: the context window has latents {frames[0]} to {frames[-1]}, the speech "
-                             f"covers {(audio.shape[2] - 1) // 4 + 1}. Encode the whole speech")
-        call = call.given(audio=torch.cat([audio[:, :, first:end] for first, end in runs(rows)], 2))
-    return call.given(known=known)
-
-
-def rows_of(latents: list[int]) -> list[int]:
-    """The pixel frames whose audio some latents get: four each after one that goes before; the take's first latent
-    has but one."""
-    first, *others = latents
-    own = [4 * first - 4, *(4 * first + step for step in range(-3, 1))] if first else [0]
-    return own + [max(4 * latent + step, 0) for latent in others for step in range(-3, 1)]
-
-
-def frames_of(window) -> list[int]:
-    """The latent frames of the sampler's that a context window holds, in its order."""
-    first = getattr(window, "causal_anchor_index", None)
-    return ([first] if first is not None and first >= 0 else []) + list(window.index_list)
+    return call.given(known=next((place for place, frame in enumerate(window.latents) if frame >= call.known),
+                                 len(window.latents)))
 
 
 def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
@@ -217,8 +195,8 @@ def with_cache(call: LongCatCall, where: str, pictures: Hashable) -> LongCatCall
 def clean_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
     """What determines the clean frames of a call in a sampling run on latents of shape `sampled`. None where there are
     none, and where the call is of some part of the latent (tiles, areas)."""
-    reference, window = call.extra.get("reference"), call.transformer_options.get("context_window")
-    frames = tuple(frames_of(window)) if window is not None else tuple(range(sampled[2]))
+    reference, window = call.extra.get("reference"), window_of(call.transformer_options)
+    frames = window.latents if window is not None else tuple(range(sampled[2]))
     if len(frames) != call.x.shape[2] or sampled[3:] != call.x.shape[3:] or (reference is None and not call.known):
         return None
     return (id(call.executor.class_obj), pictures, 0 if reference is None else reference.shape[2], call.known, frames,

@@ -15,12 +15,14 @@ from torch import Tensor
 from ...techniques.layout import Layout, Span
 from ...techniques.technique import restricts_visibility
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..frame_conditions import Cut
 from .call import WanCall, split_attention
 
 
 @dataclass(frozen=True)
 class Wan(Backbone):
     supported: ClassVar[str] = "Wan 2.1 T2V, Wan 2.1 I2V, Wan 2.2 A14B T2V and I2V, Wan 2.2 TI2V-5B"
+    frame_conditions: ClassVar = {"c_concat": Cut(2, per_latent=1, first=1, core_cuts=True)}
     mode: str                            # "t2v", "i2v" or "ti2v"
     name: str = "Wan"
     fps: int = 16
@@ -59,7 +61,7 @@ class Wan(Backbone):
         rows = call.rows(times)
         if restricts_visibility(techniques):
             call = call.with_attention(split_attention(call, factors, len(times), lambda: rows.shape[1]))
-        return self.with_clean_frames(call, layout, process_in).change(rope=lambda *_, **__: rows)
+        return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:

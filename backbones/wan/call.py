@@ -1,11 +1,11 @@
 """One call of a ComfyUI Wan model's `_forward`, as seen from a DIFFUSION_MODEL wrapper, and the seams used there.
 
-Positions are handed in by standing in for the module's `rope_encode` for the length of the call: it belongs to one
-device's module and is put back in `finally`, so nothing stays on the model.
+Positions are handed in by standing in for the module's `rope_encode` for the length of the call: a stand-in belongs to
+one device's module and is taken away in `finally`, so nothing stays on the model.
 """
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +29,7 @@ class WanCall:
     time_dim_concat: Tensor | None
     transformer_options: dict
     extra: dict[str, Any]
-    rope: Callable | None = None     # stands in for the module's `rope_encode`
+    stand_ins: Mapping[str, Callable] = field(default_factory=dict)     # for methods of the module, by name
 
     @classmethod
     def bind(cls, executor, args: Sequence, kwargs: dict) -> "WanCall":
@@ -45,19 +45,18 @@ class WanCall:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """`rope` in place of the module's own, for the length of the block."""
-        if self.rope is None:
-            yield
-            return
-        before = vars(self.module).get("rope_encode")
-        self.module.rope_encode = self.rope
+        """The stand-ins in place of the module's own methods, for the length of the block."""
+        before = {name: vars(self.module).get(name) for name in self.stand_ins}
         try:
+            for name, stand_in in self.stand_ins.items():
+                setattr(self.module, name, stand_in)
             yield
         finally:
-            if before is None:
-                del self.module.rope_encode
-            else:
-                self.module.rope_encode = before
+            for name, own in before.items():
+                if own is None:
+                    delattr(self.module, name)
+                else:
+                    setattr(self.module, name, own)
 
     def with_attention(self, override: Callable) -> "WanCall":
         return self.change(transformer_options={**self.transformer_options, "optimized_attention_override": override})

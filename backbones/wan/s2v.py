@@ -17,6 +17,7 @@ from ...techniques.layout import Layout, Span
 from ...techniques.technique import restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..frame_conditions import Cut
 from .call import WanCall, split_attention
 from .s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
 from .s2v_timesteps import with_exact_timesteps
@@ -28,6 +29,7 @@ SPEECH_WIDTH = 1024     # wav2vec2-large
 @dataclass(frozen=True)
 class WanS2V(Backbone):
     supported: ClassVar[str] = "Wan 2.2 S2V"
+    frame_conditions: ClassVar = {"control_video": Cut(2, per_latent=1, first=1, core_cuts=True)}
     encoder: ClassVar[str] = "wav2vec2-large, or one layer of an encoder of that width, through Audio Features"
     name: str = "Wan 2.2 S2V"
     fps: int = 16
@@ -75,7 +77,7 @@ class WanS2V(Backbone):
         if restricts_visibility(techniques):
             frames = call.x.shape[2] + len(times)
             call = call.with_attention(split_attention(call, factors, frames, lambda: tokens[0]))
-        return call.change(rope=rope)
+        return call.change(stand_ins={"rope_encode": rope})
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:

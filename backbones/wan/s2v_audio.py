@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ...techniques.audio.segments import runs
+from ..frame_conditions import Cut, window_of
 from .call import WanCall
 
 SPEECH, SPEECH_LAYERS = "audio_embed", 25
-ROWS_PER_LATENT = 4
+ENTRIES = Cut(-1, per_latent=4, first=4)
 HISTORY_LATENTS = 2     # before a latent's own frames: the encoder's reach is 8 frames
 
 
@@ -58,24 +59,19 @@ def encode_audio(encoder, audio: Tensor, latents: Sequence[int]) -> tuple[Tensor
     made = []
     for first, end in runs(latents):
         history = history_latents(first)
-        rows = audio[..., (first - history) * ROWS_PER_LATENT:end * ROWS_PER_LATENT]
-        made.append([tokens[:, history:] for tokens in encoder(rows)])
+        made.append([tokens[:, history:] for tokens in encoder(ENTRIES.of(audio, range(first - history, end)))])
     everyone, each = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for parts in zip(*made, strict=True))
     return everyone, each
 
 
 def own_latents(call: WanCall, history: int) -> list[int]:
     """Which latents of its speech the call shows: all behind the `history`, or those of its context window."""
-    audio, window, frames = call.extra[SPEECH], call.transformer_options.get("context_window"), call.x.shape[2]
-    latents = list(range(frames))
-    if window is not None:
-        if audio.shape[1] not in (1, SPEECH_LAYERS):
-            raise ValueError(f"audio_features: ComfyUI cut their {SPEECH_LAYERS} layers as if they were time, which "
-                             f"happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer or "
-                             "shorter")
-        anchor = getattr(window, "causal_anchor_index", None)
-        latents = ([anchor] if anchor is not None and anchor >= 0 else []) + list(window.index_list)
-    covered = audio.shape[-1] // ROWS_PER_LATENT - history
+    audio, window, frames = call.extra[SPEECH], window_of(call.transformer_options), call.x.shape[2]
+    latents = tuple(range(frames)) if window is None else window.latents
+    if window is not None and audio.shape[1] not in (1, SPEECH_LAYERS):
+        raise ValueError(f"audio_features: ComfyUI cut their {SPEECH_LAYERS} layers as if they were time, which "
+                         f"happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer or shorter")
+    covered = ENTRIES.covered(audio.shape[-1]) - history
     if len(latents) != frames or max(latents) >= covered:
         raise ValueError(f"audio_features: the {'chunk' if window is None else 'context window'} has {frames} latents, "
                          f"{min(latents)} to {max(latents)}, the speech features cover {covered}. Encode the whole "

@@ -189,5 +189,5 @@ def test_a_call_shows_what_follows_its_history_or_its_window():
                                  x=torch.zeros(1, 16, 8, 2, 2))
     assert own_latents(call, 2) == list(range(2, 10))
     call = types.SimpleNamespace(**{**vars(call), "x": torch.zeros(1, 16, 3, 2, 2), "transformer_options": {
-        "context_window": types.SimpleNamespace(index_list=[4, 5], causal_anchor_index=0)}})
+        "context_window": types.SimpleNamespace(index_list=[4, 5], causal_anchor_index=0, total_frames=8)}})
     assert own_latents(call, 2) == [2, 6, 7]
