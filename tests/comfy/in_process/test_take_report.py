@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from lodestar.nodes.sockets import Take
-from lodestar.nodes.take_report import LodestarTakeReport, opened
+from lodestar.nodes.take_report import LodestarTakeReport, open_video
 from lodestar.pipelines.take.plan import plan_take
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
@@ -82,7 +82,7 @@ class Cropped(InputImpl.VideoFromFile):
 
 
 def test_a_cropped_video_is_measured_as_cropped(file):
-    pictures, _ = opened(Cropped(str(file)))
+    pictures, _ = open_video(Cropped(str(file)))
     assert (pictures.width, pictures.height) == (32, 48)
     assert sum(len(piece) for piece in pictures.pieces()) == FRAMES
 
