@@ -56,7 +56,7 @@ def test_what_is_kept_is_the_whole():
     assert all(torch.equal(ours, layer.double()) for ours, layer in zip(joined, whole, strict=True))
 
 
-def test_moments_of_pieces_are_the_moments_of_the_whole():
+def test_statistics_of_pieces_are_those_of_the_whole():
     whole = torch.randn(4, 1001) * 3 + 100
     mean, variance = moments(whole.split(37, -1))
     assert torch.allclose(mean, whole.double().mean(-1), rtol=1e-7)

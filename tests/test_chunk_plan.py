@@ -142,7 +142,7 @@ def test_ram_does_not_grow_with_length_and_disk_does():
     assert disk_bytes(hour, 16, 8)[0] == pytest.approx(60 * disk_bytes(minute, 16, 8)[0], rel=0.02)
 
 
-def test_contract_tells_chunks_and_their_changes_apart():
+def test_fingerprints_differ_between_chunks_and_their_changes():
     before, after = plan(500), plan(500, script="0:10 she waves")
     texts = [str(before.contract_of(chunk)) for chunk in before.chunks]
     assert len(set(texts)) == len(texts)

@@ -122,7 +122,7 @@ def test_the_skip_hides_the_reference_from_the_middle_alone(players):
     assert [4 * (latent - 4) for latent in (7, 10)] == [claims_measures.NEAR.start, claims_measures.NEAR.stop]
 
 
-def test_a_story_is_pursued_until_it_is_told(players):
+def test_a_keyframe_is_the_anchor_until_its_time(players):
     (first, smile), (second, sad), (third, grin) = players.story
     fps = Fraction(25)
     assert [float(time * 4) for time in (first, second, third)] == pytest.approx(
@@ -137,7 +137,7 @@ def test_a_story_is_pursued_until_it_is_told(players):
         assert claims_conditions.first_new_frame(chunk) < time * fps <= claims_conditions.first_new_frame(chunk + 1)
 
 
-def test_what_is_heard(players):
+def test_audio_slots_of_the_players(players):
     spoken, null = (players.speech(CONDITIONS[name], 9, 13) for name in ("ahead 12", "encoded, null"))
     assert spoken.shape == null.shape == (2, 1, 49, 5, 5, 16) and not null.any()
     assert torch.equal(spoken[:, 0, 3, 2], players.heard[:, 2 + 4 * 9 + 3])
@@ -181,7 +181,7 @@ def test_sonics_windows_tile_the_take_at_every_step(players, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["ahead 12", "neither"])
-def test_chunks_are_handed_over_as_told(name, players, monkeypatch):
+def test_chunks_continue_as_their_condition_says(name, players, monkeypatch):
     known = []
 
     def one(network, x, sigmas, asked):
@@ -288,7 +288,7 @@ def test_a_trend_follows_the_distance():
         assert claims_verdicts.Trend("", "dynamics", sign).advantage(rising) == pytest.approx([sign] * 3)
 
 
-def test_the_page_keeps_what_people_wrote(tmp_path):
+def test_the_page_keeps_what_was_written_by_hand(tmp_path):
     path = tmp_path / "docs" / "claims.md"
     claims_page.written(path, "first\n")
     path.write_text("by hand\n" + path.read_text() + "after\n")
@@ -342,7 +342,7 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
     assert "used only: no weights" in capsys.readouterr().out
 
 
-def test_parts_are_made_side_by_side_and_a_failure_is_told(tmp_path, monkeypatch):
+def test_parts_are_made_side_by_side_and_a_failure_is_reported(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text("import os, pathlib, sys\n"
                       f"pathlib.Path({str(tmp_path)!r}, sys.argv[-1].replace('/', '_')).touch()\n"

@@ -214,7 +214,7 @@ def test_frames_are_forgotten():
     assert evaluate(Endless(torch.zeros(1, 32, 32, 3), FPS), reference=torch.rand(32, 32, 3))["video"]["frames"] == 192
 
 
-def test_whoever_is_told_may_stop_it():
+def test_the_callback_may_stop_it():
     told = []
 
     def stop(frames):

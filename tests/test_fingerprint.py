@@ -64,7 +64,7 @@ def scaled(factor):
     return lambda x: x * factor
 
 
-def test_values_are_told_apart():
+def test_different_values_differ():
     values = [None, 1, 1.5, "1", True, b"1", Fraction(1, 3), Fraction(2, 3), [1, 2], [2, 1], {"a": 1}, {"a": 2},
               {"b": 1}, {1, 2}, {1, 3}, torch.zeros(2), torch.ones(2), torch.zeros(2, 1),
               torch.zeros(2, dtype=torch.float16), np.zeros(2), np.ones(2), np.float32(1), Kind.ONE, Kind.TWO,
@@ -185,7 +185,7 @@ def test_a_ring_is_the_same_whatever_was_read_before_it():
 @pytest.mark.parametrize("value", [(i for i in range(3)), threading.Lock(), Held(threading.Lock()),
                                    torch.eye(2).to_sparse()],
                          ids=["generator", "lock", "object with a lock", "sparse tensor"])
-def test_what_cannot_be_told_is_named_and_is_never_the_same(value):
+def test_what_has_no_fingerprint_is_named_and_is_never_the_same(value):
     first, second = Fingerprints(), Fingerprints()
     assert first.of({"a": value}, "guider") != second.of({"a": value}, "guider")
     (line,) = first.unreadable

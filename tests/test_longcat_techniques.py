@@ -217,7 +217,7 @@ def test_a_person_map_is_one_kernel_for_all_heads_and_holds_no_map():
     assert max(seen) <= query.numel() and len(seen) < 30     # a map would be 8 * 96 * 64
 
 
-def test_voices_stand_where_their_people_are():
+def test_audio_streams_have_their_speakers_positions():
     assert centers(3, 2) == (2, 22) and centers(4, 3) == (2, 22, 100) and background(3) == 12
 
 

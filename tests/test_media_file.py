@@ -63,7 +63,7 @@ def test_sound_is_as_long_as_its_track_says_and_not_as_its_padding(tmp_path):
     assert pitch_of(samples) == 220 and np.corrcoef(samples[2000:-2000], tone(220)[2000:-2000])[0, 1] > 0.99
 
 
-def test_the_first_track_that_decodes_is_heard(tmp_path):
+def test_the_first_track_that_decodes_is_taken(tmp_path):
     samples = heard(with_unknown_sound(write(tmp_path / "two.mp4", (220, 330)), 1))
     assert len(samples) == RATE * SECONDS and pitch_of(samples) == 330
 

@@ -246,6 +246,6 @@ def test_sound_is_read_as_far_as_the_frames_have_come():
         assert len(scores._faces._pictures) < 8 and len(scores._sound._steps) < 100
 
 
-def test_all_channels_of_the_speech_are_heard():
+def test_all_channels_of_the_speech_count():
     heard = sound_of(torch.tensor([[[0.2, 0.4], [0.4, 0.8]]]), RATE)
     assert np.concatenate(list(heard.pieces)) == pytest.approx([0.3, 0.6]) and heard.sample_rate == RATE

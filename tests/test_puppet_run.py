@@ -75,7 +75,7 @@ def test_a_run_that_was_killed_goes_on_and_some_checkpoints_stay(tmp_path, monke
     assert torch.load(tmp_path / "two" / "checkpoint_000005.pt", weights_only=True)["done"] == 5
 
 
-def test_the_average_begins_when_it_is_told_to(tmp_path):
+def test_the_average_begins_at_its_step(tmp_path):
     model = little()
     going = Run(tmp_path, model, 100, 1e-2, average=0.9, settled=5)
     for done in range(1, 8):

@@ -59,7 +59,7 @@ def test_phonemes_lie_on_their_sound(tracks):
     assert len(inside) >= 5 and np.median(inside) > 3 * np.median(outside)
 
 
-def test_the_mouth_follows_the_voice_without_lag(tracks):
+def test_the_mouth_follows_the_speech_without_lag(tracks):
     for track in tracks:
         frames = len(track.waveform) // 640
         energy = np.sqrt(np.square(track.waveform.reshape(frames, 640) / 32768).mean(1))

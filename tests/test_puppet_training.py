@@ -87,7 +87,7 @@ def test_a_flexible_reference_stands_at_its_own_time(clips):
     assert len({given.times[0] for given in found}) > 20 and len(found) > 60
 
 
-def test_several_pictures_are_of_different_moments_at_any_times(clips):
+def test_several_pictures_are_of_different_frames_at_any_times(clips):
     times = set()
     for given in in_layout(clips, "pictures"):
         shown = given.front.shape[2] - CONTEXT
@@ -144,7 +144,7 @@ def test_the_inferior_variants_differ_in_what_they_are_named_for(clips):
 
 
 @pytest.mark.parametrize(("silence", "heard"), [("encoded", -1), ("null", 0)])
-def test_who_does_not_speak_hears_silence_or_nothing(clips, silence, heard):
+def test_without_speech_the_features_are_silence_or_zeros(clips, silence, heard):
     of_the_silent = [given.audio[row] for given in samples(clips, 60, silence=silence) for row in range(4)
                      if given.noisy[row, 0, 0, 0, 0] // 1000 == CLIPS - 1]
     assert of_the_silent and all((audio == heard).all() for audio in of_the_silent)

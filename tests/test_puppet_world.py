@@ -131,7 +131,7 @@ def test_louder_the_head_moves_further_and_the_rest_does_not_care():
     assert all(far[name] == 1 for name in ("sway", "lean", "breath", "blink", "gaze_x", "expression"))
 
 
-def test_loudness_rises_with_the_voice_and_falls_in_pauses(world):
+def test_loudness_rises_with_speech_and_falls_in_pauses(world):
     take = Take(identity(1), 1, world.tracks[0], 37)
     frames = np.arange(len(take.track.waveform) // SAMPLES_PER_FRAME)
     energy = np.square(take.waveform(0, len(frames)).reshape(len(frames), -1)).mean(1)
@@ -263,7 +263,7 @@ def test_a_batch_agrees_with_its_takes(world):
         assert (inner == take.waveform(first, 9)).all()
 
 
-def test_held_out_is_other_people_with_other_voices(world):
+def test_held_out_is_other_characters_with_other_speech(world):
     inside, outside = ([world.take(seed, held_out) for seed in range(12)] for held_out in (False, True))
     assert all(take.identity.seed in TRAINING_SEEDS for take in inside)
     assert all(take.identity.seed in HELD_OUT_SEEDS for take in outside)

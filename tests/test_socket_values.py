@@ -217,7 +217,7 @@ def test_what_is_no_whole_number_is_refused(value):
 
 
 @pytest.mark.parametrize(("value", "nearest"), [(456, 448), (7, 16), (-3, 16), (999_999, 1024), (17, 16), (25, 32)])
-def test_a_number_off_its_steps_is_told_the_nearest(value, nearest):
+def test_a_number_off_its_steps_is_given_the_nearest(value, nearest):
     with pytest.raises(ValueError, match=f"got {value}, wanted a multiple of 16 from 16 to 1024, such as {nearest}$"):
         values.whole_number(value, 16, 1024, 16)
 

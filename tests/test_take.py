@@ -171,7 +171,7 @@ def test_cancelled_while_the_decoder_is_brought_back_and_resumed(tmp_path, calls
     assert resumed.note == "resuming at chunk 3 of 5" and np.array_equal(pictures(resumed), pictures(whole))
 
 
-def test_frames_are_told_as_they_are_written(tmp_path):
+def test_frames_are_reported_as_they_are_written(tmp_path):
     told = []
     take = Take(tmp_path, plan_of(), on_frames=lambda chunk, frames: told.append((chunk.index, frames)))
     ends = [max(frames for index, frames in told if index == chunk) for chunk in range(5)]

@@ -38,7 +38,7 @@ def test_the_end_is_mirrored_at_most_once():
     assert mirrored(4, 5).tolist() == [0, 1, 2, 3, 3, 2, 1, 0] and mirrored(4, 99).tolist() == [0, 1, 2, 3, 3, 2, 1, 0]
 
 
-def test_what_a_latent_of_four_frames_hears():
+def test_the_slots_of_a_latent_of_four_frames():
     features = torch.arange(30.0)[:, None, None]
     first, later = multitalk_windows(features, frame_steps(8, 13, 30))
     assert first.flatten().tolist() == [6, 7, 8, 9, 10]
@@ -47,7 +47,7 @@ def test_what_a_latent_of_four_frames_hears():
         assert row == [frame - 2, frame - 1, frame, frame + 1, frame + 2, frame + 3, frame + 4, frame + 5]
 
 
-def test_humo_hears_zeros_outside_and_the_same_in_every_chunk():
+def test_humos_slots_are_zeros_outside_and_the_same_in_every_chunk():
     features = torch.arange(1.0, 41)[:, None, None]
     whole = humo_windows(features, humo_steps(0, 12)).flatten(1)
     assert whole[0].tolist() == [0, 0, 0, 0, 0, 1, 2, 3] and whole[1].tolist() == [0, *range(1, 8)]
@@ -88,6 +88,6 @@ def test_lab_of_known_colours_and_back():
     assert (rgb_of_lab(lab_of_rgb(colours)) - colours).abs().max() < 1e-4
 
 
-def test_the_margin_of_people_without_boxes():
+def test_the_margin_of_speakers_without_boxes():
     masks = box_masks(100, 80, margin=0.05)
     assert masks[0].sum() == 90 * 36 and math.isclose(masks.sum(0).max(), 1)

@@ -71,7 +71,7 @@ def test_a_cut_file_says_how_much_of_it_is_here(tmp_path, keep, says):
         surplus_bytes(tmp_path / "w.safetensors")
 
 
-def test_a_cut_archive_is_told(tmp_path):
+def test_a_cut_archive_is_refused_as_such(tmp_path):
     torch.save(WEIGHTS, tmp_path / "w.pth")
     data = (tmp_path / "w.pth").read_bytes()
     (tmp_path / "w.pth").write_bytes(data[:len(data) // 2])
@@ -84,12 +84,12 @@ def test_a_cut_archive_is_told(tmp_path):
     ((9).to_bytes(8, "little") + b"{\"a\": 1}x", "its header is not readable"),
     ((65).to_bytes(8, "little") + b'{"a": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 44]}}' + bytes(60),
      "its header is damaged at a")])
-def test_what_is_no_weights_file_is_told(tmp_path, header, says):
+def test_what_is_no_weights_file_is_refused_as_such(tmp_path, header, says):
     (tmp_path / "w.safetensors").write_bytes(header)
     with pytest.raises(ValueError, match=says):
         surplus_bytes(tmp_path / "w.safetensors")
 
 
-def test_sizes_are_said_as_people_say_them():
+def test_sizes_are_written_in_usual_units():
     assert [amount(count) for count in (0, 999, 4096, 31_705_833_600)] == ["0 bytes", "999 bytes", "4.096 kB",
                                                                              "31.71 GB"]

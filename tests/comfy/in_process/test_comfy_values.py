@@ -174,7 +174,7 @@ def test_a_model_in_another_number_format_is_another(model, tiny_models):
     assert len({values.digest(one) for one in (model, *others)}) == 4
 
 
-def test_what_cannot_be_told_is_said_and_never_the_same_again(model):
+def test_what_has_no_fingerprint_is_named_and_never_the_same_again(model):
     class Walking:
         def __init__(self):
             self.steps = iter(range(3))

@@ -50,7 +50,7 @@ def test_upstreams_skip_on_longcat_saves_what_it_hides_without_a_mask():
     assert skipping.masked == 0 and skipping.cached.calls == 2 * 2
 
 
-def test_a_longcat_block_moves_little_beside_its_products_and_two_voices_add_few_kernels():
+def test_a_longcat_block_moves_little_beside_its_products_and_a_second_speaker_adds_few_kernels():
     """Rotation, norms, modulation and residuals each read once and write once: no float32 copy of a sequence."""
     (alone, kernels), (pair, more) = longcat_bytes.block(), longcat_bytes.block(2)
     assert alone.total() <= 17.0e9 and pair.total() <= 18.5e9

@@ -73,7 +73,7 @@ def sample(model, backbone, longcat, speech, first, latents, context, techniques
 
 @pytest.mark.parametrize(("overlap", "techniques"), [(0, ()), (5, ()), (5, (ConditioningCache(),))],
                          ids=["no context", "context", "KV cache"])
-def test_every_chunk_hears_what_the_whole_take_gives_it(model, backbone, longcat, speech, overlap, techniques):
+def test_every_chunk_gets_the_audio_features_of_the_whole_take(model, backbone, longcat, speech, overlap, techniques):
     plan = plan_take(Timeline(Fraction(backbone.fps)), 49, 21, overlap, 64, 64)
     expected = whole(model, backbone, speech, plan.total_latents)
     assert len(plan.chunks) > 2
@@ -86,7 +86,7 @@ def test_every_chunk_hears_what_the_whole_take_gives_it(model, backbone, longcat
 
 
 @pytest.mark.parametrize("first", [0, 4], ids=["take", "chunk of a take"])
-def test_context_windows_hear_what_the_whole_take_gives_them(model, backbone, longcat, speech, first):
+def test_context_windows_get_the_audio_features_of_the_whole_take(model, backbone, longcat, speech, first):
     latents, shown = 10, []
     expected = whole(model, backbone, speech, first + latents)
     windowed = WanContextWindowsManualNode.execute(model, 17, 4, "standard_static", 1, False, "flat", False).args[0]

@@ -245,7 +245,7 @@ def test_branches_with_references_of_their_own_share_nothing(model, built):
     assert torch.allclose(*results, atol=1e-5)
 
 
-def test_a_reference_that_changes_during_a_run_is_kept_anew(model, built):
+def test_a_reference_that_changes_during_a_run_is_cached_again(model, built):
     results, noise = [], random(1, 16, FRAMES, *SIZE)
     for kind in (model, attach.with_technique(model, ConditioningCache())):
         made = guider(kind)
@@ -322,7 +322,7 @@ def windowed(model, overlap=0):
     return WanContextWindowsManualNode.execute(model, 17, overlap, "standard_static", 1, False, "flat", False).args[0]
 
 
-def test_every_context_window_hears_its_own_speech(model, monkeypatch):
+def test_every_context_window_gets_its_own_speech(model, monkeypatch):
     heard, forward = [], LongCatNetwork._forward
 
     def spy(self, *args, **conds):

@@ -123,7 +123,7 @@ def test_reference_latents_stand_in_front_at_index_10(avatar, longcat, known):
     torch.testing.assert_close(got[:, :, known:], longcat.euler(avatar, predict)[:, :, known:], atol=SAMPLED, rtol=0)
 
 
-def test_two_voices_and_their_masks_reach_the_network(avatar, longcat):
+def test_two_speakers_and_their_masks_reach_the_network(avatar, longcat):
     voices = torch.cat([longcat.speech(avatar), longcat.speech(avatar, seed=6)], 1)
     people = torch.zeros(1, 3, 64, 64)
     people[:, 0, :, :32], people[:, 1, :, 32:] = 1, 1
@@ -150,7 +150,7 @@ def test_a_person_whose_mask_covers_no_token_is_refused(avatar, longcat):
 
 # ---------------------------------------------------------------- conditions
 
-def test_an_avatar_without_speech_hears_null_audio(avatar, longcat):
+def test_an_avatar_without_speech_gets_unconditional_audio(avatar, longcat):
     zeros = torch.zeros_like(longcat.speech(avatar))
     silent = longcat.sample(avatar, [[longcat.text(), {}]])
     assert torch.equal(silent, longcat.sample(avatar, longcat.prompt(avatar, audio_windows=zeros)))

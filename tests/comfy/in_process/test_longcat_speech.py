@@ -57,7 +57,7 @@ def far(got, wanted):
 
 # ---------------------------------------------------------------- against one pass
 
-def test_avatar_10_hears_what_one_pass_of_transformers_hears(encoders):
+def test_avatar_10_features_are_those_of_one_pass_of_transformers(encoders):
     encoder, sound = encoders["1.0"], audio(4.7)
     network, speech = encoder.family.network, followed(sound, 16)
     drawn = torch.randn(len(speech), generator=torch.Generator().manual_seed(7))
@@ -72,7 +72,7 @@ def test_avatar_10_hears_what_one_pass_of_transformers_hears(encoders):
     torch.testing.assert_close(got, torch.cat(states[1:]), atol=1e-4, rtol=1e-4)
 
 
-def test_avatar_15_hears_what_the_authors_chunks_of_30_seconds_give(encoders):
+def test_avatar_15_features_are_those_of_the_authors_segments_of_30_seconds(encoders):
     from transformers import WhisperFeatureExtractor
     encoder, sound = encoders["1.5"], audio(33.3)
     got, speech = features(encoder, sound), level_loudness(followed(sound, 25), 16_000)
@@ -167,7 +167,7 @@ def test_the_noise_floor_has_a_seed_and_can_be_left_out(encoders):
 
 
 @pytest.mark.parametrize("version", NAMES)
-def test_silence_is_heard_and_is_not_the_null_condition(encoders, version):
+def test_silence_is_encoded_and_is_not_unconditional_audio(encoders, version):
     silence = features(encoders[version], {"waveform": torch.zeros(1, 1, 32_000), "sample_rate": 16_000}, noise_seed=0)
     assert silence.isfinite().all() and silence.abs().mean() > 1e-3
 
@@ -210,7 +210,7 @@ def test_the_other_version_s_encoder_is_refused(encoders, version, asked, says):
         LodestarLongCatSpeech.execute(audio(1), encoders[version], asked, True, 0)
 
 
-def test_cancel_is_heard_between_windows(encoders, monkeypatch):
+def test_cancel_takes_effect_between_segments(encoders, monkeypatch):
     def stop():
         raise comfy.model_management.InterruptProcessingException
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", stop)
@@ -221,7 +221,7 @@ def test_cancel_is_heard_between_windows(encoders, monkeypatch):
 # ---------------------------------------------------------------- the puppet's
 
 @pytest.mark.parametrize("seconds", [0.01, 3.999, 95.0])
-def test_the_puppet_hears_log_mel_without_a_model(seconds):
+def test_the_puppets_features_are_log_mel_without_a_model(seconds):
     encoder, sound = LodestarLoadAudioEncoder.execute(LOG_MEL, "auto").args[0], audio(seconds)
     output = encode_streams(encoder, [resample_speech(sound)])
     rows = len(followed(sound, 25, chunk=49)) // 640
@@ -239,7 +239,7 @@ def test_audio_features_gives_the_same_rows():
 
 # ---------------------------------------------------------------- behind the end
 
-def test_frames_behind_the_speech_hear_silence():
+def test_frames_after_the_speech_get_silence():
     """The puppet's, whose features are known by hand: the other two get the same waveform, as the tests above hold."""
     vowel = {"waveform": torch.sin(900 * torch.arange(3.6 * 16_000) / 16_000)[None, None], "sample_rate": 16_000}
     speech = Speech.of(encode_streams(log_mel(), [resample_speech(vowel)]))
@@ -247,7 +247,7 @@ def test_frames_behind_the_speech_hear_silence():
     assert (rows[:10] > -1).flatten(1).any(1).all() and (rows[11:] == -1).all()
 
 
-def test_voices_of_unequal_length_end_together(encoders):
+def test_recordings_of_unequal_length_end_together(encoders):
     """After its end the shorter one has silence, encoded with it, and its features last as long."""
     long, short = resample_speech(audio(4)), resample_speech(audio(1, seed=1))
     people = torch.ones(1, 3, 8, 8)

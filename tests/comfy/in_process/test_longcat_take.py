@@ -194,7 +194,7 @@ def test_speakers_without_masks_are_refused(take_of):
 
 # ---------------------------------------------------------------- several speakers
 
-def test_each_voice_moves_its_own_person(take_of, monkeypatch):
+def test_each_audio_stream_moves_its_own_speaker(take_of, monkeypatch):
     """Two recordings are another take than either one alone for both."""
     masks = torch.zeros(1, 3, 64, 64)
     masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
@@ -208,7 +208,7 @@ def test_each_voice_moves_its_own_person(take_of, monkeypatch):
     assert not torch.allclose(both, one, atol=1e-3) and not torch.allclose(both, two, atol=1e-3)
 
 
-def test_several_voices_need_a_picture(take_of, monkeypatch):
+def test_several_speakers_need_a_picture(take_of, monkeypatch):
     layers, masks = speech("avatar15")["encoded_audio_all_layers"], torch.ones(1, 3, 64, 64)
     take = take_of("avatar15", False, features=speech("avatar15", audio_streams=(layers, layers), people_masks=masks))
     with pytest.raises(ValueError, match="reference: several speakers need a picture"):

@@ -44,14 +44,14 @@ def test_every_family_gets_what_it_needs(chunk_of, name, keys, known):
         assert positive[key].any() and not negative[key].any()
 
 
-def test_the_clip_hears_the_speech_from_its_beginning(chunk_of):
+def test_the_clip_gets_the_speech_from_its_beginning(chunk_of):
     steps = torch.arange(200.0)[None, :, None].expand(1, 200, 64)
     heard = chunk_of("longcat_avatar15", audio_features={"encoded_audio_all_layers": [steps] * 5, "rate_hz": 25.0}
                      )[0][0][1]["audio_windows"]
     assert torch.equal(heard[0, 0, :, 2, 0, 0], torch.arange(17.0)), "around each frame, its own step in the middle"
 
 
-def test_each_voice_comes_with_its_person_s_place(chunk_of):
+def test_each_audio_stream_comes_with_its_speaker_s_place(chunk_of):
     masks, voices = torch.zeros(1, 3, 80, 120), tuple([torch.ones(1, 200, 64)] * 5 for _ in range(2))
     masks[:, 0, :, :60] = masks[:, 1, :, 60:] = 1
     features = {"audio_streams": voices, "rate_hz": 25.0, "people_masks": masks}

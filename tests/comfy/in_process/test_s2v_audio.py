@@ -93,7 +93,7 @@ def sample(model, wan, speech, first, latents, techniques=(), steps=1, cfg=2.0, 
 
 
 @pytest.mark.parametrize("fps", [16.0, 23.976, 25.0])
-def test_every_chunk_hears_what_the_whole_take_gives_it(model, wan, speech, fps):
+def test_every_chunk_gets_the_audio_features_of_the_whole_take(model, wan, speech, fps):
     clock = Timeline(exact_fps(fps))
     plan = plan_take(clock, clock.frames_for_seconds(Fraction(3)), 17, 0, 64, 64)
     expected = whole(model, speech, plan.total_latents, fps)
@@ -107,7 +107,7 @@ def test_every_chunk_hears_what_the_whole_take_gives_it(model, wan, speech, fps)
         assert_same((everyone[:1], each[:1]), silent, latents)
 
 
-def test_without_its_history_a_chunk_would_hear_otherwise(model, wan, speech):
+def test_without_its_history_a_chunk_would_get_other_tokens(model, wan, speech):
     """The measure itself: feature frames from the chunk's own first on, as ComfyUI's node hands them over."""
     expected = whole(model, speech, 3 * CHUNK)
     rows = speech.frame_features(Timeline(Fraction(16)), CHUNK * 4, CHUNK * 4).permute(0, 2, 1)[None]
@@ -132,7 +132,7 @@ def test_techniques_and_easycache_leave_the_speech_as_it_is(model, wan, speech, 
 
 @pytest.mark.parametrize("first", [0, 5], ids=["take", "chunk of a take"])
 @pytest.mark.parametrize("schedule", ["standard_static", "looped_uniform"])
-def test_context_windows_hear_what_the_whole_take_gives_them(model, wan, speech, first, schedule):
+def test_context_windows_get_the_audio_features_of_the_whole_take(model, wan, speech, first, schedule):
     latents = 15
     expected = whole(model, speech, first + latents)
     windowed = WanContextWindowsManualNode.execute(model, 21, 8, schedule, 1, False, "pyramid", False).args[0]
@@ -151,7 +151,7 @@ def test_context_windows_hear_what_the_whole_take_gives_them(model, wan, speech,
         assert_same(tokens, expected, [first + frame for frame in frames])
 
 
-def test_a_clip_of_one_chunk_hears_what_a_take_hears_at_its_start(model, wan, speech, tiny_models):
+def test_a_clip_of_one_chunk_gets_the_tokens_of_a_take_s_start(model, wan, speech, tiny_models):
     expected = whole(model, speech, CHUNK)
     text = [[wan.random(1, 7, 4096, seed=3), {}]]
     weights = comfy.utils.load_torch_file(str(tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"))
@@ -164,7 +164,7 @@ def test_a_clip_of_one_chunk_hears_what_a_take_hears_at_its_start(model, wan, sp
     assert_same(heard[0], expected, slice(0, CHUNK))
 
 
-def test_a_patched_model_hears_as_core_does_at_the_start_of_a_take(model, wan):
+def test_a_patched_model_s_tokens_are_core_s_at_the_start_of_a_take(model, wan):
     """Bit for bit, with another node's replacement of a block with audio, in either order of its wrappers."""
     x, calls = wan.noise(model), []
 

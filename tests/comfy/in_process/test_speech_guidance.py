@@ -167,7 +167,7 @@ def test_long_take_sets_the_speech_of_each_prediction(s2v, wan, speech):
     assert not torch.equal(*expected) and KEY not in guider.original_conds["positive"][0]
 
 
-def test_a_guider_without_names_of_its_own_is_silent_where_it_says_negative(s2v, wan, speech):
+def test_a_guider_without_names_of_its_own_has_unconditional_audio_where_it_says_negative(s2v, wan, speech):
     guider = core_samplers.Guider_DualCFG(s2v)
     guider.set_conds(prompt(wan, 10), prompt(wan, 11), prompt(wan, 12))
     chunk = attach.guider_at(guider, (), ChunkPosition(), {KEY: speech}, {KEY: torch.zeros_like(speech)})
@@ -265,7 +265,7 @@ def test_easycache_keeps_the_predictions_apart(s2v, wan, speech, monkeypatch):
     assert torch.allclose(sampled(SpeechGuider(model, *guidance, False), wan, sigmas), skipping, atol=1e-3)
 
 
-def test_a_model_that_hears_nothing_is_guided_by_text(t2v, wan, caplog):
+def test_a_model_without_audio_conditioning_is_guided_by_text(t2v, wan, caplog):
     positive, negative = prompt(wan, 10), prompt(wan, 11)
     with caplog.at_level(logging.WARNING, "lodestar"):
         guider = LodestarSpeechGuidance.execute(t2v, positive, negative, 3.0, 7.0, False).args[0]

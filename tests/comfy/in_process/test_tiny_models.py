@@ -25,7 +25,7 @@ def test_a_diffusion_model_is_complete_and_recognised(tiny_models, name, kind):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_forward_is_finite_and_hears_every_condition(tiny_models, wan, name):
+def test_a_forward_is_finite_and_depends_on_every_condition(tiny_models, wan, name):
     model = wan.load(tiny_models, name)
     noise, conditions = wan.noise(model), wan.conditions(model)
     answer = wan.apply(model, noise)

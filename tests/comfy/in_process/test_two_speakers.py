@@ -34,7 +34,7 @@ def alone(encoder, sound):
 
 # ---------------------------------------------------------------- audio streams
 
-def test_each_voice_is_what_its_person_says(encoder):
+def test_each_audio_stream_is_what_its_speaker_says(encoder):
     one, two = audio(2, seed=1), audio(2, seed=2)
     features, mix = speakers(encoder, audio_1=one, audio_2=two)
     assert len(features["audio_streams"]) == 2
@@ -46,7 +46,7 @@ def test_each_voice_is_what_its_person_says(encoder):
 
 @pytest.mark.parametrize("speaks", ["audio_1", "audio_2"])
 @pytest.mark.parametrize("mode", ["together", "in turn"])
-def test_one_person_of_a_group_speaks_and_the_other_is_heard_to_be_silent(encoder, mode, speaks):
+def test_one_of_a_group_speaks_and_the_other_gets_silence(encoder, mode, speaks):
     said = audio(1.5)
     features, mix = speakers(encoder, mode, noise_floor=True, **{speaks: said})
     silence = torch.zeros(24_000)
@@ -64,7 +64,7 @@ def test_in_turn_the_second_begins_where_the_first_ends(encoder):
     assert {layer.shape for voice in features["audio_streams"] for layer in voice} == {(1, 186, 64)}
 
 
-def test_others_hear_a_third_voice_of_silence(encoder):
+def test_others_get_a_third_audio_stream_of_silence(encoder):
     features, _ = speakers(encoder, others="0.42, 0, 0.58, 0.5\n\n0, 0, 0.1, 0.5", audio_1=audio(1), audio_2=audio(1))
     assert len(features["audio_streams"]) == 3
     silence = encode_streams(encoder, [torch.zeros(16_000)])["encoded_audio_all_layers"]
@@ -88,7 +88,7 @@ def test_as_good_as_one_length_is_one_length():
 
 
 @pytest.mark.parametrize("shorter", [1, 2])
-def test_silence_follows_the_shorter_voice_and_the_log_says_it_in_seconds(caplog, shorter):
+def test_silence_follows_the_shorter_recording_and_the_log_says_it_in_seconds(caplog, shorter):
     short, long = audio(1, 44_100, seed=1), audio(2.5, seed=2)
     with caplog.at_level("INFO", "lodestar"):
         tracks, mix = join_speakers("together", *((short, long) if shorter == 1 else (long, short)))

@@ -56,7 +56,7 @@ def test_the_take_is_the_same(server, tmp_path, without):
     assert apart[[0, *borders]].max() < 0.2 and apart.max() < 4 < np.abs(np.diff(served[[0, 64]], axis=0)).mean()
 
 
-def test_a_human_voice_moves_the_lips_in_time(tmp_path):
+def test_human_speech_moves_the_lips_in_time(tmp_path):
     graph = demo.filled_in(demo.parse_options(["--seconds", "10"]), demo.Here)
     video = headless_take.make(graph, tmp_path / "human.mp4", lambda **how_far: None)
     said = report.measured(video, demo.ASSETS / "puppet.png", drawn=True)
