@@ -10,7 +10,6 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
@@ -29,7 +28,7 @@ class ChunkRequest:
     """What the take wants of one chunk.
 
     `latents`: of the whole chunk. `context`: (1, C, k, h, w) handed over, None for the first chunk. `reference`: (1, C,
-    1, h, w). `audio`: what the backbone's own `hear` gave for this chunk, `canvas`: what its `canvas` gave. `people`:
+    1, h, w). `audio`: what the backbone's own `hear` gave for this chunk, `concat_latent`: what its own gave. `people`:
     masks (1, K, H, W) of whose each voice is.
     """
     latents: int
@@ -37,7 +36,7 @@ class ChunkRequest:
     context: Tensor | None = None
     reference: Tensor | None = None
     audio: Tensor | None = None
-    canvas: Tensor | None = None
+    concat_latent: Tensor | None = None
     people: Tensor | None = None
 
 
@@ -50,13 +49,9 @@ class ChunkInputs:
     silent: dict[str, Any] = field(default_factory=dict)
     context: Tensor | None = None        # clean tokens that the patched model lays out itself
 
-    def window(self, sampled: Tensor, handed_over: Tensor | None) -> Tensor:
-        """The whole chunk (1, C, n, h, w): the sampled latents with the handed-over ones, exact, at its head."""
-        if handed_over is None:
-            return sampled
-        head = handed_over.to(sampled)
-        kept = sampled if self.context is not None else sampled[:, :, head.shape[2]:]
-        return torch.cat([head, kept], dim=2)
+    def new_latents(self, sampled: Tensor, repeated: int) -> Tensor:
+        """What was sampled (1, C, t, h, w) without the latents that repeat the last chunk's, where it has them."""
+        return sampled if self.context is not None else sampled[:, :, repeated:]
 
 
 class Backbone(ABC):
@@ -133,8 +128,8 @@ class Backbone(ABC):
                 process_in: Callable[[Tensor], Tensor]):
         """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
 
-    def canvas(self, encode: Callable[[Tensor], Tensor], picture: Tensor | None, latents: int, height: int,
-               width: int) -> Tensor | None:
+    def concat_latent(self, encode: Callable[[Tensor], Tensor], picture: Tensor | None, latents: int, height: int,
+                      width: int) -> Tensor | None:
         """What a window looks like to the VAE before anything is known but its first `picture` (1, H, W, 3), for
         models that take known frames as channels; asked once per take. `encode`: (T, H, W, 3) -> (1, C, t, h, w)."""
         return None

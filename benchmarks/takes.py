@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from lodestar.backbones import attach, find
-from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -46,17 +46,18 @@ def session(model, vae, plan):
     """The node's own session, fed as a graph would feed it: Basic Guider, euler, two steps."""
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_Basic, Noise_RandomNoise
-    from lodestar.nodes.long_take import TakeSession
-    from lodestar.nodes.sockets import Take
+    from lodestar.host.chunk_sampler import Sampling
+    from lodestar.host.session import TakeSession
+    from lodestar.host.take_inputs import TakeInputs
     guider = Guider_Basic(model)
     guider.set_conds([[torch.zeros(1, 16, 4096), {}]])
     speech = {"waveform": torch.zeros(1, 1, int(plan.seconds * 16000)), "sample_rate": 16000}
     heard = torch.randn(1, round(plan.seconds * FEATURE_HZ) + 1, 1024)
     features = {"encoded_audio_all_layers": (heard,), "rate_hz": FEATURE_HZ} if find(model).audio_shape else None
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
-    return TakeSession(Noise_RandomNoise(7), guider, comfy.samplers.sampler_object("euler"), sigmas, vae,
-                       Take(plan, speech), features, torch.rand(1, 80, 80, 3), None,
-                       SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
+    return TakeSession(TakeInputs(model, vae, plan, torch.rand(1, 80, 80, 3), features),
+                       Sampling(Noise_RandomNoise(7), guider, comfy.samplers.sampler_object("euler"), sigmas),
+                       Take(plan, speech), SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
 
 
 def count(name: str, chunks: int, mode: str = "stitch") -> Count:

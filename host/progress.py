@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import comfy.model_management
 import comfy.utils
 import latent_preview
 from comfy.model_management import InterruptProcessingException
 
 from ..pipelines.take.journal import Journal
 from ..pipelines.take.plan import Chunk, ChunkPlan
+from ..pipelines.take.protocols import Events
 from .events import TakeEvents
 
 logger = logging.getLogger("lodestar")
@@ -31,7 +33,7 @@ class Pace:
         return self.seconds / self.count * count if self.count else 0.0
 
 
-class TakeProgress:
+class TakeProgress(Events):
     """Use as `with TakeProgress(...) as progress:` around the run; errors and cancels are reported, then pass on."""
 
     def __init__(self, node_id: str | None, plan: ChunkPlan, steps: int, clock: Callable[[], float] = time.monotonic):
@@ -62,7 +64,7 @@ class TakeProgress:
             logger.info("%s: %s. They are in %s, %.1f MB; delete that folder if you do not want them", how, safe,
                         self._journal.folder, self._journal.megabytes())
 
-    def opened(self, journal: Journal) -> None:
+    def open(self, journal: Journal) -> None:
         """The journal says where the take goes on."""
         self._journal, self._first = journal, journal.finished
         note = journal.note[0].upper() + journal.note[1:]
@@ -72,17 +74,19 @@ class TakeProgress:
         if journal.finished:
             self._bar.update_absolute(journal.finished * (self._steps + self._decode_units))
 
-    def replayed(self, latents: int, total: int) -> None:
-        """Latents of finished chunks pushed through the decoder again, to bring it to where it was."""
+    def check_cancelled(self) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def latents_replayed(self, latents: int, total: int) -> None:
         self._events.say(f"Resuming at chunk {self._first + 1} of {len(self._plan.chunks)}: the decoder is at latent "
                          f"{latents} of {total}")
 
-    def begun(self, chunk: Chunk) -> None:
+    def begin_chunk(self, chunk: Chunk) -> None:
         self._lap()
         self._event(chunk.index, self._plan.frames_of(chunk)[0])
         self._tell(chunk)
 
-    def sampling(self, chunk: Chunk, load_device, latent_format):
+    def sampler_callback(self, chunk: Chunk, load_device, latent_format):
         """A sampler callback that moves the bar and shows ComfyUI's own previews."""
         previewer = latent_preview.get_previewer(load_device, latent_format)
 
@@ -97,12 +101,11 @@ class TakeProgress:
 
         return callback
 
-    def sampled(self) -> None:
+    def end_sampling(self) -> None:
         """What comes now is decoding."""
         self._lap()
 
-    def decoded(self, chunk: Chunk, frames: int) -> None:
-        """So many frames of the chunk are decoded and written."""
+    def frames_written(self, chunk: Chunk, frames: int) -> None:
         before = self._journal.finished_frames if self._journal else 0
         self._frame_pace.add(self._lap(), before + frames - self._frames)
         self._frames = before + frames
@@ -111,10 +114,13 @@ class TakeProgress:
         self._bar.update_absolute(chunk.index * self._decode_units + self._steps_done + units)
         self._tell(chunk, ": decoding")
 
-    def joining(self) -> None:
+    def chunk_finished(self, chunk: Chunk) -> None:
+        logger.info("chunk %d of %d is safe on disk", chunk.index + 1, len(self._plan.chunks))
+
+    def say_joining(self) -> None:
         self._events.say(f"All {len(self._plan.chunks)} chunks are finished: writing the video")
 
-    def finished(self) -> None:
+    def say_finished(self) -> None:
         """The video is where it belongs."""
         self._steps_done = self._steps * len(self._plan.chunks)
         self._frames = self._plan.total_frames

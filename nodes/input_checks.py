@@ -25,7 +25,7 @@ from ..backbones.socket_values import (
     speech_features,
     whole_number,
 )
-from .sockets import Take
+from ..pipelines.take.plan import Take
 
 logger = logging.getLogger("lodestar")
 AUDIBLY_OVER = 1.001    # of full scale

@@ -5,12 +5,11 @@ import node_helpers
 from comfy_api.latest import io, ui
 
 from .. import backbones
-from ..backbones.audio.speech import Speech
-from ..backbones.backbone import ChunkRequest
-from ..backbones.images import encode_picture, fit_picture
+from ..backbones.backbone import Backbone
 from ..backbones.take_checks import check_prompt
-from ..backbones.vae import encode_frames
-from ..pipelines.take.settings import Settings, choose_settings
+from ..host.take_inputs import TakeInputs
+from ..pipelines.take.plan import ChunkPlan, plan_take
+from ..pipelines.take.settings import choose_settings
 from ..techniques.timeline import Timeline
 from .input_checks import checked, named
 from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words, sentences
@@ -60,41 +59,24 @@ class LodestarOneChunk(io.ComfyNode):
         for name, prompt in (("positive", positive), ("negative", negative)):
             with named(name):
                 check_prompt(model, [text for text, _ in prompt])
-        backbone = backbones.find(model)
-        chosen = choose_settings(backbone, reference, width=width, height=height, fps=Fraction(backbone.fps),
-                                 chunk_frames=chunk_frames, overlap_frames=0)
-        inputs = backbone.chunk_inputs(request(model, vae, chosen, audio_features, reference))
+        plan, summary = plan_clip(backbones.find(model), reference, width, height, chunk_frames)
+        take = TakeInputs(model, vae, plan, reference, audio_features)
+        inputs = take.backbone.chunk_inputs(take.request(plan.chunks[0], reference=take.reference))
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.silent}),
                              {name: value for name, value in latent.items() if value is not None},
-                             ui=ui.PreviewText(describe_clip(backbone, chosen, inputs.samples.shape[2])))
+                             ui=ui.PreviewText(summary))
 
 
-def describe_clip(backbone, chosen: Settings, latents: int) -> str:
-    """What the clip will be, and what of it is the model's own."""
-    frames = Timeline(chosen.fps, backbone.temporal_ratio).frames_for_latents(latents)
-    clip = (f"{frames} frames ({latents} latents), {chosen.width}x{chosen.height}, {frames / backbone.fps:.2f} s at "
-            f"{backbone.fps} fps")
-    return sentences([clip, chosen.note])
-
-
-def request(model, vae, chosen: Settings, features: dict | None, picture) -> ChunkRequest:
-    """The chunk that opens a take. Raises ValueError for a size or speech that the model cannot have."""
-    backbone, width, height = backbones.find(model), chosen.width, chosen.height
-    if width % backbone.grid or height % backbone.grid:
-        raise ValueError(f"width, height: got {width}x{height}, wanted multiples of {backbone.grid} for "
-                         f"{backbone.name}")
-    clock, audio, people = Timeline(chosen.fps, backbone.temporal_ratio), None, None
+def plan_clip(backbone: Backbone, picture, width: int, height: int, chunk_frames: int) -> tuple[ChunkPlan, str]:
+    """A take of one chunk, in words as well. Raises ValueError for a size that the model cannot have."""
+    chosen = choose_settings(backbone, picture, width=width, height=height, fps=Fraction(backbone.fps),
+                             chunk_frames=chunk_frames, overlap_frames=0)
+    clock = Timeline(chosen.fps, backbone.temporal_ratio)
     latents = clock.latents_for_frames(chosen.chunk_frames)
-    with named("reference"):
-        fitted = None if picture is None else fit_picture(picture, width, height)
-    if features is not None and backbone.audio_shape is not None:
-        speech = Speech.of(features)
-        backbone.check_speech(speech, clock)
-        audio = backbone.hear(speech, clock, 0, latents)
-        people = speech.speakers_on(picture, height, width, backbone.grid)
-    size = height // backbone.spatial_ratio, width // backbone.spatial_ratio
-    canvas = backbone.canvas(lambda pictures: encode_frames(vae, pictures), fitted, latents, height, width)
-    return ChunkRequest(latents, (model.model.latent_format.latent_channels, *size), None,
-                        None if fitted is None else encode_picture(vae, fitted), audio, canvas, people)
+    frames = clock.frames_for_latents(latents)
+    plan = plan_take(clock, frames, frames, 0, chosen.width, chosen.height, grid=backbone.grid)
+    clip = (f"{frames} frames ({latents} latents), {plan.width}x{plan.height}, {float(plan.seconds):.2f} s at "
+            f"{backbone.fps} fps")
+    return plan, sentences([clip, chosen.note])

@@ -2,12 +2,12 @@
 from comfy_api.latest import io, ui
 
 from .. import backbones
-from ..pipelines.take.plan import MAX_FPS, describe, exact_fps, plan_take
+from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps, plan_take
 from ..pipelines.take.settings import choose_settings
 from ..pipelines.take.story import parse_story
 from ..techniques.timeline import Timeline
 from .input_checks import checked
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, Take, opening_of, search_words, sentences
+from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, opening_of, search_words, sentences
 
 LINES_ON_THE_NODE = 8
 

@@ -2,8 +2,9 @@
 from comfy_api.latest import io
 
 from ..backbones.images import FITS, encode_picture, fit_picture
+from ..pipelines.take.plan import Take
 from .input_checks import checked, named
-from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, Take, search_words
+from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, search_words
 
 
 class LodestarReferencePicture(io.ComfyNode):

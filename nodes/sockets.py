@@ -1,10 +1,5 @@
 """What travels on Lodestar's own wires, and the words that several nodes share."""
-from dataclasses import dataclass
-from typing import Any
-
 from comfy_api.latest import io
-
-from ..pipelines.take.plan import ChunkPlan
 
 PLAN = io.Custom("LODESTAR_PLAN")
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
@@ -12,17 +7,6 @@ LONGEST_CHUNK = 4097   # pixel frames
 WHICH_AVATAR = "Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, 1.5 for whisper."
 NOISE_FLOOR = "Only for 1.0: a faint noise under the speech, as in training. Off, pauses are digital silence."
 NOISE_SEED = "Which noise. The same seed gives the same features."
-
-
-@dataclass(frozen=True, eq=False)
-class Take:
-    """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}.
-
-    `speech`: what it was made for, where the video is to have another sound.
-    """
-    plan: ChunkPlan
-    audio: dict[str, Any]
-    speech: dict[str, Any] | None = None
 
 
 def opening_of(audio: dict, seconds: float) -> dict:

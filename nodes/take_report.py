@@ -12,8 +12,9 @@ from ..pipelines.metrics.report import evaluate
 from ..pipelines.metrics.report_files import as_json, beside, save_report
 from ..pipelines.metrics.report_picture import report_picture
 from ..pipelines.metrics.video_reader import Clip, VideoFile, VideoReader
+from ..pipelines.take.plan import Take
 from .input_checks import checked, named
-from .sockets import PLAN, Take, search_words
+from .sockets import PLAN, search_words
 
 
 class LodestarTakeReport(io.ComfyNode):

@@ -191,14 +191,23 @@ class Here:
 
 def take_here(graph: Graph) -> tuple[Path, list[int]]:
     """The same without ComfyUI."""
-    from lib.pack import load_pack
-    load_pack()
-    from lib import headless_take
     name = graph.having("filename_prefix").inputs["filename_prefix"]
     progress, target = Progress(graph), PACK / "out" / f"{Path(name).name}.mp4"
     target.parent.mkdir(exist_ok=True)
-    headless_take.make(graph, target, lambda **told: progress("lodestar.chunk", {"node": "", **told}))
+    make_here(graph, target, lambda **how_far: progress("lodestar.chunk", {"node": "", **how_far}))
     return target, progress.borders
+
+
+def make_here(graph: Graph, target: Path, tell) -> Path:
+    """The video that a graph of the puppet asks for, without ComfyUI; see make_puppet_take."""
+    from lib.pack import load_pack
+    load_pack()
+    from lodestar.pipelines.headless.puppet_take import make_puppet_take
+    from lodestar.pipelines.headless.wan_vae import WanVae
+    from lodestar.training.puppet.export import weights_file
+    from lodestar.training.puppet.network import trained
+    return make_puppet_take({node.kind: node.inputs for node in graph.nodes()}, trained(weights_file("puppet")),
+                            WanVae.read(weights_file("vae")), target, tell)
 
 
 def reported(video: Path, borders: list[int], options: argparse.Namespace) -> str:

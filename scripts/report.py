@@ -57,8 +57,9 @@ def measured(path: Path, reference: Path | None = None, borders: Sequence[int] =
     from lodestar.pipelines.metrics.report_files import beside, save_report
     from lodestar.pipelines.metrics.report_picture import figures_of, missing_of, number, report_picture
     from lodestar.pipelines.metrics.video_reader import VideoFile
+    from lodestar.pipelines.picture_file import read_picture
     video, detect, identity = VideoFile(path), None, None
-    picture = opened(reference) if reference else None
+    picture = read_picture(reference) if reference else None
     if drawn:
         from lodestar.training.puppet.face_probe import load_face_probe
         detect = load_face_probe().detect
@@ -71,17 +72,6 @@ def measured(path: Path, reference: Path | None = None, borders: Sequence[int] =
         first, last = number(who["first_second"]), number(who["last_second"])
         figures.insert(0, ("Identity", f"{first} in the first second, {last} in the last  (1: the same person)"))
     return "\n".join([*(f"{name}: {value}" for name, value in figures), *missing_of(found), *map(str, paths)])
-
-
-def opened(path: Path):
-    """A picture (H, W, 3), float 0..1."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps, UnidentifiedImageError
-    try:
-        return torch.from_numpy(np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))) / 255
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: no picture that Pillow can read") from error
 
 
 def teller(total: int):

@@ -144,10 +144,10 @@ def test_ram_does_not_grow_with_length_and_disk_does():
 
 def test_fingerprints_differ_between_chunks_and_their_changes():
     before, after = plan(500), plan(500, script="0:10 she waves")
-    texts = [str(before.contract_of(chunk)) for chunk in before.chunks]
+    texts = [str(before.fingerprint_of(chunk)) for chunk in before.chunks]
     assert len(set(texts)) == len(texts)
     changed = [old.index for old, new in zip(before.chunks, after.chunks, strict=True)
-               if before.contract_of(old) != after.contract_of(new)]
+               if before.fingerprint_of(old) != after.fingerprint_of(new)]
     assert changed == list(range(after.chunks[-1].index - len(changed) + 1, len(after.chunks))) and changed[0] == 4
 
 

@@ -13,7 +13,7 @@ import pytest
 from lodestar.pipelines.safe_files import NotWritten, is_begun_copy, place
 from lodestar.pipelines.take.final_file import find_published, publish
 from lodestar.pipelines.take.journal import Journal
-from lodestar.tests.test_journal import CONTRACTS, make
+from lodestar.tests.test_journal import FINGERPRINTS, make
 
 pytestmark = pytest.mark.once
 
@@ -25,7 +25,7 @@ def names(folder, first=1):
 def end(folder, made_of="take", text=b"the video", names_of=names):
     """Publish `text` as the video of the finished journal in folder/journal, as often as it is called."""
     (folder / "output").mkdir(exist_ok=True)
-    with Journal.open(folder / "journal", CONTRACTS) as journal:
+    with Journal.open(folder / "journal", FINGERPRINTS) as journal:
         return find_published(journal, made_of) or publish(journal, made_of, lambda path: path.write_bytes(text),
                                                       lambda: names_of(folder / "output"))
 
@@ -80,7 +80,7 @@ def test_what_it_was_made_of_changed(tmp_path, disk, change):
     make(tmp_path / "journal")
     path = end(tmp_path)
     if change == "chunk":
-        make(tmp_path / "journal", [*CONTRACTS[:4], {**CONTRACTS[4], "prompt": "x"}])
+        make(tmp_path / "journal", [*FINGERPRINTS[:4], {**FINGERPRINTS[4], "prompt": "x"}])
         make(tmp_path / "journal")
     if change == "damaged":
         path.write_bytes(b"The video")

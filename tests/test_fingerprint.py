@@ -201,7 +201,7 @@ def test_the_pack_of_a_module_is_what_its_folder_is_called():
 def test_code_counts_alike_in_every_process():
     code = ("import sys; sys.path[:0] = {path!r}; import conftest; from lodestar.pipelines.take.fingerprint import "
             "Fingerprints; import lodestar.pipelines.take.take as take; "
-            "print(Fingerprints().of([take.make_take, take.Tail, {{'a', 'b', 'c'}}], 'x'))")
+            "print(Fingerprints().of([take.make_take, take.TakePast, {{'a', 'b', 'c'}}], 'x'))")
     here = str(Path(__file__).parent)
     found = {subprocess.run([sys.executable, "-c", code.format(path=[here])], env={"PYTHONHASHSEED": seed}, check=True,
                             stdout=subprocess.PIPE, text=True).stdout for seed in ("1", "2")}

@@ -16,10 +16,11 @@ import torch
 from lodestar.pipelines.safe_files import NotReadable, NotWritten
 from lodestar.pipelines.take import folder_lock
 from lodestar.pipelines.take.folder_lock import FolderBusy, FolderLock
-from lodestar.pipelines.take.journal import MANIFEST, Journal
+from lodestar.pipelines.take.journal import Journal
+from lodestar.pipelines.take.manifest import MANIFEST
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.tests.full_disk import files_limited_to
-from lodestar.tests.test_journal import CONTRACTS, found, make
+from lodestar.tests.test_journal import FINGERPRINTS, found, make
 
 pytestmark = pytest.mark.once
 LATENTS = torch.zeros(1, 4, 5, 3, 3)
@@ -41,7 +42,7 @@ def mounted(folder, options):
 
 def commit(journal, index=0):
     journal.draft(index).write_bytes(b"video")
-    journal.commit(index, LATENTS, frames=8)
+    journal.commit(index, [LATENTS], frames=8)
 
 
 # ---------------------------------------------------------------- the lock
@@ -51,7 +52,7 @@ def test_a_disk_without_inodes_is_called_that(tmp_path, inodes):
     with mounted(tmp_path / "disk", f"size=1m,nr_inodes={inodes}") as remount:
         with pytest.raises(NotWritten, match="could not be written .*no free inodes, the disk holds too many files"):
             for number in range(inodes):
-                Journal.open(tmp_path / "disk" / str(number), CONTRACTS)
+                Journal.open(tmp_path / "disk" / str(number), FINGERPRINTS)
         remount("nr_inodes=99")
         make(tmp_path / "disk" / "0")
         assert found(tmp_path / "disk" / "0")[0] == 5
@@ -63,7 +64,7 @@ def test_a_read_only_disk_is_called_that(tmp_path):
         remount("ro")
         for take in ("take", "other"):
             with pytest.raises(NotWritten, match="Read-only file system.*free space and permissions, then queue again"):
-                Journal.open(tmp_path / "disk" / take, CONTRACTS)
+                Journal.open(tmp_path / "disk" / take, FINGERPRINTS)
         remount("rw")
         assert found(tmp_path / "disk" / "take")[0] == 2
 
@@ -78,7 +79,7 @@ def test_a_lock_file_of_any_content_is_taken(tmp_path, content):
 def test_a_lock_that_is_no_file_is_said(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(NotWritten, match=r"lock could not be written \(.*a folder is where the file should be: remove"):
-        Journal.open(tmp_path, CONTRACTS)
+        Journal.open(tmp_path, FINGERPRINTS)
 
 
 def test_a_lock_that_was_deleted_before_it_was_had_is_no_lock(tmp_path, monkeypatch):
@@ -111,7 +112,7 @@ from lodestar.pipelines.take.journal import Journal
 def take(folder, then):
     with Journal.open(folder, [dict()] * 2) as journal:
         for index in (0, 1):
-            journal.commit(index, torch.zeros(1, 1, 1, 1, 1), 0)
+            journal.commit(index, [torch.zeros(1, 1, 1, 1, 1)], 0)
             then()
 take(sys.argv[2] + "/first", int)    # brings everything that is imported late
 os.mkdir(sys.argv[2] + "/take")
@@ -139,7 +140,7 @@ def test_a_folder_that_is_locked_away_in_mid_take():
 def test_a_folder_that_is_taken_away_in_mid_take(tmp_path, gone):
     folder = tmp_path / "takes" / "take"
     with pytest.raises(NotReadable, match="take.* cannot be read .*deleted, moved or locked away.* Put it back"):
-        with Journal.open(folder, CONTRACTS) as journal:
+        with Journal.open(folder, FINGERPRINTS) as journal:
             commit(journal)
             if gone == "manifest":
                 (folder / MANIFEST).unlink()
@@ -152,7 +153,7 @@ def test_a_folder_that_is_taken_away_in_mid_take(tmp_path, gone):
 
 
 def test_latents_that_are_gone_or_damaged_in_mid_take(tmp_path):
-    with Journal.open(tmp_path, CONTRACTS) as journal:
+    with Journal.open(tmp_path, FINGERPRINTS) as journal:
         commit(journal)
         path = tmp_path / "chunk_0000.safetensors"
         data = path.read_bytes()
@@ -166,7 +167,7 @@ def test_latents_that_are_gone_or_damaged_in_mid_take(tmp_path):
 
 def test_a_folder_that_is_gone_when_a_draft_is_written(tmp_path):
     with pytest.raises(NotWritten, match="take was deleted or moved: put it back, then queue again"):
-        with Journal.open(tmp_path / "take", CONTRACTS) as journal:
+        with Journal.open(tmp_path / "take", FINGERPRINTS) as journal:
             shutil.rmtree(tmp_path / "take")
             with VideoWriter(32, 16, Fraction(25)).segment(journal.draft(0)) as segment:
                 segment.write(torch.zeros(1, 16, 32, 3))
@@ -180,10 +181,10 @@ def test_a_full_disk_leaves_no_drafts(tmp_path, room):
     """Room for nothing, for the latents, for all but the manifest."""
     make(tmp_path, stop=3)
     before = sorted(path.name for path in tmp_path.iterdir())
-    with Journal.open(tmp_path, CONTRACTS) as journal:
+    with Journal.open(tmp_path, FINGERPRINTS) as journal:
         journal.draft(3).write_bytes(b"video")
         with files_limited_to(room), pytest.raises(NotWritten):
-            journal.commit(3, LATENTS, frames=8)
+            journal.commit(3, [LATENTS], frames=8)
     left = {path.name for path in tmp_path.iterdir()} - set(before)
     assert left <= {"chunk_0003.safetensors", "chunk_0003.mp4"}
 
@@ -198,9 +199,9 @@ def test_drafts_of_a_killed_run_go_when_the_take_is_opened(tmp_path):
 def test_working_files_that_cannot_be_removed_do_not_cost_the_video(tmp_path, caplog):
     make(tmp_path)
     (tmp_path / "chunk_0000.mp4x").mkdir()   # as Windows answers while a player has a file open
-    Journal.open(tmp_path, CONTRACTS).discard()
+    Journal.open(tmp_path, FINGERPRINTS).discard()
     assert f"the working files in {tmp_path} could not all be removed" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["chunk_0000.mp4x"]
     (tmp_path / "chunk_0000.mp4x").rmdir()
-    Journal.open(tmp_path, CONTRACTS).discard()
+    Journal.open(tmp_path, FINGERPRINTS).discard()
     assert not tmp_path.exists()

@@ -7,7 +7,7 @@ from lodestar.pipelines.take.reusable_chunks import copy_kept_chunks, take_folde
 pytestmark = pytest.mark.once
 
 
-def contracts(*prompts, model="m"):
+def fingerprints(*prompts, model="m"):
     return [{"model": model, "prompt": prompt} for prompt in prompts]
 
 
@@ -17,23 +17,23 @@ def make(folder, wanted, stop=None, name="take"):
         for index in range(journal.finished, len(wanted) if stop is None else stop):
             if index != 1:
                 journal.draft(index).write_bytes(wanted[index]["prompt"].encode())
-            journal.commit(index, torch.full((1, 4, 1 + index, 3, 3), float(index)), 0 if index == 1 else 8)
+            journal.commit(index, [torch.full((1, 4, 1 + index, 3, 3), float(index))], 0 if index == 1 else 8)
 
 
 def test_a_take_has_the_folder_of_what_it_is_whatever_its_name(tmp_path):
-    wanted = contracts("a", "b")
+    wanted = fingerprints("a", "b")
     folder = take_folder(tmp_path, "first_name", wanted)
     assert folder.name.startswith("first_name-")
     make(folder, wanted)
     assert take_folder(tmp_path, "another", wanted) == folder
-    others = [contracts("a", "c"), contracts("a"), contracts("a", "b", model="n"), contracts("b", "a")]
+    others = [fingerprints("a", "c"), fingerprints("a"), fingerprints("a", "b", model="n"), fingerprints("b", "a")]
     assert len({take_folder(tmp_path, "first_name", other) for other in (wanted, *others)}) == 5
 
 
 def test_chunks_before_a_change_are_copied_and_the_other_take_keeps_its_own(tmp_path):
-    old, new = contracts("a", "b", "c", "d"), contracts("a", "b", "c", "x")
+    old, new = fingerprints("a", "b", "c", "d"), fingerprints("a", "b", "c", "x")
     make(tmp_path / "old", old)
-    make(tmp_path / "other", contracts("a", "y"))
+    make(tmp_path / "other", fingerprints("a", "y"))
     said = copy_kept_chunks(tmp_path / "new", new, "take")
     assert "prompt changed: chunk 4 is made again" in said and str(tmp_path / "old") in said
     with Journal.open(tmp_path / "new", new) as journal, Journal.open(tmp_path / "old", old) as whole:
@@ -43,15 +43,15 @@ def test_chunks_before_a_change_are_copied_and_the_other_take_keeps_its_own(tmp_
     assert copy_kept_chunks(tmp_path / "new", new, "take") == ""
 
 
-@pytest.mark.parametrize("other", [contracts("a", "b", model="n"), contracts("x", "b")])
+@pytest.mark.parametrize("other", [fingerprints("a", "b", model="n"), fingerprints("x", "b")])
 def test_nothing_is_taken_from_another_take(tmp_path, other):
     make(tmp_path / "old", other)
-    assert copy_kept_chunks(tmp_path / "new", contracts("a", "b"), "take") == ""
+    assert copy_kept_chunks(tmp_path / "new", fingerprints("a", "b"), "take") == ""
     assert not (tmp_path / "new").exists()
 
 
 def test_nothing_is_taken_from_a_take_that_runs_or_is_damaged(tmp_path):
-    wanted = contracts("a", "b", "c")
+    wanted = fingerprints("a", "b", "c")
     make(tmp_path / "runs", wanted, stop=2)
     make(tmp_path / "damaged", wanted, stop=1)
     (tmp_path / "damaged" / "chunk_0000.mp4").write_bytes(b"z")

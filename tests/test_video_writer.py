@@ -10,11 +10,12 @@ from lodestar.pipelines.safe_files import NotWritten
 from lodestar.pipelines.take import video_writer
 from lodestar.pipelines.take.journal import Journal
 from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.protocols import Events
 from lodestar.pipelines.take.take import make_take
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
 from lodestar.tests.full_disk import files_limited_to, limit_files_to
-from lodestar.tests.tiny_backbone import ToyModel, ToyStream
+from lodestar.tests.tiny_backbone import ToySampler, ToyStream, last_latents
 
 pytestmark = pytest.mark.once
 
@@ -270,13 +271,18 @@ def test_a_take_on_a_disk_that_fills_up_goes_on_when_there_is_room(tmp_path, roo
     """The disk fills up after chunk 2: `room` bytes are left for any file of chunk 3."""
     plan = plan_take(Timeline(FILM), 60, 17, 5, WIDTH, HEIGHT)
 
-    def run(folder, on_chunk=lambda done: None):
-        with Journal.open(folder, [plan.contract_of(chunk) for chunk in plan.chunks]) as journal:
-            return make_take(plan, ToyModel(WIDTH, HEIGHT), ToyStream, journal, VideoWriter(WIDTH, HEIGHT, FILM, crf=0),
-                             context_of=lambda tail: tail.latents(2), on_chunk=on_chunk).segments
+    def run(folder, events=None):
+        with Journal.open(folder, [plan.fingerprint_of(chunk) for chunk in plan.chunks]) as journal:
+            return make_take(plan, ToySampler(WIDTH, HEIGHT, last_latents(2)), ToyStream, journal,
+                             VideoWriter(WIDTH, HEIGHT, FILM, crf=0), events).segments
+
+    class FillUp(Events):
+        def chunk_finished(self, chunk):
+            if chunk.index == 1:
+                limit_files_to(room)
 
     with files_limited_to(10 ** 9), pytest.raises(NotWritten, match=rf"2 of {len(plan.chunks)} chunks are safe in"):
-        run(tmp_path / "full", lambda done: done.chunk.index == 1 and limit_files_to(room))
+        run(tmp_path / "full", FillUp())
     assert not list((tmp_path / "full").glob("*.mp4.part"))
     assert np.array_equal(stored(*run(tmp_path / "full")), stored(*run(tmp_path / "whole")))
 

@@ -105,22 +105,61 @@ def toy_encode(frames: Tensor) -> Tensor:
     return torch.cat([pictures[:, :1], pictures[:, 1:].unfold(1, 4, 4).mean(-1)], dim=1)[None]
 
 
-class ToyModel:
-    """sample_chunk for make_take: noise from the seed, pulled towards the prompt and the context."""
+def last_latents(count: int):
+    return lambda past: past.latents(count)
 
-    def __init__(self, width: int, height: int, seed: int = 0, fail_at: int | None = None):
+
+class ToySampler:
+    """A ChunkSampler: noise from the seed, pulled towards the prompt and what `context_of(past)` gives.
+
+    `context_of` may ask for `past_frames` decoded frames. It fails as chunk `fail_at` begins; `sampled` counts chunks.
+    """
+
+    def __init__(self, width: int, height: int, context_of=None, past_frames: int = 0, fail_at: int | None = None):
         self.shape = (CHANNELS, height // RATIO, width // RATIO)
-        self.seed, self.fail_at = seed, fail_at
+        self.context_of, self.past_frames, self.fail_at = context_of, past_frames, fail_at
         self.sampled: list[int] = []
 
-    def __call__(self, chunk, context: Tensor | None) -> Tensor:
+    def sample(self, chunk, past) -> Iterator[Tensor]:
         if chunk.index == self.fail_at:
             raise ConnectionError("the plug was pulled")
         self.sampled.append(chunk.index)
-        generator = torch.Generator().manual_seed(chunk.seed(self.seed))
+        yield self.latents(chunk, self.context_of(past) if self.context_of and chunk.index else None)
+
+    def latents(self, chunk, context: Tensor | None) -> Tensor:
+        generator = torch.Generator().manual_seed(chunk.seed(0))
         latents = torch.randn(1, self.shape[0], chunk.latents, *self.shape[1:], generator=generator)
         latents += len(chunk.prompt) / 10
         if context is not None:
             latents += 0.5 * context.mean(dim=2, keepdim=True)
-            latents[:, :, :chunk.context_latents] = context[:, :, :chunk.context_latents]
-        return latents
+        return latents[:, :, chunk.context_latents:]
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor], past) -> None:
+        assert not state
+
+
+class ToyRollingSampler(ToySampler):
+    """The same in up to three pieces a chunk, each drawn to what is behind it and to a sum over the whole take, which
+    no finished latents give back."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.drift = torch.zeros(1, self.shape[0], 1, *self.shape[1:])
+
+    def sample(self, chunk, past) -> Iterator[Tensor]:
+        latents, = super().sample(chunk, past)
+        for piece in latents.split(-(-latents.shape[2] // 3), 2):
+            own = piece + self.drift + (past.first_latents(1) / 5 if chunk.index else 0)
+            self.drift = 0.9 * self.drift + 0.1 * piece.mean(2, keepdim=True)
+            yield own
+            frames = past.frames(self.past_frames).mean() if self.past_frames else 0
+            self.drift = self.drift + past.latents(2).mean() / 5 + frames
+
+    def state(self) -> dict[str, Tensor]:
+        return {"drift": self.drift}
+
+    def restore(self, state: dict[str, Tensor], past) -> None:
+        self.drift = state["drift"]

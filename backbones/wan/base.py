@@ -114,7 +114,7 @@ class Wan(Backbone):
         mask[:, :, :known.shape[2]] = 0
         return ChunkInputs(samples, noise_mask=mask)
 
-    def canvas(self, encode, picture, latents, height, width) -> Tensor | None:
+    def concat_latent(self, encode, picture, latents, height, width) -> Tensor | None:
         """Grey after the picture, encoded in one go, as this model was trained (only for image-to-video)."""
         if self.mode != "i2v":
             return None
@@ -126,8 +126,8 @@ class Wan(Backbone):
     def i2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Conditioning frames as concat channels over the concat latent; the mask is 0 there."""
         channels, height, width = request.latent_shape
-        assert request.canvas is not None
-        concat = request.canvas[:, :, :request.latents].clone()
+        assert request.concat_latent is not None
+        concat = request.concat_latent[:, :, :request.latents].clone()
         mask = torch.ones(1, 1, request.latents, height, width)
         if request.context is not None:
             concat[:, :, :request.context.shape[2]] = request.context

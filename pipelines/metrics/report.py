@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ...networks.syncnet import SyncNetMissing, load_syncnet
 from ...techniques.speaker_masks import parse_box
+from ..picture_file import crop_picture
 from .colour import ColourDrift
 from .faces import Detection, FacesMissing, OpenCvFaces
 from .flicker import Flicker
@@ -78,7 +78,7 @@ class ReportBuilder:
         if reference is None:
             self.left_out["likeness"] = NO_REFERENCE
         else:
-            self.measures["likeness"] = Likeness(fps, fit_reference(reference, video.width, video.height))
+            self.measures["likeness"] = Likeness(fps, crop_picture(reference, video.width, video.height))
         try:
             self.box = parse_box(mouth_box, video.height, video.width) if mouth_box.strip() else None
         except ValueError as error:
@@ -188,12 +188,3 @@ class ReportBuilder:
             left_out.setdefault("syncnet", self.left_out["identity"])
         else:
             left_out["syncnet"] = NO_FACE_BOX
-
-
-def fit_reference(picture: Tensor, width: int, height: int) -> Tensor:
-    """A picture (H, W, 3), cropped from the middle and scaled to (1, height, width, 3), as Long Take does."""
-    scale = max(width / picture.shape[1], height / picture.shape[0])
-    rows, columns = round(height / scale), round(width / scale)
-    top, left = (picture.shape[0] - rows) // 2, (picture.shape[1] - columns) // 2
-    cut = picture[top:top + rows, left:left + columns, :3].float().movedim(-1, 0)[None]
-    return interpolate(cut, (height, width), mode="bilinear", antialias=True).movedim(1, -1)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..safe_files import is_begun_copy, is_intact, place, reading, remove, size_and_sum, writing
-from .journal import FinalFile, Journal
+from .journal import Journal
+from .manifest import FinalFile
 
 logger = logging.getLogger("lodestar")
 JOINED = "final.mp4"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ...techniques.tensor_digest import Unreadable, digest_tensor
-from .journal import digest_texts
+from .manifest import digest_texts
 
 SCALARS = (types.NoneType, types.EllipsisType, str, bytes, Number, Enum, torch.dtype, re.Pattern, range, slice,
            PurePath)

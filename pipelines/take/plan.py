@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
+from typing import Any
 
 from ...techniques.timeline import Timeline
 from .story import clock, parse_story, prompts_for_chunks
@@ -59,6 +60,20 @@ class ChunkPlan:
         return self.chunks[-1].end_latent
 
     @property
+    def overlap_latents(self) -> int:
+        """How many latents every chunk but the first repeats of the one before; 0 where context is outside."""
+        return self.chunks[-1].context_latents
+
+    @property
+    def longest_chunk(self) -> int:
+        """Latents of the longest chunk."""
+        return max(chunk.latents for chunk in self.chunks)
+
+    @property
+    def has_script(self) -> bool:
+        return any(chunk.prompt for chunk in self.chunks)
+
+    @property
     def trimmed_frames(self) -> int:
         """Frames that are decoded after the end of the speech and dropped."""
         return self.timeline.frames_for_latents(self.total_latents) - self.total_frames
@@ -77,7 +92,7 @@ class ChunkPlan:
         first, end = self.frames_of(chunk)
         return self.timeline.seconds_at(first), self.timeline.seconds_at(end)
 
-    def contract_of(self, chunk: Chunk) -> dict[str, str]:
+    def fingerprint_of(self, chunk: Chunk) -> dict[str, str]:
         """The part of a chunk's fingerprints (see journal) that the plan decides: chunk geometry, size, prompt,
         seed."""
         first, end = self.frames_of(chunk)
@@ -89,6 +104,17 @@ class ChunkPlan:
             "prompt": chunk.prompt,
             "seed offset": str(chunk.seed_offset),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}.
+
+    `speech`: what it was made for, where the video is to have another sound.
+    """
+    plan: ChunkPlan
+    audio: dict[str, Any]
+    speech: dict[str, Any] | None = None
 
 
 def exact_fps(fps: float) -> Fraction:
@@ -143,7 +169,7 @@ def disk_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> tup
 def ram_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> int:
     """Bytes of RAM that latents and frames need at any one time: the longest chunk, however long the take is."""
     area = plan.width * plan.height
-    window = max(chunk.latents for chunk in plan.chunks) * latent_channels * area // spatial_ratio ** 2 * 4
+    window = plan.longest_chunk * latent_channels * area // spatial_ratio ** 2 * 4
     group = 2 * plan.timeline.temporal_ratio * area * 3 * (4 + 1)  # two latents' frames, float32 and uint8
     return 3 * window + group + ENCODER_LOOKAHEAD_FRAMES * area * 3 // 2
 
@@ -153,7 +179,7 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
     latents, video = disk_bytes(plan, latent_channels, spatial_ratio)
     lengths = [chunk.latents for chunk in plan.chunks]
     last = "" if lengths[-1] == lengths[0] else f", the last {_window_words(plan.timeline, lengths[-1])}"
-    overlap = plan.chunks[-1].context_latents
+    overlap = plan.overlap_latents
     lines = [
         f"{len(lengths)} {'chunk' if len(lengths) == 1 else 'chunks'} of {_window_words(plan.timeline, lengths[0])}"
         + last + (f", each repeating {overlap} latents of the one before" if overlap else ""),

@@ -6,19 +6,20 @@ folder of its own with copies of the chunks before the change, and the take they
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .journal import MANIFEST, Journal, digest_texts
+from .journal import Journal
+from .manifest import MANIFEST, digest_texts
 
-Contracts = Sequence[Mapping[str, str]]
+Fingerprints = Sequence[Mapping[str, str]]
 
 
-def take_folder(takes: Path, name: str, contracts: Contracts) -> Path:
-    """Below `takes`, of the take with these contracts: the one it has, whatever it was called then, or `name` and a
+def take_folder(takes: Path, name: str, fingerprints: Fingerprints) -> Path:
+    """Below `takes`, of the take with these fingerprints: the one it has, whatever it was called then, or `name` and a
     digest."""
-    mark = digest_texts(*(text for contract in contracts for pair in sorted(contract.items()) for text in pair))[:16]
+    mark = digest_texts(*(text for chunk in fingerprints for pair in sorted(chunk.items()) for text in pair))[:16]
     return next(takes.glob(f"*-{mark}"), takes / f"{name}-{mark}")
 
 
-def copy_kept_chunks(folder: Path, contracts: Contracts, take: str) -> str:
+def copy_kept_chunks(folder: Path, fingerprints: Fingerprints, take: str) -> str:
     """Give a take that has no chunk yet those of the take beside it that has most of them; says so, or "" for none.
 
     `take`: the user's name for it. Raises NotWritten if the disk refuses.
@@ -26,20 +27,20 @@ def copy_kept_chunks(folder: Path, contracts: Contracts, take: str) -> str:
     others = [other for other in folder.parent.glob("*") if other != folder and other.is_dir()]
     if folder.exists() or not others:
         return ""
-    best = max(others, key=lambda other: _in_common(other, contracts))
-    if not _in_common(best, contracts):
+    best = max(others, key=lambda other: _in_common(other, fingerprints))
+    if not _in_common(best, fingerprints):
         return ""
-    with Journal.open(best, contracts) as kept, Journal.open(folder, contracts, take) as journal:
+    with Journal.open(best, fingerprints) as kept, Journal.open(folder, fingerprints, take) as journal:
         journal.copy_from(kept)
         return f"{kept.note}; the chunks before are copies of those in {best}"
 
 
-def _in_common(folder: Path, contracts: Contracts) -> int:
+def _in_common(folder: Path, fingerprints: Fingerprints) -> int:
     """How many leading chunks of the take in `folder` are these; 0 where another run holds it or it is none."""
     if not (folder / MANIFEST).exists():
         return 0
     try:
-        with Journal.open(folder, contracts) as kept:
+        with Journal.open(folder, fingerprints) as kept:
             return kept.finished
     except OSError:
         return 0

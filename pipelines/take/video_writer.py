@@ -34,7 +34,7 @@ class VideoWriter:
     crf: int = 17  # x264 quality: 0 lossless, 17 hardly different from the source, 51 worst
 
     @property
-    def contract(self) -> str:
+    def fingerprint(self) -> str:
         """What determines the bytes of a segment: belongs to every chunk's fingerprints."""
         return (f"libx264 crf {self.crf}, threads {THREADS}, bt709, av {av.__version__}, "
                 f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")

@@ -1,7 +1,8 @@
-"""A small take that is killed at every step of its end, and made again; as a script it reports JSON, a case a line.
+"""A small take that is killed at every step, and made again; as a script it reports JSON, a case a line.
 
 `python killed_takes.py FOLDER keep|tidy link|copy`: in each case a forked child gets SIGKILL before its n-th file
 operation after the last chunk (in the middle of the copy as well), and another child makes the same take again.
+`python killed_takes.py FOLDER ToySampler|ToyRollingSampler`: the same before each file operation of the chunks.
 """
 import itertools
 import json
@@ -27,26 +28,27 @@ from lodestar.techniques.timeline import Timeline  # noqa: E402
 
 tiny = runpy.run_path(str(Path(__file__).parents[1] / "tiny_backbone.py"))
 WIDTH, HEIGHT, FPS = 32, 16, Fraction(25)
-PLAN = plan_take(Timeline(FPS), 40, 25, 5, WIDTH, HEIGHT)
+PLAN = plan_take(Timeline(FPS), 40, 25, 5, WIDTH, HEIGHT)   # two chunks
 OPERATIONS = {"open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}   # the system's audit events
 
 
-def make(folder: Path, keep: bool, before_the_end=lambda: None) -> dict:
+def make(folder: Path, keep: bool, before_the_end=lambda: None, sampler: str = "ToySampler") -> dict:
     """As Long Take does it. `folder` gets `journal` and `output`."""
     writer, output = VideoWriter(WIDTH, HEIGHT, FPS, crf=0), folder / "output"
     output.mkdir(parents=True, exist_ok=True)
-    with Journal.open(folder / "journal", [PLAN.contract_of(chunk) for chunk in PLAN.chunks]) as journal:
+    with Journal.open(folder / "journal", [PLAN.fingerprint_of(chunk) for chunk in PLAN.chunks]) as journal:
         path = find_published(journal, "take")
         if path is None:
-            result = make_take(PLAN, tiny["ToyModel"](WIDTH, HEIGHT), tiny["ToyStream"], journal, writer,
-                               context_of=lambda tail: tail.latents(2))
+            result = make_take(PLAN, tiny[sampler](WIDTH, HEIGHT, tiny["last_latents"](2)), tiny["ToyStream"], journal,
+                               writer)
             before_the_end()
             path = publish(journal, "take", lambda joined: writer.finish(result.segments, None, {}, joined),
                            lambda: names(output))
         tail = journal.latents(journal.finished_latents - PLAN.chunks[-1].new_latents, journal.finished_latents)
         if not keep:
             journal.discard()
-    return {"path": str(path), "tail": digest_tensor(tail)}
+        note = journal.note
+    return {"path": str(path), "tail": digest_tensor(tail), "note": note}
 
 
 def names(output: Path):
@@ -86,6 +88,24 @@ def refuse_links(*arguments, **named):
     raise PermissionError(1, "this disk knows no links")
 
 
+def run_chunks(folder: Path, sampler: str) -> None:
+    for number in itertools.count():
+        place = folder / str(number)
+        place.mkdir()
+
+        def die(place=place, number=number):
+            with Journal.open(place / "journal", [PLAN.fingerprint_of(chunk) for chunk in PLAN.chunks]) as journal:
+                killer(number)()
+                make_take(PLAN, tiny[sampler](WIDTH, HEIGHT, tiny["last_latents"](2)), tiny["ToyStream"], journal,
+                          VideoWriter(WIDTH, HEIGHT, FPS, crf=0))
+        ended = in_child(die)
+        report = place / "report.json"
+        in_child(lambda place=place, report=report: report.write_text(json.dumps(make(place, True, sampler=sampler))))
+        sys.stdout.write(json.dumps({"number": number, "ended": ended, **json.loads(report.read_text())}) + "\n")
+        if ended:
+            return
+
+
 def run(folder: Path, keep: bool, links: bool) -> None:
     if not links:
         os.link = refuse_links
@@ -119,4 +139,7 @@ def run(folder: Path, keep: bool, links: bool) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)   # a fork has no others
     safe_files.BLOCK_BYTES = 1 << 10
-    run(Path(sys.argv[1]), sys.argv[2] == "keep", sys.argv[3] == "link")
+    if len(sys.argv) == 3:
+        run_chunks(Path(sys.argv[1]), sys.argv[2])
+    else:
+        run(Path(sys.argv[1]), sys.argv[2] == "keep", sys.argv[3] == "link")

@@ -75,11 +75,11 @@ POINTS = {
     "host/progress.py": {
         "self._bar.update_absolute": f"{BAR}.update_absolute",
         "previewer.decode_latent_to_preview_image": "latent_preview.LatentPreviewer.decode_latent_to_preview_image"},
-    "nodes/long_take.py": {
-        "guider.sample": f"{GUIDER}.sample", "PLAN.Input": f"{IO}.Input",
-        "self.guider.model_patcher.load_device": f"{PATCHER}.load_device",
+    "host/chunk_sampler.py": {"guider.sample": f"{GUIDER}.sample", "model.load_device": f"{PATCHER}.load_device"},
+    "host/session.py": {
         "self.hidden.unique_id": f"{IO}.HiddenHolder.unique_id", "self.hidden.prompt": f"{IO}.HiddenHolder.prompt",
         "self.hidden.extra_pnginfo": f"{IO}.HiddenHolder.extra_pnginfo"},
+    "nodes/long_take.py": {"PLAN.Input": f"{IO}.Input"},
     "nodes/longcat_schedule.py": {"model.get_model_object('model_sampling').shift": f"{FLOW}.shift"},
     "nodes/plan_take.py": {"PLAN.Output": f"{IO}.Output"},
     "nodes/take_report.py": {"video.get_stream_source": f"{VIDEO}.get_stream_source", "bar.total": f"{BAR}.total",

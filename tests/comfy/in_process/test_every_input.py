@@ -21,8 +21,7 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from lodestar.backbones import attach
 from lodestar.backbones.audio.encoder import encode_speech, log_mel
 from lodestar.backbones.longcat.loader import load_longcat
-from lodestar.nodes.sockets import Take
-from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.techniques.timeline import Timeline
 
 pytestmark = pytest.mark.once

@@ -1,6 +1,5 @@
 """Long Take on LongCat: what each chunk is given, against the loop of the specification written by hand."""
 import types
-from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
@@ -13,13 +12,16 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.longcat.model import REFERENCE_INDEX
+from lodestar.host.chunk_sampler import Sampling
+from lodestar.host.session import TakeSession
+from lodestar.host.take_inputs import TakeInputs
 from lodestar.networks.longcat.network import LongCat
-from lodestar.nodes.long_take import TakeSession
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.audio.features import audio_slots
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.tests.comfy.in_process.test_session import changed, make
 
 FPS, RATE_HZ, LAYERS = {"video": 15, "avatar": 16, "avatar15": 25}, {"avatar": 32.0, "avatar15": 25.0}, \
     {"avatar": 12, "avatar15": 5}
@@ -49,9 +51,10 @@ def take_of(tiny_models, tmp_path):
         if features is None and name in LAYERS:
             features = speech(name)
         folder_paths.set_output_directory(str(tmp_path))
-        return TakeSession(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"), SIGMAS, vae, take,
-                           features, torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4)) if picture
-                           else None, None, types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
+        shown = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4)) if picture else None
+        return TakeSession(TakeInputs(model, vae, take.plan, shown, features), Sampling(
+            Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"), SIGMAS), take,
+            types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
     return make
 
 
@@ -62,40 +65,22 @@ def speech(name, seconds=SECONDS, width=64, **more):
             "audio_samples": seconds * 16000, "family": "longcat", **more}
 
 
-def made(take, monkeypatch, name="take/one"):
-    """The take, and for each chunk (context, reference conditions, all its latents)."""
-    seen, sample, guider_at = [], TakeSession.sample_chunk, attach.guider_at
-    conditions = []
-
-    def spy(self, chunk, context, journal):
-        seen.append((chunk, context, sample(self, chunk, context, journal)))
-        return seen[-1][2]
-
-    def record(*args):
-        conditions.append(args[3])
-        return guider_at(*args)
-    monkeypatch.setattr(TakeSession, "sample_chunk", spy)
-    monkeypatch.setattr(attach, "guider_at", record)
-    with torch.inference_mode():
-        take.make(name, False)
-    return [(*entry, values) for entry, values in zip(seen, conditions, strict=True)]
-
-
 @pytest.mark.parametrize("name", ["video", "avatar", "avatar15"])
 @pytest.mark.parametrize("picture", [True, False])
-def test_each_chunk_equals_the_loop_written_by_hand(take_of, monkeypatch, name, picture):
+def test_each_chunk_equals_the_loop_written_by_hand(take_of, name, picture):
     """Spec sections 11, 12 and 14: layout, audio slots, Euler with v = -M; the reference follows the picture, or
     the first latent of the take where there is none."""
     take = take_of(name, picture)
-    model = take.guider.model_patcher
-    chunks, network, process_in = made(take, monkeypatch), model.model.diffusion_model, model.model.process_latent_in
-    first_latent = chunks[0][2][:, :, :1]
+    model = take.inputs.model
+    chunks, network, process_in = make(take)[1], model.model.diffusion_model, model.model.process_latent_in
+    first_latent = chunks[0].latents[:, :, :1]
     assert len(chunks) > 2
-    for chunk, context, window, _ in chunks:
-        head = context if chunk.index else take.reference
+    for made in chunks:
+        chunk = made.chunk
+        head = made.context if chunk.index else take.inputs.reference
         known = 0 if head is None else head.shape[2]
         assert known == (CONTEXT if chunk.index else int(picture))
-        reference = (take.reference if picture else first_latent) if chunk.index and name != "video" else None
+        reference = (take.inputs.reference if picture else first_latent) if chunk.index and name != "video" else None
         noise = copy_noise(take, chunk)
         x = noise[:, :, known:].clone()
         front = [] if reference is None else [process_in(reference)]
@@ -111,10 +96,10 @@ def test_each_chunk_equals_the_loop_written_by_hand(take_of, monkeypatch, name, 
                                              times=times, audio=heard_by_hand(name, chunk))
                 x = x + (then - now) * -prediction[:, :, sum(clean):]
         expected = model.model.process_latent_out(x)
-        assert torch.allclose(window[:, :, known:], expected, atol=2e-4), (window[:, :, known:] - expected).abs().max()
-        if head is not None:
-            assert torch.allclose(window[:, :, :known], head, atol=1e-5)
-            assert not chunk.index or torch.equal(window[:, :, :known], head)
+        new = made.latents if chunk.index else made.latents[:, :, known:]
+        assert torch.allclose(new, expected, atol=2e-4), (new - expected).abs().max()
+        if head is not None and not chunk.index:
+            assert torch.allclose(made.latents[:, :, :known], head, atol=1e-5)
 
 
 def copy_noise(take, chunk):
@@ -132,36 +117,35 @@ def heard_by_hand(name, chunk):
 
 
 @pytest.mark.parametrize("name, mode", [("video", "re-encode"), ("avatar", "stitch"), ("avatar15", "re-encode")])
-def test_each_version_hands_over_as_it_was_trained(take_of, monkeypatch, name, mode):
+def test_each_version_hands_over_as_it_was_trained(take_of, name, mode):
     take = take_of(name)
-    chunks = made(take, monkeypatch)
-    stitched = torch.equal(chunks[1][1], chunks[0][2][:, :, -CONTEXT:])
-    assert stitched == (mode == "stitch") and take.stitch.mode == mode
+    chunks = make(take)[1]
+    stitched = torch.equal(chunks[1].context, chunks[0].latents[:, :, -CONTEXT:])
+    assert stitched == (mode == "stitch") and take.inputs.handover.mode == mode
     other = "stitch" if mode == "re-encode" else "re-encode"
-    asked = attach.with_technique(take.guider.model_patcher, LatentStitch(other))
-    assert take_of(name, model=asked).stitch.mode == other
+    asked = attach.with_technique(take.inputs.model, LatentStitch(other))
+    assert take_of(name, model=asked).inputs.handover.mode == other
 
 
 def test_the_anchor_s_schedule_gives_each_chunk_its_place(take_of, monkeypatch):
     base = take_of("avatar15")
-    model = attach.with_technique(base.guider.model_patcher, LookaheadAnchor(schedule=(10.0, 30.0, -10.0)))
+    model = attach.with_technique(base.inputs.model, LookaheadAnchor(schedule=(10.0, 30.0, -10.0)))
     times, forward = [], type(model.model.diffusion_model)._forward
 
     def spy(self, *args, **conds):
         times.append(conds["times"][0])
         return forward(self, *args, **conds)
     monkeypatch.setattr(type(model.model.diffusion_model), "_forward", spy)
-    chunks = made(take_of("avatar15", model=model), monkeypatch)
-    assert times == [[10.0, 30.0, -10.0][chunk.index % 3] for chunk, *_ in chunks for _ in SIGMAS[1:]]
+    chunks = make(take_of("avatar15", model=model))[1]
+    assert times == [[10.0, 30.0, -10.0][made.chunk.index % 3] for made in chunks for _ in SIGMAS[1:]]
 
 
-def test_a_take_with_a_kv_cache_is_the_same_take(take_of, monkeypatch):
-    plain = made(take_of("avatar15"), monkeypatch)
-    base = take_of("avatar15").guider.model_patcher
-    monkeypatch.undo()
-    kept = made(take_of("avatar15", model=attach.with_technique(base, ConditioningCache())), monkeypatch)
-    for ours, theirs in zip(kept, plain, strict=True):
-        assert torch.allclose(ours[2], theirs[2], atol=1e-4)
+def test_a_take_with_a_kv_cache_is_the_same_take(take_of):
+    plain = make(take_of("avatar15"))[1]
+    model = attach.with_technique(take_of("avatar15").inputs.model, ConditioningCache())
+    cached = make(take_of("avatar15", model=model))[1]
+    for ours, theirs in zip(cached, plain, strict=True):
+        assert torch.allclose(ours.latents, theirs.latents, atol=1e-4)
 
 
 # ---------------------------------------------------------------- what does not fit together
@@ -183,7 +167,7 @@ def test_another_frame_rate_is_refused(take_of):
 
 def test_an_avatar_without_speech_is_refused(take_of):
     with pytest.raises(ValueError, match="LongCat-Avatar 1.5 is driven by speech"):
-        replace(take_of("avatar15"), features=None).check()
+        changed(take_of("avatar15"), features=None).check()
 
 
 def test_speakers_without_masks_are_refused(take_of):
@@ -194,7 +178,7 @@ def test_speakers_without_masks_are_refused(take_of):
 
 # ---------------------------------------------------------------- several speakers
 
-def test_each_audio_stream_moves_its_own_speaker(take_of, monkeypatch):
+def test_each_audio_stream_moves_its_own_speaker(take_of):
     """Two recordings are another take than either one alone for both."""
     masks = torch.zeros(1, 3, 64, 64)
     masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
@@ -202,14 +186,13 @@ def test_each_audio_stream_moves_its_own_speaker(take_of, monkeypatch):
     windows_of = []
     for voices in ((first, second), (first, first), (second, second)):
         take = take_of("avatar15", features=speech("avatar15", audio_streams=voices, people_masks=masks))
-        windows_of.append(made(take, monkeypatch)[1][2])
-        monkeypatch.undo()
+        windows_of.append(make(take)[1][1].latents)
     both, one, two = windows_of
     assert not torch.allclose(both, one, atol=1e-3) and not torch.allclose(both, two, atol=1e-3)
 
 
-def test_several_speakers_need_a_picture(take_of, monkeypatch):
+def test_several_speakers_need_a_picture(take_of):
     layers, masks = speech("avatar15")["encoded_audio_all_layers"], torch.ones(1, 3, 64, 64)
     take = take_of("avatar15", False, features=speech("avatar15", audio_streams=(layers, layers), people_masks=masks))
     with pytest.raises(ValueError, match="reference: several speakers need a picture"):
-        made(take, monkeypatch)
+        make(take)

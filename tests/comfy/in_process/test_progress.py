@@ -37,24 +37,24 @@ class Run:
         self.progress = TakeProgress("7", PLAN, STEPS, lambda: self.now)
         self.journal = types.SimpleNamespace(finished=finished, note="note", folder="folder", finished_frames=0)
         self.journal.finished_frames = PLAN.frames_of(PLAN.chunks[finished])[0]
-        self.progress.opened(self.journal)
+        self.progress.open(self.journal)
         self.loading = LOADING_SECONDS
 
     def chunk(self, chunk):
         """(seconds left, seconds it really takes from here) after each step and each group of frames."""
         first, end = PLAN.frames_of(chunk)
-        self.progress.begun(chunk)
-        callback = self.progress.sampling(chunk, "cpu", types.SimpleNamespace(latent_rgb_factors=None,
+        self.progress.begin_chunk(chunk)
+        callback = self.progress.sampler_callback(chunk, "cpu", types.SimpleNamespace(latent_rgb_factors=None,
                                                                               taesd_decoder_name=None))
         for step in range(STEPS):
             self.now += STEP_SECONDS + self.loading
             self.loading = 0.0
             callback(step, None, None, STEPS)
             yield self.progress.seconds_left(), self.true_seconds(chunk, step + 1, first)
-        self.progress.sampled()
+        self.progress.end_sampling()
         for frame in range(first + 1, end + 1):
             self.now += FRAME_SECONDS
-            self.progress.decoded(chunk, frame - first)
+            self.progress.frames_written(chunk, frame - first)
             yield self.progress.seconds_left(), self.true_seconds(chunk, STEPS, frame)
         self.journal.finished, self.journal.finished_frames = chunk.index + 1, end
 
@@ -84,7 +84,7 @@ def test_the_bar_moves_with_every_step_and_while_frames_are_decoded(bar, finishe
         list(run.chunk(chunk))
         moved = [value for value, _ in bar[before:]]
         assert moved == sorted(moved) and len(set(moved)) == STEPS + STEPS // 4
-    run.progress.finished()
+    run.progress.say_finished()
     units = (STEPS + STEPS // 4) * len(PLAN.chunks)
     assert bar[-1] == (units, units) and {total for _, total in bar} == {units}
     assert bar[0][0] >= finished * units // len(PLAN.chunks)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from lodestar.nodes.blank_prompt import LodestarBlankPrompt
 from lodestar.nodes.reference_picture import LodestarReferencePicture
-from lodestar.nodes.sockets import Take
-from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.techniques.timeline import Timeline
 
 

@@ -7,9 +7,8 @@ import av
 import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
-from lodestar.nodes.sockets import Take
 from lodestar.nodes.take_report import LodestarTakeReport, open_video
-from lodestar.pipelines.take.plan import plan_take
+from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
 

@@ -28,7 +28,6 @@ import pytest
 import rounding
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
-from lib import headless_take
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
@@ -144,7 +143,7 @@ class Studio:
         graph = demo.filled_in(demo.parse_options(["--seconds", "1"]), demo.Here)
         graph.the("LodestarPlanTake").set(chunk_frames=17, overlap_frames=5)
         graph.the("LodestarLongCatSchedule").set(steps=3)
-        return frames_of(headless_take.make(graph, self.output / "puppet.mp4", lambda **how_far: None))
+        return frames_of(demo.make_here(graph, self.output / "puppet.mp4", lambda **how_far: None))
 
 
 def text(seed):
@@ -285,7 +284,7 @@ def test_a_take_begun_by_an_older_pack_ends_with_the_same_frames(studio, comfyui
     same_place = where == (HALF / "place.txt").read_text(encoding="utf-8").strip()
     today, = first.glob("lodestar_takes/take-*")
     head, begun = lines_of(HALF)
-    now, before = lines_of(today)[1]["chunk"]["contract"], begun["chunk"]["contract"]
+    now, before = lines_of(today)[1]["chunk"]["fingerprint"], begun["chunk"]["contract"]
     changed = [name for name in now if now[name] != before.get(name)]
     check(BEGUN, latents_of(first), frames, where, bool(changed) or same_place)
     assert all(name in caplog.text for name in changed)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import report
 import torch
-from lib import headless_take
 from lib.graph import Graph
+from lodestar.pipelines.headless.wan_vae import WanVae
 from lodestar.training.puppet.hosts import wan_vae
 
 pytestmark = pytest.mark.once
@@ -21,7 +21,7 @@ def test_diffusers_reads_the_weights_as_comfyui_does():
     theirs, frames = wan_vae(8).eval(), torch.rand(9, 32, 48, 3)
     for weight in theirs.parameters():
         weight.data += 0.03 * torch.randn_like(weight)      # a past, too, and frames of one latent that differ
-    ours, scaled = headless_take.WanVae(theirs.state_dict()), comfy.latent_formats.Wan21()
+    ours, scaled = WanVae(theirs.state_dict()), comfy.latent_formats.Wan21()
     with torch.inference_mode():
         latents = scaled.process_in(theirs.encode(frames.movedim(-1, 0)[None] * 2 - 1))
         decoded = theirs.decode(scaled.process_out(latents))[0].movedim(0, -1) / 2 + 0.5
@@ -48,7 +48,7 @@ def test_the_take_is_the_same(server, tmp_path, without):
     options.workflow.write_text(json.dumps(graph.prompt()), encoding="utf-8")
     video, borders = demo.take(server, demo.filled_in(options, server))
     told = []
-    alone = headless_take.make(demo.filled_in(options, demo.Here), tmp_path / "alone.mp4",
+    alone = demo.make_here(demo.filled_in(options, demo.Here), tmp_path / "alone.mp4",
                                lambda **how_far: told.append(how_far["frames_done"]))
     served, made = pictures(video), pictures(alone)
     assert told == [0, *borders, 65] and borders == [49] and served.shape == made.shape == (65, 96, 96, 3)
@@ -58,6 +58,6 @@ def test_the_take_is_the_same(server, tmp_path, without):
 
 def test_human_speech_moves_the_lips_in_time(tmp_path):
     graph = demo.filled_in(demo.parse_options(["--seconds", "10"]), demo.Here)
-    video = headless_take.make(graph, tmp_path / "human.mp4", lambda **how_far: None)
+    video = demo.make_here(graph, tmp_path / "human.mp4", lambda **how_far: None)
     said = report.measured(video, demo.ASSETS / "puppet.png", drawn=True)
     assert float(re.search(r"Lip sync: correlation ([\d.]+)", said)[1]) > 0.5 and "the mouth is in time" in said

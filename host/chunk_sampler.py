@@ -1,0 +1,100 @@
+"""ComfyUI's chunk sampler: a chunk goes through the guider, sampler and callbacks that core would use for a clip."""
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.utils
+from torch import Tensor
+
+from ..backbones import attach
+from ..backbones.allocator import give_back
+from ..backbones.backbone import ChunkInputs
+from ..backbones.socket_values import named
+from ..backbones.take_checks import check_guider, check_schedule
+from ..pipelines.take.plan import Chunk
+from ..techniques.protocols import Past
+from ..techniques.technique import ChunkPosition
+from .progress import TakeProgress
+from .take_inputs import TakeInputs
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How a chunk is sampled: what core's SamplerCustomAdvanced takes."""
+    noise: Any
+    guider: Any
+    sampler: Any
+    sigmas: Tensor
+
+    @property
+    def steps(self) -> int:
+        return self.sigmas.shape[-1] - 1
+
+    def check(self) -> None:
+        """Raises ValueError for a schedule that is not whole or a guider with another model's prompts."""
+        with named("sigmas"):
+            check_schedule(self.guider.model_patcher, self.sigmas)
+        with named("guider"):
+            check_guider(self.guider)
+
+
+class GuiderChunkSampler:
+    """A ChunkSampler that yields each chunk in one piece and needs no state: the journal has all it goes on from."""
+
+    def __init__(self, inputs: TakeInputs, sampling: Sampling, progress: TakeProgress):
+        self.inputs, self.sampling, self.progress = inputs, sampling, progress
+        self.context_latents = inputs.backbone.context_latents(inputs.plan.overlap_latents)
+
+    @property
+    def past_frames(self) -> int:
+        if not self.context_latents:
+            return 0
+        return self.inputs.handover.handover_frames(self.context_latents, self.inputs.plan.timeline.temporal_ratio)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor], past: Past) -> None:
+        pass
+
+    def sample(self, chunk: Chunk, past: Past) -> Iterator[Tensor]:
+        self.progress.begin_chunk(chunk)
+        yield self.new_latents(chunk, self.context(chunk, past), self.reference(chunk, past))
+        give_back()     # what sampling it and decoding it left
+
+    def context(self, chunk: Chunk, past: Past) -> Tensor | None:
+        """The clean latents (1, C, k, h, w) that the chunk continues from."""
+        if not chunk.index or not self.context_latents:
+            return None
+        return self.inputs.handover.handover(past, self.context_latents, self.inputs.encode,
+                                             self.inputs.plan.timeline.temporal_ratio)
+
+    def reference(self, chunk: Chunk, past: Past) -> Tensor | None:
+        """The take's picture; without one, for models that ask for it, the take's own first latent."""
+        if self.inputs.reference is None and self.inputs.backbone.follows_itself and chunk.index:
+            return past.first_latents(1)
+        return self.inputs.reference
+
+    def new_latents(self, chunk: Chunk, context: Tensor | None, reference: Tensor | None) -> Tensor:
+        """(1, C, chunk.new_latents, h, w) float32."""
+        inputs = self.inputs.backbone.chunk_inputs(self.inputs.request(chunk, context, reference))
+        position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index,
+                                 chunk.first_latent)
+        sampled = self.run_sampler(self.chunk_guider(chunk, position, inputs), chunk, inputs)
+        return inputs.new_latents(sampled.float().cpu(), chunk.context_latents)
+
+    def chunk_guider(self, chunk: Chunk, position: ChunkPosition, inputs: ChunkInputs) -> Any:
+        return attach.guider_at(self.sampling.guider, self.inputs.techniques, position, inputs.conditions,
+                                inputs.silent, self.inputs.prompts.get(chunk.prompt))
+
+    def run_sampler(self, guider: Any, chunk: Chunk, inputs: ChunkInputs) -> Tensor:
+        model = self.inputs.model
+        callback = self.progress.sampler_callback(chunk, model.load_device, model.model.latent_format)
+        noise = copy.copy(self.sampling.noise)
+        noise.seed = chunk.seed(self.sampling.noise.seed)
+        sampled = guider.sample(noise.generate_noise({"samples": inputs.samples}), inputs.samples,
+                                self.sampling.sampler, self.sampling.sigmas, denoise_mask=inputs.noise_mask,
+                                callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=noise.seed)
+        self.progress.end_sampling()
+        return sampled

@@ -1,0 +1,129 @@
+"""Long Take's session: the take's journal, the chunks that are missing, one video in ComfyUI's output folder."""
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from torch import Tensor
+
+from ..backbones.vae import open_stream
+from ..pipelines.take.final_file import find_published, publish
+from ..pipelines.take.fingerprint import Fingerprints
+from ..pipelines.take.journal import Journal
+from ..pipelines.take.manifest import unfinished_beside
+from ..pipelines.take.plan import Chunk, Take
+from ..pipelines.take.protocols import ChunkSampler
+from ..pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
+from ..pipelines.take.take import make_take
+from ..pipelines.take.video_writer import VideoWriter
+from .chunk_sampler import GuiderChunkSampler, Sampling
+from .metadata import graph_tags
+from .output_names import fill_in, free_paths, problem_of, subfolder_of
+from .progress import TakeProgress
+from .take_fingerprints import take_fingerprints
+from .take_inputs import TakeInputs
+
+logger = logging.getLogger("lodestar")
+
+
+@dataclass(frozen=True)
+class FinishedTake:
+    path: Path
+    subfolder: str     # below the output folder
+    tail: Tensor       # the last chunk's latents (1, C, t, h, w)
+
+
+@dataclass(frozen=True, eq=False)
+class TakeSession:
+    """`hidden`: the node's unique_id, prompt and extra_pnginfo. `make_sampler` gives the take's ChunkSampler."""
+    inputs: TakeInputs
+    sampling: Sampling
+    take: Take
+    hidden: Any
+    make_sampler: Callable[[TakeInputs, Sampling, TakeProgress], ChunkSampler] = GuiderChunkSampler
+
+    def make(self, prefix: str, keep_chunks: bool) -> FinishedTake:
+        """Make or resume the take and write the video. Raises ValueError for inputs that do not fit together."""
+        plan = self.take.plan
+        with TakeProgress(self.hidden.unique_id, plan, self.sampling.steps) as progress:
+            name = self.file_name(prefix)
+            self.check()
+            writer = VideoWriter(plan.width, plan.height, plan.timeline.fps)
+            with self.open_journal(prefix, keep_chunks, writer) as journal:
+                made_of = Fingerprints().of([prefix, folder_paths.get_output_directory(), self.take.audio], "audio")
+                path = find_published(journal, made_of)
+                if path is None:
+                    path = self.write_video(prefix, name, journal, writer, made_of, progress)
+                tail = journal.latents(journal.finished_latents - plan.chunks[-1].new_latents, journal.finished_latents)
+            progress.say_finished()
+        return FinishedTake(path, subfolder_of(path), tail)
+
+    def file_name(self, prefix: str) -> str:
+        """What was asked for, with its tokens filled in, before anything is made. Raises ValueError."""
+        name = fill_in(prefix, self.take.plan.width, self.take.plan.height, self.hidden.prompt or {}, time.localtime())
+        if problem := problem_of(prefix) or problem_of(name):   # one that came by a link was not seen before
+            raise ValueError(problem)
+        return name
+
+    def check(self) -> None:
+        """Refuse what does not fit together before any sampling."""
+        self.inputs.check_plan()
+        self.sampling.check()
+        self.inputs.check(self.take.speech or self.take.audio)
+
+    @contextmanager
+    def open_journal(self, prefix: str, keep_chunks: bool, writer: VideoWriter) -> Iterator[Journal]:
+        """The take's journal, with the chunks that it may use again; afterwards what is to be kept of it is kept.
+
+        Of a take without a fingerprint nothing is used again, and what was kept under another name stays.
+        """
+        fingerprints, unreadable = self.fingerprints(writer)
+        takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
+        folder = take_folder(takes, folder_name(prefix), fingerprints)
+        if unreadable:
+            logger.warning("this take starts from its first chunk and cannot be resumed: these have no fingerprint, so "
+                           "they may differ another time: %s", "; ".join(dict.fromkeys(unreadable)))
+        elif copied := copy_kept_chunks(folder, fingerprints, prefix):
+            logger.info(copied)
+        with Journal.open(folder, fingerprints, prefix) as journal, ExitStack() as unless_kept:
+            if unreadable and not keep_chunks:
+                unless_kept.callback(journal.discard)
+            yield journal
+            if not keep_chunks and journal.take == prefix:
+                journal.discard()
+
+    def fingerprints(self, writer: VideoWriter) -> tuple[list[dict[str, str]], list[str]]:
+        """Per chunk what determines it, by the name that a user knows it by, and what of it cannot be told."""
+        inputs, sampling = self.inputs, self.sampling
+        common = {"techniques": inputs.techniques, "sampler": sampling.sampler, "sigmas": sampling.sigmas,
+                  "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,
+                  "people": inputs.speakers, "writer": writer.fingerprint}
+
+        def own(chunk: Chunk) -> dict[str, Any]:
+            return {**self.take.plan.fingerprint_of(chunk), "prompt": inputs.prompts.get(chunk.prompt),
+                    "speech": inputs.audio_for(chunk)}
+
+        return take_fingerprints(sampling.guider, common, map(own, self.take.plan.chunks))
+
+    def write_video(self, prefix: str, name: str, journal: Journal, writer: VideoWriter, made_of: str,
+                    progress: TakeProgress) -> Path:
+        """Make the chunks that are missing and join all of them under the next free number of `name`."""
+        plan = self.take.plan
+        progress.open(journal)
+        if not journal.finished and (other := unfinished_beside(journal.folder, prefix, journal.fingerprints[0])):
+            logger.info(other)
+        result = make_take(plan, self.make_sampler(self.inputs, self.sampling, progress),
+                           lambda: open_stream(self.inputs.vae), journal, writer, progress)
+        progress.say_joining()
+        tags = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo)
+        return publish(journal, made_of, lambda path: writer.finish(result.segments, self.take.audio, tags, path),
+                       lambda: free_paths(name, plan.width, plan.height))
+
+
+def folder_name(prefix: str) -> str:
+    return re.sub(r"[^\w-]+", "_", prefix).strip("_")[:64]

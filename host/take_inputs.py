@@ -1,0 +1,150 @@
+"""What a take is made from, as its model wants it: pictures, speech, prompts and concat latents of each chunk.
+
+Long Take and One Chunk both ask here, so a clip is given what the first chunk of a take is given.
+"""
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from .. import backbones
+from ..backbones import attach
+from ..backbones.audio.speech import Speech
+from ..backbones.backbone import Backbone, ChunkRequest
+from ..backbones.images import fit_picture
+from ..backbones.socket_values import named
+from ..backbones.take_checks import check_pictures, check_prompt, log_unused
+from ..backbones.vae import encode_frames
+from ..pipelines.take.plan import Chunk, ChunkPlan
+from ..techniques.latent_stitch import LatentStitch
+from ..techniques.technique import Technique
+
+logger = logging.getLogger("lodestar")
+
+
+@dataclass(frozen=True, eq=False)
+class TakeInputs:
+    """Each part is made once, when it is first asked for. `model` carries its techniques; `picture` is an IMAGE,
+    `features` what an audio encoder gave, `clip` reads the plan's script."""
+    model: Any
+    vae: Any
+    plan: ChunkPlan
+    picture: Tensor | None = None
+    features: dict | None = None
+    clip: Any = None
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return backbones.find(self.model)
+
+    @cached_property
+    def handover(self) -> Technique:
+        """What says how a chunk continues from the one before; where the user does not, as the model was trained."""
+        return attach.handover_of(self.model) or LatentStitch(self.backbone.handover)
+
+    @cached_property
+    def techniques(self) -> tuple[Technique, ...]:
+        return (self.handover, *(other for other in attach.techniques_of(self.model) if other is not self.handover))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        ratio = self.backbone.spatial_ratio
+        return self.model.model.latent_format.latent_channels, self.plan.height // ratio, self.plan.width // ratio
+
+    @cached_property
+    def fitted_picture(self) -> Tensor | None:
+        """(1, H, W, 3), cropped to the take's size."""
+        with named("reference"):
+            return None if self.picture is None else fit_picture(self.picture, self.plan.width, self.plan.height)
+
+    @cached_property
+    def reference(self) -> Tensor | None:
+        """The picture's latent (1, C, 1, h, w)."""
+        return None if self.fitted_picture is None else self.encode(self.fitted_picture)
+
+    @cached_property
+    def prompts(self) -> dict[str, list]:
+        """CONDITIONING of each distinct prompt of the script."""
+        texts = dict.fromkeys(chunk.prompt for chunk in self.plan.chunks if chunk.prompt)
+        return {text: self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts}
+
+    @cached_property
+    def speech(self) -> Speech | None:
+        """None for a model that has no use for it. Raises ValueError for features of another model's."""
+        if self.features is None or self.backbone.audio_shape is None:
+            return None
+        speech = Speech.of(self.features)
+        self.backbone.check_speech(speech, self.plan.timeline)
+        return speech
+
+    @cached_property
+    def speakers(self) -> Tensor | None:
+        """Masks (1, K, H, W) of the speakers, cut as the picture is."""
+        return self.speech and self.speech.speakers_on(self.picture, self.plan.height, self.plan.width,
+                                                     self.backbone.grid)
+
+    def audio_for(self, chunk: Chunk) -> Tensor | None:
+        """A chunk's audio features, as the backbone takes them."""
+        return None if self.speech is None else self.backbone.hear(self.speech, self.plan.timeline, chunk.first_latent,
+                                                                   chunk.latents)
+
+    @cached_property
+    def opening_concat_latent(self) -> Tensor | None:
+        """The backbone's concat latent of the first chunk, which the picture opens."""
+        return self._concat_latent(self.fitted_picture)
+
+    @cached_property
+    def later_concat_latent(self) -> Tensor | None:
+        return self._concat_latent(None)
+
+    def request(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None) -> ChunkRequest:
+        """What the model is asked for; `context`: what was handed over."""
+        concat_latent = self.later_concat_latent if chunk.index else self.opening_concat_latent
+        return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk), concat_latent,
+                            self.speakers)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(T, H, W, 3) -> (1, C, t, h, w)."""
+        return encode_frames(self.vae, frames)
+
+    def check_plan(self) -> None:
+        """Raises ValueError for a plan that was made for another model."""
+        plan, grid, repeated = self.plan, self.backbone.grid, self.plan.overlap_latents
+        if plan.width % grid or plan.height % grid or (repeated and not self.backbone.overlap_frames):
+            raise ValueError(f"plan: {plan.width}x{plan.height}, chunks that repeat {repeated} latents, was made for "
+                             f"another model than the guider's {self.backbone.name} (sizes in steps of {grid}, context "
+                             f"{'in' if self.backbone.overlap_frames else 'out'}side the chunk). Connect that model to "
+                             "Plan Take")
+
+    def check(self, recording: dict[str, Any]) -> None:
+        """Raises ValueError for what does not fit together. `recording`: the sound that the plan was made for."""
+        if self.vae.latent_channels != self.latent_shape[0]:
+            raise ValueError(f"vae: it makes latents of {self.vae.latent_channels} channels, {self.backbone.name} "
+                             f"wants {self.latent_shape[0]}. Load the VAE that belongs to the model")
+        check_pictures(self.techniques, *self.latent_shape[1:])
+        log_unused(self.techniques, self.plan.seconds)
+        if self.plan.has_script and self.clip is None:
+            raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
+                             "empty the script of Plan Take")
+        self._check_speech(recording)
+        with named("clip"):
+            for prompt in self.prompts.values():
+                check_prompt(self.model, [text for text, _ in prompt])
+
+    def _check_speech(self, recording: dict[str, Any]) -> None:
+        if self.backbone.audio_shape is None:
+            if self.features is not None:
+                logger.warning("audio_features: %s has no audio conditioning; they are not used", self.backbone.name)
+            return
+        if self.speech is None:
+            raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
+        self.speech.check_length(float(self.plan.seconds))
+        self.speech.check_recording(recording)
+        _ = self.speakers
+
+    def _concat_latent(self, picture: Tensor | None) -> Tensor | None:
+        return self.backbone.concat_latent(self.encode, picture, self.plan.longest_chunk, self.plan.height,
+                                           self.plan.width)
