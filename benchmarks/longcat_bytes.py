@@ -85,7 +85,8 @@ def forward(blocks: int, voices: int = 1) -> Moved:
             patch("torch.rms_norm", moved.rms_norm), \
             patch("lodestar.techniques.speaker_masks.scaled_dot_product_attention",
                   lambda query, *_: torch.empty_like(query)):
-        LongCat.forward(network, **given, people=people, times=range(longcat.CONTEXT, longcat.CONTEXT + longcat.NOISE),
+        LongCat.forward(network, **given, speaker_masks=people,
+                        times=range(longcat.CONTEXT, longcat.CONTEXT + longcat.NOISE),
                         cache=[(cache_of(frames, blocks), time) for frames, time in
                                ((1, REFERENCE_INDEX), (longcat.CONTEXT, 0))],
                         transformer_options={"optimized_attention_override": attention})

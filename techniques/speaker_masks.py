@@ -7,6 +7,7 @@ mask that covers no token never wins, and a speaker's empty mask is refused.
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
 
@@ -102,11 +103,13 @@ def person_map(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
     Queries and keys are rotated already; the softmax is over the first frame alone. Attention with the masks as values
     gives every head's sum over each person, and never holds the map.
     """
-    query, key = query.transpose(1, 2), key.transpose(1, 2)
+    query, key = (rearrange(part, "b n heads d -> b heads n d") for part in (query, key))
     people = masks.shape[1]
-    values = pad(masks.transpose(1, 2), (0, max(0, query.shape[-1] - people))).to(query)    # as wide as the keys
-    values = values[:, None].expand(-1, query.shape[1], -1, -1).contiguous()
-    sums = scaled_dot_product_attention(query, key, values)[..., :people].float().mean(1).transpose(1, 2)
+    values = rearrange(masks, "b people s -> b s people")
+    values = pad(values, (0, max(0, query.shape[-1] - people))).to(query)    # as wide as the keys
+    values = repeat(values, "b s d -> b heads s d", heads=query.shape[1]).contiguous()
+    sums = scaled_dot_product_attention(query, key, values)[..., :people].float().mean(1)
+    sums = rearrange(sums, "b n people -> b people n")
     return sums / masks.sum(2).clamp(min=1)[..., None]
 
 

@@ -100,10 +100,10 @@ def test_a_batch_of_two_is_two_single_runs(small, people):
     masks = torch.zeros(2, 3, 32, 48)
     masks[:, 0, :, :24], masks[:, 1, :, 24:] = 1, 1
     masks = masks if people > 1 else None
-    both = small(**call, people=masks)
+    both = small(**call, speaker_masks=masks)
     for row in range(2):
         one = {key: value[row:row + 1] if torch.is_tensor(value) else value for key, value in call.items()}
-        alone = small(**one, people=None if masks is None else masks[row:row + 1])
+        alone = small(**one, speaker_masks=None if masks is None else masks[row:row + 1])
         assert (alone - both[row:row + 1]).abs().max() < 1e-5
 
 

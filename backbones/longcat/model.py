@@ -47,17 +47,17 @@ class LongCatNetwork(LongCat):
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timestep, context, transformer_options, **conditions)
 
-    def placed(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
+    def lay_out(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
                ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
         """Made once in a sampling run that has a store."""
-        run, make = options.get(RUN), partial(super().placed, place, caches, device, options)
+        run, make = options.get(RUN), partial(super().lay_out, place, caches, device, options)
         if run is None:
             return make()
-        key = "placed", id(self), place, tuple(map(id, caches)), device
+        key = "layout", id(self), place, tuple(map(id, caches)), device
         return run.once(key, lambda: (make(), caches))[0]     # while they are kept, their ids are no others'
 
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor | None, transformer_options: dict,
-                 audio: Tensor | None = None, people: Tensor | None = None, reference: Tensor | None = None,
+                 audio: Tensor | None = None, speaker_masks: Tensor | None = None, reference: Tensor | None = None,
                  known: int = 0, times: Sequence[float] | None = None,
                  factors: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
                  **others) -> Tensor:
@@ -80,8 +80,9 @@ class LongCatNetwork(LongCat):
             timestep = pad(timestep, (ahead + known, 0))
             x = x if reference is None else torch.cat([reference.to(x), x], 2)
         prediction = super().forward(
-            x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio, people=people,
-            clean=clean, factors=factors, cache=stand, times=times, transformer_options=transformer_options)
+            x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio,
+            speaker_masks=speaker_masks, clean=clean, factors=factors, cache=stand, times=times,
+            transformer_options=transformer_options)
         return pad(-prediction[:, :, known - frames:], (0, 0, 0, 0, known, 0))
 
 
@@ -97,30 +98,30 @@ class LongCatVideo(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """CONDITIONING to arguments of the network. Raises ValueError where text or reference are another model's.
 
-        `audio_windows` (1, people, frames, window, layers, channels); without it an avatar gets unconditional audio
+        `audio_windows` (1, streams, frames, window, layers, channels); without it an avatar gets unconditional audio
         (zeros). `people_masks` (1, K, H, W) in pixels. `reference_latents`: tensors in LATENT space, (1, C, r, h, w).
         """
         out = super().extra_conds(**kwargs)
         noise, audio = kwargs["noise"], kwargs.get("audio_windows")
         if "c_crossattn" in out:
-            text = self.fitted_text(out["c_crossattn"].cond)
+            text = self.pad_text(out["c_crossattn"].cond)
             out["c_crossattn"] = comfy.conds.CONDCrossAttn(text.to(kwargs.get("device")))
-        hears = self.diffusion_model.config.audio
-        if audio is None and hears is not None:
-            audio = torch.zeros(1, 1, hears.ratio * (noise.shape[2] - 1) + 1, hears.window, 1, hears.width)
+        taken = self.diffusion_model.config.audio
+        if audio is None and taken is not None:
+            audio = torch.zeros(1, 1, taken.ratio * (noise.shape[2] - 1) + 1, taken.window, 1, taken.width)
         if kwargs.get("people_masks") is not None:
             check_people(kwargs["people_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
         reference = self.reference(kwargs.get("reference_latents") or (), noise)
-        found = {"audio": audio, "people": kwargs.get("people_masks"), "reference": reference}
+        found = {"audio": audio, "speaker_masks": kwargs.get("people_masks"), "reference": reference}
         out |= {name: comfy.conds.CONDRegular(value.to(kwargs.get("device")))     # once, not in every step
                 for name, value in found.items() if value is not None}
         if reference is not None:
             out[REFERENCE_KEY] = comfy.conds.CONDConstant(digest_tensor(reference))
-        if known := known_frames(kwargs.get("denoise_mask")):
+        if known := count_conditioning_frames(kwargs.get("denoise_mask")):
             out["known"] = comfy.conds.CONDConstant(known)
         return out
 
-    def fitted_text(self, text: Tensor) -> Tensor:
+    def pad_text(self, text: Tensor) -> Tensor:
         """Exactly 512 tokens, as the model was trained: padding is attended to, so their count matters."""
         width = self.diffusion_model.config.caption
         if text.shape[-1] != width:
@@ -187,7 +188,7 @@ def rotate_fused(x: Tensor, rows: Tensor) -> Tensor:
     return rotate(x, rows) if x.dtype == torch.float32 else apply_rope1(x, rows)
 
 
-def known_frames(denoise_mask: Tensor | None) -> int:
+def count_conditioning_frames(denoise_mask: Tensor | None) -> int:
     """How many leading latent frames of (B, C, T, h, w) are to stay as they are: their mask is 0 everywhere."""
     if denoise_mask is None:
         return 0

@@ -15,16 +15,16 @@ Cached = Sequence[tuple[KVCache, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class People:
-    """`masks` (B, K, tokens) of the first frame; `key_rows`: RoPE frequencies of the audio streams' tokens."""
+class Speakers:
+    """`masks` (B, K, tokens) of the first frame; `key_rope`: RoPE frequencies of the audio streams' tokens."""
     masks: Tensor
-    key_rows: Tensor
+    key_rope: Tensor
     span: int
     interval: int
 
     @classmethod
     def of(cls, masks: Tensor, centers: Sequence[float], tokens: int, head_dim: int, span: int, interval: int
-           ) -> "People":
+           ) -> "Speakers":
         """The audio streams are at `centers`, each with its `tokens` audio tokens."""
         positions = torch.cat([torch.full((tokens,), center, device=masks.device) for center in centers])
         return cls(masks, rotation(positions, head_dim)[None, :, None], span, interval)
@@ -34,18 +34,18 @@ class People:
 class Call:
     """One forward pass. The frames in hand are `clean` clean ones, then the noisy ones; `cached` ones come before.
 
-    `rows`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
+    `rope`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
     list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C).
     """
     frames: int
     clean: int
     tokens: int
-    rows: Tensor
+    rope: Tensor
     groups: Groups
     cached: Cached = ()
     text: Tensor | list[Tensor] | None = None
     audio: Tensor | None = None
-    people: People | None = None
+    speakers: Speakers | None = None
     options: dict = field(default_factory=dict)
 
     @property
@@ -53,7 +53,7 @@ class Call:
         return self.clean * self.tokens
 
     def patched(self, name: str, **values) -> Tensor:
-        """values["x"] after the patches that nodes have hung in at `name`, as ComfyUI's own models do it."""
+        """values["x"] after the patches that nodes attached at `name`, as ComfyUI's own models do it."""
         for patch in self.options.get("patches", {}).get(name, ()):
             values["x"] = patch({**values, "transformer_options": self.options})
         return values["x"]

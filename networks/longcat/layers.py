@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,21 +34,20 @@ class SelfAttention(nn.Module):
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys after their norm, values, each (B, N, heads, D), none of them rotated."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        query, key, value = rearrange(self.qkv(x), "b n (qkv heads d) -> qkv b n heads d", qkv=3, heads=self.heads)
         return self.q_norm(query), self.k_norm(key), value
 
     def forward(self, x: Tensor, call: Call, cached: Cached):
         """(B, N, C) -> the same, and each noisy token's position among the speakers (B, N', float32) or None. `cached`:
         of this block alone."""
         query, key, value = self.keys_and_values(x)
-        query, key = self.rotate(query, call.rows), self.rotate(key, call.rows)
-        key = with_cached([cache.keys(0, frequencies, self.rotate) for cache, frequencies in cached], key)
-        value = with_cached([cache.blocks[0][1] for cache, _ in cached], value)
+        query, key = self.rotate(query, call.rope), self.rotate(key, call.rope)
+        key = join_cached([cache.keys(0, frequencies, self.rotate) for cache, frequencies in cached], key)
+        value = join_cached([cache.blocks[0][1] for cache, _ in cached], value)
         positions = None
-        if call.people is not None:
-            people = call.people
-            shares = person_map(query[:, call.clean_tokens:], key[:, :call.tokens], people.masks)
-            positions = query_positions(shares, people.span, people.interval)
+        if (speakers := call.speakers) is not None:
+            shares = person_map(query[:, call.clean_tokens:], key[:, :call.tokens], speakers.masks)
+            positions = query_positions(shares, speakers.span, speakers.interval)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return self.attention(query, key, value, self.heads, transformer_options=call.options)
@@ -62,12 +62,12 @@ class SelfAttention(nn.Module):
         return self.proj(call.patched("attn1_patch", x=mixed, q=query, k=key)), positions
 
 
-def with_cached(cached: Sequence[Tensor], own: Tensor) -> Tensor:
+def join_cached(cached: Sequence[Tensor], own: Tensor) -> Tensor:
     """Cached keys or values before a call's own (B, N, heads, D)."""
-    return torch.cat([*(for_branches(older.to(own), len(own)) for older in cached), own], 1) if cached else own
+    return torch.cat([*(expand_to_batch(older.to(own), len(own)) for older in cached), own], 1) if cached else own
 
 
-def for_branches(cached: Tensor, batch: int) -> Tensor:
+def expand_to_batch(cached: Tensor, batch: int) -> Tensor:
     """What is cached of one guidance branch, for all branches of a batch."""
     return cached.expand(batch, -1, -1, -1) if len(cached) in (1, batch) else \
         cached.repeat(batch // len(cached), 1, 1, 1)
@@ -86,13 +86,13 @@ class CrossAttention(nn.Module):
         self.k_norm = operations.RMSNorm(config.head_dim, eps=EPS, **kind)
         self.proj = operations.Linear(config.hidden, config.hidden, **kind)
 
-    def forward(self, x: Tensor, context: Tensor, options: dict, query_rows: Tensor | None = None,
-                key_rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, options: dict, query_rope: Tensor | None = None,
+                key_rope: Tensor | None = None) -> Tensor:
         query = self.q_norm(self.q_linear(x).unflatten(-1, (self.heads, -1)))
-        key, value = self.kv_linear(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        key, value = rearrange(self.kv_linear(context), "b n (kv heads d) -> kv b n heads d", kv=2, heads=self.heads)
         key = self.k_norm(key)
-        if query_rows is not None and key_rows is not None:
-            query, key = self.rotate(query, query_rows), self.rotate(key, key_rows)
+        if query_rope is not None and key_rope is not None:
+            query, key = self.rotate(query, query_rope), self.rotate(key, key_rope)
         mixed = self.attention(query.flatten(2), key.flatten(2), value.flatten(2), self.heads,
                                transformer_options=options)
         return self.proj(mixed)
@@ -139,7 +139,8 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, h, w) -> tokens (B, T * h/2 * w/2, D), frame by frame, row by row."""
-        return self.proj(x).flatten(2).transpose(1, 2).contiguous()    # or every block would carry the turned layout on
+        tokens = rearrange(self.proj(x), "b d t h w -> b (t h w) d")
+        return tokens.contiguous()    # or every block would carry the turned layout on
 
 
 class AudioProjector(nn.Module):
@@ -157,13 +158,14 @@ class AudioProjector(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """(B, frames, window, width) -> (B, latents, tokens, C), frames being 1 + ratio * (latents - 1)."""
         middle = self.audio.window // 2
-        later = (windows.shape[1] - 1) // self.audio.ratio
-        first, rest = windows[:, :1], windows[:, 1:].unflatten(1, (later, self.audio.ratio))
+        rest = rearrange(windows[:, 1:], "b (latents frames) slots c -> b latents frames slots c",
+                         frames=self.audio.ratio)
         grouped = torch.cat([rest[:, :, 0, :middle + 1], rest[:, :, 1:-1, middle], rest[:, :, -1, middle:]], 2)
-        latents = torch.cat([functional.relu(self.proj1(first.flatten(2))),
-                             functional.relu(self.proj1_vf(grouped.flatten(2)))], 1)
+        first, later = (rearrange(slots, "b latents slots c -> b latents (slots c)")
+                        for slots in (windows[:, :1], grouped))
+        latents = torch.cat([functional.relu(self.proj1(first)), functional.relu(self.proj1_vf(later))], 1)
         tokens = self.proj3(functional.relu(self.proj2(latents)))
-        return self.norm(tokens.unflatten(-1, (self.audio.tokens, -1)))
+        return self.norm(rearrange(tokens, "b latents (tokens c) -> b latents tokens c", tokens=self.audio.tokens))
 
 
 def time_features(timestep: Tensor, size: int) -> Tensor:
@@ -174,18 +176,18 @@ def time_features(timestep: Tensor, size: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def people_rows(positions: Tensor, frames: int, head_dim: int) -> Tensor:
+def speaker_frequencies(positions: Tensor, frames: int, head_dim: int) -> Tensor:
     """(B, frames * S) positions -> 1D RoPE frequencies (B * frames, S, 1, D / 2, 2, 2) of each frame's tokens."""
-    rows = rotation(positions.flatten(), head_dim)
-    return rows.reshape(len(positions) * frames, -1, 1, *rows.shape[1:])
+    rope = rotation(rearrange(positions, "b n -> (b n)"), head_dim)
+    return rearrange(rope, "(frames s) d i j -> frames s 1 d i j", frames=len(positions) * frames)
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without gain of (B, T, S, C), then float32 shift and scale (B, T, 1, C), in the dtype of x."""
-    return written_as(x, torch.addcmul, shift, functional.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+    return compute_as(x, torch.addcmul, shift, functional.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
-def written_as(x: Tensor, operation: Callable[..., Tensor], *values: Tensor) -> Tensor:
+def compute_as(x: Tensor, operation: Callable[..., Tensor], *values: Tensor) -> Tensor:
     """`operation` on float32 values and such of lower dtypes, computed in float32 and written in the shape and dtype of
     x: one kernel on a GPU, where a float32 result in between would be written and read once more. Autograd knows none
     of that, so with gradients there is one."""

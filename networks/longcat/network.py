@@ -4,18 +4,20 @@ It knows no ComfyUI: layers and attention are handed in (see layers.py), so it t
 frame sees which is a table, split into groups of queries, never a mask; timesteps, modulation, norms, residuals and the
 last layer are float32 whatever the model's dtype.
 """
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...techniques.kv_cache import KVCache, places_of
 from ...techniques.rope import Axes, rope_rows, rotate, scaled_axes, split_head
 from ...techniques.speaker_masks import centers, token_masks
 from ...techniques.visibility import closed_spans, query_groups
-from .call import Cached, Call, Groups, People
+from .call import Cached, Call, Groups, Speakers
 from .config import LongCatConfig
 from .layers import (
     EPS,
@@ -28,9 +30,9 @@ from .layers import (
     Rotate,
     SelfAttention,
     TimeEmbedder,
-    modulated,
-    people_rows,
-    written_as,
+    compute_as,
+    modulate,
+    speaker_frequencies,
 )
 
 Standing = Sequence[tuple[KVCache, float]]
@@ -58,16 +60,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor, time: Tensor, call: Call, cached: Cached = ()) -> Tensor:
         """Tokens (B, T * S, C) and time embeddings (B, T, C') float32 -> tokens. `cached`: of this block alone."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)
-        mixed, positions = self.attn(per_frame(x, call.frames, shift, scale), call, cached)
-        x = gated(x, gate, mixed)
+        mixed, positions = self.attn(modulate_frames(x, call.frames, shift, scale), call, cached)
+        x = add_gated(x, gate, mixed)
         if call.text is not None:
-            x = on_noise(x, self.told(x[:, call.clean_tokens:], call), call)
+            x = add_to_noise(x, self.text_cross_attention(x[:, call.clean_tokens:], call), call)
             x = call.patched("attn2_patch", x=x)
         if call.audio is not None:
-            x = on_noise(x, self.spoken(x[:, call.clean_tokens:], time[:, call.clean:], call, positions), call)
-        return gated(x, ffn_gate, self.ffn(per_frame(x, call.frames, ffn_shift, ffn_scale)))
+            noisy, noisy_time = x[:, call.clean_tokens:], time[:, call.clean:]
+            x = add_to_noise(x, self.audio_cross_attention(noisy, noisy_time, call, positions), call)
+        return add_gated(x, ffn_gate, self.ffn(modulate_frames(x, call.frames, ffn_shift, ffn_scale)))
 
-    def told(self, x: Tensor, call: Call) -> Tensor:
+    def text_cross_attention(self, x: Tensor, call: Call) -> Tensor:
         """What the text adds to the noisy tokens: nothing where none is left without its padding."""
         query = self.pre_crs_attn_norm(x)
         if isinstance(call.text, list):
@@ -75,32 +78,32 @@ class Block(nn.Module):
                               torch.zeros_like(row)[None] for row, text in zip(query, call.text, strict=True)])
         return self.cross_attn(query, call.text, call.options)
 
-    def spoken(self, x: Tensor, time: Tensor, call: Call, positions: Tensor | None) -> Tensor:
+    def audio_cross_attention(self, x: Tensor, time: Tensor, call: Call, positions: Tensor | None) -> Tensor:
         """What each frame's own audio adds to its noisy tokens; the norm acts on the attention's output."""
         assert call.audio is not None
         frames, audio = time.shape[1], call.audio.flatten(0, 1)
         if hasattr(self, "pre_audio_crs_attn_norm"):
             audio = self.pre_audio_crs_attn_norm(audio)
-        query = self.pre_video_crs_attn_norm(x).unflatten(1, (frames, -1)).flatten(0, 1)
-        rows: tuple[Tensor, ...] = ()
-        if call.people is not None and positions is not None:
-            rows = people_rows(positions, frames, self.head_dim), call.people.key_rows
-        heard = self.audio_cross_attn(query, audio, call.options, *rows).unflatten(0, (-1, frames))
+        query = rearrange(self.pre_video_crs_attn_norm(x), "b (t s) c -> (b t) s c", t=frames)
+        rope: tuple[Tensor, ...] = ()
+        if call.speakers is not None and positions is not None:
+            rope = speaker_frequencies(positions, frames, self.head_dim), call.speakers.key_rope
+        update = self.audio_cross_attn(query, audio, call.options, *rope).unflatten(0, (-1, frames))
         shift, scale, gate = self.audio_adaLN_modulation(time).unsqueeze(2).chunk(3, -1)
-        return written_as(heard, torch.mul, gate, modulated(heard, shift, scale)).flatten(1, 2)
+        return compute_as(update, torch.mul, gate, modulate(update, shift, scale)).flatten(1, 2)
 
 
 class FinalLayer(nn.Module):
     def __init__(self, config: LongCatConfig, operations, **kind):
         super().__init__()
-        rows = config.channels[1] * config.patch[0] * config.patch[1] * config.patch[2]
+        outputs = config.channels[1] * math.prod(config.patch)
         self.adaLN_modulation = modulation(config, 2, operations, **kind)
-        self.linear = operations.Linear(config.hidden, rows, **kind)
+        self.linear = operations.Linear(config.hidden, outputs, **kind)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, T * S, C) -> (B, T, S, patch rows * patch columns * channels), float32."""
+        """(B, T * S, C) -> (B, T, S, patch height * patch width * channels), float32."""
         shift, scale = self.adaLN_modulation(time).unsqueeze(2).chunk(2, -1)
-        return self.linear(modulated(x.float().unflatten(1, (time.shape[1], -1)), shift, scale))
+        return self.linear(modulate(x.float().unflatten(1, (time.shape[1], -1)), shift, scale))
 
 
 class LongCat(nn.Module):
@@ -122,25 +125,25 @@ class LongCat(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None, *,
                 clean: Sequence[int] = (), times: Sequence[float] | None = None,
                 factors: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
-                people: Tensor | None = None, cache: Standing = (),
+                speaker_masks: Tensor | None = None, cache: Standing = (),
                 transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
         `timestep` (B,) or (B, T) in 0..1000, 0 where clean. `text` (B, L, C), `text_mask` (B, L), 1 is a token.
         `clean`: lengths of the clean spans that open `x`; each sees itself alone. `cache`: KV caches of others, which
         come before `x`, each with its time. `times`: RoPE time of every frame of `x`; 0, 1, ... where None. `factors`:
-        {(frame, frame it sees): share} over the whole sequence, cached frames first. `audio` (B, people, frames,
-        window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end. `people`: pixel
-        masks (B, K, H, W) of the first frame, needed when several speak. Raises ValueError for sizes that do not fit.
+        {(frame, frame it sees): share} over the whole sequence, cached frames first. `audio` (B, streams, frames,
+        window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end. `speaker_masks`: in
+        pixels, (B, K, H, W), of the first frame, needed when several speak. ValueError for sizes that do not fit.
         """
-        call = self.begin(x, clean, times, factors, cache, transformer_options)
+        call = self.make_call(x, clean, times, factors, cache, transformer_options)
         if text is not None:
-            call = self.with_text(call, text.to(x.dtype), text_mask)
+            call = self.add_text(call, text.to(x.dtype), text_mask)
         if audio is not None:
-            call = self.with_audio(call, audio.to(x.dtype), people, x.shape)
-        time = self.time(timestep, x)
-        tokens = self.through(self.x_embedder(x), time, call, x)
-        return self.unpatched(self.final_layer(tokens, time), *x.shape[-2:])
+            call = self.add_audio(call, audio.to(x.dtype), speaker_masks, x.shape)
+        time = self.embed_time(timestep, x)
+        tokens = self.run_blocks(self.x_embedder(x), time, call, x)
+        return self.unpatchify(self.final_layer(tokens, time), *x.shape[-2:])
 
     def cached(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
                transformer_options: dict | None = None, keep: Callable[..., object] | None = None
@@ -150,15 +153,15 @@ class LongCat(nn.Module):
 
         With `keep` they hold no blocks: it is given each block's tensors, the spans' keys and values in turn.
         """
-        call = self.begin(x, clean, times, None, (), transformer_options)
+        call = self.make_call(x, clean, times, None, (), transformer_options)
         if call.clean != call.frames:
             raise ValueError(f"clean: got {call.frames} latent frames for clean spans of {tuple(clean)}, wanted "
                              f"{call.clean}: only clean frames go into the cache")
-        time, tokens, kept = self.time(x.new_zeros(len(x)), x), self.x_embedder(x), []
+        time, tokens, kept = self.embed_time(x.new_zeros(len(x)), x), self.x_embedder(x), []
         keep, lengths = keep or (lambda *tensors: kept.append(tensors)), [length * call.tokens for length in clean]
         for index, block in enumerate(self.blocks):
             shift, scale = block.adaLN_modulation(time).unsqueeze(2).chunk(6, -1)[:2]
-            _, key, value = block.attn.keys_and_values(per_frame(tokens, call.frames, shift, scale))
+            _, key, value = block.attn.keys_and_values(modulate_frames(tokens, call.frames, shift, scale))
             keep(*chain.from_iterable(zip(key.split(lengths, 1), value.split(lengths, 1), strict=True)))
             if index + 1 < len(self.blocks):
                 tokens = block(tokens, time, call)
@@ -169,7 +172,7 @@ class LongCat(nn.Module):
                      for span, (first, length) in enumerate(zip(accumulate(clean, initial=0), clean, strict=False)))
 
     @torch.compiler.disable     # Python values of this call, which a graph would not read again
-    def begin(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
+    def make_call(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
               factors: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
             raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
@@ -190,11 +193,11 @@ class LongCat(nn.Module):
         caches = tuple(held for held, _ in cache)
         place = (tuple(clean), tuple(times), tuple(time for _, time in cache), tuple(sorted((factors or {}).items())),
                  grid, scaled_axes(options.get("rope_options")))
-        rows, groups, cached_rows = self.placed(place, caches, x.device, options)
-        cached = tuple(zip(caches, cached_rows, strict=True))
-        return Call(x.shape[2], sum(clean), grid[0] * grid[1], rows, groups, cached, options=options)
+        rope, groups, cached_rope = self.lay_out(place, caches, x.device, options)
+        cached = tuple(zip(caches, cached_rope, strict=True))
+        return Call(x.shape[2], sum(clean), grid[0] * grid[1], rope, groups, cached, options=options)
 
-    def placed(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
+    def lay_out(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
                ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
         """RoPE frequencies of the frames in hand, these frames by what they see, the caches' frequencies: the same for
         the same `place` and caches."""
@@ -205,18 +208,18 @@ class LongCat(nn.Module):
             table[pair] = table.get(pair, 1.0) * factor
         groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()}, len(times))
         axes = split_head(self.config.head_dim)
-        cached_rows = tuple(cache.frequencies(time, axes, scale=scale, shift=shift)
+        cached_rope = tuple(cache.frequencies(time, axes, scale=scale, shift=shift)
                             for cache, time in zip(caches, cached_times, strict=True))
-        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups, cached_rows
+        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups, cached_rope
 
-    def time(self, timestep: Tensor, x: Tensor) -> Tensor:
+    def embed_time(self, timestep: Tensor, x: Tensor) -> Tensor:
         """Per frame (B, T, C) float32; below float32 the timestep is rounded to bfloat16, as the model was trained."""
         if x.dtype != torch.float32:
             timestep = timestep.bfloat16()
         timestep = timestep[:, None] if timestep.ndim == 1 else timestep
         return self.t_embedder(timestep.float().expand(-1, x.shape[2]))
 
-    def with_text(self, call: Call, text: Tensor, mask: Tensor | None) -> Call:
+    def add_text(self, call: Call, text: Tensor, mask: Tensor | None) -> Call:
         text = self.y_embedder(text)
         if mask is None:
             return replace(call, text=text)
@@ -224,7 +227,7 @@ class LongCat(nn.Module):
             return replace(call, text=text * (mask != 0)[..., None].to(text))
         return replace(call, text=[row[kept != 0][None] for row, kept in zip(text, mask, strict=True)])
 
-    def with_audio(self, call: Call, audio: Tensor, people: Tensor | None, shape: Sequence[int]) -> Call:
+    def add_audio(self, call: Call, audio: Tensor, masks: Tensor | None, shape: Sequence[int]) -> Call:
         config = self.config.audio
         if config is None:
             raise ValueError("audio: this is the base LongCat-Video, which has no audio conditioning; load an "
@@ -238,58 +241,61 @@ class LongCat(nn.Module):
         if (frames - 1) % config.ratio or frames < config.ratio * (noisy - 1) + 1:
             raise ValueError(f"audio: got {frames} frames of speech for {noisy} latent frames, wanted "
                              f"{config.ratio * (noisy - 1) + 1} or, with clean frames, {config.ratio} more for each")
-        tokens = self.audio_proj(audio.flatten(0, 1).flatten(3))[:, -noisy:].unflatten(0, (-1, streams))
-        call = replace(call, audio=tokens.transpose(1, 2).flatten(2, 3))
+        windows = rearrange(audio, "b streams frames slots layers c -> (b streams) frames slots (layers c)")
+        tokens = rearrange(self.audio_proj(windows)[:, -noisy:], "(b streams) t tokens c -> b t (streams tokens) c",
+                           streams=streams)
+        call = replace(call, audio=tokens)
         if streams == 1:
             return call
-        if people is None:
+        if masks is None:
             raise ValueError(f"audio: got {streams} audio streams and no masks of their speakers")
         grid = (shape[-2] // self.config.patch[1], shape[-1] // self.config.patch[2])
-        where = centers(people.shape[1], streams, config.class_range, config.class_interval)
-        return replace(call, people=People.of(token_masks(people, *grid).to(tokens.device), where, config.tokens,
-                                              self.config.head_dim, config.class_range, config.class_interval))
+        where = centers(masks.shape[1], streams, config.class_range, config.class_interval)
+        masks = token_masks(masks, *grid).to(tokens.device)
+        return replace(call, speakers=Speakers.of(masks, where, config.tokens, self.config.head_dim,
+                                                  config.class_range, config.class_interval))
 
-    def through(self, x: Tensor, time: Tensor, call: Call, latents: Tensor) -> Tensor:
+    def run_blocks(self, x: Tensor, time: Tensor, call: Call, latents: Tensor) -> Tensor:
         """All blocks, with the hooks that other packs expect of a ComfyUI model."""
         replaced = call.options.get("patches_replace", {}).get("dit", {})
         for index, block in enumerate(self.blocks):
-            call.options["block_index"] = index
+            here = replace(call, options={**call.options, "block_index": index})
             cached = tuple((cache.only(index), frequencies) for cache, frequencies in call.cached)
 
-            def run(values: dict, block=block, cached=cached) -> dict:
-                return {"img": block(values["img"], values["vec"], call, cached)}
+            def run(values: dict, block=block, here=here, cached=cached) -> dict:
+                return {"img": block(values["img"], values["vec"], here, cached)}
 
-            values = {"img": x, "txt": call.text, "vec": time, "pe": call.rows, "transformer_options": call.options}
+            values = {"img": x, "txt": call.text, "vec": time, "pe": call.rope, "transformer_options": here.options}
             replacement = replaced.get(("double_block", index))
             x = (run(values) if replacement is None else replacement(values, {"original_block": run}))["img"]
             for patch in call.options.get("patches", {}).get("double_block", ()):
                 x = patch({"img": x, "x": latents, "vec": time, "block_index": index, "img_offset": 0,
-                           "transformer_options": call.options})["img"]
+                           "transformer_options": here.options})["img"]
         return x
 
-    def unpatched(self, x: Tensor, height: int, width: int) -> Tensor:
+    def unpatchify(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, S, patch * channels), channels fastest -> (B, C, T, height, width)."""
-        _, rows, columns = self.config.patch
-        x = x.unflatten(-1, (rows, columns, -1)).unflatten(2, (height // rows, width // columns))
-        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        _, tall, wide = self.config.patch
+        return rearrange(x, "b t (h w) (tall wide c) -> b c t (h tall) (w wide)", h=height // tall, w=width // wide,
+                         tall=tall, wide=wide)
 
 
 def modulation(config: LongCatConfig, parts: int, operations, **kind) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), operations.Linear(config.adaln, parts * config.hidden, **kind))
 
 
-def per_frame(x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate_frames(x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
     """(B, T * S, C) normed and modulated by each frame's shift and scale (B, T, 1, C)."""
-    return modulated(x.unflatten(1, (frames, -1)), shift, scale).flatten(1, 2)
+    return modulate(x.unflatten(1, (frames, -1)), shift, scale).flatten(1, 2)
 
 
-def gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+def add_gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
     """x + gate * update; gate (B, T, 1, C) float32, the others (B, T * S, C)."""
     x, update = (part.unflatten(1, (gate.shape[1], -1)) for part in (x, update))
-    return written_as(x, torch.addcmul, x, gate, update).flatten(1, 2)
+    return compute_as(x, torch.addcmul, x, gate, update).flatten(1, 2)
 
 
-def on_noise(x: Tensor, update: Tensor, call: Call) -> Tensor:
+def add_to_noise(x: Tensor, update: Tensor, call: Call) -> Tensor:
     """`update` (B, noisy tokens, C) added to the noisy tokens; the clean ones stay as they are."""
     noisy = x[:, call.clean_tokens:] + update
     return noisy if not call.clean else torch.cat([x[:, :call.clean_tokens], noisy], 1)

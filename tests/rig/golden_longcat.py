@@ -107,7 +107,7 @@ def forward(network, call: dict, caches) -> Tensor:
         audio = audio[None] if people is not None else audio[:, None]
     return network(latents, call["timestep"], call["encoder_hidden_states"][:, 0], call.get("encoder_attention_mask"),
                    clean=() if caches else clean_spans(count, references), times=when[ahead:], factors=factors,
-                   audio=audio, people=None if people is None else people[None], cache=standing(caches, when))
+                   audio=audio, speaker_masks=None if people is None else people[None], cache=standing(caches, when))
 
 
 def clean_spans(count: int, references: int) -> tuple[int, ...]:

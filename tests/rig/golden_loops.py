@@ -66,7 +66,7 @@ def predictor(network, call: dict, segment: Segment, cached: bool) -> Callable[[
         timestep = (sigma * 1000).repeat(1, whole.shape[2])
         timestep[:, :ahead] = 0
         return network(whole, timestep, call[text][:, 0], call[f"{text}_mask"], clean=spans,
-                       times=times, factors=segment.factors, audio=audio, people=people, cache=cache)
+                       times=times, factors=segment.factors, audio=audio, speaker_masks=people, cache=cache)
 
     def avatar(latents: Tensor, sigma: Tensor) -> Tensor:
         scales = call.get("text_guidance_scale", 1.0), call.get("audio_guidance_scale", 1.0)

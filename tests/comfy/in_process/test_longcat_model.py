@@ -134,7 +134,7 @@ def test_two_speakers_and_their_masks_reach_the_network(avatar, longcat):
     def predict(x, sigma):
         whole = torch.cat([known, x[:, :, 1:]], 2)
         return torch.cat([torch.zeros_like(known), longcat.velocity(network, whole, sigma, clean=(1,), audio=voices,
-                                                                    people=people)[:, :, 1:]], 2)
+                                                                    speaker_masks=people)[:, :, 1:]], 2)
 
     said = longcat.prompt(avatar, audio_windows=voices, people_masks=people)
     got = longcat.sample(avatar, said, latent=latent, mask=mask)

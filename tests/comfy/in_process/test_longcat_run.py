@@ -147,7 +147,7 @@ def test_conditions_are_on_the_device_before_the_first_step(avatar, longcat):
               "cross_attn": longcat.text(), "people_masks": torch.ones(1, 3, 64, 64)}
     conds = avatar.model.extra_conds(noise=longcat.noise(), device=torch.device("meta"), **values)
     tensors = {name: cond.cond for name, cond in conds.items() if torch.is_tensor(cond.cond)}
-    assert set(tensors) == {"c_crossattn", "audio", "people", "reference"}
+    assert set(tensors) == {"c_crossattn", "audio", "speaker_masks", "reference"}
     assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
 
 
