@@ -58,11 +58,11 @@ def denoise(model, noisy: torch.Tensor, conditions: dict | None = None, **option
 
     `conditions` are given beside (or instead of) an empty prompt; `options` join transformer_options.
     """
-    told = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "cond_or_uncond": [0],
+    given = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "cond_or_uncond": [0],
             "uuids": ["bench"], **options}
     text = torch.zeros(1, 512, 4096, device=noisy.device, dtype=model.model.get_dtype())
     with torch.inference_mode():
-        denoised = model.model.apply_model(noisy, torch.full((1,), 0.7, device=noisy.device), transformer_options=told,
+        denoised = model.model.apply_model(noisy, torch.full((1,), 0.7, device=noisy.device), transformer_options=given,
                                            **{"c_crossattn": text, **(conditions or {})})
     assert denoised.shape == noisy.shape
     return denoised

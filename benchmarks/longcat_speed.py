@@ -57,14 +57,14 @@ def native() -> tuple[str, bool]:
 def cached() -> tuple[str, str, longcat_flops.Chunk]:
     """(step with the KV cache / joint step, / LongCat's own step without it, the same counted)."""
     model, x, conditions = small()
-    sequence, told = longcat.joint(SMALL, CPU, SIZE)
+    sequence, joint = longcat.joint(SMALL, CPU, SIZE)
     caching, run = in_process.patched(model, ConditioningCache()), Run(tuple(x.shape))
 
     def step() -> torch.Tensor:
         return in_process.denoise(caching, x, conditions, **{RUN: run})
 
     torch.testing.assert_close(step(), in_process.denoise(model, x, conditions), atol=1e-4, rtol=0)
-    return (interleaved(step, lambda: in_process.denoise(model, sequence, told)),
+    return (interleaved(step, lambda: in_process.denoise(model, sequence, joint)),
             interleaved(step, lambda: in_process.denoise(model, x, conditions)),
             longcat_flops.count_chunk(config=SMALL, size=SIZE))
 

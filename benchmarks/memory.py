@@ -46,12 +46,12 @@ class Watch(threading.Thread):
 def write_speech(path: Path, seconds: int) -> None:
     """The bundled speech, over and over."""
     with av.open(str(in_process.PACK / "assets" / "speech.flac")) as container:
-        spoken = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        speech = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(16000)
-        file.writeframes(np.resize(spoken.astype("<i2"), seconds * 16000).tobytes())
+        file.writeframes(np.resize(speech.astype("<i2"), seconds * 16000).tobytes())
 
 
 def tiny_take(server: comfy_server.Server, model: str, seconds: int) -> Graph:

@@ -52,8 +52,8 @@ def session(model, vae, plan):
     guider = Guider_Basic(model)
     guider.set_conds([[torch.zeros(1, 16, 4096), {}]])
     speech = {"waveform": torch.zeros(1, 1, int(plan.seconds * 16000)), "sample_rate": 16000}
-    heard = torch.randn(1, round(plan.seconds * FEATURE_HZ) + 1, 1024)
-    features = {"encoded_audio_all_layers": (heard,), "rate_hz": FEATURE_HZ} if find(model).audio_shape else None
+    layer = torch.randn(1, round(plan.seconds * FEATURE_HZ) + 1, 1024)
+    features = {"encoded_audio_all_layers": (layer,), "rate_hz": FEATURE_HZ} if find(model).audio_shape else None
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
     return TakeSession(TakeInputs(model, vae, plan, torch.rand(1, 80, 80, 3), features),
                        Sampling(Noise_RandomNoise(7), guider, comfy.samplers.sampler_object("euler"), sigmas),

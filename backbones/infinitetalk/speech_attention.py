@@ -59,9 +59,9 @@ class SpeechAttention:
             query, key = self.placed(query, key, positions)
         query, key, value = (part.flatten(0, 1).transpose(1, 2) for part in
                              (query.unflatten(1, (frames, -1)), key, value))
-        heard = optimized_attention(query, key, value, heads=attention.num_heads, skip_reshape=True)
-        heard = attention.proj(heard).unflatten(0, (len(x), frames)).flatten(1, 2)
-        return torch.cat([own + heard * self.scale, x[:, own.shape[1]:]], 1)
+        attended = optimized_attention(query, key, value, heads=attention.num_heads, skip_reshape=True)
+        attended = attention.proj(attended).unflatten(0, (len(x), frames)).flatten(1, 2)
+        return torch.cat([own + attended * self.scale, x[:, own.shape[1]:]], 1)
 
     def placed(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """L-RoPE: queries (B, N, heads, D) at `positions` (B, N), a speaker's keys (B, T, n, heads, D) at its place."""

@@ -26,7 +26,7 @@ class HuMo:
         return self.fixtures.load(f"{name}.safetensors")
 
     @cached_property
-    def told(self) -> dict:
+    def info(self) -> dict:
         return self.fixtures.cases
 
     @cached_property
@@ -43,10 +43,10 @@ class HuMo:
     def cases(self) -> dict[str, golden.Case]:
         found: dict[str, golden.Case] = {"lost_steps": self.lost_steps, "windows": self.windows, "unipc": self.solver,
                                          "mel": self.mel}
-        found |= {f"features_{name}": partial(self.features, name) for name in (*self.told["audio"], *self.more)}
-        found |= {f"schedule_{name}": partial(self.schedule, name) for name in self.told["schedule"]}
-        for name, told in self.told["runs"].items():
-            run = Run(self, name, told)
+        found |= {f"features_{name}": partial(self.features, name) for name in (*self.info["audio"], *self.more)}
+        found |= {f"schedule_{name}": partial(self.schedule, name) for name in self.info["schedule"]}
+        for name, info in self.info["runs"].items():
+            run = Run(self, name, info)
             found |= {f"{name}_{part}": case for part, case in run.cases().items()}
         return found
 
@@ -86,17 +86,17 @@ class HuMo:
         return network.eval()
 
     def sound(self, name: str) -> Tensor:
-        told = {**self.told["audio"], **self.more}[name]
-        return self.wave(name, told["samples"], told["int16_crc32"])
+        info = {**self.info["audio"], **self.more}[name]
+        return self.wave(name, info["samples"], info["int16_crc32"])
 
-    def heard(self, name: str) -> Tensor:
+    def encode(self, name: str) -> Tensor:
         """(frames, 5, C)."""
         from lodestar.backbones.audio.families import Whisper
         from lodestar.backbones.humo.features import encode_speech
         return torch.cat(list(encode_speech(Whisper(self.encoder), torch.device("cpu"), self.sound(name))))
 
     def features(self, name: str):
-        found = self.heard(name)
+        found = self.encode(name)
         stored = {**self.load("audio"), **self.load("audio_more")}
         parts = {"features": slice(None), "features_first": slice(8), "features_last": slice(-8, None)}
         pairs = {role: (found[part], stored[f"{name}.{role}"]) for role, part in parts.items()
@@ -106,7 +106,7 @@ class HuMo:
     def places(self, name: str, steps: int) -> Tensor:
         """Which row of the encoder each step reads."""
         from lodestar.techniques.audio.features import halve_rate
-        rows = 2 * {**self.told["audio"], **self.more}[name]["video_frames"]
+        rows = 2 * {**self.info["audio"], **self.more}[name]["video_frames"]
         return torch.cat(list(halve_rate([torch.arange(float(rows))], steps, rows)))
 
     def mel(self):
@@ -115,7 +115,7 @@ class HuMo:
         from lodestar.techniques.audio.segments import Segment
         family, stored, pairs = Whisper(self.encoder), self.load("audio"), {}
         whole = Segment(0, family.segment_frames, 0, family.segment_frames)
-        for name in self.told["audio"]:
+        for name in self.info["audio"]:
             clips = [family.open(piece[None], torch.device("cpu"), [whole])
                      for piece in self.sound(name).split(480_000)]
             log = torch.cat([clip.log_mel(0, family.segment_frames).clamp(min=clip.floor) for clip in clips], 2)
@@ -127,18 +127,18 @@ class HuMo:
 
     def lost_steps(self):
         from lodestar.techniques.audio.talk_windows import steps_of_samples
-        told = self.told["interpolation_rows"]
-        first, last = told["frames_checked"]
+        info = self.info["interpolation_rows"]
+        first, last = info["frames_checked"]
         short = [frames for frames in range(first, last + 1) if steps_of_samples(2 * frames, 50, 25) < frames]
-        return {"frames": (torch.tensor(short), torch.tensor(told["frames_where_one_row_is_lost"]))}
+        return {"frames": (torch.tensor(short), torch.tensor(info["frames_where_one_row_is_lost"]))}
 
     def windows(self):
         from lodestar.techniques.audio.talk_windows import humo_steps
         pairs = {}
-        for index, told in enumerate(self.told["windows"]["cases"]):
-            steps = humo_steps(told["frame0"], len(told["table"]))
-            steps = torch.where(steps < told["rows"], steps, -1)
-            pairs[str(index)] = steps, torch.tensor(told["table"])
+        for index, info in enumerate(self.info["windows"]["cases"]):
+            steps = humo_steps(info["frame0"], len(info["table"]))
+            steps = torch.where(steps < info["rows"], steps, -1)
+            pairs[str(index)] = steps, torch.tensor(info["table"])
         return pairs
 
     # ------------------------------------------------------------ schedule and solver
@@ -193,19 +193,19 @@ class HuMo:
 class Run:
     fixtures: HuMo
     name: str
-    told: dict
+    info: dict
 
     @property
     def large(self) -> bool:
-        return self.told["model"] == "17b"
+        return self.info["model"] == "17b"
 
     @property
     def reference(self) -> bool:
-        return self.told["mode"] == "TIA"
+        return self.info["mode"] == "TIA"
 
     @property
     def slots(self) -> int:
-        return self.told["noise_shape"][1] - self.told["latents"]
+        return self.info["noise_shape"][1] - self.info["latents"]
 
     def stored(self, role: str) -> Tensor | None:
         return self.fixtures.load("conditioning").get(f"{self.name}.{role}")
@@ -240,7 +240,7 @@ class Run:
 
     def grey(self) -> Tensor:
         from lodestar.backbones.humo.references import grey_latents
-        _, frames, height, width = self.told["noise_shape"]
+        _, frames, height, width = self.info["noise_shape"]
         if self.name == "17b_tia_two_refs":
             return self.fixtures.load("inputs")["zero_vae_varying"][None, :, :frames]
         return grey_latents(frames, height, width)
@@ -254,7 +254,7 @@ class Run:
     def speech(self) -> Tensor:
         """(1, T + R, 8, 5, C), as narrow as the encoder."""
         from lodestar.techniques.audio.talk_windows import humo_steps, humo_windows
-        windows = humo_windows(self.fixtures.load("audio")["short.features"], humo_steps(0, self.told["latents"]))
+        windows = humo_windows(self.fixtures.load("audio")["short.features"], humo_steps(0, self.info["latents"]))
         return torch.cat([windows, windows.new_zeros(self.slots, *windows.shape[1:])])[None]
 
     def conditioning(self):
@@ -275,7 +275,7 @@ class Run:
 
     def predict(self, x: Tensor, timestep: float, prompt: bool, speech: bool, reference: bool, options=None) -> Tensor:
         """A velocity (16, T + R, h, w)."""
-        network, inputs = self.fixtures.network(self.told["model"]), self.fixtures.load("inputs")
+        network, inputs = self.fixtures.network(self.info["model"]), self.fixtures.load("inputs")
         whole = x[None].clone()
         if self.large:
             whole = torch.cat([whole, self.concat(reference)], 1)
@@ -288,21 +288,21 @@ class Run:
         return network(whole, torch.tensor([float(timestep)]), inputs["context_pos" if prompt else "context_neg"],
                        audio_embed=audio, transformer_options=options or {})[0]
 
-    def call(self, x: Tensor, step: int, told: dict) -> Tensor:
-        reference = told["y"] == "ref" or told["x_ref_slot"] == "ref"
-        return self.predict(x, self.told["timesteps"][step], told["context"] == "pos", told["audio"] == "given",
+    def call(self, x: Tensor, step: int, info: dict) -> Tensor:
+        reference = info["y"] == "ref" or info["x_ref_slot"] == "ref"
+        return self.predict(x, self.info["timesteps"][step], info["context"] == "pos", info["audio"] == "given",
                             reference)
 
     def velocities(self):
         sample, dit = self.fixtures.load("sample"), self.fixtures.load("dit")
         states = [sample[f"{self.name}.noise"], *sample[f"{self.name}.x_after_step"]]
-        return {f"{step}.{index}": (self.call(states[step], step, told), dit[f"{self.name}.step{step}.call{index}"])
-                for step in (0, 1) for index, told in enumerate(self.told["per_step"][step])}
+        return {f"{step}.{index}": (self.call(states[step], step, info), dit[f"{self.name}.step{step}.call{index}"])
+                for step in (0, 1) for index, info in enumerate(self.info["per_step"][step])}
 
     def sample(self):
         from lodestar.techniques.flow_schedules import humo_schedule
         from lodestar.techniques.unipc import sample
-        stored, steps = self.fixtures.load("sample"), self.told["timesteps"]
+        stored, steps = self.fixtures.load("sample"), self.info["timesteps"]
         states, guided = [], []
 
         def clean(state: Tensor, sigma: Tensor) -> Tensor:
@@ -312,20 +312,20 @@ class Run:
                               for made, weight in self.weights(timestep).items()))
             return state - sigma * guided[-1]
 
-        last = sample(clean, stored[f"{self.name}.noise"], humo_schedule(len(steps), self.told["shift"]))
+        last = sample(clean, stored[f"{self.name}.noise"], humo_schedule(len(steps), self.info["shift"]))
         after = torch.stack([*states[1:], last])
-        own = slice(self.told["latents"])       # the slots are overwritten at each call and mean nothing in the 1.7B
+        own = slice(self.info["latents"])       # the slots are overwritten at each call and mean nothing in the 1.7B
         return {"guided": (torch.stack(guided)[:, :, own], stored[f"{self.name}.guided"][:, :, own]),
                 "x_after_step": (after[:, :, own], stored[f"{self.name}.x_after_step"][:, :, own]),
                 "latents": (last[:, own], stored[f"{self.name}.latents"])}
 
     def weights(self, timestep: int) -> dict:
         from lodestar.techniques.humo_guidance import large_weights, small_weights
-        told = self.told["scales"]
+        info = self.info["scales"]
         if self.large:
-            found = large_weights(told["scale_t"], told["scale_a"], timestep, self.reference, told["step_change"])
+            found = large_weights(info["scale_t"], info["scale_a"], timestep, self.reference, info["step_change"])
         else:
-            found = small_weights(told["scale_t"], told["scale_a"], told["scale_i"], self.reference)
+            found = small_weights(info["scale_t"], info["scale_a"], info["scale_i"], self.reference)
         if "no_audio" in self.name:
             return {made._replace(speech=False): sum(found[other] for other in found if other._replace(speech=False)
                                                      == made._replace(speech=False)) for made in found}
@@ -334,8 +334,8 @@ class Run:
     # ------------------------------------------------------------ inside one call
 
     def taps(self):
-        stored, told = self.fixtures.load("dit"), self.fixtures.told["taps"][self.name]
-        network, found, hooks = self.fixtures.network(self.told["model"]), {}, []
+        stored, info = self.fixtures.load("dit"), self.fixtures.info["taps"][self.name]
+        network, found, hooks = self.fixtures.network(self.info["model"]), {}, []
         hooks.append(network.patch_embedding.register_forward_hook(lambda _, __, out: found.update(patch=out)))
         hooks.append(network.audio_proj.register_forward_hook(lambda _, __, out: found.update({
             "audio_tokens_every_48th": out[..., ::48], "audio_tokens_latent1": out[0, 1],
@@ -348,7 +348,7 @@ class Run:
             hooks.append(block.register_forward_hook(
                 lambda _, __, out, index=index: found.update({f"block_out.{index}": out})))
         try:
-            found["velocity"] = self.predict(stored[f"{self.name}.tap.x"], told["timestep"], True, True, self.reference)
+            found["velocity"] = self.predict(stored[f"{self.name}.tap.x"], info["timestep"], True, True, self.reference)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -361,14 +361,14 @@ class Run:
 
     def anchors(self):
         """The references at other times than behind the last latent."""
-        stored, told = self.fixtures.load("dit"), self.fixtures.told["taps"][self.name]
-        pairs, latents = {}, self.told["latents"]
-        for name in self.fixtures.told["anchor_positions"][self.name]:
+        stored, info = self.fixtures.load("dit"), self.fixtures.info["taps"][self.name]
+        pairs, latents = {}, self.info["latents"]
+        for name in self.fixtures.info["anchor_positions"][self.name]:
             shift, distance = (100, 1) if name == "shift100" else (0, int(name[1:]))
             times = [shift + time for time in (*range(latents), *(latents - 1 + distance + slot
                                                                   for slot in range(self.slots)))]
             with self.placed(times):
-                made = self.predict(stored[f"{self.name}.tap.x"], told["timestep"], True, True, self.reference)
+                made = self.predict(stored[f"{self.name}.tap.x"], info["timestep"], True, True, self.reference)
             pairs[name] = made, stored[f"{self.name}.anchor.{name}"]
         return pairs
 
@@ -376,7 +376,7 @@ class Run:
     def placed(self, times: list[float]):
         """RoPE rows at `times` in place of the model's own."""
         from lodestar.techniques.rope import rope_rows
-        network, (_, _, height, width) = self.fixtures.network(self.told["model"]), self.told["noise_shape"]
+        network, (_, _, height, width) = self.fixtures.network(self.info["model"]), self.info["noise_shape"]
         embedder = network.rope_embedder
         network.rope_encode = lambda *_, **__: rope_rows(times, height // 2, width // 2, embedder.axes_dim,
                                                          theta=embedder.theta)

@@ -27,7 +27,7 @@ class InfiniteTalk:
         return self.fixtures.load(f"{name}.safetensors")
 
     @cached_property
-    def told(self) -> dict:
+    def info(self) -> dict:
         return self.fixtures.cases
 
     @cached_property
@@ -42,12 +42,12 @@ class InfiniteTalk:
             "loudness": self.loudness, "frames_of_samples": self.frames, "features_norm": partial(self.features, 0),
             "features_raw": partial(self.features, None), "windows": self.windows, "tokens": self.tokens,
             "two_speakers_sound": self.two_speakers, "colour": self.colour, "apg": self.projections}
-        found |= {f"schedule_{index}": partial(self.schedule, told) for index, told in enumerate(self.told["schedule"])}
-        found |= {f"chunk_plan_{index}": partial(self.plan, told) for index, told in enumerate(self.told["chunk_plan"])}
-        found |= {f"masks_{told['case']}": partial(self.masks, told) for told in self.told["masks"]}
-        for told in self.told["sampling"]:
-            take = Take(self, told)
-            found |= {f"{told['name']}_{name}": case for name, case in take.cases().items()}
+        found |= {f"schedule_{index}": partial(self.schedule, info) for index, info in enumerate(self.info["schedule"])}
+        found |= {f"chunk_plan_{index}": partial(self.plan, info) for index, info in enumerate(self.info["chunk_plan"])}
+        found |= {f"masks_{info['case']}": partial(self.masks, info) for info in self.info["masks"]}
+        for info in self.info["sampling"]:
+            take = Take(self, info)
+            found |= {f"{info['name']}_{name}": case for name, case in take.cases().items()}
         return found
 
     # ------------------------------------------------------------ sound
@@ -56,23 +56,23 @@ class InfiniteTalk:
         from lodestar.techniques.audio.waveform import integrated_loudness, level_loudness
         case, pairs = self.load("audio"), {}
         pairs["wave"] = level_loudness(case["wave"], RATE), case["loudness_normalised"]
-        for told in self.told["audio"]["loudness_table"]:
-            if "error" in told:     # upstream stops; the pack leaves so short a sound as it is
+        for info in self.info["audio"]["loudness_table"]:
+            if "error" in info:     # upstream stops; the pack leaves so short a sound as it is
                 continue
-            wave = recorded(told, self.config["base_seed"])
+            wave = recorded(info, self.config["base_seed"])
             loudest = level_loudness(wave, RATE).abs().max()
-            pairs[told["name"]] = (torch.tensor([integrated_loudness(wave, RATE), loudest]),
-                                   torch.tensor([float(told["loudness"]), told["max_abs"]]))
+            pairs[info["name"]] = (torch.tensor([integrated_loudness(wave, RATE), loudest]),
+                                   torch.tensor([float(info["loudness"]), info["max_abs"]]))
         return {name: (found.nan_to_num(neginf=-1e3), wanted.nan_to_num(neginf=-1e3))
                 for name, (found, wanted) in pairs.items()}
 
     def frames(self):
         from lodestar.techniques.audio.talk_windows import steps_of_samples
-        told = self.told["audio"]
-        wanted = told["frames_short_of_samples_over_640"]
+        info = self.info["audio"]
+        wanted = info["frames_short_of_samples_over_640"]
         short = [frames for frames in range(1, wanted[-1] + 1) if steps_of_samples(frames * 640) < frames]
-        return {"frames": (torch.tensor([steps_of_samples(samples) for samples, _ in told["frames_of_samples"]]),
-                           torch.tensor([frames for _, frames in told["frames_of_samples"]])),
+        return {"frames": (torch.tensor([steps_of_samples(samples) for samples, _ in info["frames_of_samples"]]),
+                           torch.tensor([frames for _, frames in info["frames_of_samples"]])),
                 "short": (torch.tensor(short), torch.tensor(wanted))}
 
     def family(self, correction: int | None):
@@ -94,7 +94,7 @@ class InfiniteTalk:
         network.load_state_dict(weights)
         return network.eval()
 
-    def heard(self, wave: Tensor, correction: int | None = 0) -> Tensor:
+    def encode(self, wave: Tensor, correction: int | None = 0) -> Tensor:
         """(N,) -> (frames, 12, C)."""
         from lodestar.backbones.infinitetalk.features import encode_speech
         pieces = encode_speech(self.family(correction), torch.device("cpu"), wave)
@@ -102,16 +102,16 @@ class InfiniteTalk:
 
     def features(self, correction: int | None):
         case, name = self.load("audio"), "raw" if correction is None else "norm"
-        return {name: (self.heard(case["wave"], correction), case[f"features_{name}"])}
+        return {name: (self.encode(case["wave"], correction), case[f"features_{name}"])}
 
     def windows(self):
         from lodestar.techniques.audio.talk_windows import frame_steps, multitalk_windows
         case, pairs = self.load("audio"), {}
         features = case["features_norm"]
-        for index, told in enumerate(self.told["audio"]["chunks"]):
+        for index, info in enumerate(self.info["audio"]["chunks"]):
             if f"chunk{index}.first_part" not in case:
                 continue
-            first, later = multitalk_windows(features, frame_steps(*reach(told), len(features), closes(told, features)))
+            first, later = multitalk_windows(features, frame_steps(*reach(info), len(features), closes(info, features)))
             pairs |= {f"first_{index}": (first[None], case[f"chunk{index}.first_part"]),
                       f"later_{index}": (later, case[f"chunk{index}.latter_part"])}
         return pairs
@@ -127,8 +127,8 @@ class InfiniteTalk:
         projection.load_state_dict({key.removeprefix("audio_proj."): value for key, value in
                                     self.weights("audio_proj_narrow", 3).items()})
         features = case["features_norm"]
-        for index, told in enumerate(self.told["audio"]["chunks"]):
-            around = frame_steps(*reach(told), len(features), closes(told, features))
+        for index, info in enumerate(self.info["audio"]["chunks"]):
+            around = frame_steps(*reach(info), len(features), closes(info, features))
             for name, source in (("", features), ("zero", torch.zeros_like(features))):
                 made = speech_tokens(projection, joined(*multitalk_windows(source, around))[None, None])[0]
                 if name == "" and f"chunk{index}.tokens" in case:
@@ -143,11 +143,11 @@ class InfiniteTalk:
         waves = case["two.wave1"], case["two.wave2"]
         pairs = {}
         for person, track in enumerate(place_tracks("in turn", *waves), start=1):
-            pairs[f"add{person}"] = self.heard(track), case[f"two.add.features{person}"]
+            pairs[f"add{person}"] = self.encode(track), case[f"two.add.features{person}"]
         cut = min(len(wave) for wave in waves)
         for person, track in enumerate(place_tracks("together", *(wave[:cut] for wave in waves)), start=1):
-            pairs[f"para{person}"] = (self.heard(track)[:, [0, 11]], case[f"two.para.features{person}_layers0_11"])
-        pairs["zero"] = self.heard(torch.zeros(cut))[:, [0, 11]], case["two.zero_wave.features_layers0_11"]
+            pairs[f"para{person}"] = (self.encode(track)[:, [0, 11]], case[f"two.para.features{person}_layers0_11"])
+        pairs["zero"] = self.encode(torch.zeros(cut))[:, [0, 11]], case["two.zero_wave.features_layers0_11"]
         return pairs
 
     # ------------------------------------------------------------ numbers
@@ -172,26 +172,26 @@ class InfiniteTalk:
                 pairs[f"{cap}.{call}"] = projection.project(total, case["cond"][None])[0], case[f"{cap}.call{call}"]
         return pairs
 
-    def schedule(self, told: dict):
+    def schedule(self, info: dict):
         from lodestar.techniques.flow_schedules import schedule
-        sigmas = schedule("normal", told["steps"], told["shift"])
-        return {"timesteps": (sigmas * 1000, torch.tensor(told["timesteps"]))}
+        sigmas = schedule("normal", info["steps"], info["shift"])
+        return {"timesteps": (sigmas * 1000, torch.tensor(info["timesteps"]))}
 
-    def plan(self, told: dict):
+    def plan(self, info: dict):
         """The loop as indices, by the pack's chunk arithmetic and windows."""
-        if "error" in told:     # a take that fits one chunk, which upstream refuses and the pack makes
-            return {"refused": (torch.tensor(max(told["audio_frames"]) <= told["frame_num"]), torch.tensor(True))}
+        if "error" in info:     # a take that fits one chunk, which upstream refuses and the pack makes
+            return {"refused": (torch.tensor(max(info["audio_frames"]) <= info["frame_num"]), torch.tensor(True))}
         pairs = {}
-        for chunk in told["chunks"]:
-            for person, steps in enumerate(told["audio_frames"], start=1):
+        for chunk in info["chunks"]:
+            for person, steps in enumerate(info["audio_frames"], start=1):
                 if f"first_window_{person}" in chunk:
-                    pairs |= self.heard_rows(chunk, person, steps, closes=chunk is told["chunks"][-1])
-            pairs[f"overwritten_{chunk['chunk']}"] = (torch.tensor(overwritten(chunk["chunk"], told["motion_frame"])),
+                    pairs |= self.slot_rows(chunk, person, steps, closes=chunk is info["chunks"][-1])
+            pairs[f"overwritten_{chunk['chunk']}"] = (torch.tensor(overwritten(chunk["chunk"], info["motion_frame"])),
                                                       torch.tensor(chunk["overwritten_latents"]))
         return pairs
 
     @staticmethod
-    def heard_rows(chunk: dict, person: int, steps: int, closes: bool) -> dict:
+    def slot_rows(chunk: dict, person: int, steps: int, closes: bool) -> dict:
         from lodestar.techniques.audio.talk_windows import frame_steps
         start, end = chunk["audio_start"], chunk["audio_end"]
         around = frame_steps(start, end - start, steps, closes)
@@ -202,9 +202,9 @@ class InfiniteTalk:
                 f"first_{name}": (around[0], torch.tensor(chunk[f"first_window_{person}"])),
                 f"last_{name}": (around[-1], torch.tensor(chunk[f"last_window_{person}"]))}
 
-    def masks(self, told: dict):
-        case, number = self.load("masks"), told["case"]
-        latent, token = placed_masks(told["source_height_width"], told["target"], told["bbox"])
+    def masks(self, info: dict):
+        case, number = self.load("masks"), info["case"]
+        latent, token = placed_masks(info["source_height_width"], info["target"], info["bbox"])
         won, positions = case[f"{number}.argmax_class"], case[f"{number}.q_position"]
         middle = (positions == 12) == (won == 2)
         return {"latent": (latent.bool(), case[f"{number}.masks_latent"].bool()),
@@ -244,27 +244,27 @@ class InfiniteTalk:
         return comfy.sd.VAE(sd=dict(self.weights("vae", 1)), dtype=torch.float32, device=torch.device("cpu"))
 
 
-def recorded(told: dict, base: int) -> Tensor:
+def recorded(info: dict, base: int) -> Tensor:
     """The loudness table's waves."""
     import zlib
 
     import numpy
-    if "amp" not in told:
-        return torch.zeros(told["samples"])
-    state = numpy.random.RandomState((zlib.crc32(told["name"].encode()) ^ base) & 0xffffffff)
-    time, pitch = numpy.arange(told["samples"]) / RATE, 2 * numpy.pi * told["f0"]
-    noise = state.random_sample(told["samples"]) * 2 - 1
+    if "amp" not in info:
+        return torch.zeros(info["samples"])
+    state = numpy.random.RandomState((zlib.crc32(info["name"].encode()) ^ base) & 0xffffffff)
+    time, pitch = numpy.arange(info["samples"]) / RATE, 2 * numpy.pi * info["f0"]
+    noise = state.random_sample(info["samples"]) * 2 - 1
     loud = 0.5 + 0.5 * numpy.sin(2 * numpy.pi * 2.3 * time + 0.4)
     tone = numpy.sin(pitch * time) + 0.5 * numpy.sin(3.1 * pitch * time + 1) + 0.25 * numpy.sin(7.3 * pitch * time)
-    return torch.from_numpy((told["amp"] * (loud * tone + 0.15 * noise)).astype("float32"))
+    return torch.from_numpy((info["amp"] * (loud * tone + 0.15 * noise)).astype("float32"))
 
 
-def reach(told: dict) -> tuple[int, int]:
-    return told["audio_start"], told["frames"]
+def reach(info: dict) -> tuple[int, int]:
+    return info["audio_start"], info["frames"]
 
 
-def closes(told: dict, features: Tensor) -> bool:
-    return sum(reach(told)) >= len(features)
+def closes(info: dict, features: Tensor) -> bool:
+    return sum(reach(info)) >= len(features)
 
 
 def joined(first: Tensor, later: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ PASSES = {"velocity_cond": (True, True), "velocity_drop_text": (False, True), "v
 @dataclass
 class Take:
     fixtures: Any       # the folder's InfiniteTalk
-    told: dict
+    info: dict
 
     @property
     def name(self) -> str:
-        return self.told["name"]
+        return self.info["name"]
 
     def case(self, chunk: int, role: str) -> Tensor:
         return self.fixtures.load("sample")[f"{self.name}.chunk{chunk}.{role}"]
@@ -28,8 +28,8 @@ class Take:
     def cases(self) -> dict:
         stored = self.fixtures.load("dit")
         found = {}
-        for chunk in range(self.told["chunks"]):
-            steps = [step for step in range(self.told["steps"])
+        for chunk in range(self.info["chunks"]):
+            steps = [step for step in range(self.info["steps"])
                      if f"{self.name}.chunk{chunk}.step{step}.x" in stored]
             found |= {f"velocity_{chunk}.{step}": partial(self.velocities, chunk, step) for step in steps}
             found |= {f"guidance_{chunk}": partial(self.guidance, chunk)} if {0, 1} <= set(steps) else {}
@@ -41,17 +41,17 @@ class Take:
 
     @property
     def speakers(self) -> int:
-        return len(self.told["audio_frames"])
+        return len(self.info["audio_frames"])
 
     def windows(self, chunk: int, speech: bool) -> Tensor:
         """(1, speakers, T, 8, 12, C); without speech zeros of one speaker."""
         from golden_infinitetalk import joined
         from lodestar.techniques.audio.talk_windows import frame_steps, multitalk_windows
         tensors, made = self.fixtures.weights("tensors"), []
-        frames, start = self.told["frame_num"], chunk * (self.told["frame_num"] - self.told["motion_frame"])
+        frames, start = self.info["frame_num"], chunk * (self.info["frame_num"] - self.info["motion_frame"])
         for person in range(1, self.speakers + 1):
             features = tensors[f"audio_{self.name}_{person}"]
-            around = frame_steps(start, frames, len(features), closes=chunk == self.told["chunks"] - 1)
+            around = frame_steps(start, frames, len(features), closes=chunk == self.info["chunks"] - 1)
             made.append(joined(*multitalk_windows(features, around)))
         windows = torch.stack(made)[None]
         return windows if speech else torch.zeros_like(windows[:, :1])
@@ -60,7 +60,7 @@ class Take:
         from golden_infinitetalk import placed_masks
         config = self.fixtures.config
         sizes = config["source_height_width"], config["pixels_height_width"]
-        return placed_masks(*sizes, self.told["bbox"])[1].flatten(1)
+        return placed_masks(*sizes, self.info["bbox"])[1].flatten(1)
 
     def attention(self, chunk: int, speech: bool):
         from lodestar.backbones.infinitetalk.speech_attention import SpeechAttention, speech_tokens
@@ -113,13 +113,13 @@ class Take:
         """One step's guided velocity of its passes; `momenta` are those of the step before, and become this one's."""
         from lodestar.techniques.projected_guidance import Projection
         from lodestar.techniques.speech_guidance import combined, shares
-        text, audio = self.told["text_scale"], self.told["audio_scale"]
+        text, audio = self.info["text_scale"], self.info["audio_scale"]
         positive = made["velocity_cond"]
-        if self.told["apg"] is None:
+        if self.info["apg"] is None:
             if text == 1:
                 return combined((positive, made["velocity_drop_audio"]), (audio, 1 - audio))
             return combined((positive, made["velocity_drop_text"], made["velocity_uncond"]), shares(text, audio))
-        projection, guided = Projection(*self.told["apg"]), positive
+        projection, guided = Projection(*self.info["apg"]), positive
         for name, scale, direction in self.directions(made, text, audio):
             momenta[name] = projection.summed(direction[None], momenta.get(name))
             guided = guided + (scale - 1) * projection.project(momenta[name], positive[None])[0]
@@ -134,11 +134,11 @@ class Take:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("velocity_cond", "velocity_drop_audio") if self.told["text_scale"] == 1 else \
+        return ("velocity_cond", "velocity_drop_audio") if self.info["text_scale"] == 1 else \
             ("velocity_cond", "velocity_drop_text", "velocity_uncond")
 
     def stepped(self, x: Tensor, velocity: Tensor, step: int, held: Tensor) -> Tensor:
-        sigmas = torch.tensor(self.told["timesteps"]) / 1000
+        sigmas = torch.tensor(self.info["timesteps"]) / 1000
         return torch.cat([held, (x + (sigmas[step + 1] - sigmas[step]) * velocity)[:, held.shape[1]:]], 1)
 
     def guidance(self, chunk: int):
@@ -150,7 +150,7 @@ class Take:
 
     def sampled(self, chunk: int, held: Tensor) -> Tensor:
         x, momenta = torch.cat([held, self.case(chunk, "noise")[:, held.shape[1]:]], 1), {}
-        for step, timestep in enumerate(self.told["timesteps"][:-1]):
+        for step, timestep in enumerate(self.info["timesteps"][:-1]):
             made = {name: self.predict(x, torch.tensor(timestep), chunk, *PASSES[name]) for name in self.names}
             x = self.stepped(x, self.guided(made, momenta), step, held)
         return x
@@ -161,11 +161,11 @@ class Take:
         from golden_infinitetalk import pixels
         from lodestar.techniques.colour_match import match_colours
         pictures = self.fixtures.load("pictures")["cropped_uint8"].float() / 255
-        last, pairs, made = self.told["motion_frame"], {}, []
+        last, pairs, made = self.info["motion_frame"], {}, []
         held, first = None, pictures[:1]
-        for chunk, asked in enumerate(self.told["cond_frame_requests"]):
-            picture = pictures[min(asked, self.told["cond_frames_available"] - 1)]
-            frames = torch.full((self.told["frame_num"], *picture.shape), 0.5)
+        for chunk, asked in enumerate(self.info["cond_frame_requests"]):
+            picture = pictures[min(asked, self.info["cond_frames_available"] - 1)]
+            frames = torch.full((self.info["frame_num"], *picture.shape), 0.5)
             frames[0] = picture
             concat = self.encode(frames)
             pairs[f"y_{chunk}"] = concat, self.case(chunk, "y")[4:]
@@ -175,10 +175,10 @@ class Take:
             pairs[f"latents_{chunk}"] = latents, self.case(chunk, "latents")
             decoded = self.decode(latents)
             pairs[f"decoded_{chunk}"] = decoded[:, ::8, ::8], pixels(self.case(chunk, "decoded_stride8"))
-            decoded = match_colours(decoded, first, self.told["colour_strength"])
+            decoded = match_colours(decoded, first, self.info["colour_strength"])
             held = self.encode(decoded[-last:].clamp(0, 1))
             made.append(decoded if chunk == 0 else decoded[last:])
-        whole = torch.cat(made)[:self.told["output_frames"], ::8, ::8]
+        whole = torch.cat(made)[:self.info["output_frames"], ::8, ::8]
         return {**pairs, "output": (whole, pixels(self.fixtures.load("sample")[f"{self.name}.output_stride8"]))}
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -68,16 +68,16 @@ class OmniAvatar:
         return {name: case[name] for name in ("packed", "residual")}, run
 
     def wav2vec(self):
-        case, told = self.load("wav2vec.safetensors"), self.config["files"]["wav2vec"]
+        case, info = self.load("wav2vec.safetensors"), self.config["files"]["wav2vec"]
 
         def run():
             from lodestar.backbones.audio.families import Wav2Vec2
             from lodestar.backbones.omniavatar.features import encode_speech, prepare_speech
             from transformers import Wav2Vec2Config, Wav2Vec2Model
-            network = Wav2Vec2Model(Wav2Vec2Config.from_dict(told["config"])).eval()
+            network = Wav2Vec2Model(Wav2Vec2Config.from_dict(info["config"])).eval()
             network.load_state_dict({name[2:]: weight for name, weight in case.items() if name.startswith("w.")})
-            family = Wav2Vec2(network, told["config"]["do_stable_layer_norm"], 0)
-            frames = told["padded_frames"]
+            family = Wav2Vec2(network, info["config"]["do_stable_layer_norm"], 0)
+            frames = info["padded_frames"]
             padded = prepare_speech(case["waveform"], frames)
             layers = [torch.cat(parts, 1) for parts in zip(*encode_speech(family, torch.device("cpu"), padded, frames),
                                                            strict=True)]
@@ -89,8 +89,8 @@ class OmniAvatar:
     def lora_layout(self):
         """The layout merged into the base: the layers that have a pair, and those that it brings whole."""
         weights, published = self.load("dit_weights.safetensors"), self.load("lora_checkpoint.safetensors")
-        told = self.config["files"]["lora_checkpoint"]
-        scale = told["lora_alpha"] / told["lora_rank"]
+        info = self.config["files"]["lora_checkpoint"]
+        scale = info["lora_alpha"] / info["lora_rank"]
         down = {name: half for name, half in published.items() if "lora_A" in name}
         expected = {name.replace("lora_A.default.", ""): weights[name.replace("lora_A.default.", "")] + scale *
                     (published[name.replace("lora_A", "lora_B")] @ half) for name, half in down.items()}
@@ -110,14 +110,14 @@ class OmniAvatar:
         check_base(self.base(), published)
         return merge(self.base(), published)
 
-    def chunk_plan(self, told: dict):
-        expected = {"padded_frames": told["padded_frames"], "frames_per_chunk": told["frames_per_chunk"],
-                    "padded_samples": told["padded_samples"], "output_frames": told["output_frames"],
-                    "chunks": len(told["chunks"])}
-        for index, chunk in enumerate(told["chunks"]):
+    def chunk_plan(self, info: dict):
+        expected = {"padded_frames": info["padded_frames"], "frames_per_chunk": info["frames_per_chunk"],
+                    "padded_samples": info["padded_samples"], "output_frames": info["output_frames"],
+                    "chunks": len(info["chunks"])}
+        for index, chunk in enumerate(info["chunks"]):
             expected |= {f"{name}.{index}": chunk[name] for name in chunk}
         return {name: torch.tensor(value) for name, value in expected.items()}, lambda: {
-            name: torch.tensor(value) for name, value in planned(told).items()}
+            name: torch.tensor(value) for name, value in planned(info).items()}
 
     def schedule(self, name: str):
         case = self.load(STEPS)
@@ -168,10 +168,10 @@ class OmniAvatar:
 
         def run():
             from lodestar.techniques import speech_guidance
-            told = self.config["files"]["sample"]
+            info = self.config["files"]["sample"]
             weights = speech_guidance.shares(audio_scale, text_scale)
             latents, known = case["noise"].clone(), case[f"{name}.lat"][:, :, :given]
-            steps = sigmas(told["steps"], told["shift"])
+            steps = sigmas(info["steps"], info["shift"])
             for sigma, after in zip(steps, steps[1:], strict=False):
                 latents = torch.cat([known, latents[:, :, given:]], 2)
                 made = [predict(self.model("dit"), case, latents, sigma[None] * 1000, case[text], case[f"y_{inputs}"],
@@ -190,14 +190,14 @@ def pairs(case: Callable[[], tuple[dict, Callable[[], dict]]]) -> dict[str, tupl
     return {role: (made[role], wanted) for role, wanted in expected.items()}
 
 
-def planned(told: dict) -> dict:
+def planned(info: dict) -> dict:
     """Upstream's chunk plan in the pack's terms."""
     from lodestar.networks.omniavatar import settings
     from lodestar.techniques.timeline import Timeline
     clock = Timeline(Fraction(settings.FPS), settings.RATIO)
-    height, width = told["image_hw"]
-    speech = clock.frames_for_samples(told["samples"], 16_000)
-    length, overlap = settings.chunk_frames(width, height, told["max_tokens"]), told["overlap_frame"]
+    height, width = info["image_hw"]
+    speech = clock.frames_for_samples(info["samples"], 16_000)
+    length, overlap = settings.chunk_frames(width, height, info["max_tokens"]), info["overlap_frame"]
     padded = settings.speech_frames(speech, length, overlap)
     found = {"frames_per_chunk": length, "padded_frames": padded, "padded_samples": padded * 16_000 // settings.FPS,
              "output_frames": speech + 1}
@@ -236,13 +236,13 @@ def tap(taps: dict, index: int, values: dict, originals: dict) -> dict:
     return made
 
 
-def wan_network(host: golden.Host, weights: Mapping, told: dict):
+def wan_network(host: golden.Host, weights: Mapping, info: dict):
     from lodestar.backbones.omniavatar.model import OmniAvatarNetwork
     network = OmniAvatarNetwork(
-        image_model="wan2.1", model_type="t2v", dim=told["dim"], in_dim=told["in_dim"], ffn_dim=told["ffn_dim"],
-        out_dim=told["out_dim"], text_dim=told["text_dim"], freq_dim=told["freq_dim"], eps=told["eps"],
-        num_heads=told["num_heads"], num_layers=told["num_layers"], patch_size=tuple(told["patch_size"]),
-        audio_width=weights["audio_proj.proj.weight"].shape[1], audio_hidden=told["audio_hidden_size"],
+        image_model="wan2.1", model_type="t2v", dim=info["dim"], in_dim=info["in_dim"], ffn_dim=info["ffn_dim"],
+        out_dim=info["out_dim"], text_dim=info["text_dim"], freq_dim=info["freq_dim"], eps=info["eps"],
+        num_heads=info["num_heads"], num_layers=info["num_layers"], patch_size=tuple(info["patch_size"]),
+        audio_width=weights["audio_proj.proj.weight"].shape[1], audio_hidden=info["audio_hidden_size"],
         operations=host.operations, dtype=torch.float32, device="cpu")
     network.load_state_dict(weights)
     return network.eval()

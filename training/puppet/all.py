@@ -66,12 +66,12 @@ def refused(vae: Path, world, out: Path) -> list[str]:
     from .face_probe import load_face_probe
     from .vae import loaded
     from .vae_gate import gate, missed, sheet
-    told = out / "vae_gate.json"
-    if not told.is_file():
+    report = out / "vae_gate.json"
+    if not report.is_file():
         found, shown = gate(loaded(vae), world, load_face_probe())
         sheet(shown).save(out / "vae_gate.png")
-        told.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return missed(json.loads(told.read_text(encoding="utf-8")))
+        report.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return missed(json.loads(report.read_text(encoding="utf-8")))
 
 
 def look(out: Path, weights: Path) -> None:

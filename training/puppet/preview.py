@@ -31,6 +31,6 @@ def film(take, path: Path, size: int, frames: int) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), "rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FPS)
             container.mux(picture.encode(frame))
-        heard = av.AudioFrame.from_ndarray(take.waveform(0, frames)[None], "fltp", "mono")
-        heard.sample_rate = SAMPLE_RATE
-        container.mux([*picture.encode(None), *sound.encode(heard), *sound.encode(None)])
+        sound_frame = av.AudioFrame.from_ndarray(take.waveform(0, frames)[None], "fltp", "mono")
+        sound_frame.sample_rate = SAMPLE_RATE
+        container.mux([*picture.encode(None), *sound.encode(sound_frame), *sound.encode(None)])

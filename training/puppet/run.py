@@ -116,8 +116,8 @@ class Run:
             kept.unlink(missing_ok=True)
             kept.hardlink_to(unfinished)
         unfinished.replace(self.checkpoint)
-        told = {"loss": self.log, "precisions": self.precisions}
-        (self.folder / "log.json").write_text(json.dumps(told), encoding="utf-8")
+        log = {"loss": self.log, "precisions": self.precisions}
+        (self.folder / "log.json").write_text(json.dumps(log), encoding="utf-8")
         for act in AT_REST:
             act()
 

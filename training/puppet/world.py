@@ -35,9 +35,9 @@ class Take:
 
     def states(self, frames: np.ndarray) -> np.ndarray:
         """(T,) frame numbers, in any order, to (T, len(drawing.STATE)) float32: the middle of each frame's time."""
-        heard = self.seconds(np.asarray(frames) + self.offset_frames)
-        moving = with_speech(motion(self.seed, self.seconds(frames)), self.track.loudness(heard))
-        talking = self.track.mouth(heard)
+        seconds = self.seconds(np.asarray(frames) + self.offset_frames)
+        moving = with_speech(motion(self.seed, self.seconds(frames)), self.track.loudness(seconds))
+        talking = self.track.mouth(seconds)
         return np.concatenate([moving, talking], 1).astype(np.float32)
 
     def frames(self, frames: np.ndarray, size: int = 64) -> Tensor:
