@@ -81,6 +81,7 @@ BAD = [
     ("import_law", {"nodes/a.py": module("from lodestar.techniques import rope")}, "relative path"),
     ("import_law", {"__init__.py": module("from lodestar.nodes import comfy_entrypoint")}, "relative path"),
     ("lazy_imports", {"techniques/audio/a.py": module("import scipy.signal")}, "inside the function"),
+    ("import_law", {"nodes/a.py": module("from ..backbones.backbone import ChunkRequest")}, "backbone.ChunkRequest"),
     ("import_law", {"nodes/a.py": module("from ..backbones.vae import encode_frames")}, "may not import backbones.vae"),
     ("import_law", {"nodes/a.py": module("from ..pipelines.take.take import make_take")},
      "may not import pipelines.take"),

@@ -40,12 +40,9 @@ SCHEMA_FIELDS = {"node_id", "display_name", "category", "inputs", "outputs", "hi
                  "is_output_node", "is_deprecated", "is_experimental", "is_api_node", "not_idempotent", "enable_expand"}
 FILE_LINES, FUNCTION_LINES, EXECUTE_LINES = 400, 60, 15
 NODES_KNOW = {           # of the floors below host: how a model is found and loaded, plan and story, what is reported
-    "backbones": ("attach", "find", "images", "audio", "socket_values", "speech_guider", "take_checks", "weight_files",
-                  "longcat"),
+    "backbones": ("attach", "find", "backbone.Backbone", "images", "audio", "socket_values", "speech_guider",
+                  "take_checks", "weight_files", "longcat"),
     "pipelines": ("take.plan", "take.settings", "take.story", "metrics")}
-NODES_KNOW_MORE = {      # and why
-    "nodes/long_take.py": "it is moving into host/session.py",
-    "nodes/one_chunk.py": "it makes one chunk's request by hand; it goes through the session's seam with Long Take"}
 FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands find the pack and each other
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",
     "training/__init__.py", "experiments/__init__.py", "benchmarks/in_process.py", "benchmarks/run.py",
@@ -86,8 +83,7 @@ def may_import(root: Path, source: Source, parts: tuple[str, ...]) -> bool:
         return False
     if source.floor == "nodes" and floor in NODES_KNOW and len(parts) > 1:
         module = ".".join(parts[1:]) + "."
-        return any(module.startswith(f"{known}.") for known in NODES_KNOW[floor]) or \
-            source.path.as_posix() in NODES_KNOW_MORE
+        return any(module.startswith(f"{known}.") for known in NODES_KNOW[floor])
     if floor == "networks" and source.floor == "pipelines":
         return own_room in NETWORKS_IN
     if floor == "techniques" and source.floor == "networks":
