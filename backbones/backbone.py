@@ -27,9 +27,9 @@ RUN = "lodestar_run"    # in transformer_options: what is kept for the length of
 class ChunkRequest:
     """What the take wants of one chunk.
 
-    `latents`: of the whole chunk. `context`: (1, C, k, h, w) handed over, None for the first chunk. `reference`: (1, C,
-    1, h, w). `audio`: what the backbone's own `hear` gave for this chunk, `concat_latent`: what its own gave. `people`:
-    masks (1, K, H, W) of whose each voice is.
+    `latents`: of the whole chunk. `context`: (1, C, k, h, w) passed on, None for the first chunk. `reference`: (1, C,
+    1, h, w). `audio`: from the backbone's `audio_for`, `concat_latent`: from its method of that name. `people`: masks
+    (1, K, H, W) of the speakers.
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -103,7 +103,7 @@ class Backbone(ABC):
                              f"{f' ({speech.family})' if speech.family else ''}, wanted {layers} of {width} for "
                              f"{self.name}. Use {self.encoder}")
 
-    def hear(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
+    def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""
         return speech.frame_features(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
 

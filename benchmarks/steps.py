@@ -190,7 +190,7 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, Ch
         voices = tuple(tuple(random(1, 200, width, seed=20 + layer + voice) for layer in range(layers))
                        for voice in range(3 if name == "two speakers" else 1))
         clock = Timeline(Fraction(backbone.fps))
-        audio = backbone.hear(Speech(voices, 32.0 if backbone.fps == 16 else 25.0), clock, FIRST, LATENTS)
+        audio = backbone.audio_for(Speech(voices, 32.0 if backbone.fps == 16 else 25.0), clock, FIRST, LATENTS)
         people = halves() if name == "two speakers" else None
     context = random(1, channels, backbone.context_latents(2), *SIZE, seed=7)
     inputs = backbone.chunk_inputs(ChunkRequest(

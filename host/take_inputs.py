@@ -84,12 +84,13 @@ class TakeInputs:
     def speakers(self) -> Tensor | None:
         """Masks (1, K, H, W) of the speakers, cut as the picture is."""
         return self.speech and self.speech.speakers_on(self.picture, self.plan.height, self.plan.width,
-                                                     self.backbone.grid)
+                                                       self.backbone.grid)
 
     def audio_for(self, chunk: Chunk) -> Tensor | None:
         """A chunk's audio features, as the backbone takes them."""
-        return None if self.speech is None else self.backbone.hear(self.speech, self.plan.timeline, chunk.first_latent,
-                                                                   chunk.latents)
+        if self.speech is None:
+            return None
+        return self.backbone.audio_for(self.speech, self.plan.timeline, chunk.first_latent, chunk.latents)
 
     @cached_property
     def opening_concat_latent(self) -> Tensor | None:

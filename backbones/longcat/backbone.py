@@ -140,7 +140,7 @@ class LongCatBackbone(Backbone):
                 conditions["people_masks"] = request.people
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
 
-    def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
+    def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, streams, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there
         is but one frame, its last."""
         before = min(first_latent, 1)

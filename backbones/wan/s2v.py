@@ -87,10 +87,10 @@ class WanS2V(Backbone):
         first = max(30, call.x.shape[2] + 9)
         return layout.append(Span("reference", tuple(range(first, first + reference.shape[2]))))
 
-    def hear(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
+    def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(layers, frames, C), 4 feature frames per latent, those of `history_latents` first."""
         history = history_latents(first_latent)
-        return super().hear(speech, clock, first_latent - history, history + latents)
+        return super().audio_for(speech, clock, first_latent - history, history + latents)
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         channels, height, width = request.latent_shape

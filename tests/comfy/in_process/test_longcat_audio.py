@@ -37,7 +37,7 @@ def speech(backbone, longcat):
 
 def whole(model, backbone, speech, latents):
     """The audio tokens of a take of `latents`, projected at once: (latents, tokens, C)."""
-    windows = backbone.hear(speech, Timeline(Fraction(backbone.fps)), 0, latents)
+    windows = backbone.audio_for(speech, Timeline(Fraction(backbone.fps)), 0, latents)
     with torch.inference_mode():
         return model.model.diffusion_model.audio_proj(windows.flatten(0, 1).flatten(3))[0]
 
@@ -56,7 +56,7 @@ def listening(model):
 
 def sample(model, backbone, longcat, speech, first, latents, context, techniques=()):
     """One chunk as Long Take samples it, in one step, and its audio features."""
-    audio = backbone.hear(speech, Timeline(Fraction(backbone.fps)), first, latents)
+    audio = backbone.audio_for(speech, Timeline(Fraction(backbone.fps)), first, latents)
     handed = longcat.random(1, 16, context, *longcat.SIZE, seed=4) if context else None
     inputs = backbone.chunk_inputs(ChunkRequest(latents, (16, *longcat.SIZE), handed,
                                                 longcat.random(1, 16, 1, *longcat.SIZE, seed=6) if context else None,

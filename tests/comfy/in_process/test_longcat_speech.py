@@ -178,7 +178,7 @@ def test_the_model_of_that_version_takes_it(encoders, longcat, tiny_models, vers
     output = LodestarLongCatSpeech.execute(audio(4), encoders[version], "auto", True, 0)[0]
     backbone, speech, clock = backbones.find(longcat.load(tiny_models, model)), Speech.of(output), Timeline(fps)
     backbone.check_speech(speech, clock)
-    rows = backbone.hear(speech, clock, 2, 3)       # and the latent before
+    rows = backbone.audio_for(speech, clock, 2, 3)       # and the latent before
     assert rows.shape == (1, 1, 13, 5, SHAPES[version][0], 64)
     assert torch.equal(rows[0, 0, 4, 2, 3], output["encoded_audio_all_layers"][3][0, 8 * SHAPES[version][1] // fps])
 

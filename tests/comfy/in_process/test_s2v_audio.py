@@ -72,7 +72,7 @@ def assert_same(heard, expected, latents):
 
 def inputs_of(wan, speech, first, latents, fps=16.0):
     backbone = WanS2V()
-    audio = backbone.hear(speech, Timeline(exact_fps(fps)), first, latents)
+    audio = backbone.audio_for(speech, Timeline(exact_fps(fps)), first, latents)
     return backbone.chunk_inputs(ChunkRequest(latents, (16, *wan.SIZE), wan.random(1, 16, 19, *wan.SIZE, seed=7),
                                               wan.random(1, 16, 1, *wan.SIZE, seed=6), audio))
 

@@ -102,7 +102,7 @@ def test_the_model_takes_it(encoder, longcat, tiny_models):
     backbone = backbones.find(longcat.load(tiny_models, longcat.AVATAR))
     speech, clock = Speech.of(speakers(encoder, audio_1=audio(3), audio_2=audio(3))[0]), Timeline(16)
     backbone.check_speech(speech, clock)
-    assert backbone.hear(speech, clock, 0, 3).shape == (1, 2, 9, 5, 12, 64)
+    assert backbone.audio_for(speech, clock, 0, 3).shape == (1, 2, 9, 5, 12, 64)
 
 
 # ---------------------------------------------------------------- places
