@@ -108,7 +108,7 @@ def with_run(executor, noise, *args, **kwargs):
 
 
 def with_room(executor, model, noise_shape, conds, *args, **kwargs):
-    """A PREPARE_SAMPLING wrapper: ComfyUI leaves room for the clean frames, too, and for a KV cache, which all guidance
+    """A PREPARE_SAMPLING wrapper: ComfyUI leaves room for conditioning frames, too, and a KV cache, which all guidance
     branches share: the model's own estimate finds its size among the conditions'."""
     patch = patch_of(model)
     if patch is None:

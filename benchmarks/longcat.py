@@ -56,14 +56,15 @@ def fill(name: str, weight: torch.Tensor) -> None:
 
 
 def chunk(config: LongCatConfig, device: torch.device, size: tuple[int, int]) -> tuple[torch.Tensor, dict]:
-    """Latents (1, 16, 24, h, w) of a continuation, the first 4 known, and the conditions: reference, text, speech."""
+    """Latents (1, 16, 24, h, w) of a continuation, the first 4 given, and the conditions: reference, text, speech."""
     x, conditions = joint(config, device, size, CONTEXT + NOISE)
-    return x, {**conditions, "known": CONTEXT, "reference": in_process.latents(1, device, size), "reference_key": "it"}
+    return x, {**conditions, "num_cond_frames": CONTEXT, "reference": in_process.latents(1, device, size),
+               "reference_key": "it"}
 
 
 def joint(config: LongCatConfig, device: torch.device, size: tuple[int, int], frames: int = 1 + CONTEXT + NOISE
           ) -> tuple[torch.Tensor, dict]:
-    """As many latents as a chunk has in all, none of them known: each sees all others, text and its own speech."""
+    """As many latents as a chunk has in all, none of them given: each sees all others, text and its own speech."""
     audio = config.audio
     speech = (1, 1, audio.ratio * (frames - 1) + 1, audio.window, 1, audio.width)
     return in_process.latents(frames, device, size), {

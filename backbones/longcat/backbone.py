@@ -1,7 +1,7 @@
 """LongCat-Video and LongCat-Video-Avatar as a backbone: how a layout, a chunk and speech reach our model.
 
-Clean frames open the sequence: reference and anchors, each seeing itself alone, then the context. Their keys and values
-are kept for the length of a sampling run.
+Conditioning frames open the sequence: reference and anchors, each seeing itself alone, then the context. With a
+conditioning cache their keys and values are computed once in a sampling run.
 """
 import logging
 from collections.abc import Callable, Hashable, Iterator
@@ -31,7 +31,7 @@ logger = logging.getLogger("lodestar")
 
 @dataclass(frozen=True, eq=False)
 class LongCatCall:
-    """`x`: (B, C, T, h, w) in model space, its first `known` frames clean. `extra`: the model's other conditions."""
+    """`x`: (B, C, T, h, w) in model space, its first `num_cond_frames` given. `extra`: the model's other conditions."""
     executor: Any
     x: Tensor
     timestep: Tensor
@@ -44,8 +44,8 @@ class LongCatCall:
         return self.x, self.timestep, self.context, self.transformer_options
 
     @property
-    def known(self) -> int:
-        return self.extra.get("known", 0)
+    def num_cond_frames(self) -> int:
+        return self.extra.get("num_cond_frames", 0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -79,10 +79,10 @@ class LongCatBackbone(Backbone):
         if not isinstance(base, LongCatVideo):
             return None
         version, audio = base.version, base.diffusion_model.config.audio
-        known = {field.name: getattr(version, field.name) for field in fields(cls) if hasattr(version, field.name)}
+        facts = {field.name: getattr(version, field.name) for field in fields(cls) if hasattr(version, field.name)}
         if audio is None:
-            return cls(**known, audio_shape=None, follows_itself=False, audio_condition=None)
-        return cls(**known, audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
+            return cls(**facts, audio_shape=None, follows_itself=False, audio_condition=None)
+        return cls(**facts, audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
                    audio_condition="audio_windows")
 
     def text_width(self, base) -> int:
@@ -91,14 +91,14 @@ class LongCatBackbone(Backbone):
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> LongCatCall:
         x, timestep, context, options = args
         pictures = kwargs.pop(REFERENCE_KEY, None)
-        known_to_run = pictures is not None or kwargs.get("reference") is None
+        in_run = pictures is not None or kwargs.get("reference") is None
         call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
         layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is not own or restricts_visibility(techniques):
             call = with_layout(call, layout, factors, process_in)
         offload = find_conditioning_cache(techniques)
-        return with_cache(call, offload, pictures) if offload is not None and known_to_run else call
+        return with_cache(call, offload, pictures) if offload is not None and in_run else call
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
         """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
@@ -113,28 +113,29 @@ class LongCatBackbone(Backbone):
 
     @staticmethod
     def own_layout(call: LongCatCall) -> Layout:
-        """The reference where upstream puts it, the known frames, the noise."""
+        """The reference where upstream puts it, the conditioning frames, the noise."""
         reference = call.extra.get("reference")
-        return own_layout(call.x.shape[2], call.known, 0 if reference is None else reference.shape[2], REFERENCE_INDEX)
+        references = 0 if reference is None else reference.shape[2]
+        return own_layout(call.x.shape[2], call.num_cond_frames, references, REFERENCE_INDEX)
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Context, or at the start of an image-driven take the picture, opens the latent and is masked out."""
         channels, height, width = request.latent_shape
         samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
-        known = request.context if request.context is not None else request.reference
+        given = request.context if request.context is not None else request.reference
         conditions, silent, mask = {}, {}, None
-        if known is not None:
-            samples[:, :, :known.shape[2]] = known
+        if given is not None:
+            samples[:, :, :given.shape[2]] = given
             mask = torch.ones(1, 1, request.latents, height, width)
-            mask[:, :, :known.shape[2]] = 0
+            mask[:, :, :given.shape[2]] = 0
         if request.context is not None and request.reference is not None and self.audio_shape:
             conditions["reference_latents"] = [request.reference]
         if request.audio is not None:
             frames = self.temporal_ratio * (request.latents - 1) + 1
-            conditions["audio_windows"] = request.audio if known is None else request.audio[:, :, -frames:]
+            conditions["audio_windows"] = request.audio if given is None else request.audio[:, :, -frames:]
             silent["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
             if request.people is not None:
-                if known is None:
+                if given is None:
                     raise ValueError("reference: several speakers need a picture, and none came. Connect "
                                      "the one that the masks or boxes were made for to Long Take")
                 conditions["people_masks"] = request.people
@@ -159,12 +160,12 @@ class LongCatBackbone(Backbone):
 
 
 def in_window(call: LongCatCall) -> LongCatCall:
-    """The call with the known frames of its own window, where a node samples in windows."""
+    """The call with the conditioning frames of its own window, where a node samples in windows."""
     window = window_of(call.transformer_options)
     if window is None:
         return call
-    return call.given(known=next((place for place, frame in enumerate(window.latents) if frame >= call.known),
-                                 len(window.latents)))
+    given = (place for place, frame in enumerate(window.latents) if frame >= call.num_cond_frames)
+    return call.given(num_cond_frames=next(given, len(window.latents)))
 
 
 def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
@@ -176,31 +177,32 @@ def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int]
     return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, factors=factors)
 
 
-def with_cache(call: LongCatCall, where: str, pictures: Hashable) -> LongCatCall:
-    """The call with the keys and values of its clean frames, from this sampling run's store or made now. `pictures`: of
-    the condition's own reference, the digest.
+def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCall:
+    """The call with the KV caches of its conditioning frames, from this sampling run's store or made now. `pictures`:
+    of the condition's own reference, the digest.
 
     The store knows them by host values: looking at latents would make the processor wait for the card in every step. A
-    call of which these values do not say what its clean frames are works them out itself.
+    call of which these values do not say what its conditioning frames are computes them itself.
     """
     run = call.transformer_options.get(RUN)
     if run is None or not run.steady:
         return call
-    key = clean_key(call, run.shape, pictures)
+    key = cache_key(call, run.shape, pictures)
     if key is None:
         return call
-    return call.given(cache=run.once(("kv cache", where, key), lambda: make_cache(call, where, run.ends)))
+    return call.given(cache=run.once(("kv cache", offload, key), lambda: make_cache(call, offload, run.ends)))
 
 
-def clean_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
-    """What determines the clean frames of a call in a sampling run on latents of shape `sampled`. None where there are
-    none, and where the call is of some part of the latent (tiles, areas)."""
+def cache_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
+    """What determines the conditioning frames of a call in a sampling run on latents of shape `sampled`. None where
+    there are none, and where the call is of some part of the latent (tiles, areas)."""
     reference, window = call.extra.get("reference"), window_of(call.transformer_options)
     frames = window.latents if window is not None else tuple(range(sampled[2]))
-    if len(frames) != call.x.shape[2] or sampled[3:] != call.x.shape[3:] or (reference is None and not call.known):
+    given, references = call.num_cond_frames, 0 if reference is None else reference.shape[2]
+    if len(frames) != call.x.shape[2] or sampled[3:] != call.x.shape[3:] or not references + given:
         return None
-    return (id(call.executor.class_obj), pictures, 0 if reference is None else reference.shape[2], call.known, frames,
-            branches(call), tuple(call.x.shape), call.x.dtype, call.x.device)
+    return (id(call.executor.class_obj), pictures, references, given, frames, branches(call), tuple(call.x.shape),
+            call.x.dtype, call.x.device)
 
 
 def branches(call: LongCatCall) -> int:
@@ -210,10 +212,10 @@ def branches(call: LongCatCall) -> int:
 
 def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCache, ...]:
     """A KV cache of each reference, anchor and the context, those of one condition: all see the same ones."""
-    reference = call.extra.get("reference")
-    parts = [part for part in (reference, call.x[:, :, :call.known]) if part is not None and part.shape[2]]
+    reference, given = call.extra.get("reference"), call.num_cond_frames
+    parts = [part for part in (reference, call.x[:, :, :given]) if part is not None and part.shape[2]]
     clean = torch.cat(parts, 2).chunk(branches(call))[0]
-    lengths = (1,) * (clean.shape[2] - call.known) + ((call.known,) if call.known else ())
+    lengths = (1,) * (clean.shape[2] - given) + ((given,) if given else ())
     theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
     blocks = RamBlocks(clean.device) if offload == "RAM" else None
     if blocks is not None:

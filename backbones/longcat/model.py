@@ -1,7 +1,7 @@
 """LongCat-Video and LongCat-Video-Avatar as an ordinary ComfyUI MODEL: samplers, offload, LoRA, EasyCache.
 
 The weights keep their official names under `diffusion_model.`. What a sampler hands over (noise mask, reference, speech
-windows) becomes the sequence that the authors trained: clean frames first, at timestep 0; the velocity is -M.
+windows) becomes the sequence that the authors trained: conditioning frames first, at timestep 0; the velocity is -M.
 """
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -58,32 +58,33 @@ class LongCatNetwork(LongCat):
 
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor | None, transformer_options: dict,
                  audio: Tensor | None = None, speaker_masks: Tensor | None = None, reference: Tensor | None = None,
-                 known: int = 0, times: Sequence[float] | None = None,
+                 num_cond_frames: int = 0, times: Sequence[float] | None = None,
                  factors: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
                  **others) -> Tensor:
-        """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 where frames are known.
+        """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 for frames that are given.
 
-        The first `known` frames of x are clean. `reference` (B, C, r, h, w): clean frames in front of them, a span
-        each, which the answer leaves out. `cache`: KV caches of all of these, which then are not computed. Rows of
+        The first `num_cond_frames` of x are given. `reference` (B, C, r, h, w): conditioning frames in front of them, a
+        span each, which the answer leaves out. `cache`: KV caches of all of these, which then are not computed. Rows of
         zeros in `context` are padding. Everything else, of the whole sequence: see LongCat.forward.
         """
-        frames, ahead = x.shape[2], 0 if reference is None else reference.shape[2]
-        if known == frames:
+        frames, given = x.shape[2], num_cond_frames
+        ahead = 0 if reference is None else reference.shape[2]
+        if given == frames:
             return torch.zeros_like(x, dtype=torch.float32)
-        timestep = (timestep[:, None] if timestep.ndim == 1 else timestep).expand(-1, frames)[:, known:]
+        timestep = (timestep[:, None] if timestep.ndim == 1 else timestep).expand(-1, frames)[:, given:]
         times = [REFERENCE_INDEX] * ahead + list(range(frames)) if times is None else times
-        clean: tuple[int, ...] = (1,) * ahead + (known,) * (known > 0)
+        clean: tuple[int, ...] = (1,) * ahead + (given,) * (given > 0)
         stand = standing(cache, times)
         if cache:
-            x, clean, times = x[:, :, known:], (), times[ahead + known:]
+            x, clean, times = x[:, :, given:], (), times[ahead + given:]
         else:
-            timestep = pad(timestep, (ahead + known, 0))
+            timestep = pad(timestep, (ahead + given, 0))
             x = x if reference is None else torch.cat([reference.to(x), x], 2)
         prediction = super().forward(
             x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio,
             speaker_masks=speaker_masks, clean=clean, factors=factors, cache=stand, times=times,
             transformer_options=transformer_options)
-        return pad(-prediction[:, :, known - frames:], (0, 0, 0, 0, known, 0))
+        return pad(-prediction[:, :, given - frames:], (0, 0, 0, 0, given, 0))
 
 
 class LongCatVideo(comfy.model_base.BaseModel):
@@ -117,8 +118,8 @@ class LongCatVideo(comfy.model_base.BaseModel):
                 for name, value in found.items() if value is not None}
         if reference is not None:
             out[REFERENCE_KEY] = comfy.conds.CONDConstant(digest_tensor(reference))
-        if known := count_conditioning_frames(kwargs.get("denoise_mask")):
-            out["known"] = comfy.conds.CONDConstant(known)
+        if given := count_conditioning_frames(kwargs.get("denoise_mask")):
+            out["num_cond_frames"] = comfy.conds.CONDConstant(given)
         return out
 
     def pad_text(self, text: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from ...techniques.layout import Layout, Span
 Factors = dict[tuple[int, int], float]
 
 
-def own_layout(frames: int, known: int, references: int, reference_time: float) -> Layout:
-    """What upstream lays out: `references` pictures at one time, `known` clean frames and the noise after them."""
-    layout = Layout((Span("chunk", tuple(range(known, frames)), clean=False),))
+def own_layout(frames: int, num_cond_frames: int, references: int, reference_time: float) -> Layout:
+    """What upstream lays out: `references` pictures at one time, `num_cond_frames` conditioning frames, then noise."""
+    layout = Layout((Span("chunk", tuple(range(num_cond_frames, frames)), clean=False),))
     if references:
         layout = layout.append(Span("reference", (reference_time,) * references))
-    return layout.append(Span("context", tuple(range(known)))) if known else layout
+    return layout.append(Span("context", tuple(range(num_cond_frames)))) if num_cond_frames else layout
 
 
 def in_order(layout: Layout, factors: Factors) -> tuple[list[Span], tuple[float, ...], Factors]:

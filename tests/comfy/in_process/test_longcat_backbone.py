@@ -42,7 +42,7 @@ def model(load):
 
 
 def conditions(batch=1, frames=FRAMES):
-    return {"c_crossattn": random(batch, 512, 4096, seed=3), "known": KNOWN,
+    return {"c_crossattn": random(batch, 512, 4096, seed=3), "num_cond_frames": KNOWN,
             "audio": random(batch, 1, 4 * frames - 3, 5, 5, 64, seed=5),
             "reference": random(batch, 16, 1, *SIZE, seed=6)}
 
@@ -326,7 +326,7 @@ def test_every_context_window_gets_its_own_speech(model, monkeypatch):
     heard, forward = [], LongCatNetwork._forward
 
     def spy(self, *args, **conds):
-        heard.append((conds["audio"], conds.get("known")))
+        heard.append((conds["audio"], conds.get("num_cond_frames")))
         return forward(self, *args, **conds)
     monkeypatch.setattr(LongCatNetwork, "_forward", spy)
     made = guider(windowed(attach.patched(model, (), ChunkPosition())))

@@ -164,17 +164,17 @@ def test_rows_are_made_once_in_a_run(avatar, longcat, monkeypatch):
 # ---------------------------------------------------------------- whose they are
 
 @pytest.mark.parametrize("changes", [
-    {"reference_key": "another", "reference": 99}, {"known": 1}, {"x": (1, 16, 5, 6, 8)}, {"x": (1, 16, 4, 8, 8)},
-    {"reference_key": None}])
+    {"reference_key": "another", "reference": 99}, {"num_cond_frames": 1}, {"x": (1, 16, 5, 6, 8)},
+    {"x": (1, 16, 4, 8, 8)}, {"reference_key": None}])
 def test_a_call_on_other_clean_frames_is_not_given_these(avatar, longcat, monkeypatch, changes):
-    """Another reference, another number of known frames, a tile, fewer frames, a reference of unknown origin."""
+    """Another reference, another number of conditioning frames, a tile, fewer frames, a reference of unknown origin."""
     run, caching = Run((1, 16, longcat.FRAMES, *longcat.SIZE)), attach.with_technique(avatar, ConditioningCache())
 
     def call(model, x, **values):
         options = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "cond_or_uncond": [0],
                    "uuids": ["a"], RUN: run}
         size, frames = x[3:], x[2]
-        conds = {"c_crossattn": longcat.text(), "audio": longcat.speech(avatar, frames), "known": 2,
+        conds = {"c_crossattn": longcat.text(), "audio": longcat.speech(avatar, frames), "num_cond_frames": 2,
                  "reference_key": "a", **values}
         conds["reference"] = torch.randn(1, 16, 1, *size, generator=torch.Generator().manual_seed(
             values.get("reference", 9)))
