@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     decode: Callable[[Tensor], Tensor]
 
 
-def decoded(raw: Tensor, kind: int, width: int) -> Tensor:
+def decode_blocks(raw: Tensor, kind: int, width: int) -> Tensor:
     """Bytes of whole rows -> (rows, width) float32. `kind`: a key of KINDS."""
     found = KINDS[kind]
     return found.decode(raw.reshape(-1, found.size)).reshape(-1, width)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .gguf_blocks import KINDS, PLAIN
 from .packed import Blocks
-from .weight_files import amount, mapped, typed
+from .weight_files import format_bytes, map_file, view_as
 
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 NUMBERS = ("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", "", "", "<Q", "<q", "<d")     # metadata types by number
@@ -29,11 +29,11 @@ def read_gguf(path: Path) -> tuple[dict[str, Tensor | Blocks], dict[str, str]]:
         with open(path, "rb") as file:
             metadata, directory, end = read_head(file)
     except (struct.error, MemoryError, UnicodeDecodeError, IndexError) as error:
-        raise ValueError(f"it is cut short or damaged within its header: {amount(path.stat().st_size)} are here; "
+        raise ValueError(f"it is cut short or damaged within its header: {format_bytes(path.stat().st_size)} are here; "
                          "download it again") from error
     alignment = metadata.get("general.alignment", ALIGNMENT)
     start = -(-end // alignment) * alignment
-    raw, weights = mapped(path), {}
+    raw, weights = map_file(path), {}
     for name, sizes, kind, offset in directory:
         shape = tuple(metadata.get(SHAPE + name, reversed(sizes)))
         weights[name] = weight_at(raw[start + offset:], name, shape, sizes, kind)
@@ -53,7 +53,7 @@ def weight_at(raw: Tensor, name: str, shape: tuple[int, ...], sizes: tuple[int, 
     if len(raw) < count // length * size:
         raise ValueError(f"it is cut short at {name}; download it again")
     raw = raw[:count // length * size]
-    return typed(raw, PLAIN[kind]).reshape(shape) if kind in PLAIN else Blocks(raw, ((kind, math.prod(shape[:-1])),),
+    return view_as(raw, PLAIN[kind]).reshape(shape) if kind in PLAIN else Blocks(raw, ((kind, math.prod(shape[:-1])),),
                                                                                 shape)
 
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .gguf_blocks import KINDS, decoded
+from .gguf_blocks import KINDS, decode_blocks
 
 SCALED = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -62,7 +62,7 @@ Weight: TypeAlias = Tensor | Scaled | Blocks
 def unpack_blocks(raw: Tensor, parts: Sequence[tuple[int, int]], width: int) -> Tensor:
     """Bytes of rows of several kinds -> (rows, width) float32."""
     sizes = [rows * width // KINDS[kind].length * KINDS[kind].size for kind, rows in parts]
-    rows = [decoded(part, kind, width) for part, (kind, _) in zip(raw.split(sizes), parts, strict=True)]
+    rows = [decode_blocks(part, kind, width) for part, (kind, _) in zip(raw.split(sizes), parts, strict=True)]
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 

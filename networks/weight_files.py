@@ -28,7 +28,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if path.suffix.lower() in SAFETENSORS:
         header, start = read_header(path)
-        raw = mapped(path)
+        raw = map_file(path)
         metadata = header.pop("__metadata__", {})
         return {name: tensor_at(raw, start, entry) for name, entry in header.items()}, metadata
     loaded = torch.load(archive(path), map_location="cpu", weights_only=True)
@@ -48,17 +48,17 @@ def surplus_bytes(path: Path) -> int:
         end = archive_end(path) or path.stat().st_size
     size = path.stat().st_size
     if size < end:
-        raise ValueError(f"it is cut short: {amount(size)} of {amount(end)} are here; download it again")
+        raise ValueError(f"it is cut short: {format_bytes(size)} of {format_bytes(end)} are here; download it again")
     return size - end
 
 
-def amount(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes as a person says them."""
     unit, name = next(((unit, name) for unit, name in UNITS if count >= unit), UNITS[-1])
     return f"{count} bytes" if unit == 1 else f"{count / unit:.4g} {name}"
 
 
-def mapped(path: Path) -> Tensor:
+def map_file(path: Path) -> Tensor:
     """The file's bytes, mapped: read where they are used, and never written back."""
     size = path.stat().st_size
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if size else torch.empty(0).byte()
@@ -74,7 +74,8 @@ def read_header(path: Path) -> tuple[dict, int]:
     if length > LONGEST_HEADER:
         raise ValueError(f"it is no safetensors file: it begins with {head!r}; download it again")
     if len(text) < length:
-        raise ValueError(f"it is cut short within its header: {amount(8 + len(text))} are here; download it again")
+        raise ValueError(f"it is cut short within its header: {format_bytes(8 + len(text))} are here; download it "
+                         "again")
     try:
         header = json.loads(text)
         wrong = next(damaged_entries(header), None)
@@ -97,10 +98,10 @@ def damaged_entries(header: dict) -> Iterator[str]:
 
 def tensor_at(raw: Tensor, start: int, entry: dict) -> Tensor:
     first, end = entry["data_offsets"]
-    return typed(raw[start + first:start + end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return view_as(raw[start + first:start + end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
-def typed(raw: Tensor, dtype: torch.dtype) -> Tensor:
+def view_as(raw: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes as values: in place, or copied where they lie at an odd address."""
     return (raw if raw.storage_offset() % dtype.itemsize == 0 else raw.clone()).view(dtype)
 
@@ -125,7 +126,7 @@ def archive_end(path: Path) -> int | None:
         tail = file.read()
     found = tail.rfind(ARCHIVE_END)
     if found < 0:
-        raise ValueError(f"it is cut short: {amount(first + len(tail))} are here, without their table of contents; "
-                         "download it again")
+        raise ValueError(f"it is cut short: {format_bytes(first + len(tail))} are here, without their table of "
+                         "contents; download it again")
     comment = int.from_bytes(tail[found + 20:found + 22], "little")
     return first + found + 22 + comment

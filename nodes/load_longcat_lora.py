@@ -5,7 +5,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..backbones.longcat.lora import with_lora
-from ..backbones.weight_files import load_weights
+from ..backbones.weight_loading import load_weights
 from .input_checks import checked
 from .sockets import search_words
 

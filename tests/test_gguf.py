@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lodestar.networks.gguf_blocks import KINDS, decoded
+from lodestar.networks.gguf_blocks import KINDS, decode_blocks
 from lodestar.networks.gguf_file import read_gguf
 from lodestar.networks.packed import Blocks, join_rows
 from tiny_gguf import BLOCKS, drawn, plain, write_gguf
@@ -25,7 +25,7 @@ def test_every_type_is_read_as_the_gguf_package_reads_it(number):
     kind = KINDS[number]
     with np.load(BLOCKS) as file:
         raw, wanted = torch.from_numpy(file[f"{kind.name}.raw"]), torch.from_numpy(file[f"{kind.name}.numbers"])
-    assert torch.equal(decoded(raw.flatten(), number, wanted.shape[1]), wanted)
+    assert torch.equal(decode_blocks(raw.flatten(), number, wanted.shape[1]), wanted)
     assert kind.length in (1, wanted.shape[1]) and raw.shape[1] * kind.length == kind.size * wanted.shape[1]
 
 

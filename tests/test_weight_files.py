@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from lodestar.networks.weight_files import amount, read_weights, surplus_bytes
+from lodestar.networks.weight_files import format_bytes, read_weights, surplus_bytes
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.once
@@ -91,5 +91,5 @@ def test_what_is_no_weights_file_is_refused_as_such(tmp_path, header, says):
 
 
 def test_sizes_are_written_in_usual_units():
-    assert [amount(count) for count in (0, 999, 4096, 31_705_833_600)] == ["0 bytes", "999 bytes", "4.096 kB",
+    assert [format_bytes(count) for count in (0, 999, 4096, 31_705_833_600)] == ["0 bytes", "999 bytes", "4.096 kB",
                                                                              "31.71 GB"]

@@ -21,7 +21,7 @@ from ...techniques.audio.segments import Segment, plan_segments, select_layers, 
 from ...techniques.audio.waveform import mix_to_mono
 from ..allocator import give_back
 from ..socket_values import audio_clip, described, named
-from ..weight_files import load_weights
+from ..weight_loading import load_weights
 from .families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
 from .resampler import resample

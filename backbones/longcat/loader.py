@@ -18,13 +18,13 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
 from ...networks.gguf_file import read_gguf
-from ...networks.longcat.community_files import official
+from ...networks.longcat.checkpoint_formats import convert_to_official
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat
 from ...networks.longcat.versions import Version, version_of
 from ...networks.packed import Packed, Weight, count_elements
 from .. import attach
-from ..weight_files import load_weights, why_unreadable
+from ..weight_loading import load_weights, why_unreadable
 from .model import Float8Operations, LongCatModelConfig
 from .operations import PackedLinear, PackedOperations
 
@@ -45,8 +45,8 @@ def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool
     `weight_dtype`: a key of WEIGHT_DTYPES. `disable_dynamic`: ComfyUI's, when it loads a second copy of its own.
     """
     name = Path(path).name
-    weights, told = read_checkpoint(Path(path))
-    config = config_of(name, weights, told)
+    weights, config_json = read_checkpoint(Path(path))
+    config = config_of(name, weights, config_json)
     refuse_misfits(name, config, weights)
     kinds = sorted({weight.kind for weight in weights.values() if isinstance(weight, Packed)})
     if kinds and WEIGHT_DTYPES[weight_dtype] is not None:
@@ -56,7 +56,7 @@ def load_longcat(path: str, weight_dtype: str = "default", disable_dynamic: bool
     stored, cast = dtypes(weights, bool(kinds), WEIGHT_DTYPES[weight_dtype], load_device)
     operations = PackedOperations if kinds else \
         operations_for(stored, cast, load_device, weight_dtype.endswith("_fast"))
-    model_config = LongCatModelConfig(config, find_version(name, config, told), operations)
+    model_config = LongCatModelConfig(config, find_version(name, config, config_json), operations)
     model_config.set_inference_dtype(stored, cast)
     model = model_config.get_model(weights, device=torch.device("meta"))
     fill(model.diffusion_model, weights, stored, cast or stored)
@@ -124,7 +124,7 @@ def read_checkpoint(path: Path) -> tuple[Weights, Mapping | None]:
             weights = own
             break
     try:
-        weights = official(weights, metadata)
+        weights = convert_to_official(weights, metadata)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"model_name: {path.name} cannot be read: {error}") from error
     return weights, None if text is None else read_json(f"the config of {path.name}", text)
@@ -156,9 +156,9 @@ def read_folder(folder: Path) -> tuple[Weights, Mapping[str, str]]:
     weights: Weights = {}
     metadata: dict[str, str] = {}
     for shard in shards:
-        found, told = read_file(folder / shard)
+        found, notes = read_file(folder / shard)
         weights |= found
-        metadata |= told
+        metadata |= notes
     if absent := sorted(set(listed) - set(weights)):
         raise ValueError(f"model_name: the shards of {folder.name} lack {len(absent)} weights that the index names, "
                          f"{absent[0]} in {listed[absent[0]]} first; download that shard again")
@@ -177,11 +177,11 @@ def read_json(name: str, text: str) -> Mapping:
 
 # ---------------------------------------------------------------- what it is
 
-def config_of(name: str, weights: Weights, told: Mapping | None) -> LongCatConfig:
+def config_of(name: str, weights: Weights, config_json: Mapping | None) -> LongCatConfig:
     """Inferred from the weights; what they cannot show comes from the config, which must agree with them."""
     try:
         seen = LongCatConfig.from_weights(weights)
-        said = None if told is None else LongCatConfig.from_json(told)
+        said = None if config_json is None else LongCatConfig.from_json(config_json)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model_name: {name} is no LongCat-Video checkpoint: {error}. It has {len(weights)} weights, "
                          f"such as {', '.join(list(weights)[:3]) or 'none'}; load it with the loader of its own "
@@ -201,12 +201,12 @@ def flat(config: LongCatConfig) -> dict:
     return {**fields, **(fields["audio"] or {}), "audio": config.audio is not None}
 
 
-def find_version(name: str, config: LongCatConfig, told: Mapping | None) -> Version:
+def find_version(name: str, config: LongCatConfig, config_json: Mapping | None) -> Version:
     """By the speech features that the network takes, and the config that came with them."""
     if config.audio is None:
         return version_of(None)
     try:
-        return version_of(config.audio.width, None if told is None else told["audio_block"])
+        return version_of(config.audio.width, None if config_json is None else config_json["audio_block"])
     except ValueError as error:
         raise ValueError(f"model_name: {name} is no LongCat version that is known here: {error}") from error
 

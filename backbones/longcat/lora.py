@@ -15,7 +15,7 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor, nn
 
-from ...networks.longcat.community_files import wan_names
+from ...networks.longcat.checkpoint_formats import wan_names
 from ...networks.longcat.lora import is_official, parts_of
 from .. import attach
 from .operations import PackedLinear

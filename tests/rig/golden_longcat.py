@@ -29,10 +29,10 @@ class Dit:
         return self.build("model.safetensors")
 
     def build(self, weights_name: str, **changes):
-        from lodestar.networks.longcat.community_files import official
+        from lodestar.networks.longcat.checkpoint_formats import convert_to_official
         from lodestar.networks.longcat.network import LongCat
         from lodestar.networks.packed import state_of
-        weights = state_of(official(self.fixtures.load(weights_name), {}))
+        weights = state_of(convert_to_official(self.fixtures.load(weights_name), {}))
         network = LongCat(replace(self.config, **changes), layers_for(weights, self.host), self.host.attention,
                           dtype=torch.float32)
         network.load_state_dict(weights)

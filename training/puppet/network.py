@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import torch
-from lodestar.networks.longcat.community_files import official
+from lodestar.networks.longcat.checkpoint_formats import convert_to_official
 from lodestar.networks.longcat.config import LongCatConfig
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.packed import PackedLayers, state_of
@@ -42,7 +42,7 @@ def trained(path: Path, base: Path | None = None) -> LongCat:
         network = trained(base)
         add(network, weights)
         return network
-    found = official(weights, {})
+    found = convert_to_official(weights, {})
     network = LongCat(LongCatConfig.from_weights(found), PackedLayers, attention, torch.float32)
     network.load_state_dict({name: weight if weight.dtype == torch.int8 else weight.float()
                              for name, weight in state_of(found).items()})

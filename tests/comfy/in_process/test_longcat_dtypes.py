@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden_longcat import Dit, forward, layers_for
 from lodestar.backbones.longcat import model as longcat_model
-from lodestar.networks.longcat.community_files import official
+from lodestar.networks.longcat.checkpoint_formats import convert_to_official
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.packed import state_of
 from lodestar.techniques.rope import rotate, rotation
@@ -45,7 +45,7 @@ def test_low_precision_is_only_rounding(folder, case, file, weights_dtype, dtype
     dit = Dit(golden.Fixtures(FOLDER / folder), HOST)
     call = dit.fixtures.call(case)
     expected_call = {**call, "timestep": call["timestep"].bfloat16().float()}
-    weights = state_of(official(dit.fixtures.load(file), {}))
+    weights = state_of(convert_to_official(dit.fixtures.load(file), {}))
     network = LongCat(dit.config, layers_for(weights, HOST), HOST.attention, dtype=weights_dtype).eval()
     network.load_state_dict(weights)
     with torch.no_grad():

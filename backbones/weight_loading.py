@@ -7,7 +7,7 @@ import comfy.utils
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..networks.weight_files import amount, read_weights, surplus_bytes
+from ..networks.weight_files import format_bytes, read_weights, surplus_bytes
 
 UNREADABLE = (ValueError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
 logger = logging.getLogger("lodestar")
@@ -23,7 +23,7 @@ def load_weights(path: Path, input_id: str) -> tuple[dict[str, Tensor], dict[str
         if not surplus:
             weights, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
             return weights, metadata or {}
-        logger.warning("%s: %s after the end of its weights are left out", path.name, amount(surplus))
+        logger.warning("%s: %s after the end of its weights are left out", path.name, format_bytes(surplus))
         return read_weights(path)
     except UNREADABLE as error:
         raise ValueError(f"{input_id}: {why_unreadable(path, error)}") from error

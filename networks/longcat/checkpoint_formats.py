@@ -1,4 +1,4 @@
-"""Community files of LongCat-Video under the official names: other packings, and the names of Wan's layers.
+"""Forms in which LongCat-Video checkpoints come, made one: packings, and layers under the names of Wan's.
 
 Packings: the authors' int8 rows (X.weight_int8, X.weight_scale), scaled float 8 (a marker `scaled_fp8` with
 X.scale_weight, or X.weight_scale), and ComfyUI's own (X.comfy_quant, or a list in the metadata). Names: a file made for
@@ -30,10 +30,10 @@ RENAMED_IN_BLOCK = {"self_attn.o": "attn.proj", "self_attn.norm_q": "attn.q_norm
                     "modulation": "adaLN_modulation", "audio_modulation": "audio_adaLN_modulation"}
 
 
-def official(weights: Mapping[str, Weight], metadata: Mapping[str, str]) -> dict[str, Weight]:
+def convert_to_official(weights: Mapping[str, Weight], metadata: Mapping[str, str]) -> dict[str, Weight]:
     """{official name: weight}. ValueError where a packing is not read."""
-    packed = with_packed(weights, formats_of(weights, metadata))
-    return with_official_names(packed) if all(name in packed for name in WAN) else packed
+    packed = attach_scales(weights, formats_of(weights, metadata))
+    return rename_from_wan(packed) if all(name in packed for name in WAN) else packed
 
 
 # ---------------------------------------------------------------- packings
@@ -47,7 +47,7 @@ def formats_of(weights: Mapping[str, Weight], metadata: Mapping[str, str]) -> di
     return found
 
 
-def with_packed(weights: Mapping[str, Weight], formats: Mapping[str, dict]) -> dict[str, Weight]:
+def attach_scales(weights: Mapping[str, Weight], formats: Mapping[str, dict]) -> dict[str, Weight]:
     """Each weight with its scale as one; marks and scales of inputs left out."""
     scales = {name.removesuffix(ending): scale for name, scale in weights.items() for ending in SCALES
               if name.endswith(ending) and isinstance(scale, Tensor)}
@@ -59,7 +59,7 @@ def with_packed(weights: Mapping[str, Weight], formats: Mapping[str, dict]) -> d
         if not isinstance(weight, Tensor) or not name.endswith((".weight", ".weight_int8")):
             found[name] = weight
         elif layer in formats or layer in scales and weight.dtype in (torch.int8, *FLOAT8):
-            found[f"{layer}.weight"] = with_scale(layer, weight, scales.get(layer), formats.get(layer, {}))
+            found[f"{layer}.weight"] = attach_scale(layer, weight, scales.get(layer), formats.get(layer, {}))
         else:
             found[name] = weight
     for layer, scale in scales.items():     # one beside a weight that is none of these is not for us to leave out
@@ -69,7 +69,7 @@ def with_packed(weights: Mapping[str, Weight], formats: Mapping[str, dict]) -> d
     return found
 
 
-def with_scale(layer: str, weight: Tensor, scale: Tensor | None, settings: Mapping) -> Scaled:
+def attach_scale(layer: str, weight: Tensor, scale: Tensor | None, settings: Mapping) -> Scaled:
     kind = settings.get("format", str(weight.dtype).removeprefix("torch."))
     wanted = FORMATS.get(kind, weight.dtype)
     rotated = settings.get("convrot") or settings.get("params", {}).get("convrot")
@@ -86,7 +86,7 @@ def with_scale(layer: str, weight: Tensor, scale: Tensor | None, settings: Mappi
 
 # ---------------------------------------------------------------- names
 
-def with_official_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
+def rename_from_wan(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     """Wan's names -> the official ones; q, k and v become one layer."""
     parts = {part: whole for whole, group in JOINED.items() for part in group}
     found: dict[str, Weight] = {}
@@ -97,7 +97,7 @@ def with_official_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
         if block and inner in parts:
             waiting.setdefault(f"{block}{parts[inner]}.{ending}", {})[inner] = weight
         else:
-            found[f"{block}{renamed(inner, RENAMED_IN_BLOCK if block else RENAMED)}.{ending}"] = weight
+            found[f"{block}{rename_prefix(inner, RENAMED_IN_BLOCK if block else RENAMED)}.{ending}"] = weight
     for name, group in waiting.items():
         wanted = next(places for whole, places in JOINED.items() if f".{whole}." in f".{name}")
         if missing := [part for part in wanted if part not in group]:
@@ -113,7 +113,7 @@ def wan_names(layer: str) -> list[str]:
     if block and inner in JOINED:
         return [f"{block}{part}" for part in JOINED[inner]]
     table = {new: old for old, new in (RENAMED_IN_BLOCK if block else RENAMED).items()}
-    return [f"{block}{renamed(inner, table)}"]
+    return [f"{block}{rename_prefix(inner, table)}"]
 
 
 def split_block(stem: str) -> tuple[str, str]:
@@ -124,7 +124,7 @@ def split_block(stem: str) -> tuple[str, str]:
     return f"blocks.{number}.", inner
 
 
-def renamed(stem: str, table: Mapping[str, str]) -> str:
+def rename_prefix(stem: str, table: Mapping[str, str]) -> str:
     """`stem` with the beginning that stands in `table` replaced: whole words only, the longest first."""
     for old in sorted(table, key=len, reverse=True):
         if stem == old or stem.startswith(f"{old}."):
