@@ -98,7 +98,7 @@ class TakeSession:
                 journal.discard()
 
     def fingerprints(self, writer: VideoWriter) -> tuple[list[dict[str, str]], list[str]]:
-        """Per chunk what determines it, by the name that a user knows it by, and what of it cannot be told."""
+        """Per chunk what determines it, by the name that a user knows it by, and what of it has no fingerprint."""
         inputs, sampling = self.inputs, self.sampling
         common = {"techniques": inputs.techniques, "sampler": sampling.sampler, "sigmas": sampling.sigmas,
                   "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,

@@ -57,7 +57,7 @@ def base(last: Evaluation, sigma: Tensor, h: Tensor) -> Tensor:
 def sample(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: Tensor,
            observe: Callable[[int, Tensor, Tensor], None] = lambda step, state, clean: None) -> Tensor:
     """From `noise` (...) at sigmas[0] down to the last sigma, 0. `denoise`: (state, sigma) -> clean latents; `observe`
-    is told the step, the state before it and what was predicted."""
+    gets the step, the state before it and what was predicted."""
     state, done = noise, list[Evaluation]()
     for step, sigma in enumerate(sigmas[:-1]):
         clean = denoise(state, sigma)

@@ -48,7 +48,7 @@ LATENTS, PIXELS, ROLLING, ROLLING_PIXELS = range(4)
 
 
 class Watch(Events):
-    """Keeps what happens, and raises what it is told to raise."""
+    """Keeps what happens, and raises what it is given to raise."""
 
     def __init__(self, cancel_after=None, on_chunk=lambda chunk: None):
         self.left, self.on_chunk = cancel_after, on_chunk

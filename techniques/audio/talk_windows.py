@@ -1,4 +1,4 @@
-"""What each latent of a talking model hears, from feature frames at the video's rate: MultiTalk's and InfiniteTalk's
+"""The audio slots of each latent of a talking model, from feature frames at the video's rate: MultiTalk's and InfiniteTalk's
 windows of 5 and 8 steps, HuMo's of 8, both in the numbers of the whole take whichever chunk the latent is in.
 
 InfiniteTalk mirrors the end of the speech behind it in the chunk that reaches the end; HuMo has zeros outside.
@@ -35,7 +35,7 @@ def frame_steps(first_frame: int, frames: int, steps: int, closes: bool = False)
 def multitalk_windows(features: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
     """(steps, L, C) and `frame_steps` of 4n + 1 frames -> (5, L, C) of the first latent and (n, 8, L, C) of the others.
 
-    A latent of four frames hears what stands before its first frame, at the two in the middle and behind its last.
+    A latent of four frames has the slots before its first frame, at the two in the middle and after its last.
     """
     later = around[1:].unflatten(0, (-1, RATIO))
     before, middle, behind = later[:, 0, :REACH + 1], later[:, 1:-1, REACH], later[:, -1, REACH:]
@@ -43,7 +43,7 @@ def multitalk_windows(features: Tensor, around: Tensor) -> tuple[Tensor, Tensor]
 
 
 def humo_steps(first_frame: int, latents: int, opens: bool = True) -> Tensor:
-    """The steps (latents, 8) that HuMo's latents from video frame `first_frame` on hear, counted over the whole take;
+    """The steps (latents, 8) of HuMo's latents from video frame `first_frame` on, counted over the whole take;
     -1 stands for zeros.
 
     `opens`: the window's first latent is one frame, whose first three places are empty, as in every window that the

@@ -279,7 +279,7 @@ def pixels(video: Tensor) -> Tensor:
 
 
 def placed_masks(source: list[int], target: list[int], boxes: dict | None) -> tuple[Tensor, Tensor]:
-    """Masks of both people and the rest on the source picture -> (3, h, w) per latent and (3, h, w) per token."""
+    """Masks of both speakers and the rest on the source picture -> (3, h, w) per latent and (3, h, w) per token."""
     from lodestar.techniques.speaker_masks import box_masks, fitted_masks, token_masks
     given = boxes or {}
     masks = box_masks(*source, given.get("person1"), given.get("person2"), margin=0.05)

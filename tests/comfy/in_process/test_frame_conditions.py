@@ -97,7 +97,7 @@ def test_what_core_cuts_is_cut_by_us_in_our_own_windows_alone():
 @pytest.mark.parametrize("latents", [(0, 1, 2), (3, 4, 5), (0, 4, 5)])
 @pytest.mark.parametrize("name, condition", [("wan21_i2v", "c_concat"), ("wan22_s2v", "control_video")])
 def test_a_window_of_ours_is_a_call_on_what_belongs_to_it(tiny_models, wan, name, condition, latents):
-    """The model given everything and told its window equals the model given that window's part."""
+    """The model given everything and its window equals the model given that window's part."""
     model = wan.load(tiny_models, name)
     patched = attach.patched(model, (LookaheadAnchor(latents=wan.random(1, 16, 1, *wan.SIZE, seed=4)),),
                              ChunkPosition())
