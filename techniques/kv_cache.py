@@ -73,7 +73,8 @@ class KVCache:
                        from_first(self.places[first:]), self.frame_tokens[dropped:])
 
     def select(self, tokens: Tensor) -> "KVCache":
-        """The tokens whose entry of `tokens` (tokens,) bool is true, where they are; reads its values, so not in a step."""
+        """The tokens whose entry of `tokens` (tokens,) bool is true, where they are; reads its values, so not in a
+        step."""
         counts = tuple(int(part.sum()) for part in tokens.split(self.frame_tokens))
         chosen = tokens.nonzero().flatten().to(self.places.device)
         blocks = tuple((key[:, chosen], value[:, chosen]) for key, value in self.blocks)

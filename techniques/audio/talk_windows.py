@@ -1,5 +1,6 @@
-"""The audio slots of each latent of a talking model, from feature frames at the video's rate: MultiTalk's and InfiniteTalk's
-windows of 5 and 8 steps, HuMo's of 8, both in the numbers of the whole take whichever chunk the latent is in.
+"""The audio slots of each latent of a talking model, from feature frames at the video's rate: MultiTalk's and
+InfiniteTalk's windows of 5 and 8 steps, HuMo's of 8, both in the numbers of the whole take whichever chunk the latent
+is in.
 
 InfiniteTalk mirrors the end of the speech behind it in the chunk that reaches the end; HuMo has zeros outside.
 """
