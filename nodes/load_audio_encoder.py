@@ -1,27 +1,10 @@
 """Load Audio Encoder: the wav2vec2, hubert and whisper models in models/audio_encoders, files and folders."""
-from pathlib import Path, PurePath
-
-import folder_paths
 from comfy_api.latest import io
 
-from ..backbones.audio.encoder import NORMALIZE, WEIGHTS, load_audio_encoder, log_mel
+from ..backbones.audio.encoder import NORMALIZE, load_audio_encoder, log_mel
+from ..backbones.audio.encoder_files import LOG_MEL, encoder_names, encoder_path
 from .input_checks import checked
 from .sockets import search_words
-
-FOLDER, LOG_MEL = "audio_encoders", "log-mel"
-
-
-def encoder_names() -> list[str]:
-    """Sub-folders in the transformers layout as one entry each, then the files that are in none of them."""
-    files = [PurePath(name) for name in folder_paths.get_filename_list(FOLDER)]
-    folders = {file.parent for file in files if file.name in WEIGHTS and file.parent != PurePath()
-               and folder_paths.get_full_path(FOLDER, str(file.parent / "config.json"))}
-    return sorted(map(str, folders)) + [str(file) for file in files if file.parent not in folders] + [LOG_MEL]
-
-
-def encoder_path(name: str) -> Path:
-    config = folder_paths.get_full_path(FOLDER, str(PurePath(name) / "config.json"))
-    return Path(config).parent if config else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
 class LodestarLoadAudioEncoder(io.ComfyNode):

@@ -1,16 +1,10 @@
 """One Chunk: the inputs that Long Take gives the sampler for its first chunk, for any other sampler."""
-from fractions import Fraction
-
 import node_helpers
 from comfy_api.latest import io, ui
 
-from .. import backbones
-from ..backbones.backbone import Backbone
 from ..backbones.take_checks import check_prompt
+from ..host.clip_plan import plan_clip
 from ..host.take_inputs import TakeInputs
-from ..pipelines.take.plan import ChunkPlan, plan_take
-from ..pipelines.take.settings import choose_settings
-from ..techniques.timeline import Timeline
 from .input_checks import checked, named
 from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words, sentences
 
@@ -59,24 +53,11 @@ class LodestarOneChunk(io.ComfyNode):
         for name, prompt in (("positive", positive), ("negative", negative)):
             with named(name):
                 check_prompt(model, [text for text, _ in prompt])
-        plan, summary = plan_clip(backbones.find(model), reference, width, height, chunk_frames)
+        plan, lines = plan_clip(model, reference, width, height, chunk_frames)
         take = TakeInputs(model, vae, plan, reference, audio_features)
         inputs = take.backbone.chunk_inputs(take.request(plan.chunks[0], reference=take.reference))
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.silent}),
                              {name: value for name, value in latent.items() if value is not None},
-                             ui=ui.PreviewText(summary))
-
-
-def plan_clip(backbone: Backbone, picture, width: int, height: int, chunk_frames: int) -> tuple[ChunkPlan, str]:
-    """A take of one chunk, in words as well. Raises ValueError for a size that the model cannot have."""
-    chosen = choose_settings(backbone, picture, width=width, height=height, fps=Fraction(backbone.fps),
-                             chunk_frames=chunk_frames, overlap_frames=0)
-    clock = Timeline(chosen.fps, backbone.temporal_ratio)
-    latents = clock.latents_for_frames(chosen.chunk_frames)
-    frames = clock.frames_for_latents(latents)
-    plan = plan_take(clock, frames, frames, 0, chosen.width, chosen.height, grid=backbone.grid)
-    clip = (f"{frames} frames ({latents} latents), {plan.width}x{plan.height}, {float(plan.seconds):.2f} s at "
-            f"{backbone.fps} fps")
-    return plan, sentences([clip, chosen.note])
+                             ui=ui.PreviewText(sentences(lines)))

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from ..backbones.images import FITS, encode_picture, fit_picture
 from ..pipelines.take.plan import Take
 from .input_checks import checked, named
-from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, search_words
+from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, search_words, size_of
 
 
 class LodestarReferencePicture(io.ComfyNode):
@@ -39,11 +39,7 @@ class LodestarReferencePicture(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, image, vae, width, height, fit, plan: Take | None = None) -> io.NodeOutput:
-        if not width and not height and plan is not None:
-            width, height = plan.plan.width, plan.plan.height
-        if not width or not height:
-            raise ValueError(f"width, height: got {width} and {height}; type both, or connect the plan of Plan Take "
-                             "and leave both 0 for its size")
+        size = size_of(plan, width, height)
         with named("image"):
-            picture = fit_picture(image, width, height, fit)
+            picture = fit_picture(image, *size, fit)
         return io.NodeOutput({"samples": encode_picture(vae, picture)}, picture)

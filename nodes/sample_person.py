@@ -1,21 +1,9 @@
 """Sample Person: a picture and a speech recording that come with the pack, so that a template runs as it opens."""
-import json
-from pathlib import Path
-
-import numpy as np
-import torch
 from comfy_api.latest import io
-from PIL import Image
 
+from ..host.sample_people import load_person, people
 from .input_checks import checked
 from .sockets import opening_of, search_words
-
-ASSETS = Path(__file__).parent.parent / "assets"
-
-
-def people() -> dict[str, dict[str, str]]:
-    """By name, the files of each: {"picture": ..., "speech": ...}."""
-    return json.loads((ASSETS / "people.json").read_text(encoding="utf-8"))
 
 
 class LodestarSamplePerson(io.ComfyNode):
@@ -44,10 +32,5 @@ class LodestarSamplePerson(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, person, seconds) -> io.NodeOutput:
-        from comfy_extras.nodes_audio import load  # what Load Audio reads with
-        files = people()[person]
-        with Image.open(ASSETS / files["picture"]) as picture:
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-        waveform, rate = load(str(ASSETS / files["speech"]))
-        speech = opening_of({"waveform": waveform[None], "sample_rate": rate}, seconds)
-        return io.NodeOutput(torch.from_numpy(pixels)[None], speech)
+        picture, speech = load_person(person)
+        return io.NodeOutput(picture, opening_of(speech, seconds))

@@ -1,6 +1,8 @@
 """What travels on Lodestar's own wires, and the words that several nodes share."""
 from comfy_api.latest import io
 
+from ..pipelines.take.plan import Take
+
 PLAN = io.Custom("LODESTAR_PLAN")
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
 LONGEST_CHUNK = 4097   # pixel frames
@@ -13,6 +15,16 @@ def opening_of(audio: dict, seconds: float) -> dict:
     """The first `seconds` of the speech, all of it for 0."""
     waveform, rate = audio["waveform"], audio["sample_rate"]
     return {"waveform": waveform[..., :max(round(seconds * rate), 1)] if seconds else waveform, "sample_rate": rate}
+
+
+def size_of(take: Take | None, width: int, height: int) -> tuple[int, int]:
+    """What was typed, or for 0 and 0 the plan's. Raises ValueError where that is no size."""
+    if not width and not height and take is not None:
+        return take.plan.width, take.plan.height
+    if not width or not height:
+        raise ValueError(f"width, height: got {width} and {height}; type both, or connect the plan of Plan Take and "
+                         "leave both 0 for its size")
+    return width, height
 
 
 def sentences(lines: list[str]) -> str:

@@ -29,8 +29,9 @@ FAMILY_FLOORS = ("networks", "backbones")   # whose folders do not know each oth
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "node_helpers",
         "execution", "latent_preview"}
 LIBRARIES = {"techniques": {"torch", "einops", "numpy"}, "networks": {"torch", "einops", "numpy", "safetensors"},
-             "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2", "diffusers"}}
-ROOM_LIBRARIES = {"techniques/audio": {"scipy", "librosa"}, "pipelines/metrics": {"scipy"}}   # beside their floor's
+             "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2"}}
+ROOM_LIBRARIES = {"techniques/audio": {"scipy", "librosa"}, "pipelines/metrics": {"scipy"},
+                  "pipelines/headless": {"diffusers"}}    # beside their floor's
 WITHOUT_HOST = ("techniques", "networks", "pipelines")
 HEAVY = {"transformers", "diffusers", "librosa", "cv2", "numba", "sklearn", "scipy", "skimage", "kornia", "matplotlib"}
 CALLS_AT_IMPORT = {"getLogger", "compile", "field", "frozenset", "tuple", "dict", "set", "range", "namedtuple", "len"}

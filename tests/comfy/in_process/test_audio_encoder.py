@@ -14,8 +14,9 @@ import torch
 from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
 from lodestar.backbones.audio import encoder as audio_encoder
 from lodestar.backbones.audio.encoder import as_speech_encoder, core_knows, encode_speech, load_audio_encoder
+from lodestar.backbones.audio.encoder_files import encoder_names
 from lodestar.nodes.audio_features import LodestarAudioFeatures
-from lodestar.nodes.load_audio_encoder import LodestarLoadAudioEncoder, encoder_names
+from lodestar.nodes.load_audio_encoder import LodestarLoadAudioEncoder
 from lodestar.techniques.audio.segments import plan_segments
 from torch.nn.functional import gelu
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from lodestar import backbones
 from lodestar.backbones.audio.encoder import encode_speech, load_audio_encoder, log_mel
+from lodestar.backbones.audio.encoder_files import LOG_MEL
 from lodestar.backbones.audio.families import Wav2Vec2, WhisperClip, first_of
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.longcat import speech as longcat_speech
 from lodestar.backbones.longcat.speech import encode_streams, resample_speech
-from lodestar.nodes.load_audio_encoder import LOG_MEL, LodestarLoadAudioEncoder
+from lodestar.nodes.load_audio_encoder import LodestarLoadAudioEncoder
 from lodestar.nodes.longcat_speech import LodestarLongCatSpeech
 from lodestar.techniques.audio.mel import mel_steps
 from lodestar.techniques.audio.waveform import level_loudness, prepare_speech

@@ -7,7 +7,8 @@ import demo
 import folder_paths
 import pytest
 import torch
-from lodestar.nodes.sample_person import LodestarSamplePerson, people
+from lodestar.host.sample_people import people
+from lodestar.nodes.sample_person import LodestarSamplePerson
 
 PEOPLE = people()
 
