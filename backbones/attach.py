@@ -157,14 +157,14 @@ def patched(model, techniques: tuple[Technique, ...], position: ChunkPosition):
     return clone
 
 
-def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition, conditions: dict, silent: dict,
+def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition, conditions: dict, uncond: dict,
               prompt: list | None = None):
     """A copy of any core GUIDER for one chunk: the model at `position`, and values set in its conditions.
 
-    `conditions` go into every condition, `silent` over them in the guider's own `silent_names`, or where its name for
+    `conditions` go into every condition, `uncond` over them in the guider's own `uncond_names`, or where its name for
     a condition says negative. `prompt` is CONDITIONING that replaces the text of the positive one.
     """
-    silent_names = getattr(guider, "silent_names", [name for name in guider.original_conds if "negative" in name])
+    uncond_names = getattr(guider, "uncond_names", [name for name in guider.original_conds if "negative" in name])
     chunk_guider = copy.copy(guider)
     chunk_guider.model_patcher = patched(guider.model_patcher, techniques, position)
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
@@ -173,7 +173,7 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
         if prompt is not None and name == "positive":
             own = {key: value for key, value in entries[0].items() if key not in ("cross_attn", "uuid")}
             entries = [{**own, **entry} for entry in comfy.sampler_helpers.convert_cond(prompt)]
-        values = {**conditions, **silent} if name in silent_names else conditions
+        values = {**conditions, **uncond} if name in uncond_names else conditions
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider

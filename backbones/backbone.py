@@ -42,11 +42,11 @@ class ChunkRequest:
 
 @dataclass(frozen=True, eq=False)
 class ChunkInputs:
-    """What the sampler gets: `samples` (1, C, t, h, w), and values to set in every (`silent`: negative) condition."""
+    """What the sampler gets: `samples` (1, C, t, h, w), and values to set in every (`uncond`: negative) condition."""
     samples: Tensor
     noise_mask: Tensor | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
-    silent: dict[str, Any] = field(default_factory=dict)
+    uncond: dict[str, Any] = field(default_factory=dict)
     context: Tensor | None = None        # clean tokens that the patched model lays out itself
 
     def new_latents(self, sampled: Tensor, repeated: int) -> Tensor:

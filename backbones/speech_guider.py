@@ -20,7 +20,7 @@ class SpeechGuider(comfy.samplers.CFGGuider):
     A model without audio conditioning is guided by text alone, at `text_scale`. `cfg_zero` aligns the unconditional
     prediction with the conditional one, over whatever the model does not hold still (its known frames have velocity 0).
     """
-    silent_names = ("silent",)
+    uncond_names = ("silent",)
 
     def __init__(self, model, positive: list, negative: list, text_scale: float, audio_scale: float, cfg_zero: bool):
         super().__init__(model)

@@ -217,7 +217,7 @@ def guider_of(model, name: str):
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*([[random(1, 512, 4096, seed=seed), {}]] for seed in (3, 4)))
     guider.set_cfg(2.0)
-    return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.silent), inputs
+    return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond), inputs
 
 
 def sampled(case: str) -> tuple[Tensor, list[Step]]:

@@ -86,7 +86,7 @@ class GuiderChunkSampler:
 
     def chunk_guider(self, chunk: Chunk, position: ChunkPosition, inputs: ChunkInputs) -> Any:
         return attach.guider_at(self.sampling.guider, self.inputs.techniques, position, inputs.conditions,
-                                inputs.silent, self.inputs.prompts.get(chunk.prompt))
+                                inputs.uncond, self.inputs.prompts.get(chunk.prompt))
 
     def run_sampler(self, guider: Any, chunk: Chunk, inputs: ChunkInputs) -> Tensor:
         model = self.inputs.model

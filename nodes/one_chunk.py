@@ -58,6 +58,6 @@ class LodestarOneChunk(io.ComfyNode):
         inputs = take.backbone.chunk_inputs(take.request(plan.chunks[0], reference=take.reference))
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
-                             node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.silent}),
+                             node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.uncond}),
                              {name: value for name, value in latent.items() if value is not None},
                              ui=ui.PreviewText(sentences(lines)))

@@ -123,7 +123,7 @@ class LongCatBackbone(Backbone):
         channels, height, width = request.latent_shape
         samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
         given = request.context if request.context is not None else request.reference
-        conditions, silent, mask = {}, {}, None
+        conditions, uncond, mask = {}, {}, None
         if given is not None:
             samples[:, :, :given.shape[2]] = given
             mask = torch.ones(1, 1, request.latents, height, width)
@@ -133,13 +133,13 @@ class LongCatBackbone(Backbone):
         if request.audio is not None:
             frames = self.temporal_ratio * (request.latents - 1) + 1
             conditions["audio_windows"] = request.audio if given is None else request.audio[:, :, -frames:]
-            silent["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
+            uncond["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
             if request.people is not None:
                 if given is None:
                     raise ValueError("reference: several speakers need a picture, and none came. Connect "
                                      "the one that the masks or boxes were made for to Long Take")
                 conditions["people_masks"] = request.people
-        return ChunkInputs(samples, noise_mask=mask, conditions=conditions, silent=silent)
+        return ChunkInputs(samples, noise_mask=mask, conditions=conditions, uncond=uncond)
 
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, streams, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there

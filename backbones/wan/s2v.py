@@ -96,15 +96,15 @@ class WanS2V(Backbone):
         channels, height, width = request.latent_shape
         samples = torch.zeros(1, channels, request.latents, height, width)
         conditions: dict = {"control_video": comfy.latent_formats.Wan21().process_out(torch.zeros_like(samples))}
-        silent = {}
+        uncond = {}
         if request.reference is not None:
             conditions["reference_latents"] = [request.reference]
         if request.context is not None:
             conditions["reference_motion"] = request.context
         if request.audio is not None:
             conditions[SPEECH] = request.audio.permute(0, 2, 1)[None]   # (1, layers, width, frames)
-            silent[SPEECH] = torch.zeros_like(conditions[SPEECH])
-        return ChunkInputs(samples, conditions=conditions, silent=silent)
+            uncond[SPEECH] = torch.zeros_like(conditions[SPEECH])
+        return ChunkInputs(samples, conditions=conditions, uncond=uncond)
 
 
 def with_references(call: WanCall, layout: Layout, process_in) -> WanCall:

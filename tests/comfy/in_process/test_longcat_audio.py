@@ -64,7 +64,7 @@ def sample(model, backbone, longcat, speech, first, latents, context, techniques
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds([[longcat.text(), {}]], [[longcat.text(), {}]])
     guider.set_cfg(1.0)
-    guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.silent)
+    guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.uncond)
     with listening(model) as heard, torch.inference_mode():
         guider.sample(longcat.noise(latents), inputs.samples, comfy.samplers.sampler_object("euler"),
                       torch.tensor([1.0, 0.0]), denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1)

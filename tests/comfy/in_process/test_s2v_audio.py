@@ -84,7 +84,7 @@ def sample(model, wan, speech, first, latents, techniques=(), steps=1, cfg=2.0, 
     guider.set_conds(text, text)
     guider.set_cfg(cfg)
     inputs = inputs_of(wan, speech, first, latents, fps)
-    guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.silent)
+    guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.uncond)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
     with listening(model) as heard, torch.inference_mode():
         made = guider.sample(wan.noise(model, latents), inputs.samples, comfy.samplers.sampler_object("euler"), sigmas,
