@@ -105,7 +105,7 @@ class Backbone(ABC):
 
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""
-        return speech.frame_features(clock, first_latent * self.temporal_ratio, latents * self.temporal_ratio)
+        return speech.frame_features(clock, *clock.even_frames(first_latent, latents))
 
     def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...],
                       position: ChunkPosition) -> int:

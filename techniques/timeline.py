@@ -46,7 +46,14 @@ class Timeline:
         return 0 if latent <= 0 else (latent - 1) * self.temporal_ratio + 1
 
     def last_frame(self, latent: int) -> int:
+        """Last pixel frame that a latent decodes to: where LongCat's audio slots of it end, and those of a chunk behind
+        it begin."""
         return latent * self.temporal_ratio
+
+    def even_frames(self, first_latent: int, latents: int) -> tuple[int, int]:
+        """(first, count) of feature frames where every latent has `temporal_ratio`, the take's first one too: latent i
+        has frames 4i to 4i + 3, as Wan-S2V counts its speech."""
+        return first_latent * self.temporal_ratio, latents * self.temporal_ratio
 
     def distance_in_latents(self, frames: int) -> int:
         """A lookahead distance D in pixel frames as d = floor(D / r) latent frames (Seo et al. 2025, section 3.3)."""

@@ -88,3 +88,10 @@ def test_feature_rows_of_neighbouring_spans_join():
 def test_feature_rows_keep_the_dtype():
     features = torch.ones(1, 9, 2, dtype=torch.float16)
     assert Timeline(Fraction(25)).feature_rows(features, 50.0, 0, 3).dtype == torch.float16
+
+
+def test_latents_and_frames_by_each_convention():
+    timeline = Timeline(Fraction(25))
+    assert [(timeline.first_frame(latent), timeline.last_frame(latent)) for latent in (0, 1, 2)] == \
+        [(0, 0), (1, 4), (5, 8)]
+    assert timeline.even_frames(0, 1) == (0, 4) and timeline.even_frames(3, 2) == (12, 8)

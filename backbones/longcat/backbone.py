@@ -146,7 +146,7 @@ class LongCatBackbone(Backbone):
         is but one frame, its last."""
         before = min(first_latent, 1)
         frames = clock.frames_for_latents(before + latents)
-        return speech.audio_slots((first_latent - before) * self.temporal_ratio, frames, self.rate_hz // self.fps)
+        return speech.audio_slots(clock.last_frame(first_latent - before), frames, self.rate_hz // self.fps)
 
     def check_speech(self, speech: Speech, clock) -> None:
         super().check_speech(speech, clock)

@@ -66,7 +66,8 @@ class Cast:
 
     def speech(self, condition: Condition, latent: int, latents: int) -> Tensor:
         """(B, 1, frames, 5, 5, 16) of a chunk."""
-        rows = slot_steps(4 * latent + HEARD, 4 * latents - 3, 1, self.heard.shape[1])
+        first, frames = TIMELINE.last_frame(latent) + HEARD, TIMELINE.frames_for_latents(latents)
+        rows = slot_steps(first, frames, 1, self.heard.shape[1])
         heard = self.heard[:, rows][:, None]
         return torch.zeros_like(heard) if condition.speech == "null" else heard
 

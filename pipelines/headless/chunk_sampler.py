@@ -41,7 +41,7 @@ class LongCatChunkSampler:
 
     def audio_for(self, chunk: Chunk) -> Tensor:
         frames = self.plan.timeline.frames_for_latents(chunk.latents)
-        first = chunk.first_latent * self.plan.timeline.temporal_ratio
+        first = self.plan.timeline.last_frame(chunk.first_latent)
         return self.audio[slot_steps(first, frames, 1, len(self.audio))][None, None]
 
     def state(self) -> dict[str, Tensor]:
