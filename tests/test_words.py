@@ -27,6 +27,10 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
     "afresh": "re-encode; from the start",
     "made anew|anew from": "recomputed, made again",
     "moving pictures": "video reader",
+    "contracts|contract of": "fingerprint, cache key",
+    "clean frames of x": "conditioning frames, `num_cond_frames`",
+    "(?-i:Look|Reading|Looker)": "Detection, Prediction, FaceProbe",
+    "silent rows|silent audio": "unconditional audio",
     "million numbers": "parameters",
     r"paper 00\d": "its authors and its name",
 }
