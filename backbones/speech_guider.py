@@ -38,9 +38,10 @@ class SpeechGuider(comfy.samplers.CFGGuider):
         audio = next((values[key] for _, values in positive if values.get(key) is not None), None)
         if audio is None:
             return {"positive": positive, "negative": negative, "silent": negative}
-        heard = [[text, values if is_speech(values.get(key)) else {**values, key: audio}] for text, values in negative]
+        with_audio = [[text, values if is_speech(values.get(key)) else {**values, key: audio}]
+                      for text, values in negative]
         silent = [[text, {**values, key: audio.new_zeros(audio.shape)}] for text, values in negative]
-        return {"positive": positive, "negative": heard, "silent": silent}
+        return {"positive": positive, "negative": with_audio, "silent": silent}
 
     def sample(self, *args, **kwargs):
         if self.unconditional == "silent" and not any(

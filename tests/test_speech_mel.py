@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lodestar.techniques.audio.mel import CHANNELS, HOP, LAYERS, STEP, WINDOW, filters, mel_steps
+from lodestar.techniques.audio.mel import CHANNELS, HOP, LAYERS, STEP, WINDOW, mel_filters, mel_steps
 
 
 def tone(hertz: float, seconds: float = 1.0) -> torch.Tensor:
@@ -21,7 +21,7 @@ def test_rows_equal_a_loop():
             taken = torch.stack([speech[i] if 0 <= i < len(speech) else torch.tensor(0.0)
                                  for i in range(centre - WINDOW // 2, centre + WINDOW // 2)])
             spectrum = torch.fft.rfft(taken * window, 512).abs().square() / WINDOW
-            energies.append(((spectrum[:, None] * filters()).sum(0).clamp(min=1e-6).log10() + 6) / 3 - 1)
+            energies.append(((spectrum[:, None] * mel_filters()).sum(0).clamp(min=1e-6).log10() + 6) / 3 - 1)
         assert torch.allclose(mel_steps(speech, row, row + 1)[0].flatten(), torch.cat(energies), atol=1e-4)
 
 
@@ -29,7 +29,7 @@ def test_bands_are_triangles_over_even_steps_of_mel():
     lowest, highest = (2595 * math.log10(1 + hertz / 700) for hertz in (60, 7600))
     edges = [700 * (10 ** (mel / 2595) - 1) for mel in np.linspace(lowest, highest, 22)]
     expected = [np.interp(np.linspace(0, 8000, 257), edges[band:band + 3], (0, 1, 0)) for band in range(20)]
-    assert np.allclose(filters().T, expected, atol=1e-4)
+    assert np.allclose(mel_filters().T, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("first, end", [(0, 25), (10, 12), (-3, 2), (23, 30), (-5, -2), (40, 44)])

@@ -31,6 +31,8 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
     "clean frames of x": "conditioning frames, `num_cond_frames`",
     "(?-i:Look|Reading|Looker)": "Detection, Prediction, FaceProbe",
     "silent rows|silent audio": "unconditional audio",
+    "\\.hear": "audio_for(chunk)",
+    "encode voices": "audio streams",
     "million numbers": "parameters",
     r"paper 00\d": "its authors and its name",
 }

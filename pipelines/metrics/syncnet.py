@@ -54,7 +54,7 @@ class SyncNetScores:
         for crop in self._faces.finish():
             self._crop(crop)
         if len(self._crops) >= WINDOW_FRAMES:
-            self._look()
+            self._embed_lips()
         self._compare(end=True)
         counts = {"windows": self._windows, "skipped": self._skipped}
         if not self._windows:
@@ -71,10 +71,10 @@ class SyncNetScores:
     def _crop(self, crop: Tensor | None) -> None:
         self._crops.append(crop)
         if len(self._crops) == GROUP + WINDOW_FRAMES - 1:
-            self._look()
+            self._embed_lips()
             self._compare(end=False)
 
-    def _look(self) -> None:
+    def _embed_lips(self) -> None:
         """The embeddings of all windows of the crops that are kept; None where a face is missing."""
         count = len(self._crops) - WINDOW_FRAMES + 1
         whole = [all(crop is not None for crop in self._crops[first:first + WINDOW_FRAMES]) for first in range(count)]
@@ -104,8 +104,8 @@ class SyncNetScores:
             return
         places = range(self._window - REACH_FRAMES, self._window + REACH_FRAMES + 1)
         nothing = torch.zeros_like(lips)
-        heard = torch.stack([self._sound.rows[place] if 0 <= place < limit else nothing for place in places])
-        self._sums += pairwise_distance(lips.expand_as(heard), heard).double()
+        sounds = torch.stack([self._sound.rows[place] if 0 <= place < limit else nothing for place in places])
+        self._sums += pairwise_distance(lips.expand_as(sounds), sounds).double()
         self._windows += 1
 
 
@@ -128,13 +128,13 @@ class SoundWindows:
             if piece is not None:
                 self._samples += len(piece)
                 self._steps = np.concatenate([self._steps, self._mfcc.add(piece)])
-            self._hear()
+            self._embed_sound()
         return found
 
     def forget(self, place: int) -> None:
         self.rows.pop(place, None)
 
-    def _hear(self) -> None:
+    def _embed_sound(self) -> None:
         """Whole groups; what is left when the sound has ended."""
         while (ready := (len(self._steps) - WINDOW_STEPS) // FRAME_STEPS + 1) >= (1 if self._ended else GROUP):
             count = min(ready, GROUP)

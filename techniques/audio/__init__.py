@@ -1,1 +1,1 @@
-"""Speech as tensors: waveforms, mel bands, encoder segments and feature frames. Knows torch, never ComfyUI."""
+"""Speech as tensors: waveforms, mel bands, encoder segments and feature frames. No ComfyUI."""

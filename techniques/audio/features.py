@@ -31,21 +31,21 @@ def interpolate_features(features: Tensor, steps: int) -> Tensor:
     return interpolate_frames(features.transpose(0, 1), *positions(features.shape[1], steps)).transpose(0, 1)
 
 
-def positions(rows: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Where `steps` spread over `rows` lie: the row below each (steps,), and the next one's share (steps,).
+def positions(frames: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Where `steps` spread over `frames` lie: the frame below each (steps,), and the next one's share (steps,).
 
     float32, as torch's own interpolation has them over a whole clip.
     """
-    place = torch.arange(steps, dtype=torch.float32) * (torch.tensor(rows - 1.0) / max(steps - 1, 1))
-    below = place.long().clamp(max=rows - 1)
+    place = torch.arange(steps, dtype=torch.float32) * (torch.tensor(frames - 1.0) / max(steps - 1, 1))
+    below = place.long().clamp(max=frames - 1)
     return below, place - below
 
 
-def interpolate_frames(rows: Tensor, below: Tensor, share: Tensor) -> Tensor:
-    """(S, ...) -> (steps, ...): each between the row `below` it and the next; behind the last row comes itself."""
-    share = share.to(rows).view(-1, *[1] * (rows.ndim - 1))
-    above = (below + 1).clamp(max=len(rows) - 1)
-    return rows[below.to(rows.device)] * (1 - share) + rows[above.to(rows.device)] * share
+def interpolate_frames(frames: Tensor, below: Tensor, share: Tensor) -> Tensor:
+    """(S, ...) -> (steps, ...): each between the frame `below` it and the next; behind the last comes itself."""
+    share = share.to(frames).view(-1, *[1] * (frames.ndim - 1))
+    above = (below + 1).clamp(max=len(frames) - 1)
+    return frames[below.to(frames.device)] * (1 - share) + frames[above.to(frames.device)] * share
 
 
 def wav2vec_layers(states: Tensor) -> Tensor:
@@ -77,18 +77,18 @@ def whisper_features(groups: Tensor, samples: int, sample_rate: int, rate_hz: in
 def halve_rate(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> Iterator[Tensor]:
     """Rows piece by piece (n, ...), at least `count` together -> piece by piece, `steps` together.
 
-    The first and the last of the `count` rows, 2 * steps where nothing else is said, stay where they are.
+    The first and the last of the `count` frames, 2 * steps where nothing else is said, stay where they are.
     """
     count = count or 2 * steps
     below, share = positions(count, steps)
-    last = (below + 1).clamp(max=count - 1)     # the row each step waits for
+    last = (below + 1).clamp(max=count - 1)     # the frame each step waits for
     first, done = 0, 0
-    rows = None
+    frames = None
     for piece in pieces:
-        rows = piece if rows is None else torch.cat([rows[-1:], piece])
-        ready = int((last < first + len(rows)).sum())
-        yield interpolate_frames(rows, below[done:ready] - first, share[done:ready])
-        first, done = first + len(rows) - 1, ready
+        frames = piece if frames is None else torch.cat([frames[-1:], piece])
+        ready = int((last < first + len(frames)).sum())
+        yield interpolate_frames(frames, below[done:ready] - first, share[done:ready])
+        first, done = first + len(frames) - 1, ready
 
 
 def audio_slots(features: Tensor, first_frame: int, frames: int, stride: int, slots: int = 5) -> Tensor:

@@ -15,21 +15,21 @@ LOWEST_HZ, HIGHEST_HZ, FLOOR = 60.0, 7600.0, 1e-6
 
 
 def mel_steps(speech: Tensor, first: int, end: int) -> Tensor:
-    """(N,) at 16 kHz, leveled -> rows [first, end) as (end - first, 5, 16), float32, about -1..1; silence is -1.
+    """(N,) at 16 kHz and -23 LUFS -> feature frames [first, end): (end - first, 5, 16), about -1..1, silence -1.
 
-    Row i is of the samples of video frame i at 25 fps; beyond the clip there is silence.
+    Frame i is of the samples of video frame i at 25 fps; beyond the clip there is silence.
     """
     edge = (WINDOW - HOP) // 2
     start, stop = first * STEP - edge, end * STEP + edge
     piece = pad(speech[max(start, 0):max(stop, 0)].float(), (max(-start, 0), max(stop - max(len(speech), start), 0)))
-    frames = piece[:stop - start].unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW, device=speech.device)
-    power = torch.fft.rfft(frames, POINTS).abs().square() / WINDOW
-    energy = power @ filters().to(power)
-    rows = (energy.clamp(min=FLOOR).log10() - math.log10(FLOOR)) / 3 - 1
-    return rows.reshape(end - first, LAYERS, CHANNELS)
+    taken = piece[:stop - start].unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW, device=speech.device)
+    power = torch.fft.rfft(taken, POINTS).abs().square() / WINDOW
+    energy = power @ mel_filters().to(power)
+    bands = (energy.clamp(min=FLOOR).log10() - math.log10(FLOOR)) / 3 - 1
+    return bands.reshape(end - first, LAYERS, CHANNELS)
 
 
-def filters() -> Tensor:
+def mel_filters() -> Tensor:
     """Triangles of one height over the power spectrum (257, BANDS), evenly spaced in HTK's mel."""
     from librosa.filters import mel
 
