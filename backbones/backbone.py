@@ -142,12 +142,12 @@ class Backbone(ABC):
 def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition, transformer_options: dict
                  ) -> tuple[Layout, dict[tuple[int, int], float]]:
     """As techniques.technique.lay_out; a technique that changes nothing in this layout says so once a run."""
-    layout, factors = lay_out(own, techniques, position)
+    layout, visibility = lay_out(own, techniques, position)
     for technique in techniques:
         notice = technique.notice(layout)
         if notice is not None:
             say(notice, transformer_options)
-    return layout, factors
+    return layout, visibility
 
 
 def say(notice: str, transformer_options: dict) -> None:

@@ -1,7 +1,7 @@
 """Which queries see which keys, without ever building a mask: queries are split into groups that see the same keys.
 
-A factor of 0 hides a key; a factor between 0 and 1 multiplies its weight in the attention map before the rows are
-renormalised, which is exactly softmax(logits + log factor). Both stay on fused attention kernels.
+A weight of 0 hides a key; a weight between 0 and 1 multiplies its share of the attention map before the rows are
+renormalised, which is exactly an attention bias of log weight. Both stay on fused attention kernels.
 """
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -9,27 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-Factors = tuple[tuple[int, float], ...]             # (key frame, factor), only where the factor is not 1
+Bias = tuple[tuple[int, float], ...]             # (key frame, weight), only where the weight is not 1
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (q, k, v) -> output, tokens along the same axis
 
 
-def query_groups(factors: Mapping[tuple[int, int], float], frames: int) -> list[tuple[list[int], Factors]]:
-    """{(query frame, key frame): factor} -> the query frames 0..frames-1, gathered by what they see."""
-    groups: dict[Factors, list[int]] = defaultdict(list)
+def query_groups(visibility: Mapping[tuple[int, int], float], frames: int) -> list[tuple[list[int], Bias]]:
+    """{(query frame, key frame): weight} -> the query frames 0..frames-1, gathered by what they see."""
+    groups: dict[Bias, list[int]] = defaultdict(list)
     for query in range(frames):
-        seen = tuple(sorted((key, factor) for (row, key), factor in factors.items() if row == query and factor != 1))
+        seen = tuple(sorted((key, weight) for (row, key), weight in visibility.items() if row == query and weight != 1))
         groups[seen].append(query)
     return [(queries, seen) for seen, queries in groups.items()]
 
 
 def closed_spans(lengths: Sequence[int], frames: int) -> dict[tuple[int, int], float]:
     """The spans of `lengths` frames that open a sequence of `frames` see nothing but themselves, each for itself."""
-    factors, start = {}, 0
+    visibility, start = {}, 0
     for length in lengths:
         own = range(start, start + length)
-        factors.update({(query, key): 0.0 for query in own for key in range(frames) if key not in own})
+        visibility.update({(query, key): 0.0 for query in own for key in range(frames) if key not in own})
         start += length
-    return factors
+    return visibility
 
 
 def token_ranges(frames: Sequence[int], tokens_per_frame: int) -> list[tuple[int, int]]:
@@ -57,23 +57,23 @@ def without_tokens(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[
 
 
 def attend_by_groups(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
-                     groups: Sequence[tuple[list[int], Factors]], dim: int = 1) -> Tensor:
+                     groups: Sequence[tuple[list[int], Bias]], dim: int = 1) -> Tensor:
     """Self-attention in which each group of query frames sees its own keys.
 
     `query`, `key`, `value` have their tokens along `dim` (1 for (B, S, H*D)); frames come first and are
     `tokens_per_frame` tokens each, and tokens after the last grouped frame see everything. `attend` is called without
-    a mask: once for each hard group, twice for a group with factors between 0 and 1.
+    a mask: once for each hard group, twice for a group with weights between 0 and 1.
     """
     total = key.shape[dim]
     grouped = sum(len(queries) for queries, _ in groups) * tokens_per_frame
-    if grouped < query.shape[dim] and all(factors for _, factors in groups):
+    if grouped < query.shape[dim] and all(bias for _, bias in groups):
         groups = [*groups, ([], ())]
     output = None
-    for queries, factors in groups:
+    for queries, bias in groups:
         rows = token_ranges(queries, tokens_per_frame)
-        if not factors and grouped < query.shape[dim]:
+        if not bias and grouped < query.shape[dim]:
             rows = [*rows, (grouped, query.shape[dim])]
-        result = attend_with_factors(attend, take_tokens(query, rows, dim), key, value, tokens_per_frame, factors,
+        result = attend_with_bias(attend, take_tokens(query, rows, dim), key, value, tokens_per_frame, bias,
                                      total, dim)
         if output is None:
             shape = list(result.shape)
@@ -87,17 +87,17 @@ def attend_by_groups(attend: Attend, query: Tensor, key: Tensor, value: Tensor, 
     return output
 
 
-def attend_with_factors(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
-                        factors: Factors, total: int, dim: int) -> Tensor:
+def attend_with_bias(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
+                     bias: Bias, total: int, dim: int) -> Tensor:
     """One group's attention: hidden keys are cut out, down-weighted ones scale the values and the row sums."""
-    hidden = token_ranges([frame for frame, factor in factors if factor == 0], tokens_per_frame)
+    hidden = token_ranges([frame for frame, weight in bias if weight == 0], tokens_per_frame)
     visible = without_tokens(hidden, total)
-    weight = {frame: factor for frame, factor in factors if factor != 0}
-    if not weight:
+    weights = {frame: weight for frame, weight in bias if weight != 0}
+    if not weights:
         return attend(query, take_tokens(key, visible, dim), take_tokens(value, visible, dim))
     scale = torch.ones(total, dtype=value.dtype, device=value.device)
-    for frame, factor in weight.items():
-        scale.narrow(0, frame * tokens_per_frame, tokens_per_frame).fill_(factor)
+    for frame, weight in weights.items():
+        scale.narrow(0, frame * tokens_per_frame, tokens_per_frame).fill_(weight)
     shape = [1] * value.ndim
     shape[dim] = total
     scales = take_tokens(scale.view(shape).expand_as(value), visible, dim).contiguous()

@@ -94,7 +94,7 @@ def test_a_mouth_that_is_late_has_that_lag(late):
 # ---------------------------------------------------------------- conditions
 
 def laid_out(name: str, players, chunk: int = 1):
-    """(pictures, times, factors) of a chunk's call."""
+    """(pictures, times, visibility) of a chunk's call."""
     known = torch.zeros(2, 16, 4 if chunk else 1, 8, 8)
     asked = claims_takes.request(CONDITIONS[name], players, chunk, known, 9 * chunk, 13)
     return headless.arranged(asked, 13, known.shape[2])
@@ -106,9 +106,9 @@ def laid_out(name: str, players, chunk: int = 1):
     ("used only", 15), ("neither", 15), ("encoded, silence guided", 15)])
 def test_where_the_reference_stands(name, time, players):
     for chunk in (0, 1, 2):
-        pictures, times, factors = laid_out(name, players, chunk)
+        pictures, times, visibility = laid_out(name, players, chunk)
         assert times == (time, *range(13)) and len(pictures) == 1 and pictures[0] is players.picture
-        assert all(query > 0 and key > 0 or factor == 0 for (query, key), factor in factors.items())
+        assert all(query > 0 and key > 0 or weight == 0 for (query, key), weight in visibility.items())
 
 
 def test_without_a_reference_there_is_none(players):
@@ -117,7 +117,7 @@ def test_without_a_reference_there_is_none(players):
 
 
 def test_the_skip_hides_the_reference_from_the_middle_alone(players):
-    hidden = {query - 1 for (query, key), factor in laid_out("skip", players)[2].items() if key == 0}
+    hidden = {query - 1 for (query, key), weight in laid_out("skip", players)[2].items() if key == 0}
     assert hidden == {7, 8, 9}
     assert [4 * (latent - 4) for latent in (7, 10)] == [claims_measures.NEAR.start, claims_measures.NEAR.stop]
 

@@ -164,4 +164,4 @@ def test_what_does_not_fit_is_refused(network):
         on_cache(network, [(cache.only(0), 0)], range(NOISE))
     part = cache.select(torch.arange(2 * TOKENS) < TOKENS + 1)
     with pytest.raises(ValueError, match=r"frames of \[1\] tokens, wanted whole ones of 6"):
-        network(**noise_of(), cache=[(part, 0)], factors={(2, 0): 0.5})
+        network(**noise_of(), cache=[(part, 0)], visibility={(2, 0): 0.5})

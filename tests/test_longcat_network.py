@@ -37,7 +37,7 @@ def inputs(batch: int = 1, frames: int = 8, people: int = 1) -> dict:
     timestep = torch.full((batch, frames), 700.0)
     timestep[:, :3] = 0
     return {"x": draw(16, frames, 4, 6), "timestep": timestep, "text": draw(7, 24), "clean": (1, 2),
-            "times": (9.5, *range(frames - 1)), "factors": {(4, 0): 0.0, (5, 0): 0.5},
+            "times": (9.5, *range(frames - 1)), "visibility": {(4, 0): 0.0, (5, 0): 0.5},
             "audio": draw(people, 4 * (frames - 2) + 1, 5, 3, 4)}
 
 

@@ -19,13 +19,13 @@ def test_soft_removes_it_from_m_and_down_weights_the_neighbours():
     assert ReferenceSkip("soft", factor=0.3).visibility(layout(4)) == {(3, 10): 0.3, (4, 10): 0, (5, 10): 0.3}
 
 
-@pytest.mark.parametrize(("time", "radius", "factors"), [
+@pytest.mark.parametrize(("time", "radius", "visibility"), [
     (4.25, 1, {4: 0, 5: 0.3}), (4.5, 1, {4: 0, 5: 0}), (4.75, 1, {4: 0.3, 5: 0}),
     (4.25, 0, {4: 0}), (4.5, 0, {4: 0, 5: 0}), (4.0, 0, {4: 0}), (4.25, 2, {3: 0.3, 4: 0, 5: 0.3, 6: 0.3})])
-def test_soft_hides_the_nearest_frame_of_a_reference_between_two(time, radius, factors):
+def test_soft_hides_the_nearest_frame_of_a_reference_between_two(time, radius, visibility):
     """A frame at most half a frame away counts as the reference's own: a radius of 0 still hides it."""
     assert ReferenceSkip("soft", radius, 0.3).visibility(layout(time)) == {(query, 10): factor for query, factor
-                                                                          in factors.items()}
+                                                                          in visibility.items()}
 
 
 def test_the_radius_is_settable_and_the_band_is_clipped_to_the_chunk():

@@ -16,15 +16,15 @@ def attend(q, k, v):
     return out.transpose(1, 2).flatten(2)
 
 
-def masked_oracle(q, k, v, factors, tokens_per_frame):
+def masked_oracle(q, k, v, visibility, tokens_per_frame):
     def split(x):
         return x.unflatten(2, (HEADS, -1)).transpose(1, 2).double()
 
     bias = torch.zeros(q.shape[1], k.shape[1], dtype=torch.float64)
-    for (query, key), factor in factors.items():
+    for (query, key), weight in visibility.items():
         rows = slice(query * tokens_per_frame, (query + 1) * tokens_per_frame)
         columns = slice(key * tokens_per_frame, (key + 1) * tokens_per_frame)
-        bias[rows, columns] = math.log(factor) if factor > 0 else -math.inf
+        bias[rows, columns] = math.log(weight) if weight > 0 else -math.inf
     logits = split(q) @ split(k).transpose(-1, -2) / math.sqrt(q.shape[2] / HEADS) + bias
     return (logits.softmax(-1) @ split(v)).transpose(1, 2).flatten(2).float()
 
@@ -57,8 +57,8 @@ def test_soft_meets_hard_and_nothing_at_its_ends():
     q, k, v = tensors(6, 4)
     pairs = [(2, 5), (3, 5)]
 
-    def run(factor):
-        return attend_by_groups(attend, q, k, v, 4, query_groups(dict.fromkeys(pairs, factor), 6))
+    def run(weight):
+        return attend_by_groups(attend, q, k, v, 4, query_groups(dict.fromkeys(pairs, weight), 6))
 
     assert torch.allclose(run(1e-12), run(0.0), atol=1e-5)
     assert torch.equal(run(1.0), attend(q, k, v))
@@ -66,14 +66,14 @@ def test_soft_meets_hard_and_nothing_at_its_ends():
 
 def test_heads_first_tensors_are_split_along_their_tokens():
     q, k, v = tensors(5, 4)
-    factors = {(1, 4): 0.0, (2, 4): 0.5}
+    visibility = {(1, 4): 0.0, (2, 4): 0.5}
 
     def heads_first(q, k, v):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     split = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (q, k, v)]
-    result = attend_by_groups(heads_first, *split, 4, query_groups(factors, 5), dim=2)
-    assert (result - masked_oracle(q, k, v, factors, 4)).abs().max() < 1e-5
+    result = attend_by_groups(heads_first, *split, 4, query_groups(visibility, 5), dim=2)
+    assert (result - masked_oracle(q, k, v, visibility, 4)).abs().max() < 1e-5
 
 
 def test_a_hard_band_costs_two_calls_and_no_copy_of_the_keys():

@@ -94,9 +94,9 @@ class LongCatBackbone(Backbone):
         in_run = pictures is not None or kwargs.get("reference") is None
         call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
-        layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
+        layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is not own or restricts_visibility(techniques):
-            call = with_layout(call, layout, factors, process_in)
+            call = with_layout(call, layout, visibility, process_in)
         offload = find_conditioning_cache(techniques)
         return with_cache(call, offload, pictures) if offload is not None and in_run else call
 
@@ -168,13 +168,13 @@ def in_window(call: LongCatCall) -> LongCatCall:
     return call.given(num_cond_frames=next(given, len(window.latents)))
 
 
-def with_layout(call: LongCatCall, layout: Layout, factors: dict[tuple[int, int], float],
+def with_layout(call: LongCatCall, layout: Layout, visibility: dict[tuple[int, int], float],
                 process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
     """The call with its frames in the network's order."""
-    pictures, times, factors = in_order(layout, factors)
+    pictures, times, visibility = in_order(layout, visibility)
     parts = [call.extra["reference"] if span.latents is None else
              latents_of(span, call.x, call.x.shape[1], process_in, call.transformer_options) for span in pictures]
-    return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, factors=factors)
+    return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, visibility=visibility)
 
 
 def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCall:

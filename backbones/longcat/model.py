@@ -59,7 +59,7 @@ class LongCatNetwork(LongCat):
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor | None, transformer_options: dict,
                  audio: Tensor | None = None, speaker_masks: Tensor | None = None, reference: Tensor | None = None,
                  num_cond_frames: int = 0, times: Sequence[float] | None = None,
-                 factors: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
+                 visibility: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
                  **others) -> Tensor:
         """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 for frames that are given.
 
@@ -82,7 +82,7 @@ class LongCatNetwork(LongCat):
             x = x if reference is None else torch.cat([reference.to(x), x], 2)
         prediction = super().forward(
             x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio,
-            speaker_masks=speaker_masks, clean=clean, factors=factors, cache=stand, times=times,
+            speaker_masks=speaker_masks, clean=clean, visibility=visibility, cache=stand, times=times,
             transformer_options=transformer_options)
         return pad(-prediction[:, :, given - frames:], (0, 0, 0, 0, given, 0))
 

@@ -51,7 +51,7 @@ class Wan(Backbone):
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         own = self.own_layout(call)
-        layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
+        layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is own and not restricts_visibility(techniques):
             return call
         if call.extra.get("context_latents") is not None:
@@ -60,7 +60,7 @@ class Wan(Backbone):
         times = [time for span in layout.spans for time in span.times]
         rows = call.rows(times)
         if restricts_visibility(techniques):
-            call = call.with_attention(split_attention(call, factors, len(times), lambda: rows.shape[1]))
+            call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
     @staticmethod

@@ -87,14 +87,14 @@ class WanCall:
         return latents_of(span, self.x, self.module.out_dim, process_in, self.transformer_options)
 
 
-def split_attention(call: WanCall, factors: dict[tuple[int, int], float], frames: int,
+def split_attention(call: WanCall, visibility: dict[tuple[int, int], float], frames: int,
                     total_tokens: Callable[[], int]) -> Callable:
     """An attention override that splits the queries, chained onto any override already on the call.
 
     `frames`: latent frames at the head of the sequence. `total_tokens` is asked while the model runs, since a model
     may add tokens of its own. Cross-attention passes through untouched.
     """
-    groups = query_groups(factors, frames)
+    groups = query_groups(visibility, frames)
     tokens_per_frame = call.grid[0] * call.grid[1]
     earlier = call.transformer_options.get("optimized_attention_override")
     text_lengths = {tensor.shape[1] for tensor in (call.context, call.clip_fea) if tensor is not None}
@@ -107,7 +107,7 @@ def split_attention(call: WanCall, factors: dict[tuple[int, int], float], frames
             return function(q, k, v, *args, **kwargs)
 
         dim, total = (2 if kwargs.get("skip_reshape") else 1), total_tokens()
-        if not factors or q.shape[dim] != total or k.shape[dim] != total:
+        if not visibility or q.shape[dim] != total or k.shape[dim] != total:
             return attend(q, k, v)
         if total in text_lengths:   # as many text as video tokens: a block's self-attention is the one that comes first
             block = kwargs["transformer_options"].get("block_index")

@@ -57,7 +57,7 @@ class WanS2V(Backbone):
 
     def with_layout(self, call: WanCall, techniques, position, process_in) -> WanCall:
         own = self.own_layout(call)
-        layout, factors = lay_out_call(own, techniques, position, call.transformer_options)
+        layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is own and not restricts_visibility(techniques):
             return call
         call = with_references(call, layout, process_in)
@@ -76,7 +76,7 @@ class WanS2V(Backbone):
 
         if restricts_visibility(techniques):
             frames = call.x.shape[2] + len(times)
-            call = call.with_attention(split_attention(call, factors, frames, lambda: tokens[0]))
+            call = call.with_attention(split_attention(call, visibility, frames, lambda: tokens[0]))
         return call.change(stand_ins={"rope_encode": rope})
 
     @staticmethod

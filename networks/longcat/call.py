@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ...techniques.kv_cache import KVCache
 from ...techniques.rope import rotation
-from ...techniques.visibility import Factors
+from ...techniques.visibility import Bias
 
-Groups = list[tuple[list[int], Factors]]
+Groups = list[tuple[list[int], Bias]]
 Cached = Sequence[tuple[KVCache, Tensor]]
 """KV caches that stand before the frames in hand, each with the RoPE frequencies of its tokens."""
 

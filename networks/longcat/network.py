@@ -38,7 +38,7 @@ from .layers import (
 Standing = Sequence[tuple[KVCache, float]]
 """KV caches of closed spans, and the RoPE time of the first frame of each."""
 Place = tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple, tuple[int, int], tuple[Axes, Axes]]
-"""Clean spans, times of the frames in hand, of the caches, factors, tokens by height and width, scale and shift."""
+"""Clean spans, times of the frames in hand, of the caches, visibility, tokens by height and width, scale and shift."""
 
 
 class Block(nn.Module):
@@ -124,19 +124,20 @@ class LongCat(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None, *,
                 clean: Sequence[int] = (), times: Sequence[float] | None = None,
-                factors: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
+                visibility: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
                 speaker_masks: Tensor | None = None, cache: Standing = (),
                 transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
         `timestep` (B,) or (B, T) in 0..1000, 0 where clean. `text` (B, L, C), `text_mask` (B, L), 1 is a token.
         `clean`: lengths of the clean spans that open `x`; each sees itself alone. `cache`: KV caches of others, which
-        come before `x`, each with its time. `times`: RoPE time of every frame of `x`; 0, 1, ... where None. `factors`:
-        {(frame, frame it sees): share} over the whole sequence, cached frames first. `audio` (B, streams, frames,
-        window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end. `speaker_masks`: in
-        pixels, (B, K, H, W), of the first frame, needed when several speak. ValueError for sizes that do not fit.
+        come before `x`, each with its time. `times`: RoPE time of every frame of `x`; 0, 1, ... where None.
+        `visibility`: {(frame, frame it sees): weight} over the whole sequence, cached frames first. `audio` (B,
+        streams, frames, window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end.
+        `speaker_masks`: in pixels, (B, K, H, W), of the first frame, needed when several speak. ValueError for sizes
+        that do not fit.
         """
-        call = self.make_call(x, clean, times, factors, cache, transformer_options)
+        call = self.make_call(x, clean, times, visibility, cache, transformer_options)
         if text is not None:
             call = self.add_text(call, text.to(x.dtype), text_mask)
         if audio is not None:
@@ -173,7 +174,7 @@ class LongCat(nn.Module):
 
     @torch.compiler.disable     # Python values of this call, which a graph would not read again
     def make_call(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
-              factors: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
+              visibility: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
             raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
                              f"multiples of 16)")
@@ -185,14 +186,14 @@ class LongCat(nn.Module):
             raise ValueError(f"cache: got keys and values of {[len(held.blocks) for held, _ in cache]} blocks, this "
                              f"model has {len(self.blocks)}. Make them with this model")
         others = {count for held, _ in cache for count in held.frame_tokens} - {grid[0] * grid[1]}
-        if others and (clean or factors):
+        if others and (clean or visibility):
             raise ValueError(f"cache: got frames of {sorted(others)} tokens, wanted whole ones of {grid[0] * grid[1]} "
                              "where not every frame sees all the others")
         options = {**(options or {}), "grid_sizes": (x.shape[2], *grid), "total_blocks": len(self.blocks),
                    "block_type": "double"}
         caches = tuple(held for held, _ in cache)
-        place = (tuple(clean), tuple(times), tuple(time for _, time in cache), tuple(sorted((factors or {}).items())),
-                 grid, scaled_axes(options.get("rope_options")))
+        place = (tuple(clean), tuple(times), tuple(time for _, time in cache),
+                 tuple(sorted((visibility or {}).items())), grid, scaled_axes(options.get("rope_options")))
         rope, groups, cached_rope = self.lay_out(place, caches, x.device, options)
         cached = tuple(zip(caches, cached_rope, strict=True))
         return Call(x.shape[2], sum(clean), grid[0] * grid[1], rope, groups, cached, options=options)
@@ -201,12 +202,12 @@ class LongCat(nn.Module):
                ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
         """RoPE frequencies of the frames in hand, these frames by what they see, the caches' frequencies: the same for
         the same `place` and caches."""
-        clean, times, cached_times, factors, grid, (scale, shift) = place
+        clean, times, cached_times, visibility, grid, (scale, shift) = place
         ahead = sum(cache.frames for cache in caches)
         table = closed_spans((*(cache.frames for cache in caches), *clean), ahead + len(times))
-        for pair, factor in factors:
-            table[pair] = table.get(pair, 1.0) * factor
-        groups = query_groups({(query - ahead, key): factor for (query, key), factor in table.items()}, len(times))
+        for pair, weight in visibility:
+            table[pair] = table.get(pair, 1.0) * weight
+        groups = query_groups({(query - ahead, key): weight for (query, key), weight in table.items()}, len(times))
         axes = split_head(self.config.head_dim)
         cached_rope = tuple(cache.frequencies(time, axes, scale=scale, shift=shift)
                             for cache, time in zip(caches, cached_times, strict=True))

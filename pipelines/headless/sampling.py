@@ -38,14 +38,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Ten
 def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) -> Tensor:
     """The whole chunk (B, C, n, h, w), its head exact. `noise` has its size."""
     known = 0 if request.known is None else request.known.shape[2]
-    pictures, times, factors = arranged(request, noise.shape[2], known)
+    pictures, times, visibility = arranged(request, noise.shape[2], known)
     front = [*pictures, *([] if request.known is None else [request.known])]
     clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + ((known,) if known else ())
     cache = standing(network.cached(torch.cat(front, 2), clean), times) if front else ()
     x, weights = noise[:, :, known:], shares(request.audio_scale, request.audio_scale)
     for now, then in zip(sigmas, sigmas[1:], strict=False):
         timestep = torch.full((len(x),), float(now) * 1000, device=x.device)
-        made = [network(x, timestep, times=times[sum(clean):], factors=factors, audio=audio, cache=cache)
+        made = [network(x, timestep, times=times[sum(clean):], visibility=visibility, audio=audio, cache=cache)
                 if weight else None for audio, weight in zip((request.audio, None, torch.zeros_like(request.audio)),
                                                              weights, strict=True)]
         x = x - (then - now) * combined(made, weights).float()
@@ -53,9 +53,9 @@ def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) ->
 
 
 def arranged(request: Request, frames: int, known: int) -> tuple[list[Tensor], tuple[float, ...], dict]:
-    """The pictures in front, and times and factors of the whole sequence."""
+    """The pictures in front, and times and visibility of the whole sequence."""
     count = 0 if request.reference is None else request.reference.shape[2]
     own = own_layout(frames, known, count, REFERENCE_INDEX)
     layout, table = lay_out(own, sort_techniques(request.techniques), request.position)
-    spans, times, factors = in_order(layout, table)
-    return [request.reference if span.latents is None else span.latents for span in spans], times, factors
+    spans, times, visibility = in_order(layout, table)
+    return [request.reference if span.latents is None else span.latents for span in spans], times, visibility

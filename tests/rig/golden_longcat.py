@@ -97,16 +97,16 @@ def forward(network, call: dict, caches) -> Tensor:
     latents, count, references = call["hidden_states"], call.get("num_cond_latents", 0), call.get("num_ref_latents", 0)
     ahead = sum(cache.frames for cache in caches)
     frames = latents.shape[2] + ahead
-    when, factors = times(call, frames), {}
+    when, visibility = times(call, frames), {}
     if references and call.get("mask_frame_range"):
         layout = Layout((Span("reference", when[:references]), Span("context", when[references:count]),
                          Span("chunk", when[count:], clean=False)))
-        factors = ReferenceSkip("upstream", call["mask_frame_range"]).visibility(layout)
+        visibility = ReferenceSkip("upstream", call["mask_frame_range"]).visibility(layout)
     audio, people = call.get("audio_embs"), call.get("ref_target_masks")
     if audio is not None:
         audio = audio[None] if people is not None else audio[:, None]
     return network(latents, call["timestep"], call["encoder_hidden_states"][:, 0], call.get("encoder_attention_mask"),
-                   clean=() if caches else clean_spans(count, references), times=when[ahead:], factors=factors,
+                   clean=() if caches else clean_spans(count, references), times=when[ahead:], visibility=visibility,
                    audio=audio, speaker_masks=None if people is None else people[None], cache=standing(caches, when))
 
 

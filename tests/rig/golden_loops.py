@@ -18,7 +18,7 @@ class Segment:
     clean: Tensor               # (1, C, n, h, w), reference first
     spans: tuple[int, ...]
     times: tuple[float, ...]
-    factors: dict
+    visibility: dict
     shown: Tensor               # the clean latents of the finished segment
 
     @property
@@ -39,12 +39,12 @@ def segment_of(call: dict, stitches: bool) -> Segment:
     count = call["num_context_latents"]
     opening = call["prev_latents"][:, :, -count:] if stitches else call["reencoded"]
     times = (call["ref_img_index"], *range(total))
-    factors = {}
+    visibility = {}
     if call["mask_frame_range"]:
         layout = Layout((Span("reference", times[:1]), Span("context", times[1:1 + count]),
                          Span("chunk", times[1 + count:], clean=False)))
-        factors = dict(ReferenceSkip("upstream", call["mask_frame_range"]).visibility(layout))
-    return Segment(torch.cat([call["ref_latent"], opening], 2), (1, count), times, factors, call["reencoded"])
+        visibility = dict(ReferenceSkip("upstream", call["mask_frame_range"]).visibility(layout))
+    return Segment(torch.cat([call["ref_latent"], opening], 2), (1, count), times, visibility, call["reencoded"])
 
 
 def predictor(network, call: dict, segment: Segment, cached: bool) -> Callable[[Tensor, Tensor], Tensor]:
@@ -66,7 +66,7 @@ def predictor(network, call: dict, segment: Segment, cached: bool) -> Callable[[
         timestep = (sigma * 1000).repeat(1, whole.shape[2])
         timestep[:, :ahead] = 0
         return network(whole, timestep, call[text][:, 0], call[f"{text}_mask"], clean=spans,
-                       times=times, factors=segment.factors, audio=audio, speaker_masks=people, cache=cache)
+                       times=times, visibility=segment.visibility, audio=audio, speaker_masks=people, cache=cache)
 
     def avatar(latents: Tensor, sigma: Tensor) -> Tensor:
         scales = call.get("text_guidance_scale", 1.0), call.get("audio_guidance_scale", 1.0)

@@ -58,7 +58,7 @@ def apply(model, x, options=None, **conds):
     return (x - denoised) / 0.7
 
 
-def by_hand(model, x, front, known, times, factors=None):
+def by_hand(model, x, front, known, times, visibility=None):
     """The headless network on [front, known | noise] -> the velocity of the noise alone."""
     conds, network = conditions(len(x), x.shape[2]), model.model.diffusion_model
     whole = torch.cat([*front, x], 2)
@@ -68,7 +68,7 @@ def by_hand(model, x, front, known, times, factors=None):
     text = conds["c_crossattn"]
     with torch.inference_mode():
         prediction = LongCat.forward(network, whole, timestep, text, (text != 0).any(-1), clean=clean, times=times,
-                                     factors=factors, audio=conds["audio"])
+                                     visibility=visibility, audio=conds["audio"])
     return -prediction[:, :, sum(clean):]
 
 
@@ -140,8 +140,8 @@ def test_skip_hides_the_reference_from_its_band(model, mode, radius, index, hidd
     inside = index < FRAMES
     anchor = LookaheadAnchor(1, "in chunk", index) if inside else LookaheadAnchor(index - FRAMES + 1)
     skipping = attach.with_technique(attach.with_technique(model, anchor), ReferenceSkip(mode, radius))
-    factors = {(1 + time, 0): 0.0 for time in hidden}
-    expected = by_hand(model, x_of(), [conditions()["reference"]], KNOWN, [index, *range(FRAMES)], factors)
+    visibility = {(1 + time, 0): 0.0 for time in hidden}
+    expected = by_hand(model, x_of(), [conditions()["reference"]], KNOWN, [index, *range(FRAMES)], visibility)
     assert torch.allclose(apply(skipping, x_of())[:, :, KNOWN:], expected, atol=2e-6)
 
 
