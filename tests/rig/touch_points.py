@@ -55,10 +55,10 @@ POINTS = {
     "backbones/wan/base.py": {"module.ref_conv": f"{WAN}.WanModel.ref_conv", "module.in_dim": f"{WAN}.WanModel.in_dim",
                          "module.out_dim": f"{WAN}.WanModel.out_dim"},
     "backbones/wan/call.py": {
-        "self.module.rope_encode": f"{WAN}.WanModel.rope_encode",
         "self.module.patch_size": f"{WAN}.WanModel.patch_size",
         "self.module.rope_embedder": f"{WAN}.WanModel.rope_embedder", "self.module.out_dim": f"{WAN}.WanModel.out_dim"},
-    "backbones/wan/s2v.py": {"own_rope": f"{WAN}.WanModel.rope_encode"},
+    "backbones/wan/s2v.py": {"own_rope": f"{WAN}.WanModel.rope_encode",
+                             "call.module.rope_encode": f"{WAN}.WanModel.rope_encode"},
     "backbones/wan/s2v_audio.py": {
         "module.casual_audio_encoder": f"{WAN}.WanModel_S2V.casual_audio_encoder",
         "encoder": f"{WAN}.CausalAudioEncoder.forward", "module.audio_injector": f"{WAN}.AudioInjector_WAN.forward",
