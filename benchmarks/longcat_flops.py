@@ -47,7 +47,7 @@ def count_chunk(*techniques: Technique, config=longcat.OFFICIAL, size: tuple[int
     x, conditions = longcat.chunk(config, META, size)
     patched, network, caches = in_process.patched(model, *techniques), model.model.diffusion_model, []
     clean = in_process.latents(1 + longcat.CONTEXT, META, size).to(network.dtype)
-    build = counted(lambda override: caches.append(network.cached(
+    build = counted(lambda override: caches.append(network.make_caches(
         clean, (1, longcat.CONTEXT), transformer_options={"optimized_attention_override": override})))
     return Chunk(count(model, *longcat.joint(config, META, size)), count(patched, x, conditions), build,
                  count(patched, x, {**conditions, "cache": caches[0]}), sum(cache.bytes for cache in caches[0]))

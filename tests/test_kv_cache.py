@@ -47,7 +47,7 @@ def on_everything(network, spans, times) -> torch.Tensor:
 
 
 def made(network, frames: int, seed: int) -> KVCache:
-    cache, = network.cached(latents(frames, seed), (frames,))
+    cache, = network.make_caches(latents(frames, seed), (frames,))
     return cache
 
 
@@ -67,7 +67,7 @@ def test_loose_tokens_turn_as_those_of_whole_frames():
 @pytest.mark.parametrize("time", [0, -1, 3.7, 10, 100_000])
 def test_keys_read_for_a_time_are_keys_computed_there(network, time):
     x = latents(3, 1)
-    cache, = network.cached(x, (3,))
+    cache, = network.make_caches(x, (3,))
     frequencies = cache.frequencies(time, AXES)
     assert frequencies.dtype == torch.float32
     for block in range(SMALL.depth):
@@ -77,7 +77,7 @@ def test_keys_read_for_a_time_are_keys_computed_there(network, time):
 
 
 def test_each_cache_stands_at_the_time_of_its_first_frame(network):
-    caches = network.cached(latents(5), (1, 1, 3))
+    caches = network.make_caches(latents(5), (1, 1, 3))
     assert standing(caches, (10, 30, 0, 1, 2, 3, 4)) == tuple(zip(caches, (10, 30, 0), strict=True))
     assert [cache.frames for cache in caches] == [1, 1, 3]
     assert sum(cache.bytes for cache in caches) == SMALL.depth * 2 * 5 * TOKENS * SMALL.hidden * 4
@@ -88,7 +88,7 @@ def test_each_cache_stands_at_the_time_of_its_first_frame(network):
 @pytest.mark.parametrize("style, recent", [(10, 0), (-1, 0), (2.5, -7), (40, 12)])
 def test_a_cache_that_is_moved_is_the_network_with_frames_moved(network, style, recent):
     """The same two caches wherever the window stands: a style anchor and the last clean frames."""
-    caches, times = network.cached(latents(3, 1), (1, 2)), [recent + 2 + frame for frame in range(NOISE)]
+    caches, times = network.make_caches(latents(3, 1), (1, 2)), [recent + 2 + frame for frame in range(NOISE)]
     expected = on_everything(network, [(latents(3, 1)[:, :, :1], [style]),
                                        (latents(3, 1)[:, :, 1:], [recent, recent + 1])], times)
     found = on_cache(network, tuple(zip(caches, (style, recent), strict=True)), times)
@@ -101,9 +101,9 @@ def test_a_cache_that_is_moved_is_the_network_with_frames_moved(network, style, 
 def test_a_cache_with_eviction_is_the_network_on_the_newest_frames(network, most):
     """Five closed frames come one after the other; the newest ones stand from 0 on, wherever they were."""
     frames = [latents(1, seed) for seed in range(5)]
-    cache = network.cached(frames[0], (1,))[0]
+    cache = network.make_caches(frames[0], (1,))[0]
     for frame in frames[1:]:
-        cache = cache.append(network.cached(frame, (1,))[0], most)
+        cache = cache.append(network.make_caches(frame, (1,))[0], most)
     left = frames[-most:]
     assert cache.frames == len(left) and torch.equal(cache.places, places_of(range(len(left)), (2, 3)))
     times = [len(left) + frame for frame in range(NOISE)]
@@ -146,7 +146,7 @@ def test_selected_tokens_are_the_only_ones_seen(network):
 
 def test_cached_frames_and_frames_in_hand_may_stand_side_by_side(network):
     x, times = latents(3, 1), [2 + frame for frame in range(NOISE)]
-    cache, given = network.cached(x[:, :, :1], (1,)), noise_of()
+    cache, given = network.make_caches(x[:, :, :1], (1,)), noise_of()
     given["x"] = torch.cat([x[:, :, 1:], given["x"]], 2)
     given["timestep"] = torch.tensor([[0.0, 0.0, *[700.0] * NOISE]])
     found = network(**given, cache=[(cache[0], 9)], clean=(2,), times=[0, 1, *times])[:, :, 2:]

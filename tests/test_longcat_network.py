@@ -76,7 +76,7 @@ def test_cached_and_uncached_agree(small):
     whole = small(**call)[:, :, 3:]
     call["x"], clean = call["x"][:, :, 3:], call["x"][:, :, :3]
     call["timestep"] = call["timestep"][:, 3:]
-    caches = small.cached(clean, call.pop("clean"))
+    caches = small.make_caches(clean, call.pop("clean"))
     call["cache"], call["times"] = standing(caches, call["times"]), call["times"][3:]
     assert (small(**call) - whole).abs().max() < 1e-5
     assert sum(cache.bytes for cache in caches) == SMALL.depth * 2 * 3 * 6 * SMALL.hidden * 4
@@ -87,8 +87,8 @@ def test_what_clean_frames_offer_depends_on_nothing_else(small):
     changed = {**call, "text": -call["text"], "audio": -call["audio"], "timestep": call["timestep"] / 2,
                "x": torch.cat([call["x"][:, :, :3], -call["x"][:, :, 3:]], 2)}
     assert torch.equal(small(**call)[:, :, :3], small(**changed)[:, :, :3])
-    moved = small.cached(call["x"][:, :, :3], call["clean"], times=(-4, 0, 1))
-    for cache, other in zip(moved, small.cached(call["x"][:, :, :3], call["clean"]), strict=True):
+    moved = small.make_caches(call["x"][:, :, :3], call["clean"], times=(-4, 0, 1))
+    for cache, other in zip(moved, small.make_caches(call["x"][:, :, :3], call["clean"]), strict=True):
         assert torch.equal(cache.places, other.places)
         assert all((one - two).abs().max() < 1e-5 for pair, pair_of in zip(cache.blocks, other.blocks, strict=True)
                    for one, two in zip(pair, pair_of, strict=True))
@@ -117,7 +117,7 @@ def test_no_attention_call_carries_a_mask_and_a_batch_1_cache_serves_all(small):
     network = LongCat(SMALL, torch.nn, attention).eval()
     network.load_state_dict(small.state_dict())
     call = inputs(batch=2)
-    call["cache"] = standing(network.cached(call["x"][:1, :, :3], call.pop("clean")), call["times"])
+    call["cache"] = standing(network.make_caches(call["x"][:1, :, :3], call.pop("clean")), call["times"])
     call.update(times=call["times"][3:], x=call["x"][:, :, 3:], timestep=call["timestep"][:, 3:])
     assert network(**call).shape == call["x"].shape
     assert set(seen) == {(4, ("transformer_options",))}
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(small, changes, says):
 def test_only_clean_frames_are_cached(small):
     call = inputs()
     with pytest.raises(ValueError, match="only clean frames"):
-        small.cached(call["x"], (1, 2))
+        small.make_caches(call["x"], (1, 2))
 
 
 # ---------------------------------------------------------------- the official sizes, without weights
@@ -246,10 +246,10 @@ def test_a_cached_step_costs_four_fifths_of_a_joint_one():
         return counter.get_total_flops()
 
     noisy = {"x": x[:, :, 5:], "timestep": timestep[:, 5:], "text": text, "audio": audio[:, :, :93]}
-    cache = standing(network.cached(x[:, :, :5], (1, 4)), range(25))
+    cache = standing(network.make_caches(x[:, :, :5], (1, 4)), range(25))
     step = flops(lambda: network(**noisy, cache=cache))
     joint = flops(lambda: network(x, timestep, text, audio=audio))
     split = flops(lambda: network(**{**noisy, "x": x, "timestep": timestep, "clean": (1, 4)}))
-    built = flops(lambda: network.cached(x[:, :, :5], (1, 4)))
+    built = flops(lambda: network.make_caches(x[:, :, :5], (1, 4)))
     assert step / joint <= 0.802 and step / split <= 0.91
     assert (8 * step + built) / (8 * joint) <= 0.815

@@ -220,8 +220,8 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     blocks = RamBlocks(clean.device) if offload == "RAM" else None
     if blocks is not None:
         ends.callback(blocks.close)
-    caches = call.executor.class_obj.cached(clean, lengths, transformer_options=theirs,
-                                            keep=None if blocks is None else blocks.park)
+    caches = call.executor.class_obj.make_caches(clean, lengths, transformer_options=theirs,
+                                                 keep=None if blocks is None else blocks.park)
     if blocks is not None:
         caches = tuple(replace(cache, blocks=blocks.pairs(index)) for index, cache in enumerate(caches))
     logger.info("KV cache of %d conditioning frames: %.0f MB in %s for this chunk",

@@ -146,9 +146,9 @@ class LongCat(nn.Module):
         tokens = self.run_blocks(self.x_embedder(x), time, call, x)
         return self.unpatchify(self.final_layer(tokens, time), *x.shape[-2:])
 
-    def cached(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
-               transformer_options: dict | None = None, keep: Callable[..., object] | None = None
-               ) -> tuple[KVCache, ...]:
+    def make_caches(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
+                    transformer_options: dict | None = None, keep: Callable[..., object] | None = None
+                    ) -> tuple[KVCache, ...]:
         """A KV cache of each clean span of `x` (B, C, sum(clean), h, w), from one pass without text and audio: they see
         nothing else, so every step and guidance branch can share it.
 
@@ -174,7 +174,7 @@ class LongCat(nn.Module):
 
     @torch.compiler.disable     # Python values of this call, which a graph would not read again
     def make_call(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
-              visibility: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
+                  visibility: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
             raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
                              f"multiples of 16)")

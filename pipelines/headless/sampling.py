@@ -41,7 +41,7 @@ def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) ->
     pictures, times, visibility = arranged(request, noise.shape[2], known)
     front = [*pictures, *([] if request.known is None else [request.known])]
     clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + ((known,) if known else ())
-    cache = standing(network.cached(torch.cat(front, 2), clean), times) if front else ()
+    cache = standing(network.make_caches(torch.cat(front, 2), clean), times) if front else ()
     x, weights = noise[:, :, known:], shares(request.audio_scale, request.audio_scale)
     for now, then in zip(sigmas, sigmas[1:], strict=False):
         timestep = torch.full((len(x),), float(now) * 1000, device=x.device)

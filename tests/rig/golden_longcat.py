@@ -68,7 +68,7 @@ class Dit:
         call = self.fixtures.call(name)
         frames = call["hidden_states"].shape[2]
         clean = clean_spans(call.get("num_cond_latents", frames), call.get("num_ref_latents", 0))
-        return self.network.cached(call["hidden_states"], clean, times(call, frames))
+        return self.network.make_caches(call["hidden_states"], clean, times(call, frames))
 
 
 def as_int8(weights: dict[str, Tensor]) -> dict:

@@ -57,7 +57,7 @@ def predictor(network, call: dict, segment: Segment, cached: bool) -> Callable[[
         people = fitted_masks(people, *call["bucket_hw"])[None]
     if audio is not None:
         audio = audio[None] if people is not None else audio[:, None]
-    cache = standing(network.cached(segment.clean, segment.spans), segment.times) if cached else ()
+    cache = standing(network.make_caches(segment.clean, segment.spans), segment.times) if cached else ()
     ahead = 0 if cached else segment.frames
     spans, times = ((), segment.times[segment.frames:]) if cached else (segment.spans, segment.times)
 
