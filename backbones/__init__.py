@@ -7,9 +7,10 @@ from .backbone import Backbone
 def find(model) -> Backbone:
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
     from .longcat.backbone import LongCatBackbone
+    from .omniavatar.backbone import OmniAvatarBackbone
     from .wan.base import Wan
     from .wan.s2v import WanS2V
-    families = (Wan, WanS2V, LongCatBackbone)
+    families = (Wan, WanS2V, LongCatBackbone, OmniAvatarBackbone)
     for family in families:
         found = family.of(model.model)
         if found is not None:

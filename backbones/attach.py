@@ -162,15 +162,17 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
     """A copy of any core GUIDER for one chunk: the model at `position`, and values set in its conditions.
 
     `conditions` go into every condition, `uncond` over them in the guider's own `uncond_names`, or where its name for
-    a condition says negative. `prompt` is CONDITIONING that replaces the text of the positive one.
+    a condition says negative. `prompt` is CONDITIONING that replaces the text of the positive one, or of the guider's
+    own `prompt_names`.
     """
+    prompt_names = getattr(guider, "prompt_names", ("positive",))
     uncond_names = getattr(guider, "uncond_names", [name for name in guider.original_conds if "negative" in name])
     chunk_guider = copy.copy(guider)
     chunk_guider.model_patcher = patched(guider.model_patcher, techniques, position)
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
     chunk_guider.original_conds = {}
     for name, entries in guider.original_conds.items():
-        if prompt is not None and name == "positive":
+        if prompt is not None and name in prompt_names:
             own = {key: value for key, value in entries[0].items() if key not in ("cross_attn", "uuid")}
             entries = [{**own, **entry} for entry in comfy.sampler_helpers.convert_cond(prompt)]
         values = {**conditions, **uncond} if name in uncond_names else conditions

@@ -69,6 +69,7 @@ class Backbone(ABC):
     one_size: bool = False               # whether it knows no other, nor other proportions
     temporal_ratio: int = 4
     handover: str = "stitch"             # how the family continues a chunk, where the user does not say
+    text_first: bool = False             # guidance: text's scale is between predictions without speech, as trained
     follows_itself: bool = False         # without a picture it refers to the first latent of the take
 
     @property
@@ -80,6 +81,10 @@ class Backbone(ABC):
     def spatial_ratio(self) -> int:
         """Pixels per latent; a token is two latents wide."""
         return self.grid // 2
+
+    def chunk_frames_at(self, width: int, height: int) -> int:
+        """A good chunk length at this size, pixel frames."""
+        return self.chunk_frames
 
     def text_width(self, base) -> int:
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""

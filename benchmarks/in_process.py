@@ -81,6 +81,14 @@ def tiny_model(name: str):
     return comfy.sd.load_diffusion_model(str(folder / f"lodestar_tiny_{name}.safetensors"))
 
 
+def tiny_omniavatar():
+    """A MODEL of the pack's tiny OmniAvatar files."""
+    from lodestar.backbones.omniavatar.loader import load_omniavatar
+    folder = environment.tiny_models(Path(sys.executable)) / "models" / "diffusion_models"
+    return load_omniavatar(folder / "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
+                           folder / "lodestar_tiny_omniavatar.pt")
+
+
 def tiny_vae():
     """The pack's tiny Wan VAE as ComfyUI's VAE object."""
     import comfy.sd

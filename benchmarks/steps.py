@@ -45,9 +45,9 @@ LONGCAT: dict[str, tuple[Technique, ...]] = {
     "KV cache and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 CASES = {f"{model}, {name}": (model, name)
-         for model in (*WAN, "longcat_video", "longcat_avatar", "longcat_avatar15")
+         for model in (*WAN, "omniavatar", "longcat_video", "longcat_avatar", "longcat_avatar15")
          for name in (*TECHNIQUES, "keyframes", "context windows", *(LONGCAT if model.startswith("longcat") else ()),
-                      *(("two speakers",) if "avatar" in model else ()))}
+                      *(("two speakers",) if "longcat_avatar" in model else ()))}
 
 
 @dataclass
@@ -154,6 +154,8 @@ def watching() -> Iterator[Callable[[], Watch]]:
 
 def from_file(name: str):
     """A MODEL of the pack's tiny checkpoints."""
+    if name == "omniavatar":
+        return in_process.tiny_omniavatar()
     if not name.startswith("longcat"):
         return in_process.tiny_model(name)
     from lib import environment

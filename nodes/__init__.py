@@ -10,11 +10,13 @@ from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
 from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
+from .load_omniavatar import LodestarLoadOmniAvatar
 from .long_take import LodestarLongTake
 from .longcat_schedule import LodestarLongCatSchedule
 from .longcat_speech import LodestarLongCatSpeech
 from .lookahead_anchor import LodestarLookaheadAnchor
 from .narrative_keyframes import LodestarNarrativeKeyframe
+from .omniavatar_speech import LodestarOmniAvatarSpeech
 from .one_chunk import LodestarOneChunk
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
@@ -31,7 +33,7 @@ class Lodestar(ComfyExtension):
                 LodestarLookaheadAnchor, LodestarNarrativeKeyframe, LodestarReferenceSkip, LodestarLatentStitch,
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarAudioFeatures,
                 LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt, LodestarSpeechGuidance,
-                LodestarLongCatSchedule, LodestarTakeReport]
+                LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech, LodestarTakeReport]
 
 
 async def comfy_entrypoint() -> Lodestar:

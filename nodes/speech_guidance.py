@@ -4,7 +4,7 @@ import logging
 from comfy_api.latest import io
 
 from ..backbones import find
-from ..backbones.speech_guider import SpeechGuider
+from ..backbones.speech_guider import guide_speech
 from ..backbones.take_checks import check_prompt
 from .input_checks import checked, named
 from .sockets import search_words
@@ -48,7 +48,7 @@ class LodestarSpeechGuidance(io.ComfyNode):
         for name, prompt in (("positive", positive), ("negative", negative)):
             with named(name):
                 check_prompt(model, [text for text, _ in prompt])
-        guider = SpeechGuider(model, positive, negative, text_scale, audio_scale, cfg_zero)
+        guider = guide_speech(model, positive, negative, text_scale, audio_scale, cfg_zero)
         if guider.audio_condition is None:
             logger.warning("Speech Guidance: %s has no audio conditioning; audio_scale is not used, text_scale leads",
                            find(model).name)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET, VERSIONS, Version
-from ...techniques.audio.features import halve_rate, interpolate_frames, positions, silence_after, whisper_groups
+from ...techniques.audio.features import halve_rate, silence_after, whisper_groups
 from ...techniques.audio.segments import Segment, plan_segments
 from ...techniques.audio.speaker_tracks import pad_track
 from ...techniques.audio.waveform import level_loudness, mix_to_mono, prepare_speech
 from ..allocator import give_back
+from ..audio.at_frame_rate import encode_at
 from ..audio.encoder import SpeechEncoder, as_speech_encoder, report_progress
-from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper, first_of
+from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper
 from ..audio.feature_file import FeatureFile
 from ..audio.resampler import resample
 
@@ -91,18 +92,7 @@ def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: 
     steps = end * WAV2VEC_RATE // RATE
     segments = plan_segments(steps, SEGMENT_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
     clip = family.open(speech[None], device, segments)
-    rows = family.rows(clip.speech.shape[1])
-    below, share = positions(rows, steps)
-
-    def encoded(segment: Segment) -> list[Tensor]:
-        here = below[segment.first:segment.end]
-        first, end = int(here[0]), min(int(here[-1]) + 2, rows)
-        features = interpolate_frames(clip.features(first, end)[0], here - first, share[segment.first:segment.end])
-        hidden = first_of(family.network.feature_projection(features[None]))
-        keep = slice(segment.keep_first - segment.first, segment.keep_end - segment.first)
-        return [layer[:, keep] for layer in family.walk(hidden, range(1, family.layer_count))]
-
-    return map(encoded, report_progress(segments))
+    return encode_at(clip, steps, report_progress(segments), range(1, family.layer_count))
 
 
 def whisper_pieces(family: Whisper, device: torch.device, speech: Tensor, end: int, noise: torch.Generator | None

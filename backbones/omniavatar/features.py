@@ -15,7 +15,7 @@ from ...techniques.audio.waveform import standardize
 from ..audio.at_frame_rate import encode_at
 from ..audio.families import RATE, Wav2Vec2
 
-WINDOW_SECONDS, OVERLAP_SECONDS = 30, 4
+SEGMENT_SECONDS, OVERLAP_SECONDS = 30, 4
 
 
 def prepare_speech(speech: Tensor, frames: int) -> Tensor:
@@ -25,9 +25,9 @@ def prepare_speech(speech: Tensor, frames: int) -> Tensor:
 
 def encode_speech(family: Wav2Vec2, device: torch.device, prepared: Tensor, frames: int,
                   watch: Callable[[Sequence[Segment]], Iterable[Segment]] = iter) -> Iterator[list[Tensor]]:
-    """`prepared` speech -> piece by piece every hidden state (1, n, C), `frames` rows together. `watch`: is given the
-    windows and hands them out, so that a user sees how far it is."""
+    """`prepared` speech -> piece by piece every hidden state (1, n, C), together `frames`. `watch`: is given the
+    segments and hands them out, so that a user sees how far it is."""
     family = replace(family, variance_correction=None)     # `prepare_speech` did that
-    windows = plan_segments(frames, WINDOW_SECONDS * FPS, OVERLAP_SECONDS * FPS)
-    clip = family.open(prepared[None], device, windows)
-    return encode_at(clip, frames, watch(windows), range(family.layer_count))
+    segments = plan_segments(frames, SEGMENT_SECONDS * FPS, OVERLAP_SECONDS * FPS)
+    clip = family.open(prepared[None], device, segments)
+    return encode_at(clip, frames, watch(segments), range(family.layer_count))

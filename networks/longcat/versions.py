@@ -26,6 +26,9 @@ class Version:
     grid: int = 16
     one_size: bool = False
 
+    def chunk_frames_at(self, width: int, height: int) -> int:
+        return self.chunk_frames
+
     @property
     def audio_width(self) -> int | None:
         """Speech features per step, of all layers together; None without speech."""

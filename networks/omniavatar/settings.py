@@ -6,6 +6,7 @@ FPS, RATIO = 25, 4              # pixel frames per second, and per latent behind
 OVERLAP_FRAMES = 13
 TOKENS = 30_000                 # of one chunk upstream, one of them 32x32 pixels of a frame
 SIZES = ((720, 400), (400, 720), (720, 720))    # width and height
+CHUNK_FRAMES = 105              # of a chunk of the first of these, the longest
 LORA_SCALE = 64 / 128           # alpha by rank; the published files hold no alpha
 SHIFT = 5.0
 SPEECH_LAYERS, SPEECH_WIDTH = 13, 768           # of wav2vec2-base-960h, whose final output counts twice

@@ -15,7 +15,7 @@ from .settings import EXTRA_CHANNELS, LORA_SCALE, injected_blocks
 
 PREFIXES = ("", "module.", "model.", "dit.", "base_model.model.", "diffusion_model.", "model.diffusion_model.")
 LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-PATCH, PACK, HEARD = "patch_embedding.weight", "audio_proj.proj.weight", "audio_cond_projs.{}.weight"
+PATCH, PACK, INJECTED = "patch_embedding.weight", "audio_proj.proj.weight", "audio_cond_projs.{}.weight"
 WHOLE = ("patch_embedding.", "audio_proj.", "audio_cond_projs.")
 AUDIO = WHOLE[1:]
 BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -70,12 +70,12 @@ def read_published(weights: Mapping[str, Tensor]) -> Published:
 
 def check_whole(whole: Mapping[str, Tensor]) -> None:
     """Patch embedding and speech layers are all there, and fit each other."""
-    layers = [name.removesuffix(".weight") for name in (PATCH, PACK, HEARD.format(0))] + ["audio_proj.norm_out"]
+    layers = [name.removesuffix(".weight") for name in (PATCH, PACK, INJECTED.format(0))] + ["audio_proj.norm_out"]
     needed = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     if missing := [name for name in needed if name not in whole]:
         raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} first; it is another model's, or cut short")
     channels, hidden = whole[PATCH].shape[1], whole[PACK].shape[0]
-    if channels <= EXTRA_CHANNELS or whole[HEARD.format(0)].shape != (whole[PATCH].shape[0], hidden):
+    if channels <= EXTRA_CHANNELS or whole[INJECTED.format(0)].shape != (whole[PATCH].shape[0], hidden):
         raise ValueError(f"it has a patch embedding of {channels} channels and speech of {hidden} numbers, "
                          f"wanted 16 + {EXTRA_CHANNELS} channels; it is another model's")
 
@@ -91,21 +91,13 @@ def check_base(base: Mapping[str, Tensor], published: Published) -> None:
         raise ValueError(f"the base takes {channels} channels, wanted "
                          f"{published.whole[PATCH].shape[1] - EXTRA_CHANNELS}: Wan 2.1 text-to-video, not "
                          "image-to-video")
-    heard = sum(name.startswith("audio_cond_projs.") and name.endswith(".weight") for name in published.whole)
-    if width != published.width or heard != len(injected_blocks(depth)):
+    spoken = sum(name.startswith("audio_cond_projs.") and name.endswith(".weight") for name in published.whole)
+    if width != published.width or spoken != len(injected_blocks(depth)):
         raise ValueError(f"the base is {width} wide with {depth} blocks, OmniAvatar's file is {published.width} wide "
-                         f"with speech in {heard} blocks: Wan 2.1 1.3B belongs to OmniAvatar 1.3B, 14B to 14B")
+                         f"with speech in {spoken} blocks: Wan 2.1 1.3B belongs to OmniAvatar 1.3B, 14B to 14B")
     for path, (down, up) in published.pairs.items():
         layer = base.get(f"{path}.weight")
         if layer is None or tuple(layer.shape) != (len(up), down.shape[1]):
             raise ValueError(f"{path} is changed from {down.shape[1]} to {len(up)} numbers, the base has "
                              f"{'none such' if layer is None else tuple(layer.shape)}; they do not belong together")
 
-
-def merge(base: Mapping[str, Tensor], published: Published, strength: float = 1.0) -> dict[str, Tensor]:
-    """The base with everything in it: one file's weights, in the base's dtypes; computed in float32."""
-    merged = {**base, **published.whole}
-    for path, (down, up) in published.pairs.items():
-        change = strength * LORA_SCALE * (up.float() @ down.float())
-        merged[f"{path}.weight"] = (base[f"{path}.weight"].float() + change).to(base[f"{path}.weight"].dtype)
-    return merged

@@ -15,8 +15,7 @@ class Trained(Protocol):
     def name(self) -> str: ...
     @property
     def fps(self) -> int: ...
-    @property
-    def chunk_frames(self) -> int: ...
+    def chunk_frames_at(self, width: int, height: int) -> int: ...
     @property
     def overlap_frames(self) -> int: ...
     @property
@@ -54,14 +53,16 @@ def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int
     if fps is None:
         fps = Fraction(model.fps)
         own.append(f"{model.fps} fps")
+    sized = bool(width)
+    if not sized:
+        width, height = own_size(model, picture)
     if not chunk_frames:
-        chunk_frames = model.chunk_frames
+        chunk_frames = model.chunk_frames_at(width, height)
         own.append(f"chunks of {chunk_frames} frames")
     if overlap_frames < 0:
         overlap_frames = model.overlap_frames
         own.append(f"{overlap_frames} frames of overlap" if overlap_frames else "context outside the chunk")
-    if not width:
-        width, height = own_size(model, picture)
+    if not sized:
         followed = picture is not None and not model.one_size
         own.append(f"{width}x{height}" + (" in the proportions of the reference" if followed else ""))
     return Settings(fps, chunk_frames, overlap_frames, width, height,

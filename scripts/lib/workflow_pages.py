@@ -51,6 +51,7 @@ WAN_21, WAN_22 = (f"https://huggingface.co/Comfy-Org/{name}/resolve/main/split_f
 DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the frontend's own dialog of missing models
     WAN_22 + "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors",
     WAN_21 + "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
+    WAN_21 + "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors",
     WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
     WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors")}
 COMFY, MEITUAN = "Comfy-Org's Wan files (Apache-2.0)", "meituan-longcat (MIT)"
@@ -163,6 +164,24 @@ PAGES = {
              "24 GB, with kv_cache RAM in *Load LongCat*; 48 GB for all of it in VRAM.", minutes("35 minutes", "8"),
              "longcat_two_speakers"),
         Folded(19, "Sampling", ((12, 13), (14, 15)), (("15", "noise_seed"), ("14", "kind")))),
+    "omniavatar": Page(
+        "OmniAvatar", "a talking person, gestures included, at 25 fps, 50 steps",
+        (Column(360, (Group("Models", (1, 2, 3, 8)),)),
+         Column(360, (Group("The person and the speech", (6,)), Group("Prompt", (4, 5)))),
+         Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (16,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (17,))))),
+        note("A picture talks with its whole body at 25 fps, by OmniAvatar on Wan 2.1. The prompt says what the person "
+             "does; each chunk begins with the last 13 frames of the one before, and every frame has the picture "
+             "beside it. *OmniAvatar Speech* puts 0.34 s before the speech: its second output is the sound of the "
+             "video. The 1.3B files need a quarter of the memory and less than a fifth of the time.",
+             ("diffusion_models: wan2.1_t2v_14B_fp8_scaled.safetensors (14 GB)",
+              "diffusion_models: OmniAvatar-14B.pt, which is pytorch_model.pt of OmniAvatar/OmniAvatar-14B under "
+              "another name (about 1.3 GB)",
+              "audio_encoders: the folder wav2vec2-base-960h, from facebook (Apache-2.0)", UMT5, WAN_VAE),
+             f"OmniAvatar (Apache-2.0), {COMFY}", "24 GB; less with more RAM, slower.", minutes("5 hours", "1 hour"),
+             "omniavatar"),
+        Folded(16, "Sampling", ((11, 12), (13, 14)),
+               (("11", "text_scale"), ("11", "audio_scale"), ("14", "noise_seed")))),
     "longcat_video": Page(
         "LongCat Video", "a picture continues for as long as the sound",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),

@@ -46,6 +46,13 @@ def longcat():
     return longcat_models
 
 
+@pytest.fixture(scope="session")
+def omni():
+    """The rig's omniavatar_models: tiny OmniAvatar models, and one run of a sampler with them."""
+    import omniavatar_models
+    return omniavatar_models
+
+
 @pytest.fixture(autouse=True)
 def output_folder():
     """Where a test sends its output is forgotten after it."""

@@ -105,10 +105,15 @@ class OmniAvatar:
         return {**weights, "patch_embedding.weight": patch[:, :self.config["config"]["out_dim"]]}
 
     def merged(self) -> dict:
-        from lodestar.networks.omniavatar.weights import check_base, merge, read_published
+        """The base with the published layers, and with the pairs as any LoRA loader adds them."""
+        from lodestar.networks.omniavatar.weights import check_base, read_published
         published = read_published(self.load("lora_checkpoint.safetensors"))
         check_base(self.base(), published)
-        return merge(self.base(), published)
+        weights, pairs = {**self.base(), **published.whole}, published.ordinary_pairs(prefix="")
+        for path, (down, up) in published.pairs.items():
+            scale = pairs[f"{path}.alpha"] / len(pairs[f"{path}.lora_down.weight"])
+            weights[f"{path}.weight"] = weights[f"{path}.weight"] + scale * (up @ down)
+        return weights
 
     def chunk_plan(self, info: dict):
         expected = {"padded_frames": info["padded_frames"], "frames_per_chunk": info["frames_per_chunk"],

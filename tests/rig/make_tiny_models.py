@@ -37,13 +37,13 @@ def attention(name: str, picture: bool = False) -> Shapes:
     return shapes
 
 
-def wan(in_channels: int, out_channels: int, picture: bool = False) -> Shapes:
+def wan(in_channels: int, out_channels: int, picture: bool = False, layers: int = LAYERS) -> Shapes:
     """The Wan transformer; `picture` adds the CLIP picture branch of Wan 2.1 I2V."""
     shapes = layer("patch_embedding", DIM, in_channels, 1, 2, 2)
     shapes |= layer("text_embedding.0", DIM, TEXT_DIM) | layer("text_embedding.2", DIM, DIM)
     shapes |= layer("time_embedding.0", DIM, TIME_DIM) | layer("time_embedding.2", DIM, DIM)
     shapes |= layer("time_projection.1", DIM * 6, DIM)
-    for block in (f"blocks.{index}" for index in range(LAYERS)):
+    for block in (f"blocks.{index}" for index in range(layers)):
         shapes |= {f"{block}.modulation": (1, 6, DIM)} | layer(f"{block}.norm3", DIM)
         shapes |= attention(f"{block}.self_attn") | attention(f"{block}.cross_attn", picture)
         shapes |= layer(f"{block}.ffn.0", FFN_DIM, DIM) | layer(f"{block}.ffn.2", DIM, FFN_DIM)
@@ -161,9 +161,11 @@ def main() -> None:
         print(write_model(out_dir, name))
     from tiny_audio import write_tiny_encoders
     from tiny_longcat import write_tiny_longcat
+    from tiny_omniavatar import write_tiny_omniavatar
 
     print(*write_tiny_encoders(out_dir / "models" / "audio_encoders"), sep="\n")
     print(*write_tiny_longcat(out_dir / "models"), sep="\n")
+    print(*write_tiny_omniavatar(out_dir / "models" / "diffusion_models"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,14 @@ POINTS = {
         "super().extra_conds": f"{BASE}.extra_conds", "super().memory_required": f"{BASE}.memory_required",
         "self.process_latent_in": f"{BASE}.process_latent_in",
         "self.memory_usage_factor_conds": f"{BASE}.memory_usage_factor_conds"},
+    "backbones/omniavatar/loader.py": {
+        "manager.get_torch_device": f"{MEMORY}.get_torch_device", "manager.unet_dtype": f"{MEMORY}.unet_dtype",
+        "manager.unet_offload_device": f"{MEMORY}.unet_offload_device",
+        "manager.unet_manual_cast": f"{MEMORY}.unet_manual_cast", "model.load_model_weights":
+            f"{BASE}.load_model_weights", "patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
+    "backbones/omniavatar/model.py": {
+        "super().extra_conds": f"{BASE}.extra_conds", "self.process_latent_in": f"{BASE}.process_latent_in",
+        "self.out_dim": f"{WAN}.WanModel.out_dim"},
     "backbones/speech_guider.py": {
         "super().__init__": GUIDER, "super().sample": f"{GUIDER}.sample", "self.set_cfg": f"{GUIDER}.set_cfg",
         "self.inner_set_conds": f"{GUIDER}.inner_set_conds", "self.inner_model": f"{GUIDER}.inner_model",
@@ -94,6 +102,9 @@ STAND_INS = {
     ("backbones/longcat/model.py", "LongCatVideo.extra_conds_shapes"): f"{BASE}.extra_conds_shapes",
     ("backbones/longcat/model.py", "LongCatVideo.memory_required"): f"{BASE}.memory_required",
     ("backbones/longcat/model.py", "LongCatVideo.scale_latent_inpaint"): f"{BASE}.scale_latent_inpaint",
+    ("backbones/omniavatar/model.py", "OmniAvatar.concat_cond"): f"{BASE}.concat_cond",
+    ("backbones/omniavatar/model.py", "OmniAvatar.extra_conds"): f"{BASE}.extra_conds",
+    ("backbones/omniavatar/model.py", "OmniAvatar.scale_latent_inpaint"): f"{BASE}.scale_latent_inpaint",
     ("backbones/speech_guider.py", "SpeechGuider.predict_noise"): f"{GUIDER}.predict_noise",
     ("backbones/wan/s2v.py", "WanS2V.with_layout.rope"): f"{WAN}.WanModel.rope_encode",
 }
