@@ -49,7 +49,7 @@ def test_low_precision_is_only_rounding(folder, case, file, weights_dtype, dtype
     network = LongCat(dit.config, layers_for(weights, HOST), HOST.attention, dtype=weights_dtype).eval()
     network.load_state_dict(weights)
     with torch.no_grad():
-        expected = forward(dit.build(file), expected_call, None)
-        got = forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype)}, None)
+        expected = forward(dit.build(file), expected_call, ())
+        got = forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype)}, ())
     assert got.dtype == torch.float32
     assert (got - expected).norm() / expected.norm() < error

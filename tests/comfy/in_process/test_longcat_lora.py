@@ -57,7 +57,7 @@ def ask(network, dtype=torch.float32, rounded=False):
     call = FIXTURES.call(CASE)
     timestep = call["timestep"].bfloat16().float() if rounded else call["timestep"]
     with torch.no_grad():
-        return forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype), "timestep": timestep}, None)
+        return forward(network, {**call, "hidden_states": call["hidden_states"].to(dtype), "timestep": timestep}, ())
 
 
 def answer(model, dtype=torch.float32, lowvram_bytes=0):
