@@ -19,7 +19,7 @@ import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from lodestar.backbones import attach
-from lodestar.backbones.audio.encoder import encode_speech, log_mel
+from lodestar.backbones.audio.encoder import encode_speech, load_audio_encoder, log_mel
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.techniques.timeline import Timeline
@@ -116,6 +116,10 @@ def good(tiny_models, base, wan):
         "LodestarLongCatSchedule": {"model": longcat}, "LodestarLoadLongCatLora": {
             "model": longcat, "lora_name": "lodestar_tiny_longcat_video_lora.safetensors"},
         "LodestarLoadLongCat": {"model_name": "lodestar_tiny_longcat_avatar.safetensors"},
+        "LodestarLoadOmniAvatar": {"base_name": "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
+                                   "omniavatar_name": "lodestar_tiny_omniavatar.pt"},
+        "LodestarOmniAvatarSpeech": {"audio_encoder": load_audio_encoder(
+            folder / "audio_encoders" / "lodestar_tiny_longcat_wav2vec2.safetensors")},
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
         "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
         "LodestarTakeReport": {"plan": None}, "LodestarPlanTake": {"width": SIZE, "height": SIZE},
