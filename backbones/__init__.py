@@ -6,16 +6,19 @@ from .backbone import Backbone
 
 def find(model) -> Backbone:
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
+    from .infinitetalk.backbone import InfiniteTalk
     from .longcat.backbone import LongCatBackbone
     from .omniavatar.backbone import OmniAvatarBackbone
     from .wan.base import Wan
     from .wan.s2v import WanS2V
     families = (Wan, WanS2V, LongCatBackbone, OmniAvatarBackbone)
+    if (speaking := InfiniteTalk.on(model)) is not None:
+        return speaking
     for family in families:
         found = family.of(model.model)
         if found is not None:
             return found
-    supported = "; ".join(family.supported for family in families)
+    supported = "; ".join(family.supported for family in (*families, InfiniteTalk))
     raise ValueError(f"model: got {type(model.model).__name__} ({type(model.model.diffusion_model).__name__}), which "
                      f"Lodestar does not support. Supported: {supported}")
 

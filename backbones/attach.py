@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import comfy.conds
 import comfy.model_patcher
 import comfy.sampler_helpers
 import torch
@@ -94,8 +95,12 @@ def outside_of_steps() -> AbstractContextManager:
 
 
 def with_run(executor, noise, *args, **kwargs):
-    """An OUTER_SAMPLE wrapper: gives the model's calls a store, and checks other nodes' patches."""
+    """An OUTER_SAMPLE wrapper: gives the model's calls a store and its family's own conditions, and checks other nodes'
+    patches."""
     guider = executor.class_obj
+    own = find(guider.model_patcher).own_conditions
+    guider.conds = {name: [with_own_conditions(entry, own) for entry in entries]
+                    for name, entries in guider.conds.items()}
     options = guider.model_options.setdefault("transformer_options", {})
     check_patches(guider.model_patcher.model.diffusion_model, options, find(guider.model_patcher).name)
     hooked = any("hooks" in entry for entries in guider.conds.values() for entry in entries)
@@ -105,6 +110,12 @@ def with_run(executor, noise, *args, **kwargs):
             return executor(noise, *args, **kwargs)
     finally:
         options.pop(RUN, None)
+
+
+def with_own_conditions(entry: dict, names: tuple[str, ...]) -> dict:
+    """A condition whose values of these `names` reach the model's call, and are cut with the context windows."""
+    own = {name: comfy.conds.CONDRegular(entry[name]) for name in names if entry.get(name) is not None}
+    return {**entry, "model_conds": {**entry.get("model_conds", {}), **own}} if own else entry
 
 
 def with_room(executor, model, noise_shape, conds, *args, **kwargs):
@@ -179,6 +190,15 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider
+
+
+def with_companion(model, key: str, value: Any, companion):
+    """A clone that carries `value` under `key`, and with it `companion`, the patcher of a network that ComfyUI then
+    loads and offloads beside the model's own."""
+    clone = model.clone()
+    clone.set_attachments(key, value)
+    clone.set_additional_models(key, [companion])
+    return patched(clone, techniques_of(model), ChunkPosition())
 
 
 def with_weight_patches(model, patches: dict, strength: float, functions: dict, factors: nn.Module | None = None):

@@ -57,6 +57,8 @@ class ChunkInputs:
 class Backbone(ABC):
     supported: ClassVar[str]             # for the refusal: what of this family is supported
     frame_conditions: ClassVar[Mapping[str, Cut]] = {}   # what the model is given for each latent frame, by name
+    own_conditions: ClassVar[tuple[str, ...]] = ()   # values of CONDITIONING that core does not hand to the model
+    picture_in_every_chunk: ClassVar[bool] = False   # whether the concat latent of later chunks has it, too
     encoder: ClassVar[str] = ""          # for the refusal: what makes the speech features it takes
     name: str
     fps: int                             # what the family was trained at

@@ -99,6 +99,8 @@ class TakeInputs:
 
     @cached_property
     def later_concat_latent(self) -> Tensor | None:
+        if self.backbone.picture_in_every_chunk:
+            return self.opening_concat_latent
         return self._concat_latent(None)
 
     def request(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None) -> ChunkRequest:

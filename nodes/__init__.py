@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension
 
 from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
+from .infinitetalk import LodestarInfiniteTalk
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
 from .load_longcat import LodestarLoadLongCat
@@ -31,9 +32,10 @@ class Lodestar(ComfyExtension):
     async def get_node_list(self):
         return [LodestarSamplePerson, LodestarPlanTake, LodestarLongTake, LodestarOneChunk, LodestarReferencePicture,
                 LodestarLookaheadAnchor, LodestarNarrativeKeyframe, LodestarReferenceSkip, LodestarLatentStitch,
-                LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarAudioFeatures,
-                LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt, LodestarSpeechGuidance,
-                LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech, LodestarTakeReport]
+                LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
+                LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
+                LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
+                LodestarTakeReport]
 
 
 async def comfy_entrypoint() -> Lodestar:

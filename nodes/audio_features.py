@@ -2,10 +2,15 @@
 from comfy_api.latest import io
 
 from ..backbones.audio.encoder import as_speech_encoder, encode_speech
+from ..backbones.infinitetalk.speech import NAME as INFINITETALK
+from ..backbones.infinitetalk.speech import encode_streams
+from ..backbones.longcat.speech import resample_speech
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.segments import select_layers
 from .input_checks import checked
 from .sockets import search_words
+
+CORE = "core"
 
 
 class LodestarAudioFeatures(io.ComfyNode):
@@ -30,6 +35,10 @@ class LodestarAudioFeatures(io.ComfyNode):
                 io.Float.Input("overlap_seconds", default=4.0, min=0.0, max=60.0, step=0.5,
                                tooltip="Shared by neighbouring segments and cut in the middle. Below 2.6 s the "
                                        "features of wav2vec2 change at the seams."),
+                io.Combo.Input("trained_as", options=[CORE, INFINITETALK], default=CORE,
+                               tooltip="core: every layer at the encoder's own rate, as ComfyUI's node makes them. "
+                                       "InfiniteTalk: as it and MultiTalk were trained, at -23 LUFS and 25 Hz, brought "
+                                       "to that rate before the transformer; layers and segments are its own."),
             ],
             outputs=[io.AudioEncoderOutput.Output(display_name="audio_features",
                                                    tooltip="The kept layers with their rate, for Long Take and for "
@@ -48,7 +57,10 @@ class LodestarAudioFeatures(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, audio, audio_encoder, layers, window_seconds, overlap_seconds) -> io.NodeOutput:
+    def execute(cls, audio, audio_encoder, layers, window_seconds, overlap_seconds, trained_as=CORE) -> io.NodeOutput:
         encoder = as_speech_encoder(audio_encoder)
-        features = encode_speech(encoder, audio, layers, window_seconds, overlap_seconds)
+        if trained_as == INFINITETALK:
+            features = encode_streams(encoder, [resample_speech(audio)])
+        else:
+            features = encode_speech(encoder, audio, layers, window_seconds, overlap_seconds)
         return io.NodeOutput({**features, "sound_marks": sound_marks(audio)})

@@ -129,6 +129,7 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "AUDIO_ENCODER": as_speech_encoder,
     "AUDIO_ENCODER_OUTPUT": speech_features,
     "MODEL": model,
+    "MODEL_PATCH": Has("a MODEL_PATCH, as Load Model Patch gives", ("model",)),
     "LODESTAR_PLAN": plan,
     "VIDEO": Has("a VIDEO, as Load Video or Long Take gives", ("get_components", "save_to")),
     "VAE": Has("a VAE, as Load VAE gives", ("encode", "decode", "first_stage_model")),

@@ -2,6 +2,7 @@
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..backbones.infinitetalk import speech as infinitetalk
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams
 from ..backbones.longcat.two_speakers import join_speakers
 from ..techniques.audio.recording_digests import sound_marks
@@ -42,7 +43,9 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
                 io.String.Input("others", default="", multiline=True,
                                 tooltip="Boxes of others in the picture, who do not speak, one per line, as in box_1."),
-                io.Combo.Input("version", options=[AUTO, *AVATARS], default=AUTO, tooltip=WHICH_AVATAR),
+                io.Combo.Input("version", options=[AUTO, *AVATARS, infinitetalk.NAME], default=AUTO,
+                               tooltip=f"{WHICH_AVATAR} InfiniteTalk: for it and MultiTalk, from "
+                                       "chinese-wav2vec2-base."),
                 io.Boolean.Input("noise_floor", default=True, tooltip=NOISE_FLOOR),
                 io.Int.Input("noise_floor_seed", default=0, min=0, max=LARGEST_SEED, tooltip=NOISE_SEED),
             ],
@@ -62,7 +65,10 @@ class LodestarTwoSpeakers(io.ComfyNode):
         tracks, mix = join_speakers(mode, audio_1, audio_2)
         if people.shape[1] > 3:     # others get an audio stream of silence
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
-        features = encode_streams(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
+        if version == infinitetalk.NAME:
+            features = infinitetalk.encode_streams(audio_encoder, tracks, people)
+        else:
+            features = encode_streams(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
         return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)
 
 

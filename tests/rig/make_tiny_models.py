@@ -162,10 +162,12 @@ def main() -> None:
     from tiny_audio import write_tiny_encoders
     from tiny_longcat import write_tiny_longcat
     from tiny_omniavatar import write_tiny_omniavatar
+    from tiny_talk import write_tiny_talk
 
     print(*write_tiny_encoders(out_dir / "models" / "audio_encoders"), sep="\n")
     print(*write_tiny_longcat(out_dir / "models"), sep="\n")
     print(*write_tiny_omniavatar(out_dir / "models" / "diffusion_models"), sep="\n")
+    print(*write_tiny_talk(out_dir / "models"), sep="\n")
 
 
 if __name__ == "__main__":

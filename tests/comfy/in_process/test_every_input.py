@@ -8,6 +8,7 @@ import logging
 import math
 from fractions import Fraction
 
+import comfy.model_patcher
 import comfy.samplers
 import comfy.sd
 import comfy.utils
@@ -111,6 +112,7 @@ def good(tiny_models, base, wan):
     components = Types.VideoComponents(images=drawn(8, SIZE, SIZE, 3), audio=None, frame_rate=Fraction(16))
     wires |= {"GUIDER": guider, "LODESTAR_PLAN": Take(plan, clip(SOUND)), "CLIP": None,
               "AUDIO_ENCODER_OUTPUT": encode_speech(wires["AUDIO_ENCODER"], clip(SOUND)),
+              "MODEL_PATCH": speech_patch(128),
               "VIDEO": InputImpl.VideoFromComponents(components)}
     return wires, {
         "LodestarLongCatSchedule": {"model": longcat}, "LodestarLoadLongCatLora": {
@@ -125,7 +127,16 @@ def good(tiny_models, base, wan):
         "LodestarTakeReport": {"plan": None}, "LodestarPlanTake": {"width": SIZE, "height": SIZE},
         "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None},
         "LodestarReferencePicture": {"width": SIZE, "height": SIZE},
+        "LodestarInfiniteTalk": {"model": wan.load(tiny_models, "wan21_i2v")},
         "LodestarLongTake": {"audio_features": None, "filename_prefix": "every/input"}}
+
+
+def speech_patch(width):
+    """What is looked at of a MODEL_PATCH before a model calls it, which the older ComfyUI cannot make."""
+    network, block = torch.nn.Module(), torch.nn.Module()
+    network.audio_proj, block.audio_cross_attn = torch.nn.Linear(1, 1), torch.nn.Linear(width, width)
+    block.audio_cross_attn.dim, network.blocks = width, torch.nn.ModuleList([block])
+    return comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
 
 
 def inputs_of(good, name):

@@ -1,0 +1,140 @@
+"""InfiniteTalk and MultiTalk: ComfyUI's Wan 2.1 image-to-video with a model patch that hears speech.
+
+Every chunk has the picture in its concat channels. The latents that it continues from stand at its head in every call,
+at the chunk's own timestep, as the model was trained: the last frames encoded again, or the latents as they were
+sampled. Speech is in the numbers of the whole take, for any guidance, any batch and each context window.
+"""
+from dataclasses import dataclass
+from typing import ClassVar
+
+import comfy.latent_formats
+import torch
+from torch import Tensor
+
+from ...techniques.audio.features import interpolate_frames, positions
+from ...techniques.audio.talk_windows import MULTITALK_SLOTS, SLOTS, frame_steps, multitalk_windows
+from ...techniques.speaker_masks import token_masks
+from ...techniques.timeline import Timeline
+from ..audio.speech import CORE_RATE_HZ, Speech, check_finite
+from ..backbone import ChunkInputs, ChunkRequest
+from ..frame_conditions import Cut
+from ..wan.base import Wan
+from ..wan.call import WanCall
+from .features import FPS, LAYERS, WIDTH
+from .speech_attention import SpeechAttention, speech_tokens
+
+SPEECH, HELD, SPEAKERS = "infinitetalk_speech", "infinitetalk_held", "infinitetalk_speakers"
+PER_LATENT = Cut(2, per_latent=1, first=1, core_cuts=True)
+PATCH = "lodestar_speech_patch"     # under which attach.py keeps a model's speech patch
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechPatch:
+    """`network`: of core's MODEL_PATCH, with audio_proj and blocks. `scale`: of what is heard."""
+    network: torch.nn.Module
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class InfiniteTalk(Wan):
+    supported: ClassVar[str] = "InfiniteTalk and MultiTalk on Wan 2.1 I2V"
+    encoder: ClassVar[str] = ("Audio Features with chinese-wav2vec2-base, its trained_as set to InfiniteTalk, or all "
+                              "of its layers")
+    own_conditions: ClassVar[tuple[str, ...]] = (SPEECH, HELD, SPEAKERS)
+    frame_conditions: ClassVar = {**Wan.frame_conditions, SPEECH: PER_LATENT, HELD: PER_LATENT}
+    picture_in_every_chunk: ClassVar[bool] = True
+    mode: str = "i2v"
+    name: str = "InfiniteTalk"
+    fps: int = FPS
+    overlap_frames: int = 9
+    audio_shape: tuple[int, int] | None = (LAYERS, WIDTH)
+    audio_condition: str | None = SPEECH
+    handover: str = "re-encode"
+    patch: SpeechPatch | None = None
+
+    @classmethod
+    def on(cls, model) -> "InfiniteTalk | None":
+        """The backbone of a MODEL that carries a speech patch, None for any other."""
+        patch, wan = model.attachments.get(PATCH), Wan.of(model.model)
+        return cls(patch=patch) if patch is not None and wan is not None and wan.mode == "i2v" else None
+
+    @property
+    def layers_taken(self) -> tuple[int, ...]:
+        return LAYERS, LAYERS + 1
+
+    def check_speech(self, speech: Speech, clock: Timeline) -> None:
+        super().check_speech(speech, clock)
+        if clock.fps != self.fps:
+            raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} hears {self.fps} frames a second. Set "
+                             f"fps of Plan Take to {self.fps}")
+        if len(speech.streams) > 2 or (speech.speakers is not None and speech.speakers.shape[1] > 3):
+            raise ValueError(f"audio_features: {len(speech.streams)} audio streams, but {self.name} has two speakers "
+                             "and nobody else. Empty the others of Two Speakers")
+
+    def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
+        """(1, speakers, latents, 8, 12, C); the first latent has 5 places. A chunk that reaches the end of the speech
+        hears it mirrored behind its end."""
+        first, frames = first_latent * self.temporal_ratio, (latents - 1) * self.temporal_ratio + 1
+        heard = [self.windows(stream, speech.rate_hz, first, frames) for stream in speech.streams]
+        speech.release()
+        return check_finite(torch.stack(heard)[None].float())
+
+    @staticmethod
+    def windows(stream, rate_hz: float, first_frame: int, frames: int) -> Tensor:
+        """(latents, 8, 12, C) of one audio stream, of which only the steps that are heard are read."""
+        rows = stream[0].shape[1]
+        steps = rows if rate_hz == FPS else int(rows / CORE_RATE_HZ * FPS)
+        around = frame_steps(first_frame, frames, steps, closes=first_frame + frames >= steps)
+        low, high = int(around.min()), int(around.max()) + 1
+        below, share = (part[low:high] for part in positions(rows, steps))
+        start, end = int(below[0]), min(int(below[-1]) + 2, rows)
+        layers = torch.stack([layer[0, start:end] for layer in stream[-LAYERS:]], 1)     # (rows, 12, C)
+        first, later = multitalk_windows(interpolate_frames(layers, below - start, share), around - low)
+        empty = first.new_zeros(MULTITALK_SLOTS - SLOTS, *first.shape[1:])
+        return torch.cat([torch.cat([first, empty])[None], later])
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        if request.reference is None or request.concat_latent is None:
+            raise ValueError(f"reference: {self.name} starts from a picture. Connect one")
+        channels, height, width = request.latent_shape
+        known = request.reference if request.context is None else request.context
+        opened = known.shape[2]
+        samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
+        samples[:, :, :opened] = known
+        mask = torch.ones(1, 1, request.latents, height, width)
+        mask[:, :, :opened] = 0
+        picture_mask = torch.ones_like(mask)
+        picture_mask[:, :, :1] = 0
+        held = torch.cat([1 - mask, samples * (1 - mask)], 1)
+        conditions = {"concat_latent_image": request.concat_latent[:, :, :request.latents].clone(),
+                      "concat_mask": picture_mask, HELD: held}
+        uncond = {}
+        if request.audio is not None:
+            conditions[SPEECH], uncond[SPEECH] = request.audio, torch.zeros_like(request.audio[:, :1])
+        if request.audio is not None and request.audio.shape[1] > 1:
+            assert request.people is not None
+            tokens = token_masks((request.people > 0.5).float(), height // 2, width // 2)
+            conditions[SPEAKERS] = tokens[:, :, None]
+        return ChunkInputs(samples, mask, conditions, uncond)
+
+    def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
+        call = super().prepare(executor, args, kwargs, techniques, position, process_in)
+        extra = dict(call.extra)
+        windows, held, speakers = (extra.pop(name, None) for name in self.own_conditions)
+        call = call.change(extra=extra)
+        if held is not None:
+            latents = process_in(held[:, 1:].float()).to(call.x)
+            opened = torch.where(held[:, :1] > 0.5, latents, call.x[:, :latents.shape[1]])
+            call = call.change(x=torch.cat([opened, call.x[:, latents.shape[1]:]], 1))
+        return call if windows is None else self.with_speech(call, windows, speakers)
+
+    def with_speech(self, call: WanCall, windows: Tensor, speakers: Tensor | None) -> WanCall:
+        assert self.patch is not None
+        network, two = self.patch.network, windows.shape[1] > 1
+        attention = SpeechAttention(network.blocks, speech_tokens(network.audio_proj, windows).to(call.x),
+                                    speakers[0, :, 0] if two and speakers is not None else None, self.patch.scale)
+        patches = dict(call.transformer_options.get("patches", {}))
+        patches["attn2_patch"] = [*patches.get("attn2_patch", ()), attention.add_speech]
+        if attention.masks is not None:
+            patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attention.find_speakers]
+        return call.change(transformer_options={**call.transformer_options, "patches": patches})

@@ -1,0 +1,34 @@
+"""InfiniteTalk: a Wan 2.1 image-to-video model that hears speech through a model patch."""
+from comfy_api.latest import io
+
+from ..backbones.infinitetalk.patching import with_speech_patch
+from .input_checks import checked
+from .sockets import search_words
+
+
+class LodestarInfiniteTalk(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LodestarInfiniteTalk",
+            display_name="InfiniteTalk",
+            category="Lodestar/loaders",
+            description="Joins Wan 2.1 image-to-video and the model patch of InfiniteTalk or MultiTalk to one model, "
+                        "driven by speech: for Long Take, Plan Take, One Chunk and every technique.",
+            inputs=[
+                io.Model.Input("model", tooltip="Wan 2.1 I2V 14B 480p, with its LoRAs."),
+                io.Custom("MODEL_PATCH").Input("model_patch",
+                                               tooltip="From core's Load Model Patch: InfiniteTalk single or multi, "
+                                                       "or MultiTalk."),
+                io.Float.Input("audio_scale", default=1.0, min=-10.0, max=10.0, step=0.01,
+                               tooltip="How strongly what is heard enters the picture. 1 as trained; for stronger lips "
+                                       "rather raise the audio_scale of Speech Guidance."),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the speech patch attached.")],
+            **search_words("multitalk", "talking head", "avatar", "lip sync", "audio to video", "wan talk"),
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, model, model_patch, audio_scale) -> io.NodeOutput:
+        return io.NodeOutput(with_speech_patch(model, model_patch, audio_scale))
