@@ -1,1 +1,1 @@
-"""Joins a take and a backbone inside ComfyUI: a take's fingerprints, file name, progress and events."""
+"""Floor 3: joins a take and a backbone inside ComfyUI: inputs, chunk sampler, session, fingerprints, progress."""

@@ -1,4 +1,4 @@
-"""Floor 3: what a user drags. Each node unpacks its inputs, makes one call, and packs the answer."""
+"""Floor 4: what a user drags. Each node unpacks its inputs, makes one call, and packs the answer."""
 from pathlib import Path
 
 import folder_paths

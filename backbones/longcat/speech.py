@@ -88,7 +88,7 @@ def wav2vec_pieces(family: Wav2Vec2, device: torch.device, speech: Tensor, end: 
     """What leaves each of the 12 layers, the convolutions' features having been brought to 32 Hz before them. The
     silence up to sample `end` counts in the clip's variance, as in the authors' own."""
     speech = prepare_speech(pad_track(speech, end), RATE, noise)
-    family = replace(family, variance_correction=None)      # `prepared` did that
+    family = replace(family, variance_correction=None)      # `prepare_speech` did that
     steps = end * WAV2VEC_RATE // RATE
     segments = plan_segments(steps, SEGMENT_SECONDS * WAV2VEC_RATE, OVERLAP_SECONDS * WAV2VEC_RATE)
     clip = family.open(speech[None], device, segments)

@@ -134,7 +134,7 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     Every chunk but the first repeats `overlap` latents. A take that fits one chunk is one chunk of exactly the latents
     it needs (at least 1). Otherwise the last chunk is shortened to what is needed, but not below half of the usual
     new latents (models are bad at very short ones); the rest is trimmed. Chunk i's seed is mixed of
-    the take's and i * `seed_step`. `script`: see story_script. `grid`: the pixel grid of the backbone.
+    the take's and i * `seed_step`. `script`: see story. `grid`: the pixel grid of the backbone.
 
     Raises ValueError for a chunk not longer than its overlap, fps outside 1..240, a size off the grid, no frames, or a
     script that cannot be read.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segment:
-    """Steps [first, end) are encoded, steps [keep_first, keep_end) of them are trim_segments."""
+    """Steps [first, end) are encoded, steps [keep_first, keep_end) of them are what it keeps."""
     first: int
     end: int
     keep_first: int
