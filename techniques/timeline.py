@@ -23,10 +23,6 @@ class Timeline:
     def frames_for_seconds(self, seconds: Fraction | float) -> int:
         return math.ceil(Fraction(seconds) * self.fps)
 
-    def frame_at(self, seconds: Fraction | float) -> int:
-        """The frame on screen at `seconds`."""
-        return math.floor(Fraction(seconds) * self.fps)
-
     def seconds_at(self, frame: int) -> Fraction:
         return Fraction(frame) / self.fps
 

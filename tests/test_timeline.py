@@ -40,14 +40,6 @@ def test_the_last_frame_never_ends_before_the_speech(fps, samples, rate):
     assert timeline.frames_for_seconds(seconds) == frames
 
 
-@given(FPS, st.integers(0, 10 ** 6))
-def test_a_frame_is_on_screen_from_its_time_to_the_next(fps, frame):
-    timeline = Timeline(fps)
-    start, end = timeline.seconds_at(frame), timeline.seconds_at(frame + 1)
-    assert timeline.frame_at(start) == frame == timeline.frame_at(start + (end - start) * Fraction(999, 1000))
-    assert timeline.frame_at(end) == frame + 1
-
-
 def test_no_rounding_error_at_film_rate_after_an_hour():
     timeline = Timeline(Fraction(24000, 1001))
     assert timeline.frames_for_samples(48000 * 3600 + 3_600 * 48, 48000) == 86_400   # 3603.6 s are 86400 frames exactly

@@ -23,18 +23,11 @@ def silence_after(samples: int, sample_rate: int, fps: int, chunk_frames: int, o
     return math.ceil(max(whole - seconds, LEAST_SILENCE_SECONDS) * sample_rate)
 
 
-def interpolate_features(features: Tensor, steps: int) -> Tensor:
-    """(B, S, C) -> (B, steps, C): linear, the first and the last step stay where they are.
+def positions(frames: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Where `steps` spread over `frames` lie, the first and the last where they are: the frame below each (steps,), and
+    the next one's share (steps,). float32, as torch's own interpolation has them over a whole clip.
 
     Avatar 1.0 does it to the convolutional features, before projection and transformer; 1.5 to the finished groups.
-    """
-    return interpolate_frames(features.transpose(0, 1), *positions(features.shape[1], steps)).transpose(0, 1)
-
-
-def positions(frames: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Where `steps` spread over `frames` lie: the frame below each (steps,), and the next one's share (steps,).
-
-    float32, as torch's own interpolation has them over a whole clip.
     """
     place = torch.arange(steps, dtype=torch.float32) * (torch.tensor(frames - 1.0) / max(steps - 1, 1))
     below = place.long().clamp(max=frames - 1)
@@ -46,11 +39,6 @@ def interpolate_frames(frames: Tensor, below: Tensor, share: Tensor) -> Tensor:
     share = share.to(frames).view(-1, *[1] * (frames.ndim - 1))
     above = (below + 1).clamp(max=len(frames) - 1)
     return frames[below.to(frames.device)] * (1 - share) + frames[above.to(frames.device)] * share
-
-
-def wav2vec_layers(states: Tensor) -> Tensor:
-    """All 13 states (13, 1, S, C) -> (S, 12, C): what leaves each layer, without what enters the first."""
-    return states[1:, 0].transpose(0, 1)
 
 
 def whisper_groups(states: Tensor | Sequence[Tensor]) -> Tensor:
@@ -69,11 +57,6 @@ def mean_states(states: Tensor | Sequence[Tensor]) -> Tensor:
     return total / len(states)
 
 
-def whisper_features(groups: Tensor, samples: int, sample_rate: int, rate_hz: int = 25) -> Tensor:
-    """Groups (S, 5, C) at twice `rate_hz` -> (steps, 5, C) at `rate_hz` for as long as the speech lasts."""
-    return torch.cat(list(halve_rate([groups], samples * rate_hz // sample_rate)))
-
-
 def halve_rate(pieces: Iterable[Tensor], steps: int, count: int | None = None) -> Iterator[Tensor]:
     """Rows piece by piece (n, ...), at least `count` together -> piece by piece, `steps` together.
 
@@ -89,11 +72,6 @@ def halve_rate(pieces: Iterable[Tensor], steps: int, count: int | None = None) -
         ready = int((last < first + len(frames)).sum())
         yield interpolate_frames(frames, below[done:ready] - first, share[done:ready])
         first, done = first + len(frames) - 1, ready
-
-
-def audio_slots(features: Tensor, first_frame: int, frames: int, stride: int, slots: int = 5) -> Tensor:
-    """(steps, S, C) -> (1, frames, slots, S, C): the audio slots around each video frame from `first_frame` on."""
-    return features[slot_steps(first_frame, frames, stride, len(features), slots).to(features.device)][None]
 
 
 def slot_steps(first_frame: int, frames: int, stride: int, steps: int, slots: int = 5) -> Tensor:

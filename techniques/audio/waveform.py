@@ -59,10 +59,6 @@ def add_noise_floor(speech: Tensor, noise: Tensor) -> Tensor:
     return speech + 10 ** (NOISE_FLOOR_DB / 20) * noise
 
 
-def cut_transients(speech: Tensor, sample_rate: int) -> Tensor:
-    return filter_waveform(speech, lowpass(LOWPASS_HZ, sample_rate))
-
-
 def standardize(speech: Tensor) -> Tensor:
     """In place: zero mean and unit variance over the whole clip."""
     mean = sum(block.double().sum().item() for _, block in blocks(speech)) / len(speech)
@@ -101,13 +97,9 @@ def lufs(power: Tensor) -> Tensor:
     return -0.691 + 10 * power.log10()
 
 
-def filter_waveform(x: Tensor, sections: Sections) -> Tensor:
-    """Causal recursive filters, one after the other, over (N,)."""
-    return torch.cat(list(filter_blocks((block for _, block in blocks(x)), sections))).to(x)
-
-
 def filter_blocks(raw: Iterable[Tensor], sections: Sections) -> Iterator[Tensor]:
-    """The same over a waveform that comes in blocks: as long a block for each, float64 on the CPU."""
+    """Causal recursive filters, one after the other, over a waveform that comes in blocks: as long a block for each,
+    float64 on the CPU."""
     from scipy.signal import sosfilt
 
     state = torch.zeros(len(sections), 2, dtype=torch.float64).numpy()

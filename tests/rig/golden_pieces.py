@@ -74,16 +74,17 @@ def audio(call: dict, host: golden.Host) -> dict[str, Tensor]:
     if "image_hw" in call:
         return masks(call)
     if "features" in call:
-        return {"out": speech_features.interpolate_features(call["features"], call["seq_len"])}
+        places = speech_features.positions(call["features"].shape[1], call["seq_len"])
+        return {"out": speech_features.interpolate_frames(call["features"].transpose(0, 1), *places).transpose(0, 1)}
     if "full" in call:
         step = call["num_frames"] - call["num_cond_frames"]
-        return {f"seg{segment}": speech_features.audio_slots(call["full"], segment * step, call["num_frames"],
-                                                         call["audio_stride"]) for segment in range(8)}
+        return {f"seg{segment}": call["full"][speech_features.slot_steps(
+            segment * step, call["num_frames"], call["audio_stride"], len(call["full"]))][None] for segment in range(8)}
     if "seq_len" in call:
-        return {"audio_emb": speech_features.wav2vec_layers(call["hidden_states"])[:call["seq_len"]]}
+        return {"audio_emb": call["hidden_states"][1:, 0].transpose(0, 1)[:call["seq_len"]]}
     groups = speech_features.whisper_groups(call["hidden_states"])
-    return {"audio_emb": speech_features.whisper_features(groups, call["num_samples"], call["sample_rate"],
-                                                          call["fps"])}
+    steps = call["num_samples"] * call["fps"] // call["sample_rate"]
+    return {"audio_emb": torch.cat(list(speech_features.halve_rate([groups], steps)))}
 
 
 def waveform(call: dict) -> dict[str, Tensor]:
@@ -92,7 +93,8 @@ def waveform(call: dict) -> dict[str, Tensor]:
     leveled = speech_waveform.level_loudness(call["speech"], rate)
     noisy = speech_waveform.add_noise_floor(leveled, call["randn"])
     return {"loudness_norm": leveled, "noise_floor": noisy,
-            "smooth_transients": speech_waveform.cut_transients(noisy, rate),
+            "smooth_transients": torch.cat(list(speech_waveform.filter_blocks(
+                [noisy], speech_waveform.lowpass(speech_waveform.LOWPASS_HZ, rate)))).to(noisy),
             "wav2vec_input_values": speech_waveform.prepare_speech(call["speech"], rate, call["randn"])}
 
 
