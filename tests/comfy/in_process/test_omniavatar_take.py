@@ -1,5 +1,6 @@
 """OmniAvatar in a take: techniques on it, speech by frame, chunk by chunk, both guidance modes."""
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import comfy.sd
@@ -7,6 +8,7 @@ import golden
 import golden_omniavatar
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode
 from lib import environment
@@ -147,6 +149,23 @@ def test_context_windows_take_the_speech_and_the_known_frames_of_their_own_laten
     assert (small - whole).abs().max() > 1e-3
 
 
+def test_a_compiled_model_follows_speech_reference_and_anchor(omni, model):
+    """Under core's guard filter, which forgets every guard on transformer_options."""
+    torch._dynamo.reset()
+    compiled = model.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager", options={
+        "guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]})
+    other = {"reference_latents": [omni.random(1, 16, 1, *omni.SIZE, seed=9)]}
+    results = []
+    for patch in (lambda patcher: patcher, partial(anchored, omni=omni), partial(anchored, omni=omni, distance=30)):
+        for values in ({}, {AUDIO: omni.speech(seed=6)}, {AUDIO: None}, other):
+            plain, same = (omni.sample(patch(patcher), omni.noise(), omni.prompt(**values), steps=1)
+                           for patcher in (model, compiled))
+            assert torch.allclose(plain, same, atol=1e-4)
+            results.append(plain.sum().item())
+    assert len(set(results)) == 12
+
+
 # ---------------------------------------------------------------- speech
 
 @pytest.fixture(scope="module")
@@ -217,7 +236,7 @@ def test_another_encoder_is_refused(tiny_models):
 @pytest.mark.parametrize(("size", "frames"), [((720, 400), 105), ((400, 720), 105), ((720, 720), 57)])
 def test_a_plan_takes_its_chunk_by_its_size(model, size, frames):
     backbone = backbones.find(model)
-    assert (backbone.chunk_frames, backbone.size) == (CHUNK_FRAMES, SIZES[0])
+    assert (backbone.chunk_frames, backbone.size, backbone.handover) == (CHUNK_FRAMES, SIZES[0], "re-encode")
     chosen = choose_settings(backbone, width=size[0], height=size[1])
     assert (chosen.chunk_frames, chosen.overlap_frames, chosen.fps) == (frames, 13, 25)
     square = choose_settings(backbone, torch.zeros(1, 64, 64, 3))
