@@ -46,7 +46,6 @@ class Patch:
     def prepared(self, executor, args, kwargs):
         return self.backbone.prepare(executor, args, kwargs, self.techniques, self.position, self.process_in)
 
-
     def cut_conditions(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
                        transformer_options: dict = {}, **conditions):  # noqa: B006 - as core's
         """An APPLY_MODEL wrapper: what stands for each latent frame, for the call's own frames alone."""

@@ -1,15 +1,22 @@
 """Weights from disk the way ComfyUI reads them, and what to tell a user whose file is not as it should be."""
 import logging
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import comfy.utils
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ..networks.weight_files import format_bytes, read_weights, surplus_bytes
 
 UNREADABLE = (ValueError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
+WEIGHT_DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+                 "fp8_e5m2": torch.float8_e5m2}
+PREFIXES = ("model.diffusion_model.", "diffusion_model.")   # of a network in files that ComfyUI saves
+T = TypeVar("T")
 logger = logging.getLogger("lodestar")
 
 
@@ -27,6 +34,14 @@ def load_weights(path: Path, input_id: str) -> tuple[dict[str, Tensor], dict[str
         return read_weights(path)
     except UNREADABLE as error:
         raise ValueError(f"{input_id}: {why_unreadable(path, error)}") from error
+
+
+def strip_prefix(weights: Mapping[str, T]) -> dict[str, T]:
+    """The network's weights by its own names, where others stand beside them; all of them where none has a prefix."""
+    for prefix in PREFIXES:
+        if own := {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}:
+            return own
+    return dict(weights)
 
 
 def why_unreadable(path: Path, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 Each runs in a process of its own, with the environment and the ComfyUI that scripts/test.py uses.
 """
+import argparse
 import os
 import platform
 import subprocess
@@ -43,6 +44,7 @@ def machine(comfyui: Path) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     comfyui = environment.find_comfyui(environment.NEWEST, environment.own_comfyui())
     if comfyui is None:
         sys.exit(f"the benchmarks need a ComfyUI {environment.NEWEST}: set COMFYUI_PATH to one")

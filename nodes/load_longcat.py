@@ -7,7 +7,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..backbones import attach
-from ..backbones.longcat.loader import GGUF, WEIGHT_DTYPES, load_longcat
+from ..backbones.longcat.loader import GGUF, load_longcat
+from ..backbones.weight_loading import WEIGHT_DTYPES
 from ..techniques.conditioning_cache import OFFLOADS, ConditioningCache
 from ..techniques.technique import ChunkPosition
 from .input_checks import checked

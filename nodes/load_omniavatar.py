@@ -4,7 +4,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..backbones.omniavatar.loader import WEIGHT_DTYPES, load_omniavatar
+from ..backbones.omniavatar.loader import load_omniavatar
+from ..backbones.weight_loading import WEIGHT_DTYPES
 from .input_checks import checked
 from .sockets import search_words
 

@@ -267,13 +267,6 @@ def server_of(options: argparse.Namespace, comfyui: Path | None):
             yield server
 
 
-def existing_file(text: str) -> Path:
-    path = Path(text).expanduser().resolve()
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{path} is no file")
-    return path
-
-
 def positive_seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds < float("inf"):
@@ -283,10 +276,11 @@ def positive_seconds(text: str) -> float:
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=existing_file, help="the picture; default: the bundled one")
-    parser.add_argument("--audio", type=existing_file, help="the speech; default: the bundled one")
+    parser.add_argument("--image", type=environment.existing_file, help="the picture; default: the bundled one")
+    parser.add_argument("--audio", type=environment.existing_file, help="the speech; default: the bundled one")
     parser.add_argument("--seconds", type=positive_seconds, help="use only the first seconds of the speech")
-    parser.add_argument("--workflow", type=existing_file, default=WORKFLOW, help="an API-format workflow (.json)")
+    parser.add_argument("--workflow", type=environment.existing_file, default=WORKFLOW,
+                        help="an API-format workflow (.json)")
     parser.add_argument("--server", metavar="URL", help="a running ComfyUI that has the pack and the models")
     parser.add_argument("--gpu", action="store_true", help="let the server use the GPU; default: CPU only")
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: found, else cloned")

@@ -12,13 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def existing_file(text: str) -> Path:
-    path = Path(text).expanduser().resolve()
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{path} is no file")
-    return path
-
-
 def frame_numbers(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",")]
     if numbers != sorted(set(numbers)) or numbers[0] < 1:
@@ -28,8 +21,8 @@ def frame_numbers(text: str) -> list[int]:
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", type=existing_file, metavar="VIDEO")
-    parser.add_argument("--reference", type=existing_file, metavar="PICTURE", help="the person's picture")
+    parser.add_argument("video", type=environment.existing_file, metavar="VIDEO")
+    parser.add_argument("--reference", type=environment.existing_file, metavar="PICTURE", help="the person's picture")
     parser.add_argument("--borders", type=frame_numbers, default=[], metavar="FRAMES",
                         help="the first frame of each chunk but the first, such as 77,154: for the seam score")
     parser.add_argument("--mouth", default="", metavar="BOX",

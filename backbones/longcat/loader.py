@@ -24,15 +24,12 @@ from ...networks.longcat.network import LongCat
 from ...networks.longcat.versions import Version, version_of
 from ...networks.packed import Packed, Weight, count_elements
 from .. import attach
-from ..weight_loading import load_weights, why_unreadable
+from ..weight_loading import WEIGHT_DTYPES, load_weights, strip_prefix, why_unreadable
 from .model import Float8Operations, LongCatModelConfig
 from .operations import PackedLinear, PackedOperations
 
 INDEX = "*.safetensors.index.json"
 GGUF = ".gguf"
-PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-WEIGHT_DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
-                 "fp8_e5m2": torch.float8_e5m2}
 UNSEEN = ("keep_padding", "class_range", "class_interval")      # of a config: nothing in the weights shows them
 
 Weights = dict[str, Weight]
@@ -119,12 +116,8 @@ def read_checkpoint(path: Path) -> tuple[Weights, Mapping | None]:
     else:
         weights, metadata = read_file(path)
         text = metadata.get("config")
-    for prefix in PREFIXES:
-        if own := {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}:
-            weights = own
-            break
     try:
-        weights = convert_to_official(weights, metadata)
+        weights = convert_to_official(strip_prefix(weights), metadata)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"model_name: {path.name} cannot be read: {error}") from error
     return weights, None if text is None else read_json(f"the config of {path.name}", text)

@@ -12,12 +12,8 @@ import torch
 
 from ...networks.omniavatar.weights import PACK, Published, check_base, read_published
 from .. import attach
-from ..weight_loading import load_weights
+from ..weight_loading import WEIGHT_DTYPES, load_weights, strip_prefix
 from .model import OmniAvatarConfig, OmniAvatarNetwork
-
-PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-WEIGHT_DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
-                 "fp8_e5m2": torch.float8_e5m2}
 
 
 def load_omniavatar(base: Path, file: Path, strength: float = 1.0, weight_dtype: str = "default"):
@@ -31,8 +27,7 @@ def load_network(base: Path, file: Path, weight_dtype: str = "default", disable_
     """The network without the LoRA. `disable_dynamic`: ComfyUI's, when it loads a second copy of its own."""
     published = read(file)
     weights, metadata = load_weights(base, "base_name")
-    prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in weights)), "")
-    weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    weights = strip_prefix(weights)
     try:
         check_base(weights, published)
     except ValueError as error:

@@ -8,6 +8,7 @@ import sys
 if sys.version_info < (3, 10):  # noqa: UP036 - it is here to tell those who have an older one
     sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}: run the script with a newer one.")
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -42,6 +43,14 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("LODESTAR_CACHE") or Path.home() / ".cache" / "lodestar").expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def existing_file(text: str) -> Path:
+    """An argument that names a file, for argparse."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no file")
+    return path
 
 
 @contextlib.contextmanager

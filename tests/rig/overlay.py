@@ -3,6 +3,7 @@
 `python tests/rig/overlay.py COMFYUI_FOLDER` writes tests/golden/comfyui_newest.json again from a ComfyUI at hand, and
 says what would break there. The table has what we touch and nothing else: facts, no code.
 """
+import argparse
 import ast
 import inspect
 import json
@@ -313,6 +314,8 @@ def constant_at(path: Path, name: str) -> tuple:
 
 
 if __name__ == "__main__":
-    new = table_of(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comfyui", type=Path, metavar="COMFYUI_FOLDER", help="the newest version's")
+    new = table_of(parser.parse_args().comfyui)
     TABLE.write_text(json.dumps(new, indent=1) + "\n", "utf-8")
     sys.exit("\n".join(problems(new, touch_points.GUARDED)) or 0)
