@@ -75,18 +75,14 @@ def patched(model, *techniques, context: torch.Tensor | None = None):
 
 
 def tiny_model(name: str):
-    """A MODEL of the pack's tiny checkpoints, such as "wan21_t2v"."""
+    """A MODEL of the pack's tiny checkpoints: "omniavatar", or one of core's loader, such as "wan21_t2v"."""
     import comfy.sd
-    folder = environment.tiny_models(Path(sys.executable)) / "models" / "diffusion_models"
-    return comfy.sd.load_diffusion_model(str(folder / f"lodestar_tiny_{name}.safetensors"))
-
-
-def tiny_omniavatar():
-    """A MODEL of the pack's tiny OmniAvatar files."""
     from lodestar.backbones.omniavatar.loader import load_omniavatar
     folder = environment.tiny_models(Path(sys.executable)) / "models" / "diffusion_models"
-    return load_omniavatar(folder / "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
-                           folder / "lodestar_tiny_omniavatar.pt")
+    if name == "omniavatar":
+        return load_omniavatar(folder / "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
+                               folder / "lodestar_tiny_omniavatar.pt")
+    return comfy.sd.load_diffusion_model(str(folder / f"lodestar_tiny_{name}.safetensors"))
 
 
 def tiny_vae():

@@ -154,8 +154,6 @@ def watching() -> Iterator[Callable[[], Watch]]:
 
 def from_file(name: str):
     """A MODEL of the pack's tiny checkpoints."""
-    if name == "omniavatar":
-        return in_process.tiny_omniavatar()
     if not name.startswith("longcat"):
         return in_process.tiny_model(name)
     from lib import environment

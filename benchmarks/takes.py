@@ -17,9 +17,8 @@ from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.timeline import Timeline
 from rows import Row, show
 
-MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v")
+MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar")
 SIZE, CHUNK_FRAMES, OVERLAP_FRAMES = 64, 13, 5   # S2V packs motion frames by 8x8 latents: no smaller
-FEATURE_HZ = 50
 
 
 @dataclass
@@ -35,7 +34,8 @@ class Count:
 
 def plan_for(model, chunks: int):
     """A plan of so many whole chunks, nothing trimmed."""
-    backbone, clock = find(model), Timeline(Fraction(16))
+    backbone = find(model)
+    clock = Timeline(Fraction(backbone.fps))
     overlap_frames = OVERLAP_FRAMES if backbone.overlap_frames else 0
     chunk, overlap = clock.latents_within_frames(CHUNK_FRAMES), clock.latents_within_frames(overlap_frames)
     frames = clock.frames_for_latents(chunk + (chunks - 1) * (chunk - overlap))
@@ -52,12 +52,20 @@ def session(model, vae, plan):
     guider = Guider_Basic(model)
     guider.set_conds([[torch.zeros(1, 16, 4096), {}]])
     speech = {"waveform": torch.zeros(1, 1, int(plan.seconds * 16000)), "sample_rate": 16000}
-    layer = torch.randn(1, round(plan.seconds * FEATURE_HZ) + 1, 1024)
-    features = {"encoded_audio_all_layers": (layer,), "rate_hz": FEATURE_HZ} if find(model).audio_shape else None
+    features = features_for(find(model), float(plan.seconds))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
     return TakeSession(TakeInputs(model, vae, plan, torch.rand(1, 80, 80, 3), features),
                        Sampling(Noise_RandomNoise(7), guider, comfy.samplers.sampler_object("euler"), sigmas),
                        Take(plan, speech), SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
+
+
+def features_for(backbone, seconds: float) -> dict | None:
+    """Random audio features as the backbone takes them: one layer of S2V's 25 at 50 Hz, all of OmniAvatar's at 25."""
+    if backbone.audio_shape is None:
+        return None
+    rate = 25 if backbone.fps == 25 else 50
+    layers = (torch.randn(1, round(seconds * rate) + 1, backbone.audio_shape[1]),) * min(backbone.layers_taken)
+    return {"encoded_audio_all_layers": layers, "rate_hz": float(rate), "family": backbone.name.lower()}
 
 
 def count(name: str, chunks: int, mode: str = "stitch") -> Count:
