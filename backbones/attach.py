@@ -38,12 +38,12 @@ class Patch:
 
     @torch.compiler.disable(recursive=False)   # the model below is compiled, what is laid out here never is
     def __call__(self, executor, *args, **kwargs):
-        call = self.prepared(executor, args, kwargs)
+        call = self.prepare_call(executor, args, kwargs)
         with call.in_place():
             return executor(*call.arguments, **call.extra)
 
     @torch.compiler.disable
-    def prepared(self, executor, args, kwargs):
+    def prepare_call(self, executor, args, kwargs):
         return self.backbone.prepare(executor, args, kwargs, self.techniques, self.position, self.process_in)
 
     def cut_conditions(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
@@ -153,10 +153,10 @@ def handover_of(model) -> Technique | None:
 def with_technique(model, technique: Technique):
     """A clone with one more technique; one that does not stack replaces its like."""
     others = tuple(other for other in techniques_of(model) if technique.stacks or type(other) is not type(technique))
-    return patched(model, (*others, technique), ChunkPosition())
+    return install_techniques(model, (*others, technique), ChunkPosition())
 
 
-def patched(model, techniques: tuple[Technique, ...], position: ChunkPosition):
+def install_techniques(model, techniques: tuple[Technique, ...], position: ChunkPosition):
     clone = model.clone()
     patch = Patch(model, techniques, position)
     wrappers = {WrappersMP.DIFFUSION_MODEL: patch, WrappersMP.APPLY_MODEL: patch.cut_conditions,
@@ -178,7 +178,7 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
     prompt_names = getattr(guider, "prompt_names", ("positive",))
     uncond_names = getattr(guider, "uncond_names", [name for name in guider.original_conds if "negative" in name])
     chunk_guider = copy.copy(guider)
-    chunk_guider.model_patcher = patched(guider.model_patcher, techniques, position)
+    chunk_guider.model_patcher = install_techniques(guider.model_patcher, techniques, position)
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
     chunk_guider.original_conds = {}
     for name, entries in guider.original_conds.items():
@@ -197,7 +197,7 @@ def with_companion(model, key: str, value: Any, companion):
     clone = model.clone()
     clone.set_attachments(key, value)
     clone.set_additional_models(key, [companion])
-    return patched(clone, techniques_of(model), ChunkPosition())
+    return install_techniques(clone, techniques_of(model), ChunkPosition())
 
 
 def with_weight_patches(model, patches: dict, strength: float, functions: dict, factors: nn.Module | None = None):

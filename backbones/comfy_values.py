@@ -67,12 +67,12 @@ class ComfyValues:
         if isinstance(value, Module):
             return self.of_module(value)
         if isinstance(value, comfy.sd.VAE):
-            return [value.patcher, self.given(value)]
+            return [value.patcher, self.without_run_state(value)]
         if self.bypass is not None and isinstance(value, self.bypass.BypassInjectionManager):
-            return [type(value), *map(bypassed, value.hooks)]
-        return self.given(value)
+            return [type(value), *map(describe_bypass, value.hooks)]
+        return self.without_run_state(value)
 
-    def given(self, value: Any) -> Any:
+    def without_run_state(self, value: Any) -> Any:
         """An object of ComfyUI's without what its last run left in it; any other as it is."""
         left = [name for kind, names in LEFT_BY_A_RUN if isinstance(value, kind) for name in names]
         if not left:
@@ -119,7 +119,7 @@ class ComfyValues:
                 yield from self.layers(child, root, f"{path}.{name}".lstrip("."), replaced)
 
 
-def bypassed(hook) -> list:
+def describe_bypass(hook) -> list:
     """A LoRA beside its layer (ComfyUI 0.33). Its first run gives its weights the format of the layer's."""
     dtype = hook.module.weight.dtype if hook.module.weight.dtype in FLOATS else None
     numbers = [part.to(dtype or part.dtype) if isinstance(part, Tensor) else part for part in hook.adapter.weights]

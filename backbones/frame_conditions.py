@@ -31,7 +31,7 @@ class Cut:
     first: int
     core_cuts: bool = False
 
-    def covered(self, entries: int) -> int:
+    def count_latents(self, entries: int) -> int:
         """How many latents so many entries are for."""
         return (entries - self.first) // self.per_latent + 1
 
@@ -72,7 +72,7 @@ def cut_conditions(conditions: dict, cuts: Mapping[str, Cut], transformer_option
         value = conditions.get(name)
         if value is None or (how.core_cuts and WINDOW not in transformer_options):
             continue
-        covered = how.covered(value.shape[how.dim])
+        covered = how.count_latents(value.shape[how.dim])
         before = covered - window.total
         if before < 0 or len(window.latents) != frames:
             raise ValueError(f"{name}: the context window has latents {min(window.latents)} to {max(window.latents)} "

@@ -25,7 +25,7 @@ OPENING = 0.95          # of the largest sigma: from there on a schedule begins 
 
 
 @contextmanager
-def named(name: str) -> Iterator[None]:
+def name_input(name: str) -> Iterator[None]:
     """Puts the input's name before what is said of its value."""
     try:
         yield
@@ -33,7 +33,7 @@ def named(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}") from error
 
 
-def described(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value of the wrong kind, in a few words."""
     if value is None:
         return "nothing (None)"
@@ -53,7 +53,7 @@ def whole_number(value: Any, least: int, most: int, step: int = 1) -> int:
     """An int, or a float that is one, from `least` to `most` in steps of `step`."""
     wanted = f"a {'whole number' if step == 1 else f'multiple of {step}'} from {least} to {most}"
     if not is_real(value) or not float(value).is_integer():
-        raise ValueError(f"got {described(value)}, wanted {wanted}")
+        raise ValueError(f"got {describe(value)}, wanted {wanted}")
     number = int(value)
     if not least <= number <= most or number % step:
         nearest = min(max(round(number / step) * step, least), most)
@@ -64,7 +64,7 @@ def whole_number(value: Any, least: int, most: int, step: int = 1) -> int:
 def real_number(value: Any, least: float, most: float) -> float:
     """A finite number from `least` to `most`."""
     if not is_real(value) or not least <= value <= most:    # nor NaN
-        raise ValueError(f"got {described(value)}, wanted a number from {least:g} to {most:g}")
+        raise ValueError(f"got {describe(value)}, wanted a number from {least:g} to {most:g}")
     return float(value)
 
 
@@ -79,10 +79,10 @@ def audio_clip(audio: Any) -> dict[str, Any]:
         raise ValueError("got nothing: the video has no sound, or the node before gave none. Connect one that has, "
                          "such as Load Audio")
     if not isinstance(audio, Mapping) or not {"waveform", "sample_rate"} <= set(audio):
-        raise ValueError(f"got {described(audio)}, wanted AUDIO with a waveform and a sample_rate, as Load Audio makes")
+        raise ValueError(f"got {describe(audio)}, wanted AUDIO with a waveform and a sample_rate, as Load Audio makes")
     rate, waveform = sample_rate(audio["sample_rate"]), audio["waveform"]
     if not isinstance(waveform, Tensor):
-        raise ValueError(f"got a waveform that is {described(waveform)}, wanted a tensor (1, channels, samples)")
+        raise ValueError(f"got a waveform that is {describe(waveform)}, wanted a tensor (1, channels, samples)")
     came = tuple(waveform.shape)
     if waveform.ndim in (1, 2):
         waveform = waveform.reshape(1, -1, came[-1])
@@ -101,7 +101,7 @@ def sample_rate(rate: Any) -> int:
     if isinstance(rate, Tensor) and rate.numel() == 1:
         rate = rate.item()
     if not is_real(rate) or not float(rate).is_integer():
-        raise ValueError(f"got a sample rate of {described(rate)}, wanted {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+        raise ValueError(f"got a sample rate of {describe(rate)}, wanted {LOWEST_RATE} to {HIGHEST_RATE} Hz")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"got a sample rate of {int(rate)} Hz, wanted {LOWEST_RATE} to {HIGHEST_RATE}; resample it")
     return int(rate)
@@ -114,7 +114,7 @@ def scaled_samples(waveform: Tensor) -> Tensor:
     if waveform.dtype == torch.uint8:
         return (waveform.float() - 128) / 128
     if not waveform.is_floating_point():
-        raise ValueError(f"got samples of {described(waveform)}, wanted floating point from -1 to 1, or whole numbers "
+        raise ValueError(f"got samples of {describe(waveform)}, wanted floating point from -1 to 1, or whole numbers "
                          "of 8, 16 or 32 bits")
     waveform = waveform.float() if waveform.dtype.itemsize < 4 else waveform
     loudest = loudness_peak(waveform)
@@ -136,18 +136,18 @@ def speech_features(features: Any) -> dict[str, Any]:
     """An AUDIO_ENCODER_OUTPUT as it is, where it is one: layers (1, steps, width) of one shape, for every audio
     stream."""
     if not isinstance(features, Mapping) or not ({"audio_streams", "encoded_audio_all_layers"} & set(features)):
-        raise ValueError(f"got {described(features)}, wanted speech features, as Audio Features or LongCat Speech make")
+        raise ValueError(f"got {describe(features)}, wanted speech features, as Audio Features or LongCat Speech make")
     for stream in features.get("audio_streams") or (features["encoded_audio_all_layers"],):
         if not isinstance(stream, Sequence) or not stream or not all(isinstance(layer, Tensor) for layer in stream):
-            raise ValueError(f"got layers that are {described(stream)}, wanted tensors (1, steps, width). Encode again")
+            raise ValueError(f"got layers that are {describe(stream)}, wanted tensors (1, steps, width). Encode again")
         shapes = {tuple(layer.shape) for layer in stream}
         shape = shapes.pop()
         if shapes or len(shape) != 3 or shape[0] != 1 or 0 in shape or not stream[0].is_floating_point():
-            raise ValueError(f"got layers such as {described(stream[0])}, wanted all of one shape (1, steps, width), "
+            raise ValueError(f"got layers such as {describe(stream[0])}, wanted all of one shape (1, steps, width), "
                              "floating point. Encode one clip at a time")
     rate = features.get("rate_hz", 1.0)
     if not is_real(rate) or not 0 < rate < math.inf:
-        raise ValueError(f"got a rate_hz of {described(rate)}, wanted the steps of the features in a second")
+        raise ValueError(f"got a rate_hz of {describe(rate)}, wanted the steps of the features in a second")
     return dict(features)
 
 
@@ -156,7 +156,7 @@ def speech_features(features: Any) -> dict[str, Any]:
 def first_picture(image: Any) -> Tensor:
     """The first picture of an IMAGE, (1, H, W, 3 or 4) float32 about 0..1. (H, W, 3 or 4) is one; bytes are scaled."""
     if not isinstance(image, Tensor):
-        raise ValueError(f"got {described(image)}, wanted a picture, as Load Image gives")
+        raise ValueError(f"got {describe(image)}, wanted a picture, as Load Image gives")
     came, picture = tuple(image.shape), image[None] if image.ndim == 3 and image.shape[-1] in (3, 4) else image
     if picture.ndim != 4 or not picture.shape[0] or picture.shape[-1] not in (3, 4) \
             or min(picture.shape[1:3]) < SMALLEST_PICTURE:
@@ -168,7 +168,7 @@ def first_picture(image: Any) -> Tensor:
 def first_mask(mask: Any) -> Tensor:
     """The first mask of a MASK, (1, H, W) float32 about 0..1. (H, W) is one; bytes are scaled."""
     if not isinstance(mask, Tensor):
-        raise ValueError(f"got {described(mask)}, wanted a mask, as Load Image gives")
+        raise ValueError(f"got {describe(mask)}, wanted a mask, as Load Image gives")
     came, found = tuple(mask.shape), mask[None] if mask.ndim == 2 else mask
     if found.ndim == 4:
         found = found[:, 0] if found.shape[1] == 1 else found[..., 0] if found.shape[3] == 1 else found
@@ -184,7 +184,7 @@ def unit_values(values: Tensor, what: str, advice: str) -> Tensor:
     if values.dtype == torch.uint8:
         return values.cpu().float() / 255
     if not values.is_floating_point():
-        raise ValueError(f"got {described(values)}, wanted {what} of floating point from 0 to 1, or bytes")
+        raise ValueError(f"got {describe(values)}, wanted {what} of floating point from 0 to 1, or bytes")
     values = values.cpu().float()
     least, most = (float(end) for end in values.aminmax())
     if not math.isfinite(least + most):
@@ -200,7 +200,7 @@ def latent(value: Any) -> dict[str, Any]:
     """A LATENT whose samples (B, C, h, w) or (B, C, frames, h, w) are there and finite, as float32 on the CPU."""
     samples = value.get("samples") if isinstance(value, Mapping) else None
     if not isinstance(samples, Tensor) or not samples.is_floating_point() or samples.ndim not in (4, 5):
-        raise ValueError(f"got {described(value if samples is None else samples)}, wanted LATENT samples (1, channels, "
+        raise ValueError(f"got {describe(value if samples is None else samples)}, wanted LATENT samples (1, channels, "
                          "frames, height, width), as VAE Encode gives")
     if 0 in samples.shape:
         raise ValueError(f"got latents of shape {tuple(samples.shape)}, which hold nothing; encode the picture again")
@@ -213,12 +213,12 @@ def conditioning(value: Any) -> Sequence:
     """A CONDITIONING as it is, where it is one and not empty."""
     wanted = "wanted CONDITIONING, as CLIP Text Encode or Blank Prompt gives"
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"got {described(value)}, {wanted}")
+        raise ValueError(f"got {describe(value)}, {wanted}")
     if not value:
         raise ValueError(f"got an empty conditioning, {wanted}")
     for entry in value:
         if not isinstance(entry, Sequence) or len(entry) != 2 or not isinstance(entry[1], Mapping):
-            raise ValueError(f"got {described(entry)} in it, {wanted}")
+            raise ValueError(f"got {describe(entry)} in it, {wanted}")
         check_text(entry[0])
     return value
 
@@ -226,7 +226,7 @@ def conditioning(value: Any) -> Sequence:
 def check_text(text: Any) -> None:
     """ValueError where an encoded prompt (1, tokens, width) is none."""
     if not isinstance(text, Tensor) or not text.is_floating_point() or text.ndim != 3 or 0 in text.shape:
-        raise ValueError(f"got {described(text)} as the text, wanted a tensor (1, tokens, width)")
+        raise ValueError(f"got {describe(text)} as the text, wanted a tensor (1, tokens, width)")
     if not text.isfinite().all():
         raise ValueError("got text of NaN or infinite numbers. The text encoder is broken, or its file; load another")
 
@@ -234,7 +234,7 @@ def check_text(text: Any) -> None:
 def sigmas(values: Any) -> Tensor:
     """SIGMAS as float32 on the CPU: (steps + 1), finite, from 0 up, never rising."""
     if not isinstance(values, Tensor) or values.ndim != 1 or values.is_complex():
-        raise ValueError(f"got {described(values)}, wanted one row of sigmas, as BasicScheduler gives")
+        raise ValueError(f"got {describe(values)}, wanted one row of sigmas, as BasicScheduler gives")
     schedule = values.cpu().float()
     if len(schedule) < 2:
         raise ValueError(f"got {len(schedule)} values, wanted at least 2 (one step)")

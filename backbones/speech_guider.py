@@ -8,7 +8,7 @@ from functools import partial
 import comfy.samplers
 from torch import Tensor
 
-from ..techniques.speech_guidance import aligned, as_pair, combined
+from ..techniques.speech_guidance import align_negative, as_pair, combine_predictions
 from . import find
 
 NAMES = ("positive", "negative", "silent")   # text and speech, negative text and speech, negative text alone
@@ -32,12 +32,12 @@ class SpeechGuider(comfy.samplers.CFGGuider):
         self.weights, unconditional, scale = self.as_pair(*scales)
         self.unconditional = self.names[unconditional]
         self.set_cfg(scale)
-        self.inner_set_conds(self.spoken(positive, negative))
+        self.inner_set_conds(self.make_conditions(positive, negative))
 
     def as_pair(self, text_scale: float, audio_scale: float) -> tuple[tuple[float, float, float], int, float]:
         return as_pair(text_scale, audio_scale)
 
-    def spoken(self, positive: list, negative: list) -> dict[str, list]:
+    def make_conditions(self, positive: list, negative: list) -> dict[str, list]:
         """The CONDITIONING of each prediction. Zeros in the negative one, as core's S2V node sets, are no speech."""
         key = self.audio_condition
         if key is None:
@@ -70,10 +70,10 @@ class SpeechGuider(comfy.samplers.CFGGuider):
         names = ("positive", self.unconditional, *(set(self.names) - {"positive", self.unconditional}))   # as plain CFG
         conds = [self.conds[name] if weight[name] or (asked and name == self.unconditional) else None for name in names]
         made = dict(zip(names, self.predictions(conds, model_options, args), strict=True))
-        conditional = combined([made[name] for name in self.names], self.weights)
+        conditional = combine_predictions([made[name] for name in self.names], self.weights)
         unconditional = made[self.unconditional]
         if self.cfg_zero and asked:
-            unconditional = x - aligned(x - conditional, x - unconditional)   # sigma * velocity, whose sigma cancels
+            unconditional = x - align_negative(x - conditional, x - unconditional)   # sigma * velocity: sigma cancels
         return [conditional, unconditional]
 
     def predictions(self, conds: list, model_options: dict, args: dict) -> list[Tensor]:
@@ -92,7 +92,7 @@ class TextFirstGuider(SpeechGuider):
     def as_pair(self, text_scale: float, audio_scale: float) -> tuple[tuple[float, float, float], int, float]:
         return as_pair(audio_scale, text_scale)
 
-    def spoken(self, positive: list, negative: list) -> dict[str, list]:
+    def make_conditions(self, positive: list, negative: list) -> dict[str, list]:
         key = self.audio_condition
         text, silent = ([[prompt, {name: value for name, value in values.items() if name != key}]
                          for prompt, values in entries] for entries in (positive, negative))

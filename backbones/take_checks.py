@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..techniques.technique import Technique
 from . import find
-from .socket_values import check_text, check_whole_schedule, named
+from .socket_values import check_text, check_whole_schedule, name_input
 
 logger = logging.getLogger("lodestar")
 
@@ -28,7 +28,7 @@ def check_prompt(model, texts: Sequence[Tensor]) -> None:
 def check_guider(guider) -> None:
     """Of every condition of a core GUIDER: that it is a prompt for its model."""
     for name, entries in guider.original_conds.items():
-        with named(f"its {name} conditioning"):
+        with name_input(f"its {name} conditioning"):
             check_prompt(guider.model_patcher, [entry["cross_attn"] for entry in entries if "cross_attn" in entry])
 
 

@@ -47,7 +47,7 @@ class WanStream:
         if self._held is not None:
             latents = torch.cat([self._held, latents], dim=2)
         self._load(latents)
-        self._cache = moved(self._cache, self._vae.device)
+        self._cache = move_cache(self._cache, self._vae.device)
         size = GROUP_LATENTS if self._decoded else 1
         while latents.shape[2] >= size:
             frames = self._decode(latents[:, :, :size], self._cache)
@@ -65,7 +65,7 @@ class WanStream:
         if self._held is None:
             return None
         self._load(self._held)
-        return self._decode(self._held, moved(self._cache, self._vae.device))
+        return self._decode(self._held, move_cache(self._cache, self._vae.device))
 
     def _park(self) -> None:
         """Move the cache, 1.9 GB at 480x832, to RAM where it could be in the sampler's way; the copies are under way
@@ -170,7 +170,7 @@ def is_causal(frames_for: Callable[[int], int]) -> bool:
     return all(frames_for(latents) == 1 + (latents - 1) * (frames_for(2) - 1) for latents in (1, 2, 9))
 
 
-def moved(cache: list, device: torch.device) -> list:
+def move_cache(cache: list, device: torch.device) -> list:
     """A new list with the cache's tensors on `device`; it also holds markers that are no tensors."""
     return [entry.to(device, non_blocking=True) if isinstance(entry, Tensor) else entry for entry in cache]
 

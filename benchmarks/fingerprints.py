@@ -8,7 +8,7 @@ from lodestar.backbones.comfy_values import ComfyValues
 from lodestar.pipelines.take.fingerprint import Fingerprints
 from lodestar.techniques.tensor_digest import digest_tensor
 from rows import Row, show
-from timing import interleaved
+from timing import compare_times
 
 LOADERS = (1, 10, 100)
 MEASURED_BYTES = 1 << 28
@@ -51,7 +51,7 @@ def per_loader() -> list[float]:
 def reading_weights() -> str:
     """Digest of weights / adding their words up once, which reads them at the memory's speed."""
     weights = torch.randn(MEASURED_BYTES // 4)
-    return interleaved(lambda: digest_tensor(weights), lambda: weights.view(torch.int64).sum())
+    return compare_times(lambda: digest_tensor(weights), lambda: weights.view(torch.int64).sum())
 
 
 def rows() -> Iterator[Row]:

@@ -42,10 +42,11 @@ class Count:
 
 def count(model, noisy: torch.Tensor, conditions: dict | None = None) -> Count:
     """One call of the model, as in_process.denoise makes it."""
-    return counted(lambda override: in_process.denoise(model, noisy, conditions, optimized_attention_override=override))
+    return count_work(
+        lambda override: in_process.denoise(model, noisy, conditions, optimized_attention_override=override))
 
 
-def counted(work: Callable[[Callable], object]) -> Count:
+def count_work(work: Callable[[Callable], object]) -> Count:
     """What `work` does; it installs the attention override that it is given."""
     from comfy.ldm.modules.attention import attention_pytorch
     counted = Count()
@@ -78,8 +79,9 @@ def hard_skip(blocks: str) -> tuple[Count, Count]:
     """A whole call of the model with the skip, and without it."""
     model, context = in_process.wan_model(blocks, LAYERS, META), noise(CONTEXT)
     techniques = (LatentStitch(), reference_in_chunk())
-    skipping = in_process.patched(model, *techniques, ReferenceSkip(radius=SKIPPED // 2), context=context)
-    return count(skipping, noise(NOISE)), count(in_process.patched(model, *techniques, context=context), noise(NOISE))
+    skipping = in_process.with_techniques(model, *techniques, ReferenceSkip(radius=SKIPPED // 2), context=context)
+    return count(skipping, noise(NOISE)), count(
+        in_process.with_techniques(model, *techniques, context=context), noise(NOISE))
 
 
 def noise_attention(blocks: str) -> float:
@@ -105,7 +107,7 @@ def noise_attention(blocks: str) -> float:
 def one_anchor(blocks: str) -> tuple[float, float]:
     """A chunk of 21 latents with an anchor / 22 latents unpatched, and / 21 latents unpatched."""
     model = in_process.wan_model(blocks, LAYERS, META)
-    anchored = count(in_process.patched(model, LookaheadAnchor(latents=noise(1))), noise(21)).flops
+    anchored = count(in_process.with_techniques(model, LookaheadAnchor(latents=noise(1))), noise(21)).flops
     return anchored / count(model, noise(22)).flops, anchored / count(model, noise(21)).flops
 
 
@@ -119,7 +121,8 @@ def take_flops(blocks: str, chunks: int) -> int:
         handed = noise(backbone.context_latents(chunk.context_latents)) if chunk.index else None
         inputs = backbone.chunk_inputs(ChunkRequest(chunk.latents, (16, *LATENT_SIZE), handed))
         techniques = (LatentStitch(), LookaheadAnchor(latents=noise(1)))
-        total += count(in_process.patched(model, *techniques, context=inputs.context), inputs.samples.to(META)).flops
+        patched = in_process.with_techniques(model, *techniques, context=inputs.context)
+        total += count(patched, inputs.samples.to(META)).flops
     return total
 
 

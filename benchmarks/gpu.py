@@ -9,7 +9,7 @@ from in_process import BLOCKS, LATENT_SIZE
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.visibility import attend_by_groups, query_groups
 from rows import Row, show
-from timing import gpu_clock, interleaved, seconds
+from timing import compare_times, gpu_clock, seconds
 
 TOKENS = LATENT_SIZE[0] * LATENT_SIZE[1] // 4
 QUERIES, KEYS, SKIPPED = 20, 25, range(7, 14)   # latents: 31,200 x 39,000 tokens, 7 of them without the reference
@@ -27,14 +27,15 @@ def split_attention(heads: int) -> str:
     def attend(q, k, v):
         return attention_pytorch(q, k, v, heads)
 
-    return interleaved(lambda: attend_by_groups(attend, query, key, value, TOKENS, groups),
+    return compare_times(lambda: attend_by_groups(attend, query, key, value, TOKENS, groups),
                        lambda: attend(query, key, value), gpu_clock)
 
 
 def one_anchor(blocks: str) -> str:
     model, noisy = in_process.wan_model(blocks, LAYERS, CUDA), in_process.latents(CHUNK, CUDA)
-    anchored = in_process.patched(model, LookaheadAnchor(latents=in_process.latents(1, CUDA)))
-    return interleaved(lambda: in_process.denoise(anchored, noisy), lambda: in_process.denoise(model, noisy), gpu_clock)
+    anchored = in_process.with_techniques(model, LookaheadAnchor(latents=in_process.latents(1, CUDA)))
+    return compare_times(lambda: in_process.denoise(anchored, noisy), lambda: in_process.denoise(model, noisy),
+                         gpu_clock)
 
 
 def full_width_vae():
@@ -65,7 +66,7 @@ def decode() -> Iterator[Row]:
     short, long = (in_process.latents(count, in_process.CPU) for count in (SHORT, LONG))
     taken = min(seconds(lambda: stream(vae, short), gpu_clock) for _ in range(3))
     yield Row("streamed decode, ms per frame", f"{1000 * taken / (4 * SHORT - 3):.1f}", "10")
-    yield Row("streamed decode / whole decode", interleaved(lambda: stream(vae, short), lambda: vae.decode(short),
+    yield Row("streamed decode / whole decode", compare_times(lambda: stream(vae, short), lambda: vae.decode(short),
                                                             gpu_clock), "1.03")
     first, second = peak_memory(vae, short), peak_memory(vae, long)
     yield Row.at_most(f"peak VRAM of streaming {LONG} latents / {SHORT}", second / first, 1.02,

@@ -68,10 +68,10 @@ def denoise(model, noisy: torch.Tensor, conditions: dict | None = None, **option
     return denoised
 
 
-def patched(model, *techniques, context: torch.Tensor | None = None):
+def with_techniques(model, *techniques, context: torch.Tensor | None = None):
     """The model with `techniques`, as Long Take patches it for a chunk that continues from `context`."""
     from lodestar.backbones import attach
-    return attach.patched(model, techniques, ChunkPosition(context=context))
+    return attach.install_techniques(model, techniques, ChunkPosition(context=context))
 
 
 def tiny_model(name: str):

@@ -32,11 +32,11 @@ class LiveBytes(TorchDispatchMode):
             if counts and storage._cdata not in known:   # views and in-place results hold nothing new
                 known.add(storage._cdata)
                 self.live += storage.nbytes()
-                weakref.finalize(storage, self.freed, storage.nbytes())
+                weakref.finalize(storage, self.subtract, storage.nbytes())
         self.peak = max(self.peak, self.live)
         return result
 
-    def freed(self, size: int) -> None:
+    def subtract(self, size: int) -> None:
         self.live -= size
 
 
@@ -54,7 +54,7 @@ def peak_bytes(work: Callable[[], object], on_meta: bool = False) -> int:
     return counted.peak
 
 
-def streamed(vae, latents: torch.Tensor) -> None:
+def decode_as_stream(vae, latents: torch.Tensor) -> None:
     """Pushed chunk by chunk, each group of frames forgotten as a writer forgets it."""
     stream = open_stream(vae)
     for chunk in latents.split(PUSHED, dim=2):
@@ -76,7 +76,7 @@ def growth(decode: Callable) -> float:
 
 
 def rows() -> Iterator[Row]:
-    yield Row.at_most(f"peak bytes of decoding {LONG} latents / {SHORT}, streamed", growth(streamed), 1.01,
+    yield Row.at_most(f"peak bytes of decoding {LONG} latents / {SHORT}, streamed", growth(decode_as_stream), 1.01,
                       note=f" (whole {growth(whole):.2f})")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import longcat
-from flops import Count, count, counted
+from flops import Count, count, count_work
 from in_process import LATENT_SIZE, META
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.technique import Technique
@@ -45,9 +45,9 @@ class Chunk:
 def count_chunk(*techniques: Technique, config=longcat.OFFICIAL, size: tuple[int, int] = LATENT_SIZE) -> Chunk:
     model = longcat.longcat_model(config, META)
     x, conditions = longcat.chunk(config, META, size)
-    patched, network, caches = in_process.patched(model, *techniques), model.model.diffusion_model, []
+    patched, network, caches = in_process.with_techniques(model, *techniques), model.model.diffusion_model, []
     clean = in_process.latents(1 + longcat.CONTEXT, META, size).to(network.dtype)
-    build = counted(lambda override: caches.append(network.make_caches(
+    build = count_work(lambda override: caches.append(network.make_caches(
         clean, (1, longcat.CONTEXT), transformer_options={"optimized_attention_override": override})))
     return Chunk(count(model, *longcat.joint(config, META, size)), count(patched, x, conditions), build,
                  count(patched, x, {**conditions, "cache": caches[0]}), sum(cache.bytes for cache in caches[0]))

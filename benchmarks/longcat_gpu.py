@@ -16,7 +16,7 @@ from in_process import LATENT_SIZE
 from lodestar.techniques.conditioning_cache import OFFLOADS, ConditioningCache
 from lodestar.techniques.kv_cache import KVCache
 from rows import Row, show
-from timing import gpu_clock, interleaved, seconds
+from timing import compare_times, gpu_clock, seconds
 
 MATRIX, STEPS = 8192, 3     # of the matmul ceiling; best of so many
 GOAL = 0.6                  # of that ceiling, on an H200
@@ -42,7 +42,7 @@ def cached_step(model, x: torch.Tensor, conditions: dict, place: str) -> tuple[C
     """(one step as a sampler makes it within a run, that run: the first step makes what it keeps)."""
     from lodestar.backbones.attach import Run
     from lodestar.backbones.backbone import RUN
-    caching, run = in_process.patched(model, ConditioningCache(place)), Run(tuple(x.shape))
+    caching, run = in_process.with_techniques(model, ConditioningCache(place)), Run(tuple(x.shape))
     return lambda: in_process.denoise(caching, x, conditions, **{RUN: run}), run
 
 
@@ -67,7 +67,7 @@ def measure(model, x: torch.Tensor, conditions: dict, place: str) -> Step:
     return Step(first, taken, torch.cuda.max_memory_allocated() if on_card else 0, kept)
 
 
-def described(step: Step, flops: int, most: float) -> str:
+def describe_step(step: Step, flops: int, most: float) -> str:
     return (f"{step.seconds:.3f} s, {flops / step.seconds / 1e12:.0f} TFLOP/s = {flops / step.seconds / most:.1%} of "
             f"the matmul ceiling; first step {step.first:.3f} s; peak {step.peak / 1e9:.1f} GB")
 
@@ -79,20 +79,21 @@ def rows_on(device: torch.device, config=longcat.OFFICIAL, size: tuple[int, int]
     x, conditions = longcat.chunk(config, device, size)
     yield from bfloat16_rows(longcat.longcat_model(config, device), x, conditions, flops, most)
     int8 = measure(longcat.longcat_model(config, device, int8=True), x, conditions, "VRAM")
-    yield Row("LongCat 1.5, int8 weights: the same step", described(int8, flops, most))
+    yield Row("LongCat 1.5, int8 weights: the same step", describe_step(int8, flops, most))
 
 
 def bfloat16_rows(model, x: torch.Tensor, conditions: dict, flops: int, most: float) -> Iterator[Row]:
     vram, ram = (measure(model, x, conditions, place) for place in OFFLOADS)
     share = flops / vram.seconds / most
-    yield Row("LongCat 1.5, bf16: step with the KV cache", described(vram, flops, most), f">= {GOAL:.0%}",
+    yield Row("LongCat 1.5, bf16: step with the KV cache", describe_step(vram, flops, most), f">= {GOAL:.0%}",
               share >= GOAL)
-    yield Row("the same, offloaded to RAM", described(ram, flops, most))
+    yield Row("the same, offloaded to RAM", describe_step(ram, flops, most))
     yield Row.at_most("step with the KV cache in RAM / in VRAM", ram.seconds / vram.seconds, 1.05, 2)
     yield Row.at_most("KV cache, in VRAM or in RAM, GB", vram.kept / 1e9, 6.14, 2)
     step, _ = cached_step(model, x, conditions, "VRAM")
     yield Row("step with the KV cache / LongCat's own without it",
-              interleaved(step, lambda: in_process.denoise(model, x, conditions), gpu_clock), "0.906, by counted FLOPs")
+              compare_times(step, lambda: in_process.denoise(model, x, conditions), gpu_clock),
+              "0.906, by counted FLOPs")
 
 
 def rows() -> Iterator[Row]:

@@ -14,7 +14,7 @@ from lodestar.networks.longcat.versions import REFERENCE_INDEX
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from longcat import CONTEXT, NOISE, SMALL
 from rows import Row, show
-from timing import interleaved
+from timing import compare_times
 
 SIZE = (12, 12)     # of the latent: 36 tokens
 SIGMA = 0.7         # what in_process.denoise asks for
@@ -47,25 +47,25 @@ def headless(model, x: torch.Tensor, conditions: dict) -> Callable[[], torch.Ten
 def native() -> tuple[str, bool]:
     """(native, wrapped, no technique / headless; whether the wrapper changed a bit)."""
     model, x, conditions = small()
-    wrapped, plain = in_process.patched(model), headless(model, x, conditions)
+    wrapped, plain = in_process.with_techniques(model), headless(model, x, conditions)
     answer = in_process.denoise(wrapped, x, conditions)
     torch.testing.assert_close(answer[:, :, -NOISE:], plain(), atol=1e-4, rtol=0)
-    return interleaved(lambda: in_process.denoise(wrapped, x, conditions), plain), \
+    return compare_times(lambda: in_process.denoise(wrapped, x, conditions), plain), \
         torch.equal(answer, in_process.denoise(model, x, conditions))
 
 
-def cached() -> tuple[str, str, longcat_flops.Chunk]:
+def compare_cached() -> tuple[str, str, longcat_flops.Chunk]:
     """(step with the KV cache / joint step, / LongCat's own step without it, the same counted)."""
     model, x, conditions = small()
     sequence, joint = longcat.joint(SMALL, CPU, SIZE)
-    caching, run = in_process.patched(model, ConditioningCache()), Run(tuple(x.shape))
+    caching, run = in_process.with_techniques(model, ConditioningCache()), Run(tuple(x.shape))
 
     def step() -> torch.Tensor:
         return in_process.denoise(caching, x, conditions, **{RUN: run})
 
     torch.testing.assert_close(step(), in_process.denoise(model, x, conditions), atol=1e-4, rtol=0)
-    return (interleaved(step, lambda: in_process.denoise(model, sequence, joint)),
-            interleaved(step, lambda: in_process.denoise(model, x, conditions)),
+    return (compare_times(step, lambda: in_process.denoise(model, sequence, joint)),
+            compare_times(step, lambda: in_process.denoise(model, x, conditions)),
             longcat_flops.count_chunk(config=SMALL, size=SIZE))
 
 
@@ -75,7 +75,7 @@ def rows() -> Iterator[Row]:
     yield Row("timed: LongCat 1.5 as a MODEL, wrapped, no technique / plain torch forward of the same network", ratios,
               "1.03")
     yield Row("LongCat 1.5: no technique, the same bits as unpatched", "yes" if same else "no", "yes", same)
-    joint, own, counted = cached()
+    joint, own, counted = compare_cached()
     yield Row("timed: LongCat 1.5: step with the KV cache / joint step", joint,
               f"{counted.step_ratio:.3f}, by counted FLOPs")
     yield Row("timed: LongCat 1.5: the same step / LongCat's own without it", own,

@@ -72,7 +72,7 @@ def peaks_of_take(model: str, seconds: int) -> dict[str, int]:
     """{phase: peak resident bytes} of a fresh server that makes one take; phases are "start" and "chunk 0" onwards."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = comfy_server.prepare_base(Path(folder), environment.tiny_models(Path(sys.executable)))
-        with comfy_server.started(in_process.COMFYUI, base) as server:
+        with comfy_server.start_server(in_process.COMFYUI, base) as server:
             graph, watch = tiny_take(server, model, seconds), Watch(psutil.Process(server.process.pid))
             watch.start()
             server.run(graph.prompt(), watch.follow)

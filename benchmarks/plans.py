@@ -37,7 +37,7 @@ class Start(Fraction):
         return super().__rsub__(seconds)
 
 
-def counted() -> tuple[ChunkPlan, float]:
+def count_plan() -> tuple[ChunkPlan, float]:
     """The plan, and comparisons and differences per line of its script."""
     Counted.met = 0
     timeline = Timeline(Counted(25))
@@ -48,7 +48,7 @@ def counted() -> tuple[ChunkPlan, float]:
 
 def rows() -> Iterator[Row]:
     what = f"plan of {CHUNKS:,} chunks with {LINES:,} lines: times compared, per line"
-    yield Row.at_most(what, counted()[1], GOAL, 1)
+    yield Row.at_most(what, count_plan()[1], GOAL, 1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lodestar.backbones.vae import open_stream
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.visibility import attend_by_groups, query_groups
 from rows import Row, show
-from timing import interleaved
+from timing import compare_times
 
 SIZE, FRAMES, LAYERS = (8, 8), 9, 2      # of the latent, for whole calls of the model
 QUERIES, KEYS, TOKENS = 20, 25, 120      # latents, and tokens of each, for attention alone
@@ -19,18 +19,18 @@ QUERIES, KEYS, TOKENS = 20, 25, 120      # latents, and tokens of each, for atte
 def empty_list() -> tuple[str, bool]:
     """(patched with no technique / unpatched, whether both give the same bits)."""
     model = in_process.wan_model("1.3B", LAYERS, CPU, torch.float32)
-    noisy, empty = in_process.latents(FRAMES, CPU, SIZE), in_process.patched(model)
+    noisy, empty = in_process.latents(FRAMES, CPU, SIZE), in_process.with_techniques(model)
     same = torch.equal(in_process.denoise(empty, noisy), in_process.denoise(model, noisy))
-    return interleaved(lambda: in_process.denoise(empty, noisy), lambda: in_process.denoise(model, noisy)), same
+    return compare_times(lambda: in_process.denoise(empty, noisy), lambda: in_process.denoise(model, noisy)), same
 
 
 def one_anchor() -> tuple[str, float]:
     """(one anchor / unpatched, what the counted FLOPs of one more latent predict)."""
     model, counted = (in_process.wan_model("1.3B", LAYERS, device, torch.float32) for device in (CPU, META))
     noisy, anchor = in_process.latents(FRAMES, CPU, SIZE), LookaheadAnchor(latents=in_process.latents(1, CPU, SIZE))
-    anchored = in_process.patched(model, anchor)
+    anchored = in_process.with_techniques(model, anchor)
     more, bare = (flops.count(counted, in_process.latents(frames, META, SIZE)).flops for frames in (FRAMES + 1, FRAMES))
-    timed = interleaved(lambda: in_process.denoise(anchored, noisy), lambda: in_process.denoise(model, noisy))
+    timed = compare_times(lambda: in_process.denoise(anchored, noisy), lambda: in_process.denoise(model, noisy))
     return timed, more / bare
 
 
@@ -44,7 +44,7 @@ def split_attention() -> str:
     def attend(q, k, v):
         return attention_pytorch(q, k, v, heads)
 
-    return interleaved(lambda: attend_by_groups(attend, query, key, value, TOKENS, groups),
+    return compare_times(lambda: attend_by_groups(attend, query, key, value, TOKENS, groups),
                        lambda: attend(query, key, value))
 
 
@@ -60,7 +60,7 @@ def streamed_decode() -> str:
         for _ in frames.flush():
             pass
 
-    return interleaved(stream, lambda: vae.decode(latents))
+    return compare_times(stream, lambda: vae.decode(latents))
 
 
 def rows() -> Iterator[Row]:

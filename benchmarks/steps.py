@@ -135,7 +135,7 @@ def watching() -> Iterator[Callable[[], Watch]]:
     watches: list[Watch] = []
 
     @contextmanager
-    def paused():
+    def pause_watch():
         for watch in watches[-1:]:
             watch.paused += 1
         try:
@@ -148,7 +148,7 @@ def watching() -> Iterator[Callable[[], Watch]]:
         watches.append(Watch())
         return watches[-1]
 
-    with patch.object(attach, "outside_of_steps", paused):
+    with patch.object(attach, "outside_of_steps", pause_watch):
         yield new
 
 
@@ -163,7 +163,7 @@ def from_file(name: str):
 
 
 @cache
-def loaded(name: str):
+def load_case(name: str):
     import comfy.model_management
     model = from_file(name)
     comfy.model_management.load_models_gpu([model])
@@ -220,21 +220,21 @@ def guider_of(model, name: str):
     return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond), inputs
 
 
-def sampled(case: str) -> tuple[Tensor, list[Step]]:
+def sample_case(case: str) -> tuple[Tensor, list[Step]]:
     """One chunk through ComfyUI's own sampler, both branches in one batch, and its steps."""
     import comfy.samplers
     from comfy.patcher_extension import WrappersMP
-    guider, inputs = guider_of(loaded(CASES[case][0]), CASES[case][1])
+    guider, inputs = guider_of(load_case(CASES[case][0]), CASES[case][1])
     steps: list[Step] = []
     with watching() as new:
-        def watched(executor, *args, **kwargs):
+        def watch_step(executor, *args, **kwargs):
             watch = new()
             with watch:
                 result = executor(*args, **kwargs)
             steps.append(watch.close(result))
             return result
 
-        guider.model_patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "a_steps", watched)
+        guider.model_patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "a_steps", watch_step)
         guider.model_options = guider.model_patcher.model_options
         with torch.inference_mode():
             result = guider.sample(random(*inputs.samples.shape, seed=1), inputs.samples,
@@ -279,7 +279,7 @@ def on_a_device(case: str) -> list[Step]:
 
 def totals(case: str) -> tuple[int, int, bool]:
     """(tensors that outlive a step, host syncs) of all steps, and whether all steps make the same tensors."""
-    steps = sampled(case)[1]
+    steps = sample_case(case)[1]
     return sum(len(step.rogues) for step in steps), sum(len(step.syncs) for step in steps), alike(steps)
 
 

@@ -75,26 +75,26 @@ def count(name: str, chunks: int, mode: str = "stitch") -> Count:
     plan = plan_for(model, chunks)
     counted = Count(len(plan.chunks), plan.total_frames)
 
-    def encoded(_, args, output):
+    def count_encode(_, args, output):
         counted.encoder_calls += 1
 
-    def decoded(_, args, output):
+    def count_decode(_, args, output):
         counted.decoded_frames += sum(part.shape[2] for part in (output if isinstance(output, list) else [output]))
 
-    def attended(function, *args, **kwargs):
+    def count_attention(function, *args, **kwargs):
         counted.attention_calls += 1
         counted.masked += kwargs.get("mask") is not None
         return function(*args, **kwargs)
 
     for technique in (LookaheadAnchor(placement="in chunk", index=2), ReferenceSkip(), LatentStitch(mode)):
         model = attach.with_technique(model, technique)
-    model.model_options["transformer_options"]["optimized_attention_override"] = attended
+    model.model_options["transformer_options"]["optimized_attention_override"] = count_attention
     with ExitStack() as stack:
         stack.callback(folder_paths.set_output_directory, folder_paths.get_output_directory())
         folder_paths.set_output_directory(stack.enter_context(tempfile.TemporaryDirectory()))
         model_of_vae = vae.first_stage_model
-        stack.callback(model_of_vae.encoder.register_forward_hook(encoded).remove)
-        stack.callback(model_of_vae.decoder.register_forward_hook(decoded).remove)
+        stack.callback(model_of_vae.encoder.register_forward_hook(count_encode).remove)
+        stack.callback(model_of_vae.decoder.register_forward_hook(count_decode).remove)
         with torch.inference_mode():
             session(model, vae, plan).make("take", keep_chunks=False)
     return counted

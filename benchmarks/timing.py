@@ -8,7 +8,7 @@ import torch
 ROUNDS = 9
 
 
-def interleaved(candidate: Callable[[], object], baseline: Callable[[], object],
+def compare_times(candidate: Callable[[], object], baseline: Callable[[], object],
                 clock: Callable[[], float] = time.process_time) -> str:
     """Time of `candidate` / `baseline` as "min / median / max" over rounds that run each once, in alternating order."""
     ratios = []

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..backbones import attach
 from ..backbones.allocator import give_back
 from ..backbones.backbone import ChunkInputs
-from ..backbones.socket_values import named
+from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_guider, check_schedule
 from ..pipelines.take.plan import Chunk
 from ..techniques.protocols import Past
@@ -33,9 +33,9 @@ class Sampling:
 
     def check(self) -> None:
         """Raises ValueError for a schedule that is not whole or a guider with another model's prompts."""
-        with named("sigmas"):
+        with name_input("sigmas"):
             check_schedule(self.guider.model_patcher, self.sigmas)
-        with named("guider"):
+        with name_input("guider"):
             check_guider(self.guider)
 
 

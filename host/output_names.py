@@ -91,7 +91,7 @@ def problem_of(prefix: str | None) -> str | None:
         return f"{came}, which leaves ComfyUI's output folder; use a name {EXAMPLE}"
     if portable := _not_portable(parts):
         return f"{came}; {portable}. Use another name, {EXAMPLE}"
-    return _blocked(came, output / slashed)
+    return _why_blocked(came, output / slashed)
 
 
 def _placeholder(match: re.Match) -> str:
@@ -111,7 +111,7 @@ def _not_portable(parts: list[str]) -> str | None:
     return None
 
 
-def _blocked(came: str, path: Path) -> str | None:
+def _why_blocked(came: str, path: Path) -> str | None:
     """Why the nearest thing above `path` that is there does not let a file be made below it."""
     for parent in path.parents:
         try:

@@ -14,7 +14,7 @@ from ..backbones import attach
 from ..backbones.audio.speech import Speech
 from ..backbones.backbone import Backbone, ChunkRequest
 from ..backbones.images import fit_picture
-from ..backbones.socket_values import named
+from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_pictures, check_prompt, log_unused
 from ..backbones.vae import encode_frames
 from ..pipelines.take.plan import Chunk, ChunkPlan
@@ -57,7 +57,7 @@ class TakeInputs:
     @cached_property
     def fitted_picture(self) -> Tensor | None:
         """(1, H, W, 3), cropped to the take's size."""
-        with named("reference"):
+        with name_input("reference"):
             return None if self.picture is None else fit_picture(self.picture, self.plan.width, self.plan.height)
 
     @cached_property
@@ -133,7 +133,7 @@ class TakeInputs:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
         self._check_speech(recording)
-        with named("clip"):
+        with name_input("clip"):
             for prompt in self.prompts.values():
                 check_prompt(self.model, [text for text, _ in prompt])
 

@@ -75,26 +75,27 @@ def pairs(raw: Tensor) -> Tensor:
     return torch.stack([bits(part, 2, range(0, 8, 2)) for part in raw.chunk(2, 1)], 1).flatten(1)
 
 
-def scaled(numbers: Tensor, scale: Tensor) -> Tensor:
+def scale_blocks(numbers: Tensor, scale: Tensor) -> Tensor:
     """Each of the (blocks, n) scales times its share of the (blocks, 256) values, in the place of floats."""
     return numbers.float().unflatten(1, (scale.shape[1], -1)).mul_(scale[..., None]).flatten(1)
 
 
-def shifted(numbers: Tensor, least: Tensor) -> Tensor:
+def subtract_offsets(numbers: Tensor, least: Tensor) -> Tensor:
     """The (blocks, n) offsets taken from the shares of the (blocks, 256) values, in their place."""
     return numbers.unflatten(1, (least.shape[1], -1)).sub_(least[..., None]).flatten(1)
 
 
 def q2_k(blocks: Tensor) -> Tensor:
     scales = bits(blocks[:, :16], 4, range(0, 8, 4)).float()
-    return shifted(scaled(pairs(blocks[:, 16:80]), half(blocks, 80) * scales[:, 0]), half(blocks, 82) * scales[:, 1])
+    numbers = scale_blocks(pairs(blocks[:, 16:80]), half(blocks, 80) * scales[:, 0])
+    return subtract_offsets(numbers, half(blocks, 82) * scales[:, 1])
 
 
 def q3_k(blocks: Tensor) -> Tensor:
     low, high = nibbles(blocks[:, 96:104]), bits(blocks[:, 104:108], 2, range(0, 8, 2)).flatten(1)
     scales = (low | high << 4).float() - 32
     numbers = pairs(blocks[:, 32:96]) | bits(blocks[:, :32], 1, range(8)).flatten(1) << 2
-    return scaled(numbers.float().sub_(4), half(blocks, 108) * scales)
+    return scale_blocks(numbers.float().sub_(4), half(blocks, 108) * scales)
 
 
 def six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +109,7 @@ def six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
 def with_offsets(blocks: Tensor, numbers: Tensor) -> Tensor:
     """What the 4- and 5-bit k types share: (blocks, 256) values, scales and offsets in front of them."""
     scales, offsets = six_bits(blocks[:, 4:16])
-    return shifted(scaled(numbers, half(blocks, 0) * scales), half(blocks, 2) * offsets)
+    return subtract_offsets(scale_blocks(numbers, half(blocks, 0) * scales), half(blocks, 2) * offsets)
 
 
 def halves(raw: Tensor, parts: int) -> Tensor:
@@ -127,7 +128,7 @@ def q5_k(blocks: Tensor) -> Tensor:
 def q6_k(blocks: Tensor) -> Tensor:
     numbers = halves(blocks[:, :128], 2) | pairs(blocks[:, 128:192]) << 4
     scales = blocks[:, 192:208].contiguous().view(torch.int8).float()
-    return scaled(numbers.float().sub_(32), half(blocks, 208) * scales)
+    return scale_blocks(numbers.float().sub_(32), half(blocks, 208) * scales)
 
 
 # ---------------------------------------------------------------- plain values

@@ -7,7 +7,7 @@ from ..backbones.infinitetalk.speech import encode_streams
 from ..backbones.longcat.speech import resample_speech
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.segments import select_layers
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 CORE = "core"
@@ -56,7 +56,7 @@ class LodestarAudioFeatures(io.ComfyNode):
         return True
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, audio, audio_encoder, layers, window_seconds, overlap_seconds, trained_as=CORE) -> io.NodeOutput:
         encoder = as_speech_encoder(audio_encoder)
         if trained_as == INFINITETALK:

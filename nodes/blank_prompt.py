@@ -3,7 +3,7 @@ import torch
 from comfy_api.latest import io
 
 from ..backbones import find
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 UMT5_WIDTH = 4096
@@ -34,7 +34,7 @@ class LodestarBlankPrompt(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, tokens, width, model=None) -> io.NodeOutput:
         own = UMT5_WIDTH if model is None else find(model).text_width(model.model)
         return io.NodeOutput([[torch.zeros(1, tokens, width or own), {}]])

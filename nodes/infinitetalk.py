@@ -1,8 +1,8 @@
-"""InfiniteTalk: a Wan 2.1 image-to-video model that hears speech through a model patch."""
+"""InfiniteTalk: a Wan 2.1 image-to-video model driven by speech through a model patch."""
 from comfy_api.latest import io
 
 from ..backbones.infinitetalk.patching import with_speech_patch
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 
@@ -21,14 +21,14 @@ class LodestarInfiniteTalk(io.ComfyNode):
                                                tooltip="From core's Load Model Patch: InfiniteTalk single or multi, "
                                                        "or MultiTalk."),
                 io.Float.Input("audio_scale", default=1.0, min=-10.0, max=10.0, step=0.01,
-                               tooltip="How strongly what is heard enters the picture. 1 as trained; for stronger lips "
-                                       "rather raise the audio_scale of Speech Guidance."),
+                               tooltip="How strongly the audio features drive the picture. 1 as trained; for stronger "
+                                       "lips rather raise the audio_scale of Speech Guidance."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the speech patch attached.")],
             **search_words("multitalk", "talking head", "avatar", "lip sync", "audio to video", "wan talk"),
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, model_patch, audio_scale) -> io.NodeOutput:
         return io.NodeOutput(with_speech_patch(model, model_patch, audio_scale))

@@ -1,7 +1,7 @@
 """Every input of every node is checked by what its socket is, before the node sees it.
 
 A wire brings whatever another pack makes of ComfyUI's types, and a link brings a number that no widget has limited.
-`checked` looks each input up in the node's own schema, so that a new node or input needs no line here.
+`check_inputs` looks each input up in the node's own schema, so that a new node or input needs no line here.
 """
 import logging
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from ..backbones.audio.encoder import as_speech_encoder
 from ..backbones.socket_values import (
     audio_clip,
     conditioning,
-    described,
+    describe,
     first_mask,
     first_picture,
     latent,
     loudness_peak,
-    named,
+    name_input,
     real_number,
     sigmas,
     speech_features,
@@ -31,7 +31,7 @@ logger = logging.getLogger("lodestar")
 AUDIBLY_OVER = 1.001    # of full scale
 
 
-def checked(execute: Callable) -> Callable:
+def check_inputs(execute: Callable) -> Callable:
     """A node's `execute`, whose inputs are checked and made one kind first. A ValueError begins with the input's name.
 
     An optional input that is None is left out.
@@ -44,7 +44,7 @@ def checked(execute: Callable) -> Callable:
             if value is None and sockets[name].optional:
                 del given.arguments[name]
                 continue
-            with named(name):
+            with name_input(name):
                 given.arguments[name] = check(value, sockets[name])
         return execute(*given.args, **given.kwargs)
 
@@ -75,35 +75,35 @@ def number(value: Any, socket) -> float:
     return real_number(value, socket.min, socket.max)
 
 
-def chosen(value: Any, socket) -> str:
+def choice(value: Any, socket) -> str:
     if value not in socket.options:
         few = len(socket.options) <= 20
-        raise ValueError(f"got {described(value)}, wanted one of "
+        raise ValueError(f"got {describe(value)}, wanted one of "
                          + (", ".join(map(str, socket.options)) if few else f"the {len(socket.options)} in its list"))
     return value
 
 
 def text(value: Any, socket) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"got {described(value)}, wanted text")
+        raise ValueError(f"got {describe(value)}, wanted text")
     return value
 
 
 def switch(value: Any, socket) -> bool:
     if not isinstance(value, int) or value not in (0, 1):
-        raise ValueError(f"got {described(value)}, wanted true or false")
+        raise ValueError(f"got {describe(value)}, wanted true or false")
     return bool(value)
 
 
 def plan(value: Any) -> Take:
     if not isinstance(value, Take):
-        raise ValueError(f"got {described(value)}, wanted the plan of Plan Take")
+        raise ValueError(f"got {describe(value)}, wanted the plan of Plan Take")
     return value
 
 
 def model(value: Any) -> Any:
     if getattr(getattr(value, "model", None), "diffusion_model", None) is None:
-        raise ValueError(f"got {described(value)}, wanted a MODEL, as Load Diffusion Model gives")
+        raise ValueError(f"got {describe(value)}, wanted a MODEL, as Load Diffusion Model gives")
     return value
 
 
@@ -115,7 +115,7 @@ class Has:
 
     def __call__(self, value: Any) -> Any:
         if not all(hasattr(value, member) for member in self.members):
-            raise ValueError(f"got {described(value)}, wanted {self.wanted}")
+            raise ValueError(f"got {describe(value)}, wanted {self.wanted}")
         return value
 
 
@@ -139,4 +139,4 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "SAMPLER": Has("a sampler, as KSamplerSelect gives", ("sample",)),
 }
 WIDGETS: dict[str, Callable[[Any, Any], Any]] = {
-    "INT": integer, "FLOAT": number, "STRING": text, "COMBO": chosen, "BOOLEAN": switch}
+    "INT": integer, "FLOAT": number, "STRING": text, "COMBO": choice, "BOOLEAN": switch}

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones import attach
 from ..techniques.latent_stitch import MODES, LatentStitch
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 
@@ -27,6 +27,6 @@ class LodestarLatentStitch(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, mode) -> io.NodeOutput:
         return io.NodeOutput(attach.with_technique(model, LatentStitch(mode)))

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones.audio.encoder import NORMALIZE, load_audio_encoder, log_mel
 from ..backbones.audio.encoder_files import LOG_MEL, encoder_names, encoder_path
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 
@@ -31,7 +31,7 @@ class LodestarLoadAudioEncoder(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, audio_encoder_name, normalize) -> io.NodeOutput:
         if audio_encoder_name == LOG_MEL:
             return io.NodeOutput(log_mel())

@@ -11,7 +11,7 @@ from ..backbones.longcat.loader import GGUF, load_longcat
 from ..backbones.weight_loading import WEIGHT_DTYPES
 from ..techniques.conditioning_cache import OFFLOADS, ConditioningCache
 from ..techniques.technique import ChunkPosition
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 OFF = "off"
@@ -70,8 +70,8 @@ class LodestarLoadLongCat(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model_name, weight_dtype, kv_cache) -> io.NodeOutput:
         model = load_longcat(model_path(model_name), weight_dtype)
         techniques = () if kv_cache == OFF else (ConditioningCache(kv_cache),)
-        return io.NodeOutput(attach.patched(model, techniques, ChunkPosition()))
+        return io.NodeOutput(attach.install_techniques(model, techniques, ChunkPosition()))

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..backbones.longcat.lora import with_lora
 from ..backbones.weight_loading import load_weights
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 
@@ -32,7 +32,7 @@ class LodestarLoadLongCatLora(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
         path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
         return io.NodeOutput(with_lora(model, load_weights(path, "lora_name")[0], strength, lora_name))

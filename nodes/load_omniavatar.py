@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..backbones.omniavatar.loader import load_omniavatar
 from ..backbones.weight_loading import WEIGHT_DTYPES
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 BASES, FOLDERS = "diffusion_models", ("diffusion_models", "loras")
@@ -55,7 +55,7 @@ class LodestarLoadOmniAvatar(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, base_name, omniavatar_name, strength, weight_dtype) -> io.NodeOutput:
         base = Path(folder_paths.get_full_path_or_raise(BASES, base_name))
         return io.NodeOutput(load_omniavatar(base, file_path(omniavatar_name), strength, weight_dtype))

@@ -5,7 +5,7 @@ from ..host.chunk_sampler import Sampling
 from ..host.output_names import problem_of
 from ..host.session import TakeSession
 from ..host.take_inputs import TakeInputs
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import PLAN, search_words
 
 
@@ -55,7 +55,7 @@ class LodestarLongTake(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, noise, guider, sampler, sigmas, vae, plan, audio_features=None, reference=None, clip=None,
                 filename_prefix="lodestar/take", keep_chunks=False) -> io.NodeOutput:
         inputs = TakeInputs(guider.model_patcher, vae, plan.plan, reference, audio_features, clip)

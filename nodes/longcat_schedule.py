@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from ..backbones import find
 from ..backbones.longcat.model import LongCatVideo
 from ..techniques.flow_schedules import KINDS, schedule
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 MOST_STEPS = 1000
@@ -36,7 +36,7 @@ class LodestarLongCatSchedule(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, kind, steps, shift) -> io.NodeOutput:
         if not isinstance(model.model, LongCatVideo):
             raise ValueError(f"model: got {find(model).name}, wanted a LongCat model. Connect Load LongCat, "

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams, resample_speech
 from ..techniques.audio.recording_digests import sound_marks
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
 
@@ -34,7 +34,7 @@ class LodestarLongCatSpeech(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, audio, audio_encoder, version, noise_floor, noise_floor_seed) -> io.NodeOutput:
         seed = noise_floor_seed if noise_floor else None
         features = encode_streams(audio_encoder, [resample_speech(audio)], version, seed)

@@ -7,7 +7,7 @@ from .. import backbones
 from ..backbones import attach
 from ..techniques.lookahead_anchor import FARTHEST, PLACEMENTS, LookaheadAnchor, parse_schedule
 from ..techniques.timeline import Timeline
-from .input_checks import checked, named
+from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
 UNITS = ("pixel frames", "latent frames")
@@ -51,12 +51,12 @@ class LodestarLookaheadAnchor(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, distance, unit, placement, index, anchor=None, schedule="") -> io.NodeOutput:
         backbone = backbones.find(model)
         clock = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
         latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
-        with named("anchor"):
+        with name_input("anchor"):
             pictures = backbones.anchor_latents(model, anchor)
         technique = LookaheadAnchor(latents, placement, index, pictures, parse_schedule(schedule))
         return io.NodeOutput(attach.with_technique(model, technique))

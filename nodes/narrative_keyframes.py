@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from .. import backbones
 from ..backbones import attach
 from ..techniques.narrative_keyframes import NarrativeKeyframes
-from .input_checks import checked, named
+from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
 
@@ -32,9 +32,9 @@ class LodestarNarrativeKeyframe(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, keyframe, at_seconds) -> io.NodeOutput:
         story = attach.technique_of(model, NarrativeKeyframes) or NarrativeKeyframes()
-        with named("keyframe"):
+        with name_input("keyframe"):
             latents = backbones.anchor_latents(model, keyframe)
         return io.NodeOutput(attach.with_technique(model, story.plus(Fraction(str(at_seconds)), latents)))

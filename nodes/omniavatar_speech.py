@@ -2,7 +2,7 @@
 from comfy_api.latest import io
 
 from ..backbones.omniavatar.speech import delay, encode_delayed
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 
@@ -33,7 +33,7 @@ class LodestarOmniAvatarSpeech(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, audio, audio_encoder, silence_seconds) -> io.NodeOutput:
         delayed = delay(audio, silence_seconds)
         return io.NodeOutput(encode_delayed(audio_encoder, delayed), delayed)

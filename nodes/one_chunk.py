@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ..backbones.take_checks import check_prompt
 from ..host.clip_plan import plan_clip
 from ..host.take_inputs import TakeInputs
-from .input_checks import checked, named
+from .input_checks import check_inputs, name_input
 from .sockets import LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words, sentences
 
 
@@ -47,11 +47,11 @@ class LodestarOneChunk(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, positive, negative, vae, width, height, chunk_frames, audio_features=None, reference=None
                 ) -> io.NodeOutput:
         for name, prompt in (("positive", positive), ("negative", negative)):
-            with named(name):
+            with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
         plan, lines = plan_clip(model, reference, width, height, chunk_frames)
         take = TakeInputs(model, vae, plan, reference, audio_features)

@@ -6,7 +6,7 @@ from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps, plan_take
 from ..pipelines.take.settings import choose_settings
 from ..pipelines.take.story import parse_story
 from ..techniques.timeline import Timeline
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, opening_of, search_words, sentences
 
 LINES_ON_THE_NODE = 8
@@ -60,7 +60,7 @@ class LodestarPlanTake(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step, max_seconds,
                 reference=None, soundtrack=None) -> io.NodeOutput:
         backbone, speech = backbones.find(model), opening_of(audio, max_seconds)

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones import attach
 from ..techniques.reference_skip import MODES, ReferenceSkip
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import search_words
 
 
@@ -33,6 +33,6 @@ class LodestarReferenceSkip(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, mode, radius, factor) -> io.NodeOutput:
         return io.NodeOutput(attach.with_technique(model, ReferenceSkip(mode, radius, factor)))

@@ -2,7 +2,7 @@
 from comfy_api.latest import io
 
 from ..host.sample_people import load_person, people
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import opening_of, search_words
 
 
@@ -30,7 +30,7 @@ class LodestarSamplePerson(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, person, seconds) -> io.NodeOutput:
         picture, speech = load_person(person)
         return io.NodeOutput(picture, opening_of(speech, seconds))

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..backbones import find
 from ..backbones.speech_guider import guide_speech
 from ..backbones.take_checks import check_prompt
-from .input_checks import checked, named
+from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
 logger = logging.getLogger("lodestar")
@@ -43,10 +43,10 @@ class LodestarSpeechGuidance(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, positive, negative, text_scale, audio_scale, cfg_zero) -> io.NodeOutput:
         for name, prompt in (("positive", positive), ("negative", negative)):
-            with named(name):
+            with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
         guider = guide_speech(model, positive, negative, text_scale, audio_scale, cfg_zero)
         if guider.audio_condition is None:

@@ -13,7 +13,7 @@ from ..pipelines.metrics.report_files import as_json, beside, save_report
 from ..pipelines.metrics.report_picture import report_picture
 from ..pipelines.metrics.video_reader import Clip, VideoFile, VideoReader
 from ..pipelines.take.plan import Take
-from .input_checks import checked, named
+from .input_checks import check_inputs, name_input
 from .sockets import PLAN, search_words
 
 
@@ -47,12 +47,12 @@ class LodestarTakeReport(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, video, mouth_box, reference=None, plan=None) -> io.NodeOutput:
-        with named("video"):
+        with name_input("video"):
             reader, sound = open_video(video)
         if reference is not None:
-            with named("reference"):
+            with name_input("reference"):
                 reference = fit_picture(reference, reader.width, reader.height)[0]
         report = evaluate(reader, speech=plan.audio if plan else sound, borders=borders_of(plan, reader),
                           reference=reference, mouth_box=mouth_box, models=face_folders(),

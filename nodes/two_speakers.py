@@ -8,7 +8,7 @@ from ..backbones.longcat.two_speakers import join_speakers
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.speaker_tracks import MODES
 from ..techniques.speaker_masks import box_mask, box_masks, drawn_mask, parse_box, people_masks
-from .input_checks import checked, named
+from .input_checks import check_inputs, name_input
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
 PLACE = "Where speaker {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
@@ -57,7 +57,7 @@ class LodestarTwoSpeakers(io.ComfyNode):
         )
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, reference, audio_encoder, mode, box_1, box_2, others, version, noise_floor, noise_floor_seed,
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
         height, width = reference.shape[1:3]
@@ -80,7 +80,7 @@ def places(height: int, width: int, masks: tuple, boxes: tuple[str, str], others
         given, missing = (1, 2) if second is None else (2, 1)
         raise ValueError(f"mask_{missing}, box_{missing}: got nothing, but speaker {given} has a place. Give one to "
                          "both speakers, or to neither (then each has half of the picture)")
-    with named("others"):
+    with name_input("others"):
         silent = [parse_box(line, height, width) for line in others.splitlines() if line.strip()]
         if first is None or second is None:
             return box_masks(height, width, others=silent)[None]
@@ -93,7 +93,7 @@ def place(mask: Tensor | None, box: str, speaker: int, height: int, width: int) 
         raise ValueError(f"mask_{speaker}, box_{speaker}: got both, wanted one of them; empty the box or unplug the "
                          "mask")
     if mask is not None:
-        with named(f"mask_{speaker}"):
+        with name_input(f"mask_{speaker}"):
             return drawn_mask(mask, height, width)
-    with named(f"box_{speaker}"):
+    with name_input(f"box_{speaker}"):
         return box_mask(parse_box(box, height, width), height, width) if box.strip() else None

@@ -28,7 +28,7 @@ class MediaFile:
         self.source = source
         self.name = "the video" if isinstance(source, io.BytesIO) else Path(source).name
 
-    def opened(self) -> Any:
+    def open_container(self) -> Any:
         source = self.source
         return self.read(lambda: av.open(
             io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else str(source)))
@@ -51,14 +51,14 @@ class MediaFile:
     @cached_property
     def sound_track(self) -> int | None:
         """The place, among the sound tracks, of the first that can be decoded."""
-        with self.opened() as container:
+        with self.open_container() as container:
             tracks = len(container.streams.audio)
         return next((track for track in range(tracks) if self._decodes(track)), None)
 
     @cached_property
     def why_silent(self) -> str:
         """Why there is no sound track to be read."""
-        with self.opened() as container:
+        with self.open_container() as container:
             tracks = len(container.streams.audio)
         if not tracks:
             return f"{self.name} has no sound"
@@ -70,12 +70,12 @@ class MediaFile:
         """Hz of the sound track; 0 without one."""
         if self.sound_track is None:
             return 0
-        with self.opened() as container:
+        with self.open_container() as container:
             return container.streams.audio[self.sound_track].rate
 
     def mono(self, sample_rate: int, from_seconds: float = 0.0) -> Iterator[np.ndarray]:
         """The sound track from `from_seconds` on, mono float32, in pieces; silence where it begins later."""
-        with self.opened() as container:
+        with self.open_container() as container:
             stream = container.streams.audio[self.sound_track]
             left, late = stated_samples(container, stream, sample_rate), None
             for seconds, samples in self._pieces(container, stream, sample_rate):
@@ -109,7 +109,7 @@ class MediaFile:
             logger.warning("%s: %d damaged packets of sound are replaced by silence", self.name, damaged)
 
     def _decodes(self, track: int) -> bool:
-        with self.opened() as container:
+        with self.open_container() as container:
             stream = container.streams.audio[track]
             if stream.codec_context is None:
                 return False

@@ -50,17 +50,17 @@ def set_file(graph: Graph, kind: str, key: str, chosen: Path | None, client) -> 
     A workflow's own files are left alone: without `chosen`, only nodes that name a bundled file are touched.
     """
     loaders = graph.all(kind)
-    targets = [node for node in loaders if bundled(node.inputs.get(key))]
+    targets = [node for node in loaders if own_file(node.inputs.get(key))]
     if chosen and not targets:
         if len(loaders) != 1:
             raise ValueError(f"--{key} sets the one {kind} node, and this workflow has {len(loaders)}: name a "
                              f"file of {ASSETS} in the node that is meant")
         targets = loaders
     for node in targets:
-        node.set(**{key: client.upload(chosen or bundled(node.inputs[key]))})
+        node.set(**{key: client.upload(chosen or own_file(node.inputs[key]))})
 
 
-def bundled(name: str | None) -> Path | None:
+def own_file(name: str | None) -> Path | None:
     """The pack's own file of that name."""
     path = ASSETS / Path(name or "none").name
     return path if path.name == name and path.is_file() else None
@@ -74,7 +74,7 @@ def set_seconds(graph: Graph, seconds: float) -> None:
         node.set(max_seconds=seconds)
 
 
-def filled_in(options: argparse.Namespace, client) -> Graph:
+def fill_workflow(options: argparse.Namespace, client) -> Graph:
     """The workflow with the files and the length that were asked for."""
     graph = Graph.read(options.workflow)
     if options.image or options.audio or client is Here:
@@ -205,25 +205,25 @@ def make_here(graph: Graph, target: Path, tell) -> Path:
     from lodestar.pipelines.headless.puppet_take import make_puppet_take
     from lodestar.pipelines.headless.wan_vae import WanVae
     from lodestar.training.puppet.export import weights_file
-    from lodestar.training.puppet.network import trained
-    return make_puppet_take({node.kind: node.inputs for node in graph.nodes()}, trained(weights_file("puppet")),
+    from lodestar.training.puppet.network import load_trained
+    return make_puppet_take({node.kind: node.inputs for node in graph.nodes()}, load_trained(weights_file("puppet")),
                             WanVae.read(weights_file("vae")), target, tell)
 
 
-def reported(video: Path, borders: list[int], options: argparse.Namespace) -> str:
+def report_video(video: Path, borders: list[int], options: argparse.Namespace) -> str:
     """The figures of the video and where its report is; the puppet is measured by its own face probe."""
     import report
     loaders = with_loaders(Graph.read(options.workflow)).all("LoadImage")
     named = (node.inputs["image"] for node in loaders)
-    reference = options.image or next(filter(None, map(bundled, named)), None)
-    return report.measured(video, reference, borders, drawn=PUPPET in options.workflow.read_text(encoding="utf-8"))
+    reference = options.image or next(filter(None, map(own_file, named)), None)
+    return report.measure_video(video, reference, borders, drawn=PUPPET in options.workflow.read_text(encoding="utf-8"))
 
 
 def one_take(graph: Graph, make, options: argparse.Namespace) -> None:
     path, borders = make(graph)
     print(f"{path}\n{describe(path)}", flush=True)
     if importlib.util.find_spec("torch"):   # what talks to somebody else's server may have none
-        print(reported(path, borders, options))
+        print(report_video(path, borders, options))
 
 
 def both_takes(graph: Graph, make, options: argparse.Namespace) -> None:
@@ -235,7 +235,7 @@ def both_takes(graph: Graph, make, options: argparse.Namespace) -> None:
         print(f"{path}\n{describe(path)}", flush=True)
         videos.append(path)
         if importlib.util.find_spec("torch"):
-            *_, told, _ = reported(path, borders, options).splitlines()
+            *_, told, _ = report_video(path, borders, options).splitlines()
             reports.append(compare.Figures.of(Path(told)))
     if not reports:
         return
@@ -261,7 +261,7 @@ def server_of(options: argparse.Namespace, comfyui: Path | None):
         tiny = TINY in options.workflow.read_text(encoding="utf-8")
         comfy_server.prepare_base(base, environment.tiny_models(Path(sys.executable)) if tiny else None)
         started = time.monotonic()
-        with comfy_server.started(comfyui, base, gpu=options.gpu) as server:
+        with comfy_server.start_server(comfyui, base, gpu=options.gpu) as server:
             print(f"ComfyUI {environment.comfyui_version(comfyui)} at {server.url}, "
                   f"started in {time.monotonic() - started:.0f} s")
             yield server
@@ -318,10 +318,10 @@ def main() -> None:
     show = both_takes if PUPPET in options.workflow.read_text(encoding="utf-8") and not options.once else one_take
     try:
         if options.headless:
-            show(filled_in(options, Here), take_here, options)
+            show(fill_workflow(options, Here), take_here, options)
         else:
             with server_of(options, comfyui) as client:
-                show(filled_in(options, client), lambda graph: take(client, graph), options)
+                show(fill_workflow(options, client), lambda graph: take(client, graph), options)
         print(f"made in {time.monotonic() - started:.0f} s")
     except comfy_server.PromptRefused as error:
         sys.exit(f"ComfyUI refused the workflow before it ran:\n{error}")

@@ -137,7 +137,7 @@ def same_every_time(workflow: dict, name: str) -> dict:
     return json.loads(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", lasting, json.dumps(workflow)))
 
 
-def written(workflow: dict) -> str:
+def format_workflow(workflow: dict) -> str:
     """JSON with one node, link or group per line."""
     parts = []
     for key, value in workflow.items():
@@ -208,10 +208,10 @@ def make(screenshots: bool, comfyui: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = comfy_server.prepare_base(Path(temporary), environment.tiny_models(Path(sys.executable)))
         stand_ins.place(base / "models")
-        with comfy_server.started(comfyui, base) as server, opened(server) as frontend:
+        with comfy_server.start_server(comfyui, base) as server, opened(server) as frontend:
             for name in PAGES:
                 path = WORKFLOWS / f"{name}.json"
-                path.write_text(written(build(frontend, name)), encoding="utf-8", newline="\n")
+                path.write_text(format_workflow(build(frontend, name)), encoding="utf-8", newline="\n")
                 print(path)
             if screenshots:
                 draw(frontend, server)

@@ -40,7 +40,7 @@ def face_folders(named: Path | None) -> list[Path]:
     return [comfyui / "models" / "lodestar", comfyui / "models"] if comfyui else []
 
 
-def measured(path: Path, reference: Path | None = None, borders: Sequence[int] = (), mouth: str = "",
+def measure_video(path: Path, reference: Path | None = None, borders: Sequence[int] = (), mouth: str = "",
              models: Sequence[Path] = (), drawn: bool = False) -> str:
     """Measures, writes, and says what was found. `drawn`: measured by the puppet's face probe. ValueError and OSError
     for what cannot be read."""
@@ -82,8 +82,8 @@ def main() -> None:
         environment.stop_on_signals()
         environment.enter(environment.make_environment(environment.requirements(None)))
     try:
-        print(measured(options.video, options.reference, options.borders, options.mouth, face_folders(options.models),
-                       options.drawn))
+        print(measure_video(options.video, options.reference, options.borders, options.mouth,
+                            face_folders(options.models), options.drawn))
     except (ValueError, OSError) as error:
         sys.exit(str(error))
 

@@ -140,7 +140,7 @@ class Runner:
             outcome.failed, outcome.reason = 1, f"pytest ended with exit code {code}"
         return outcome
 
-    def left_out(self, tier: str, reason: str) -> Outcome:
+    def skip_tier(self, tier: str, reason: str) -> Outcome:
         print(f"[{tier}] left out: {reason}", flush=True)
         return Outcome(tier, failed=int(self.require_all), reason=reason)
 
@@ -155,7 +155,7 @@ def torch_tier(runner: Runner, processor: str = "") -> Outcome:
 def comfy_tier(runner: Runner, version: str, comfyui: Path | None) -> Outcome:
     """With the floor, only what may depend on the ComfyUI, and on a lesser processor: both at the price of one."""
     if comfyui is None:
-        return runner.left_out(f"comfy-{version}", f"ComfyUI {version} is not here and could not be cloned")
+        return runner.skip_tier(f"comfy-{version}", f"ComfyUI {version} is not here and could not be cloned")
     floor = version == environment.FLOOR
     return runner.pytest(f"comfy-{version}", ["tests/comfy"], "not once" if floor else "",
                          {"COMFYUI_PATH": str(comfyui), **(PROCESSORS["avx2"] if floor else {})})
@@ -165,7 +165,7 @@ def web_tier(runner: Runner, comfyui: Path | None) -> Outcome:
     chromium = environment.find_chromium()
     if comfyui is None or chromium is None:
         missing = "a ComfyUI" if comfyui is None else "a Chromium or Chrome ($CHROMIUM_PATH)"
-        return runner.left_out("web", f"it needs {missing}")
+        return runner.skip_tier("web", f"it needs {missing}")
     return runner.pytest("web", ["tests/web"], variables={"COMFYUI_PATH": str(comfyui), "CHROMIUM_PATH": chromium})
 
 
@@ -174,7 +174,7 @@ def gpu_tier(runner: Runner, comfyui: Path | None) -> Outcome:
     if subprocess.run([str(runner.python), "-c", has_gpu], capture_output=True).returncode:
         return Outcome("gpu", reason="no CUDA device here")
     if comfyui is None:
-        return runner.left_out("gpu", "it needs a ComfyUI")
+        return runner.skip_tier("gpu", "it needs a ComfyUI")
     return runner.pytest("gpu", ["tests/gpu"], variables={"COMFYUI_PATH": str(comfyui)})
 
 

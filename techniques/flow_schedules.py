@@ -21,7 +21,7 @@ def schedule(kind: str, steps: int, shift: float, threshold: float = 0.5) -> Ten
     """
     if steps < 1:
         raise ValueError(f"steps: got {steps}, wanted at least 1")
-    sigmas = shifted(unshifted(kind, steps), shift)
+    sigmas = shift_sigmas(base_grid(kind, steps), shift)
     if kind == "enhance-hf":
         sigmas = torch.cat([sigmas[sigmas > 0.5], sigmas.new_tensor(TAIL)])
     elif kind == "refine":
@@ -29,7 +29,7 @@ def schedule(kind: str, steps: int, shift: float, threshold: float = 0.5) -> Ten
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-def unshifted(kind: str, steps: int) -> Tensor:
+def base_grid(kind: str, steps: int) -> Tensor:
     """The grid before the shift, without the terminal 0, float32."""
     if kind not in KINDS:
         raise ValueError(f"schedule: got {kind!r}, wanted one of {', '.join(KINDS)}")
@@ -49,8 +49,8 @@ def humo_schedule(steps: int, shift: float = 5.0) -> Tensor:
     if steps < 1:
         raise ValueError(f"steps: got {steps}, wanted at least 1")
     grid = torch.linspace(HUMO_FIRST, 0, steps + 1, dtype=torch.float64)[:-1]
-    return torch.cat([shifted(grid, shift), grid.new_zeros(1)]).float()
+    return torch.cat([shift_sigmas(grid, shift), grid.new_zeros(1)]).float()
 
 
-def shifted(sigmas: Tensor, shift: float) -> Tensor:
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
     return shift * sigmas / (1 + (shift - 1) * sigmas)

@@ -16,7 +16,7 @@ class Projection:
     momentum: float = MOMENTUM
     largest_norm: float = LARGEST_NORM
 
-    def summed(self, direction: Tensor, before: Tensor | None) -> Tensor:
+    def add_momentum(self, direction: Tensor, before: Tensor | None) -> Tensor:
         """This step's direction (B, ...) with the momentum of the sum of the step `before`, None in the first step."""
         return direction if before is None else direction + self.momentum * before
 

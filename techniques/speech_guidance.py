@@ -30,7 +30,7 @@ def as_pair(text_scale: float, audio_scale: float) -> tuple[tuple[float, float, 
     return (positive, negative, silent), 2, scale
 
 
-def combined(predictions: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
+def combine_predictions(predictions: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
     """The weighted sum of the predictions that were made. ValueError where one with a weight is missing."""
     total = None
     for prediction, weight in zip(predictions, weights, strict=True):
@@ -50,12 +50,12 @@ def projection_scale(positive: Tensor, negative: Tensor) -> Tensor:
     return (positive * negative).sum(1, keepdim=True) / (negative.square().sum(1, keepdim=True) + 1e-8)
 
 
-def aligned(positive: Tensor, negative: Tensor) -> Tensor:
+def align_negative(positive: Tensor, negative: Tensor) -> Tensor:
     """The negative prediction as CFG-zero takes it: as long as the positive one reaches along it."""
     return negative * projection_scale(positive, negative).view(-1, *[1] * (negative.ndim - 1)).to(negative)
 
 
 def zero_guided(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
     """CFG-zero (Fan et al.), as the base LongCat-Video samples; over noisy frames alone where clean ones are cached."""
-    negative = aligned(positive, negative)
+    negative = align_negative(positive, negative)
     return negative + scale * (positive - negative)

@@ -4,7 +4,7 @@ NODE = '''"""A node."""
 from comfy_api.latest import io
 
 from ..techniques.skip import skip
-from .input_checks import checked
+from .input_checks import check_inputs
 from .sockets import Plan
 
 
@@ -17,7 +17,7 @@ class LodestarSkip(io.ComfyNode):
             outputs=[io.Model.Output()])
 
     @classmethod
-    @checked
+    @check_inputs
     def execute(cls, model, plan):
         return io.NodeOutput(skip(model))
 '''
@@ -36,7 +36,7 @@ if find_spec("comfy_api"):
     "host/session.py": '"""The join."""\nimport comfy.utils\n\nfrom ..backbones import attach\n'
                        'from ..pipelines import take\n\nPARTS = (comfy, attach, take)\n',
     "nodes/sockets.py": '"""Sockets."""\nfrom comfy_api.latest import io\n\nPlan = io.Custom("LODESTAR_PLAN")\n',
-    "nodes/input_checks.py": '"""Checks."""\n\n\ndef checked(execute):\n    return execute\n',
+    "nodes/input_checks.py": '"""Checks."""\n\n\ndef check_inputs(execute):\n    return execute\n',
     "nodes/__init__.py": '"""Nodes."""\nfrom .skip import LodestarSkip\n\nNODES = [LodestarSkip]\n',
     "nodes/skip.py": NODE,
     "web/docs/LodestarSkip.md": "# Skip\n",
@@ -124,7 +124,7 @@ BAD = [
     ("patcher_door", {"backbones/a.py": body("m.add_object_patch('x', 1)")}, "attach.py"),
     ("patcher_door", {"backbones/a.py": body("m.set_model_attn2_patch(1)")}, "attach.py"),
     ("patcher_door", {"nodes/a.py": body("return guider.model_patcher.clone()")}, "attach.py"),
-    ("node_classes_are_readable", node("    @checked\n", ""), "its execute is @checked"),
+    ("node_classes_are_readable", node("    @check_inputs\n", ""), "its execute is @check_inputs"),
     ("node_classes_are_readable", node("(io.ComfyNode)", "(Base)"), "directly"),
     ("node_classes_are_readable", node('node_id="LodestarSkip"', "node_id=NAME"), "literal"),
     ("node_classes_are_readable", node("class Lodestar", "class Other"), "literal"),

@@ -97,7 +97,7 @@ def laid_out(name: str, players, chunk: int = 1):
     """(pictures, times, visibility) of a chunk's call."""
     known = torch.zeros(2, 16, 4 if chunk else 1, 8, 8)
     asked = claims_takes.request(CONDITIONS[name], players, chunk, known, 9 * chunk, 13)
-    return headless.arranged(asked, 13, known.shape[2])
+    return headless.arrange_sequence(asked, 13, known.shape[2])
 
 
 @pytest.mark.parametrize(("name", "time"), [
@@ -158,8 +158,8 @@ def test_chunks_cover_the_take_and_the_same_ones_are_looked_at():
         chunks = claims_conditions.chunks_for(seconds)
         frames = [claims_conditions.TIMELINE.frames_for_latents(9 * count + 4) for count in (chunks - 1, chunks)]
         assert frames[1] >= seconds * 25 > frames[0]
-    assert claims_conditions.looked_at(9, 4) == (0, 4, 8)
-    assert claims_conditions.looked_at(8, 4, (Fraction(120, 25),)) == (2, 3, 7)
+    assert claims_conditions.chunks_to_measure(9, 4) == (0, 4, 8)
+    assert claims_conditions.chunks_to_measure(8, 4, (Fraction(120, 25),)) == (2, 3, 7)
 
 
 # ---------------------------------------------------------------- takes
@@ -172,7 +172,7 @@ def test_sonics_windows_tile_the_take_at_every_step(players, monkeypatch):
         return x + 1
 
     monkeypatch.setattr(claims_takes, "sample", one)
-    made = claims_takes.made(None, Averages(), CONDITIONS["sonic"], players)
+    made = claims_takes.make_take(None, Averages(), CONDITIONS["sonic"], players)
     assert torch.allclose(made, claims_takes.noise(players, 0, players.latents) + claims_takes.STEPS, atol=1e-5)
     steps = [[window[1] for window in seen if window[0] == sigma] for sigma in dict.fromkeys(one[0] for one in seen)]
     assert len(steps) == 8 and all(sum(windows) == players.latents for windows in steps)
@@ -189,7 +189,7 @@ def test_chunks_continue_as_their_condition_says(name, players, monkeypatch):
         return torch.cat([asked.known, x[:, :, asked.known.shape[2]:].clamp(0, 1)], 2)
 
     monkeypatch.setattr(claims_takes, "sample", one)
-    made = claims_takes.made(None, Averages(), CONDITIONS[name], players)
+    made = claims_takes.make_take(None, Averages(), CONDITIONS[name], players)
     assert made.shape[2] == players.latents and known[0] is players.picture
     for chunk, context in enumerate(known[1:], 1):
         tail = made[:, :, 9 * chunk:9 * chunk + 4]
@@ -222,7 +222,7 @@ def test_what_was_made_is_kept(tmp_path):
     began = process_time()
 
     for key in (("a", 1), ("a", 1), ("a", 2)):
-        found, seconds = claims_takes.kept(tmp_path, key, make)
+        found, seconds = claims_takes.load_or_make(tmp_path, key, make)
         assert torch.equal(found["x"], torch.arange(3.0)) and seconds == pytest.approx(0.1, abs=0.09)
     assert len(calls) == 2 and not list(tmp_path.glob("*.part"))
 
@@ -259,12 +259,12 @@ def test_verdicts_say_yes_partly_and_no():
     spread = np.linspace(-0.01, 0.01, 8)
 
     def word(identity: float, sync: float) -> str:
-        return claims_verdicts.judged(claim, {"a": {"identity": identity + spread, "sync": sync + spread},
+        return claims_verdicts.judge_claim(claim, {"a": {"identity": identity + spread, "sync": sync + spread},
                                               "b": {"identity": np.ones(8), "sync": np.full(8, 0.5)}})[0]
 
     assert [word(0.4, 0.48), word(0.6, 0.48), word(0.4, 0.4), word(0.6, 0.4)] == ["yes", "partly", "partly", "no"]
-    assert claims_verdicts.judged(claim, {"a": {}})[0] == "not measured"
-    unsure = claims_verdicts.judged(claim, {name: {"identity": np.linspace(-1, 1, 8), "sync": spread}
+    assert claims_verdicts.judge_claim(claim, {"a": {}})[0] == "not measured"
+    unsure = claims_verdicts.judge_claim(claim, {name: {"identity": np.linspace(-1, 1, 8), "sync": spread}
                                             for name in "ab"})[1][0]
     assert unsure.holds is None and "not shown" in str(unsure)
 
@@ -277,9 +277,9 @@ def test_who_does_nothing_reproduces_nothing():
         found = {name: {figure: values + level * draw.random() for figure, values in take.items()} for name in ALL}
         found["none"]["identity_slope"] = -np.ones(8)       # half of it is more than it is
         for claim in claims_verdicts.CLAIMS:
-            carried = [one for one in claims_verdicts.judged(claim, found)[1] if one.holds and not one.check.keeps]
+            carried = [one for one in claims_verdicts.judge_claim(claim, found)[1] if one.holds and not one.check.keeps]
             assert all("none" in one.check.conditions for one in carried), claim.title
-        assert claims_verdicts.judged(claims_verdicts.CLAIMS[0], found)[0] == "no"
+        assert claims_verdicts.judge_claim(claims_verdicts.CLAIMS[0], found)[0] == "no"
 
 
 def test_a_trend_follows_the_distance():
@@ -290,16 +290,16 @@ def test_a_trend_follows_the_distance():
 
 def test_the_page_keeps_what_was_written_by_hand(tmp_path):
     path = tmp_path / "docs" / "claims.md"
-    claims_page.written(path, "first\n")
+    claims_page.write_part(path, "first\n")
     path.write_text("by hand\n" + path.read_text() + "after\n")
-    claims_page.written(path, "second\n")
+    claims_page.write_part(path, "second\n")
     text = path.read_text()
     assert "first" not in text and text.startswith("by hand\n") and "second\n" in text and text.endswith("after\n")
 
 
 def test_a_plot_alone_has_a_page_half_as_wide():
     plot = claims_pictures.Plot("a", "b", "c", (claims_pictures.Curve("d", [0, 1], [0, 1], [0, 1], [0, 1]),))
-    one, two = (claims_pictures.plotted([plot] * count) for count in (1, 2))
+    one, two = (claims_pictures.draw_plots([plot] * count) for count in (1, 2))
     assert one.shape[0] == two.shape[0] and 0.5 <= one.shape[1] / two.shape[1] < 0.55
     assert torch.equal(one[:, :-40], two[:, :one.shape[1] - 40])
 
@@ -337,7 +337,7 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
         path = options.page.parent / "images" / f"{name}.png"
         assert path.stat().st_size <= 100_000 and Image.open(path).width > 400
     assert len(list(options.kept.iterdir())) == 3 + 4   # takes, and what was seen in them and in the truth
-    monkeypatch.setattr(claims_run, "made", None)       # what was made is not made again
+    monkeypatch.setattr(claims_run, "make_take", None)       # what was made is not made again
     claims_run.run(options)
     assert "used only: no weights" in capsys.readouterr().out
 
@@ -348,15 +348,15 @@ def test_parts_are_made_side_by_side_and_a_failure_is_reported(tmp_path, monkeyp
                       f"pathlib.Path({str(tmp_path)!r}, sys.argv[-1].replace('/', '_')).touch()\n"
                       "assert int(os.environ['OMP_NUM_THREADS']) >= 1 and '--fail' not in sys.argv\n")
     monkeypatch.setattr(sys, "argv", [str(script), "--quick"])
-    claims_run.shared_out(2)
+    claims_run.share_takes(2)
     assert {path.name for path in tmp_path.glob("*_2")} == {"0_2", "1_2"}
     monkeypatch.setattr(sys, "argv", [str(script), "--fail"])
     with pytest.raises(SystemExit, match="what was made is kept"):
-        claims_run.shared_out(2)
+        claims_run.share_takes(2)
 
 
 def test_every_take_is_in_one_part_and_the_long_ones_are_spread():
-    names = claims_run.needed(claims_verdicts.CLAIMS)
+    names = claims_run.select_conditions(claims_verdicts.CLAIMS)
     parts = [claims_run.part_of(names, part, 2) for part in range(2)]
     assert not set(parts[0]) & set(parts[1]) and parts[0] | parts[1] == names and set(names) == ALL
     assert [[CONDITIONS[name].context == "re-encode" for name in part].index(True) for part in parts] == [0, 0]

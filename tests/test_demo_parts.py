@@ -112,7 +112,7 @@ def test_loaders_stand_where_a_sample_person_stood():
         "reference": ("LoadImage", {"image": "portrait.png"}), "audio": ("LoadAudio", {"audio": "speech.flac"}),
         "second": ("LoadAudio", {"audio": "speech_human.flac"})}
     assert len(own.nodes()) == 4 and graph.all("LodestarSamplePerson")
-    assert all(demo.bundled(*node.inputs.values()) for node in own.all("LoadImage", "LoadAudio"))
+    assert all(demo.own_file(*node.inputs.values()) for node in own.all("LoadImage", "LoadAudio"))
     assert demo.with_loaders(own).prompt() == own.prompt()
 
 

@@ -261,9 +261,10 @@ def node_classes_are_readable(root: Path):
             yield source.at(node, f"{node.name} is not registered in nodes/__init__.py")
         if [ast.unparse(base) for base in node.bases] != ["io.ComfyNode"]:
             yield source.at(node, f"{node.name} inherits io.ComfyNode directly, and nothing else")
-        if not any(getattr(member, "name", "") == "execute" and "checked" in map(ast.unparse, member.decorator_list)
+        if not any(getattr(member, "name", "") == "execute"
+                   and "check_inputs" in map(ast.unparse, member.decorator_list)
                    for member in node.body if isinstance(member, Function)):
-            yield source.at(node, f"{node.name}: its execute is @checked, so that every input is")
+            yield source.at(node, f"{node.name}: its execute is @check_inputs, so that every input is")
         if not node.name.startswith("Lodestar") or getattr(schema.get("node_id"), "value", None) != node.name:
             yield source.at(node, f"{node.name} has node_id={node.name!r} as a literal, beginning with Lodestar")
         if not str(getattr(schema.get("category"), "value", "")).startswith("Lodestar"):

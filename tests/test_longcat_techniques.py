@@ -24,7 +24,7 @@ from lodestar.techniques.speaker_masks import (
     query_positions,
     token_masks,
 )
-from lodestar.techniques.speech_guidance import as_pair, combined, projection_scale, shares, zero_guided
+from lodestar.techniques.speech_guidance import as_pair, combine_predictions, projection_scale, shares, zero_guided
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -161,9 +161,9 @@ def test_redundant_predictions_are_not_made(scales, made):
     assert " ".join(name for name, weight in zip("ctu", weights, strict=True) if weight) == made
     c, t, u = predictions.values()
     given = [predictions[name] if name in made else None for name in "ctu"]
-    assert torch.allclose(combined(given, weights), u + scales[0] * (c - t) + scales[1] * (t - u), atol=1e-5)
+    assert torch.allclose(combine_predictions(given, weights), u + scales[0] * (c - t) + scales[1] * (t - u), atol=1e-5)
     with pytest.raises(ValueError, match="was not made"):
-        combined([None] * 3, weights)
+        combine_predictions([None] * 3, weights)
 
 
 @pytest.mark.parametrize("scales", [(4, 4), (4, 3), (3, 5), (4, 1), (0.5, 1), (1, 4), (0, 2), (2, 0), (1, 1), (0, 0)])
@@ -171,8 +171,9 @@ def test_the_guidance_is_that_of_a_pair(scales):
     """With the same predictions and never a weight beyond 1, so that nothing that sees the pair sees it blown up."""
     predictions = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     weights, unconditional, scale = as_pair(*scales)
-    conditional, baseline = combined(predictions, weights), predictions[unconditional]
-    assert torch.allclose(baseline + scale * (conditional - baseline), combined(predictions, shares(*scales)))
+    conditional, baseline = combine_predictions(predictions, weights), predictions[unconditional]
+    expected = combine_predictions(predictions, shares(*scales))
+    assert torch.allclose(baseline + scale * (conditional - baseline), expected)
     needed = {place for place, weight in enumerate(weights) if weight} | ({unconditional} if scale != 1 else set())
     assert needed == {place for place, weight in enumerate(shares(*scales)) if weight}
     assert all(-1 <= weight <= 1 for weight in weights)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lodestar.pipelines.metrics.mfcc import SpeechMfcc
-from lodestar.pipelines.metrics.syncnet import FaceCrops, SyncNetScores, face_crop, shown_at
+from lodestar.pipelines.metrics.syncnet import FaceCrops, SyncNetScores, face_crop, frame_at
 from lodestar.pipelines.metrics.video_reader import Sound, sound_of
 from safetensors.numpy import load_file
 
@@ -60,7 +60,7 @@ def test_frames_are_taken_by_time(fps):
     found = [int(crop[0, 80, 112]) for crop in found + crops.finish()]
     middles = [Fraction(2 * tick + 1, 50) for tick in range(100)]
     expected = [max(i for i in range(200) if i / fps <= moment) for moment in middles if moment < count / fps]
-    assert found == expected and [shown_at(tick, fps) for tick in range(len(expected))] == expected
+    assert found == expected and [frame_at(tick, fps) for tick in range(len(expected))] == expected
 
 
 def crop_oracle(picture, x, y, half):

@@ -27,15 +27,15 @@ from lodestar.training.puppet.traits import (
     MEASURED,
     OPTIONS,
     PLACES,
-    chosen,
-    hidden,
+    hidden_traits,
     identity_error,
-    measured,
+    measure_traits,
     moles_there,
+    option_indices,
     statistics,
     true_embedding,
 )
-from lodestar.training.puppet.wear import quantised, worn
+from lodestar.training.puppet.wear import quantise, wear_pictures
 from lodestar.training.puppet.world import FPS, World
 
 CHARACTERS, MOMENTS = 24, 6
@@ -96,7 +96,7 @@ def test_every_trait_counts_the_same_in_the_embedding():
     statistic = statistics(states, people=1500)
     people = [identity(seed) for seed in range(20_000, 21_500)]
     everyone = torch.stack([true_embedding(who, statistic) for who in people])
-    unseen = Counter(name for who in people for name in hidden(who))
+    unseen = Counter(name for who in people for name in hidden_traits(who))
     assert everyone.shape[1] == len(EMBEDDED)
     variance = dict(zip(EMBEDDED, everyone.var(0).tolist(), strict=True))
     for name in NUMBERS:
@@ -109,9 +109,9 @@ def test_every_trait_counts_the_same_in_the_embedding():
 
 def test_what_cannot_be_seen_is_not_asked_for():
     plain = next(who for who in map(identity, range(200)) if who["pattern"] == "plain" and who["glasses"] != "none")
-    unseen = {name for name, value in zip(MEASURED, measured(plain), strict=True) if np.isnan(value)}
+    unseen = {name for name, value in zip(MEASURED, measure_traits(plain), strict=True) if np.isnan(value)}
     assert {"pattern_scale", "pattern_colour.r"} <= unseen and "glasses_colour.r" not in unseen
-    assert len(chosen(plain)) == len(OPTIONS)
+    assert len(option_indices(plain)) == len(OPTIONS)
 
 
 def test_moles_are_where_they_were_put():
@@ -125,9 +125,9 @@ def test_moles_are_where_they_were_put():
 
 def test_wear_is_slight_and_quantising_is_rounding(world):
     frames = draw_batch(world, 5, 1, 4, 2).frames
-    fine, coarse = (quantised(frames, torch.full((8, 1, 1, 1), step)) for step in (1e-4, 0.1))
+    fine, coarse = (quantise(frames, torch.full((8, 1, 1, 1), step)) for step in (1e-4, 0.1))
     assert (fine - frames).abs().max() < 2e-3 < (coarse - frames).abs().mean() < 0.06
-    assert 0.005 < (worn(frames, torch.Generator().manual_seed(0)) - frames).abs().mean() < 0.05
+    assert 0.005 < (wear_pictures(frames, torch.Generator().manual_seed(0)) - frames).abs().mean() < 0.05
 
 
 def test_a_batch_teaches_every_weight(world):
@@ -173,7 +173,7 @@ def test_mouth_mood_and_head_are_read(people):
 
 def test_letters_are_read_and_survive_wear(people):
     given, seen = people
-    blurred = load_face_probe().read(worn(given.frames, torch.Generator().manual_seed(3)).movedim(1, -1))
+    blurred = load_face_probe().read(wear_pictures(given.frames, torch.Generator().manual_seed(3)).movedim(1, -1))
     for found, least in ((seen, 0.9), (blurred, 0.8)):
         assert np.mean([word == who.letters for word, who in zip(found.letters, given.people, strict=True)]) > least
 

@@ -162,7 +162,7 @@ def test_the_critic_learns_from_both_and_neither_reaches_the_other():
         plain = made.square().mean()
         last.grad = None
         critic.zero_grad()
-        vae_losses.judged(plain, made, true, critic, last, asked).backward()
+        vae_losses.add_critic_loss(plain, made, true, critic, last, asked).backward()
         gradients[asked] = last.grad.clone(), critic.last.weight.grad.clone()
     made = true * last.view(1, 3, 1, 1, 1)
     own, = torch.autograd.grad(made.square().mean(), last)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lodestar.training.puppet.corpus import merged, pauses_of, resampled, sentence
+from lodestar.training.puppet.corpus import merge_phonemes, pauses_of, resample_spectrum, sentence
 from lodestar.training.puppet.speech import (
     LETTER_VISEMES,
     SAMPLE_RATE,
@@ -11,9 +11,9 @@ from lodestar.training.puppet.speech import (
     VISEMES,
     Track,
     load_tracks,
-    roughened,
+    roughen,
     save_track,
-    spelled,
+    spell_letters,
 )
 
 FOLDER = Path(__file__).parent / "golden" / "puppet"
@@ -93,7 +93,7 @@ def test_a_long_phoneme_is_its_viseme_and_a_diphthong_is_two():
         assert np.allclose(shape[1:], VISEMES[name][0][1:], atol=1e-6)
     early, late = track.mouth(np.array([0.625, 0.765]))
     assert early[0] > 2 * late[0] and early[1] < late[1]
-    letters, places = spelled(("tʃ", "", "oː"), np.array([0, 100, 200]), 300)
+    letters, places = spell_letters(("tʃ", "", "oː"), np.array([0, 100, 200]), 300)
     assert letters == ["t", "ʃ", " ", "o"] and places.tolist() == [0, 50, 100, 200]
 
 
@@ -120,20 +120,20 @@ def test_a_track_survives_its_file(tracks, tmp_path):
 def test_roughened_keeps_level_and_place(tracks):
     wave = tracks[0].window(0, 32_000)
     for seed in range(8):
-        rough = roughened(wave, np.random.default_rng(seed))
+        rough = roughen(wave, np.random.default_rng(seed))
         assert rough.dtype == np.float32 and rough.shape == wave.shape
         assert abs(10 * np.log10(np.square(rough).mean() / np.square(wave).mean())) < 4.5
         fit = [np.dot(np.roll(wave, lag), rough) for lag in range(-3, 4)]
         assert np.argmax(fit) == 3
-    silent = [np.abs(roughened(np.zeros(1600, np.float32), np.random.default_rng(seed))).max() for seed in range(40)]
+    silent = [np.abs(roughen(np.zeros(1600, np.float32), np.random.default_rng(seed))).max() for seed in range(40)]
     assert 0 < np.mean(np.array(silent) == 0) < 0.5 and max(silent) < 0.05
 
 
 def test_what_the_corpus_is_made_of():
     tone = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050) * np.hanning(22050)
     expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000) * np.hanning(22050)[np.arange(16000) * 22050 // 16000]
-    assert np.abs(resampled(tone, 22050)[:16000] - expected).max() < 2e-3
-    starts, names = merged(np.array([0, 0, 800, 1000, 5000, 9000]), ["a", "b", "", "c:", "_", ""], 12_000)
+    assert np.abs(resample_spectrum(tone, 22050)[:16000] - expected).max() < 2e-3
+    starts, names = merge_phonemes(np.array([0, 0, 800, 1000, 5000, 9000]), ["a", "b", "", "c:", "_", ""], 12_000)
     assert names == ("b", "c", "") and starts.tolist() == [0, 1000, 5000]
     assert pauses_of(starts, names, 12_000).tolist() == [[5000, 12_000]]
     draw = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from lodestar.training.puppet import lora, train
 from lodestar.training.puppet.export import CONFIGS, PACK, export, weights_file
 from lodestar.training.puppet.latents import FRAMES, HEARD, LATENTS, PICTURES, RE_ENCODED, REFERENCE, lips
 from lodestar.training.puppet.layouts import SHARES, Config, levels, sample
-from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet, trained
+from lodestar.training.puppet.network import CHUNK, CONTEXT, load_trained, puppet
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.world import World
 from safetensors.torch import load_file, save_file
@@ -233,15 +233,15 @@ def test_what_is_exported_is_what_was_trained(tmp_path):
     save_file(lora.layout(variant.state_dict()), tmp_path / "puppet_unstitched" / "puppet_unstitched.safetensors")
     assert export(tmp_path, tmp_path) == [weights_file(name, tmp_path) for name in ("puppet", "puppet_unstitched")]
     base = weights_file("puppet", tmp_path)
-    assert 0 < apart(asked(trained(base)), plain) < 5e-4
+    assert 0 < apart(asked(load_trained(base)), plain) < 5e-4
     variant = weights_file("puppet_unstitched", tmp_path)
-    assert apart(asked(trained(variant, base)), changed) < 2e-3 < apart(plain, changed)
+    assert apart(asked(load_trained(variant, base)), changed) < 2e-3 < apart(plain, changed)
     assert variant.stat().st_size < 0.1 * base.stat().st_size
     told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
     assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["precisions"] == ["float32"]
     assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40 and told["base"] == "puppet"
     with pytest.raises(ValueError, match="got a LoRA, wanted the weights that it belongs to"):
-        trained(weights_file("puppet_unstitched", tmp_path))
+        load_trained(weights_file("puppet_unstitched", tmp_path))
 
 
 def test_a_variant_learns_in_its_lora_alone(clips, tmp_path):
@@ -254,7 +254,7 @@ def test_a_variant_learns_in_its_lora_alone(clips, tmp_path):
     ups = [tensor for name, tensor in weights.items() if name.endswith("lora_up.weight")]
     assert len(ups) == 6 * len(lora.TRAINED) and all(up.any() and up.shape[1] == 2 for up in ups)
     assert {name.rsplit(".", 1)[-1] for name in weights} == {"weight", "alpha"}
-    assert apart(asked(trained(path, base)), asked(trained(base))) > 5e-6     # the rate is still warming up
+    assert apart(asked(load_trained(path, base)), asked(load_trained(base))) > 5e-6     # the rate is still warming up
 
 
 def test_the_base_is_trained_in_slices(clips, tmp_path):

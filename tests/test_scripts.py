@@ -125,18 +125,19 @@ def test_a_failed_installation_shows_why_and_is_not_taken_for_made(tmp_path, cac
 def test_downloads_say_what_how_much_and_how_long(monkeypatch):
     """Of 1,000 MB, 250 are here after 50 s: 150 s are left."""
     coming = downloads.Downloads(1000)
-    assert not coming.heard("Collecting torch==2.11.0 (from -r requirements.txt (line 1))")
-    assert coming.heard("  Downloading torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl (250.0 MB)")
-    assert coming.told(1) == "     1 s  downloading torch, 250 MB; 0 MB of about 1.0 GB are here"
-    assert coming.heard("  Downloading https://a.b/c/pillow-13.0.0-cp311-none.whl (7100 kB)")
-    assert coming.told(50) == ("    50 s  downloading pillow, 7 MB; 250 MB of about 1.0 GB are here, about 2 min left")
-    assert coming.told(5).endswith("about 15 s left")
-    assert coming.heard("Installing collected packages: torch, pillow")
-    assert coming.told(60) == "    60 s  unpacking, all 257 MB are here"
+    assert not coming.read_line("Collecting torch==2.11.0 (from -r requirements.txt (line 1))")
+    assert coming.read_line("  Downloading torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl (250.0 MB)")
+    assert coming.describe(1) == "     1 s  downloading torch, 250 MB; 0 MB of about 1.0 GB are here"
+    assert coming.read_line("  Downloading https://a.b/c/pillow-13.0.0-cp311-none.whl (7100 kB)")
+    assert coming.describe(50) == (
+        "    50 s  downloading pillow, 7 MB; 250 MB of about 1.0 GB are here, about 2 min left")
+    assert coming.describe(5).endswith("about 15 s left")
+    assert coming.read_line("Installing collected packages: torch, pillow")
+    assert coming.describe(60) == "    60 s  unpacking, all 257 MB are here"
     more = downloads.Downloads(100)     # more than was thought: never less than nothing is left
-    more.heard("  Downloading a-1-py3.whl (1.5 GB)")
-    more.heard("  Downloading b-1-py3.whl (2.4 kB)")
-    assert more.told(10).endswith("1.5 GB of about 1.5 GB are here, about 1 s left")
+    more.read_line("  Downloading a-1-py3.whl (1.5 GB)")
+    more.read_line("  Downloading b-1-py3.whl (2.4 kB)")
+    assert more.describe(10).endswith("1.5 GB of about 1.5 GB are here, about 1 s left")
 
 
 @pytest.mark.parametrize(("alone", "there", "commands", "says"), [
@@ -292,7 +293,7 @@ def test_a_server_that_is_not_there_is_named():
 def test_a_server_that_dies_at_start_shows_its_last_words(tmp_path):
     (tmp_path / "main.py").write_text("import sys; sys.exit('no such option')")
     with pytest.raises(comfy_server.ServerGone, match="exit code 1;[^$]*no such option"):
-        with comfy_server.started(tmp_path, comfy_server.prepare_base(tmp_path / "base")):
+        with comfy_server.start_server(tmp_path, comfy_server.prepare_base(tmp_path / "base")):
             pass
 
 
@@ -302,7 +303,7 @@ def test_a_server_is_stopped_however_the_block_ends(tmp_path):
         "        self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), H).serve_forever()\n")
     with pytest.raises(KeyboardInterrupt):
-        with comfy_server.started(tmp_path, comfy_server.prepare_base(tmp_path / "base")) as server:
+        with comfy_server.start_server(tmp_path, comfy_server.prepare_base(tmp_path / "base")) as server:
             assert server.process.poll() is None
             raise KeyboardInterrupt
     assert server.process.poll() is not None

@@ -7,7 +7,7 @@ from lodestar.techniques.audio.talk_windows import (
     frame_steps,
     humo_steps,
     humo_windows,
-    mirrored,
+    mirror_steps,
     multitalk_windows,
     steps_of_samples,
 )
@@ -35,7 +35,8 @@ def test_the_steps_around_each_frame(first, frames, steps, closes):
 
 
 def test_the_end_is_mirrored_at_most_once():
-    assert mirrored(4, 5).tolist() == [0, 1, 2, 3, 3, 2, 1, 0] and mirrored(4, 99).tolist() == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert mirror_steps(4, 5).tolist() == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert mirror_steps(4, 99).tolist() == [0, 1, 2, 3, 3, 2, 1, 0]
 
 
 def test_the_slots_of_a_latent_of_four_frames():
@@ -63,8 +64,8 @@ def test_a_projected_direction_stands_across_the_prediction_and_is_capped():
     across = projection.project(direction, prediction)
     for one, along in zip(across, prediction, strict=True):
         assert abs((one * along).sum()) < 1e-4 and one.norm() <= 3 + 1e-5
-    assert torch.allclose(projection.summed(direction, prediction), direction - 0.5 * prediction)
-    assert torch.equal(projection.summed(direction, None), direction)
+    assert torch.allclose(projection.add_momentum(direction, prediction), direction - 0.5 * prediction)
+    assert torch.equal(projection.add_momentum(direction, None), direction)
     assert torch.allclose(Projection(0, 0).project(prediction, prediction), torch.zeros(()), atol=1e-6)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...techniques.audio.segments import Segment, plan_segments, select_layers, trim_segments
 from ...techniques.audio.waveform import mix_to_mono
 from ..allocator import give_back
-from ..socket_values import audio_clip, described, named
+from ..socket_values import audio_clip, describe, name_input
 from ..weight_loading import load_weights
 from .families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
@@ -59,7 +59,7 @@ def as_speech_encoder(audio_encoder) -> SpeechEncoder:
     elif isinstance(network, core.WhisperLargeV3):
         family = Whisper(network.encoder)
     else:
-        raise ValueError(f"got {described(network or audio_encoder)}, wanted wav2vec2, hubert or whisper from Load "
+        raise ValueError(f"got {describe(network or audio_encoder)}, wanted wav2vec2, hubert or whisper from Load "
                          "Audio Encoder (core's or Lodestar's)")
     return SpeechEncoder(family, audio_encoder.patcher)
 
@@ -78,10 +78,10 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     give_back()     # what decoding the sound left behind
     speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])
     family = encoder.family
-    with named("layers"):
+    with name_input("layers"):
         chosen = select_layers(layers, family.layer_count)
     needed = tuple(sorted({*chosen, family.layer_count - 1}))
-    with named("overlap_seconds"):
+    with name_input("overlap_seconds"):
         size = family.segment_frames or round(window_seconds * family.rate_hz)
         segments = plan_segments(family.rows(speech.shape[1]), size, round(overlap_seconds * family.rate_hz))
     logger.info("%s: %.2f s of speech in %d segment(s), %d of %d layers", family.name, speech.shape[1] / RATE,

@@ -56,14 +56,14 @@ class SpeechAttention:
         key, value = pair.unbind(3)     # (B, T, n, heads, D)
         positions = options.pop(POSITIONS, None)
         if positions is not None:
-            query, key = self.placed(query, key, positions)
+            query, key = self.rotate_by_speaker(query, key, positions)
         query, key, value = (part.flatten(0, 1).transpose(1, 2) for part in
                              (query.unflatten(1, (frames, -1)), key, value))
         attended = optimized_attention(query, key, value, heads=attention.num_heads, skip_reshape=True)
         attended = attention.proj(attended).unflatten(0, (len(x), frames)).flatten(1, 2)
         return torch.cat([own + attended * self.scale, x[:, own.shape[1]:]], 1)
 
-    def placed(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def rotate_by_speaker(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """L-RoPE: queries (B, N, heads, D) at `positions` (B, N), a speaker's keys (B, T, n, heads, D) at its place."""
         size, each = query.shape[-1], key.shape[2] // 2
         rows = torch.stack([rotation(row, size) for row in positions])[:, :, None]

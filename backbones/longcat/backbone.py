@@ -51,7 +51,7 @@ class LongCatCall:
     def in_place(self) -> Iterator[None]:
         yield    # nothing stands in for anything: the model takes its layout as arguments
 
-    def given(self, **extra) -> "LongCatCall":
+    def with_extra(self, **extra) -> "LongCatCall":
         return replace(self, extra={**self.extra, **extra})
 
 
@@ -165,7 +165,7 @@ def in_window(call: LongCatCall) -> LongCatCall:
     if window is None:
         return call
     given = (place for place, frame in enumerate(window.latents) if frame >= call.num_cond_frames)
-    return call.given(num_cond_frames=next(given, len(window.latents)))
+    return call.with_extra(num_cond_frames=next(given, len(window.latents)))
 
 
 def with_layout(call: LongCatCall, layout: Layout, visibility: dict[tuple[int, int], float],
@@ -174,7 +174,7 @@ def with_layout(call: LongCatCall, layout: Layout, visibility: dict[tuple[int, i
     pictures, times, visibility = in_order(layout, visibility)
     parts = [call.extra["reference"] if span.latents is None else
              latents_of(span, call.x, call.x.shape[1], process_in, call.transformer_options) for span in pictures]
-    return call.given(reference=torch.cat(parts, 2) if parts else None, times=times, visibility=visibility)
+    return call.with_extra(reference=torch.cat(parts, 2) if parts else None, times=times, visibility=visibility)
 
 
 def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCall:
@@ -190,7 +190,7 @@ def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCa
     key = cache_key(call, run.shape, pictures)
     if key is None:
         return call
-    return call.given(cache=run.once(("kv cache", offload, key), lambda: make_cache(call, offload, run.ends)))
+    return call.with_extra(cache=run.once(("kv cache", offload, key), lambda: make_cache(call, offload, run.ends)))
 
 
 def cache_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:

@@ -71,7 +71,7 @@ def own_latents(call: WanCall, history: int) -> list[int]:
     if window is not None and audio.shape[1] not in (1, SPEECH_LAYERS):
         raise ValueError(f"audio_features: ComfyUI cut their {SPEECH_LAYERS} layers as if they were time, which "
                          f"happens when a windowed take has exactly {SPEECH_LAYERS} latents. Make it longer or shorter")
-    covered = ENTRIES.covered(audio.shape[-1]) - history
+    covered = ENTRIES.count_latents(audio.shape[-1]) - history
     if len(latents) != frames or max(latents) >= covered:
         raise ValueError(f"audio_features: the {'chunk' if window is None else 'context window'} has {frames} latents, "
                          f"{min(latents)} to {max(latents)}, the speech features cover {covered}. Encode the whole "

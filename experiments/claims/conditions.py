@@ -108,6 +108,6 @@ def chunk_at(seconds: Fraction) -> int:
     return max((frame - 1 - first_new_frame(0)) // (NEW * TIMELINE.temporal_ratio), 0)
 
 
-def looked_at(chunks: int, every: int, told: tuple[Fraction, ...] = ()) -> tuple[int, ...]:
+def chunks_to_measure(chunks: int, every: int, told: tuple[Fraction, ...] = ()) -> tuple[int, ...]:
     """The last chunk and every so manyth before it, and those of the story's times."""
     return tuple(sorted({*range(chunks - 1, -1, -every), *(min(chunk_at(time), chunks - 1) for time in told)}))

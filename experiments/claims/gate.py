@@ -32,24 +32,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(options: argparse.Namespace) -> dict[str, float]:
+def measure_network(options: argparse.Namespace) -> dict[str, float]:
     """The figures; writes the sheet."""
     import torch
     from lodestar.training.puppet.face_probe import load_face_probe
-    from lodestar.training.puppet.network import trained
+    from lodestar.training.puppet.network import load_trained
     from lodestar.training.puppet.speech import load_tracks
     from lodestar.training.puppet.vae import SIZE
     from lodestar.training.puppet.world import World
 
-    from .conditions import CONDITIONS, chunks_for, looked_at
+    from .conditions import CONDITIONS, chunks_for, chunks_to_measure
     from .measures import figures, numbers, predictions
-    from .takes import cast, frames_of_chunk, made
+    from .takes import cast, frames_of_chunk, make_take
     from .vae import PuppetVAE
     from .verdicts import AHEAD
     codec, world = PuppetVAE(options.vae), World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
     players = cast(world, codec, options.characters, chunks_for(options.seconds), silent=False)
-    latents = made(trained(options.network), codec, CONDITIONS[AHEAD], players)
-    chunks = tuple(sorted({0, *looked_at(players.chunks, EVERY)}))
+    latents = make_take(load_trained(options.network), codec, CONDITIONS[AHEAD], players)
+    chunks = tuple(sorted({0, *chunks_to_measure(players.chunks, EVERY)}))
     shown: dict[int, torch.Tensor] = {}
 
     def frames_of(chunk: int) -> torch.Tensor:
@@ -66,7 +66,7 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     return result
 
 
-def refused(found: dict[str, float]) -> list[str]:
+def list_failures(found: dict[str, float]) -> list[str]:
     return [f"{name}: got {found[name]:.3f}, wanted {least} or more" for name, least in WANTED.items()
             if not found[name] >= least] + [f"{name}: got {found[name]:.3f}, wanted {most} or less"
                                             for name, most in MOST.items() if not found[name] <= most]
@@ -108,12 +108,12 @@ def main() -> None:
         sys.exit(f"the puppet's VAE is that of a ComfyUI {environment.NEWEST}: set COMFYUI_PATH to one")
     environment.enter(environment.make_environment(environment.requirements(comfyui)))
     load_pack()
-    found = measured(options)
+    found = measure_network(options)
     text = json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1)
     if options.json:
         options.json.write_text(text, encoding="utf-8")
     sys.stdout.write(text + "\n")
-    sys.exit("\n".join(refused(found)) or 0)
+    sys.exit("\n".join(list_failures(found)) or 0)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def figures(seen: dict[str, Tensor], cast: Cast, usual: tuple[int, ...]) -> dict
             "pose_near": apart[:, :, NEAR].mean((1, 2)), "sharpness": per_chunk["sharpness"].mean(1),
             "sharpness_slope": slopes(minutes, per_chunk["sharpness"]), "colour": arrays["colour"].mean(1),
             "colour_slope": slopes(minutes, arrays["colour"]),
-            "told": told(expression, looked, cast)}
+            "told": measure_story(expression, looked, cast)}
 
 
 def correlations(opening: np.ndarray, chunks: list[int], cast: Cast) -> np.ndarray:
@@ -114,7 +114,7 @@ def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def told(expression: np.ndarray, chunks: list[int], cast: Cast) -> np.ndarray:
+def measure_story(expression: np.ndarray, chunks: list[int], cast: Cast) -> np.ndarray:
     """(characters,): how far the expression went from neutral to where the story had it, around the keyframes' times,
     1 being all the way. NaN where the chunks of these times were not measured."""
     found = []

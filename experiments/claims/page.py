@@ -11,7 +11,7 @@ from .conditions import CONDITIONS, DISTANCES
 from .measures import FIGURES, numbers
 from .pictures import Curve, Plot
 from .statistics import interval
-from .verdicts import AHEAD, CLAIMS, Claim, Figures, judged
+from .verdicts import AHEAD, CLAIMS, Claim, Figures, judge_claim
 
 BEGIN, END = "<!-- begin: written by experiments/claims -->\n", "<!-- end -->"
 HEAD = """# The claims, reproduced with the puppet
@@ -32,7 +32,7 @@ STITCHING = ("none", "used only, none", "neither, none", AHEAD, "used only", "ne
 def page(found: Figures, asked: Sequence[int], made_by: str, plots: Sequence[str]) -> str:
     """The marked part. `plots`: paths of the pictures from the page."""
     claims = [claim for claim in CLAIMS if claim.number in asked]
-    results = {claim.number: judged(claim, found) for claim in claims}
+    results = {claim.number: judge_claim(claim, found) for claim in claims}
     lines = [made_by, "", "| | claim | the paper | reproduced |", "|---|---|---|---|"]
     lines += [f"| {claim.number} | {claim.title} | {claim.paper} | {verdict(results[claim.number][0])} |"
               for claim in claims]
@@ -64,7 +64,7 @@ def table(found: Figures) -> list[str]:
     return lines
 
 
-def written(path: Path, part: str) -> None:
+def write_part(path: Path, part: str) -> None:
     """Put `part` between the marks of the page, or begin a page with it."""
     text = path.read_text(encoding="utf-8") if path.is_file() else HEAD + BEGIN + END + "\n"
     before, _, rest = text.partition(BEGIN)
@@ -95,12 +95,12 @@ def plots_of(seen: Mapping[str, Mapping[str, Tensor]], found: Figures) -> dict[s
         "claims_story": [courses("Expression", "told at a quarter, half and three quarters", "expression",
                                  ("story", AHEAD))]}
     if all(f"ahead {frames}" in found for frames in DISTANCES):
-        pictures["claims_distance"] = [swept(found, name) for name in ("dynamics", "identity", "sync", "letters")]
+        pictures["claims_distance"] = [plot_sweep(found, name) for name in ("dynamics", "identity", "sync", "letters")]
     return {name: kept for name, plots in pictures.items()
             if (kept := [plot for plot in plots if len(plot.curves) > (name != "claims_distance")])}
 
 
-def swept(found: Figures, figure: str) -> Plot:
+def plot_sweep(found: Figures, figure: str) -> Plot:
     values = [interval(found[f"ahead {frames}"][figure]) for frames in DISTANCES]
     return Plot(FIGURES[figure].capitalize(), "by the lookahead", "frames ahead", (
         Curve("lookahead", DISTANCES, *zip(*values, strict=True)),))

@@ -30,7 +30,7 @@ class Plot(NamedTuple):
     curves: tuple[Curve, ...]
 
 
-def plotted(plots: Sequence[Plot]) -> Tensor:
+def draw_plots(plots: Sequence[Plot]) -> Tensor:
     """(H, WIDTH, 3) in 0..1, two plots beside each other; half as wide where there is one."""
     key = KEY * max(len(plot.curves) for plot in plots)
     height, half = PANEL_HEIGHT + 60 + key, (WIDTH - 2 * MARGIN - GAP) // 2
@@ -38,11 +38,11 @@ def plotted(plots: Sequence[Plot]) -> Tensor:
     sheet = Sheet(width, 2 * MARGIN + -(-len(plots) // 2) * (height + GAP) - GAP)
     for place, plot in enumerate(plots):
         left, top = MARGIN + (place % 2) * (half + GAP), MARGIN + place // 2 * (height + GAP)
-        drawn(sheet, (left, top, left + half, top + PANEL_HEIGHT + 60), plot)
+        draw_plot(sheet, (left, top, left + half, top + PANEL_HEIGHT + 60), plot)
     return sheet.pixels()
 
 
-def drawn(sheet: Sheet, box: tuple[int, int, int, int], plot: Plot) -> None:
+def draw_plot(sheet: Sheet, box: tuple[int, int, int, int], plot: Plot) -> None:
     inner = frame(sheet, box, plot.title, plot.unit, plot.across)
     xs = np.concatenate([np.asarray(curve.x, float) for curve in plot.curves])
     ys = np.concatenate([np.asarray(part, float) for curve in plot.curves for part in (curve.low, curve.high)])

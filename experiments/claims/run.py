@@ -11,17 +11,17 @@ from pathlib import Path
 
 from lodestar.training.puppet import face_probe
 from lodestar.training.puppet.export import weights_file
-from lodestar.training.puppet.network import trained
+from lodestar.training.puppet.network import load_trained
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.vae import SIZE
 from lodestar.training.puppet.world import World
 from torch import Tensor
 
-from .conditions import CONDITIONS, Condition, chunks_for, looked_at
+from .conditions import CONDITIONS, Condition, chunks_for, chunks_to_measure
 from .measures import figures, predictions
-from .page import page, plots_of, written
-from .pictures import plotted, save_png, strip
-from .takes import Cast, cast, digest_files, frames_of_chunk, kept, made, true_frames_of_chunk
+from .page import page, plots_of, write_part
+from .pictures import draw_plots, save_png, strip
+from .takes import Cast, cast, digest_files, frames_of_chunk, load_or_make, make_take, true_frames_of_chunk
 from .vae import PuppetVAE
 from .verdicts import AHEAD, CLAIMS, QUICK, Claim
 
@@ -63,7 +63,7 @@ class Studio:
         return face_probe.load_face_probe(self.file("looker"))
 
     def load_network(self, name: str):
-        return trained(self.file(name), self.file("puppet"))
+        return load_trained(self.file(name), self.file("puppet"))
 
     def make_cast(self, silent: bool) -> Cast:
         seconds = min(self.seconds, SILENT_SECONDS) if silent else self.seconds
@@ -83,21 +83,21 @@ class Studio:
         return (condition, weights, self.made_with, self.characters, players.chunks, self.world.size,
                 tuple(take.track.name for take in players.takes))
 
-    def kept(self, key: tuple, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        found, self.spent[key] = kept(self.folder, key, make)
+    def load_or_make(self, key: tuple, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found, self.spent[key] = load_or_make(self.folder, key, make)
         return found
 
     def latents(self, condition: Condition) -> Tensor:
-        return self.kept(("take", *self.key(condition)), lambda: {"latents": made(
+        return self.load_or_make(("take", *self.key(condition)), lambda: {"latents": make_take(
             self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
 
-    def seen(self, condition: Condition, told: bool) -> tuple[dict, dict]:
+    def measure(self, condition: Condition, told: bool) -> tuple[dict, dict]:
         """(predictions, figures). `told`: measure the chunks of the story's times as well."""
         players = self.cast_of(condition)
-        usual = looked_at(players.chunks, self.every)
-        looked = looked_at(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())
+        usual = chunks_to_measure(players.chunks, self.every)
+        looked = chunks_to_measure(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())
         latents = None if condition.context == "truth" else self.latents(condition)
-        found = self.kept(("seen", *self.key(condition), looked, self.seen_with),
+        found = self.load_or_make(("seen", *self.key(condition), looked, self.seen_with),
                           lambda: self.look(latents, players, looked))
         return found, figures(found, players, usual)
 
@@ -118,25 +118,25 @@ def run(options: argparse.Namespace) -> None:
     asked = options.claims or (QUICK if options.quick else [claim.number for claim in CLAIMS])
     world = World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
     studio = Studio(world, options.weights, options.kept, characters, seconds, every)
-    names = needed([claim for claim in CLAIMS if claim.number in asked])
+    names = select_conditions([claim for claim in CLAIMS if claim.number in asked])
     if options.part:
-        measured(studio, part_of(names, *map(int, options.part.split("/"))))
+        measure_conditions(studio, part_of(names, *map(int, options.part.split("/"))))
         return
     started = time.monotonic()
     if options.workers > 1:
-        shared_out(options.workers)
-    seen, found = measured(studio, names)
+        share_takes(options.workers)
+    seen, found = measure_conditions(studio, names)
     minutes, spent = (time.monotonic() - started) / 60, sum(studio.spent.values()) / 60
     silent = f" ({min(seconds, SILENT_SECONDS):g} s where nobody speaks)"
     made_by = (f"`{command(options)}`: {characters} held-out characters, each {seconds:g} s{silent}; {minutes:.0f} "
                f"minutes on {os.cpu_count()} cores, takes kept from before not counted; {spent:.0f} minutes of "
                f"processor time, takes kept from before counted; {platform.machine()}, {time.strftime('%Y-%m-%d')}.")
-    plots = drawn(studio, seen, found, options.page.parent / "images")
-    written(options.page, page(found, asked, made_by, [f"images/{name}.png" for name in plots]))
+    plots = draw_pictures(studio, seen, found, options.page.parent / "images")
+    write_part(options.page, page(found, asked, made_by, [f"images/{name}.png" for name in plots]))
     print(options.page)
 
 
-def needed(claims: Sequence[Claim]) -> dict[str, bool]:
+def select_conditions(claims: Sequence[Claim]) -> dict[str, bool]:
     """The names of the conditions in order, and of each whether to look where a story tells something."""
     told = {name for claim in claims for check in claim.checks if check.figure == "told" for name in check.conditions}
     return {name: name in told for claim in claims for name in claim.conditions}
@@ -151,7 +151,7 @@ def part_of(names: dict[str, bool], part: int, parts: int) -> dict[str, bool]:
     return {name: names[name] for name in sorted(names, key=ease)[part::parts]}
 
 
-def shared_out(workers: int) -> None:
+def share_takes(workers: int) -> None:
     """This command once more in so many processes, which make a share of the takes each: that many small networks keep
     the cores busier than one on all of them."""
     threads = str(max((os.cpu_count() or 1) // workers, 1))
@@ -174,20 +174,20 @@ def command(options: argparse.Namespace) -> str:
     return " ".join(map(str, ("python -m experiments.claims", *["--quick"] * options.quick, *words)))
 
 
-def measured(studio: Studio, names: dict[str, bool]) -> tuple[dict, dict]:
+def measure_conditions(studio: Studio, names: dict[str, bool]) -> tuple[dict, dict]:
     """Predictions and figures by condition."""
     seen, found = {}, {}
     for name, told in names.items():
         started = time.monotonic()
         if studio.possible(CONDITIONS[name]):
-            seen[name], found[name] = studio.seen(CONDITIONS[name], told)
+            seen[name], found[name] = studio.measure(CONDITIONS[name], told)
         print(f"{name}: {time.monotonic() - started:.1f} s" if name in found else f"{name}: no weights", flush=True)
     return seen, found
 
 
-def drawn(studio: Studio, seen: dict, found: dict, folder: Path) -> list[str]:
+def draw_pictures(studio: Studio, seen: dict, found: dict, folder: Path) -> list[str]:
     """The names of the pictures that there were takes for."""
-    pictures = {name: plotted(plots) for name, plots in plots_of(seen, found).items()}
+    pictures = {name: draw_plots(plots) for name, plots in plots_of(seen, found).items()}
     if "none" in found and AHEAD in found:
         pictures["claims_strip"] = faces(studio)
     for name, picture in pictures.items():

@@ -106,16 +106,16 @@ def request(condition: Condition, cast: Cast, chunk: int, known: Tensor | None, 
 
 
 @torch.inference_mode()
-def made(network, codec: Codec, condition: Condition, cast: Cast) -> Tensor:
+def make_take(network, codec: Codec, condition: Condition, cast: Cast) -> Tensor:
     """The whole take (B, 16, latents, h, w), with matrices in what is fastest here, as the network was trained."""
     sigmas = schedule("normal", STEPS, SHIFT)
     with fast():
         if condition.context == "sliding":
             return slid(network, condition, cast, sigmas)
-        return continued(network, codec, condition, cast, sigmas)
+        return continue_chunks(network, codec, condition, cast, sigmas)
 
 
-def continued(network, codec: Codec, condition: Condition, cast: Cast, sigmas: Tensor) -> Tensor:
+def continue_chunks(network, codec: Codec, condition: Condition, cast: Cast, sigmas: Tensor) -> Tensor:
     """Chunk by chunk, each behind the end of the one before; the first behind the picture."""
     known = latents = cast.picture
     for chunk in range(cast.chunks):
@@ -160,7 +160,7 @@ def true_frames_of_chunk(codec: Codec, cast: Cast, chunk: int, size: int) -> Ten
     return codec.decode(codec.encode(true))[:, -NEW * TIMELINE.temporal_ratio:]
 
 
-def kept(folder: Path, key: tuple, make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], float]:
+def load_or_make(folder: Path, key: tuple, make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], float]:
     """What `make` gives, made once: a file for each key, whole or not there; and the seconds of processor time that it
     took then."""
     path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.safetensors"

@@ -99,7 +99,7 @@ def finding(check: Check | Trend, found: Figures) -> Finding:
     return Finding(check, interval(check.advantage(found)), allowed)
 
 
-def judged(claim: Claim, found: Figures) -> tuple[str, tuple[Finding, ...]]:
+def judge_claim(claim: Claim, found: Figures) -> tuple[str, tuple[Finding, ...]]:
     """"yes" where all checks hold, "partly" where one that carries does, "no" where none does; "not measured" where a
     condition that is judged has no take."""
     if any(name not in found for check in claim.checks for name in check.conditions):

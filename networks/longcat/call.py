@@ -52,7 +52,7 @@ class Call:
     def clean_tokens(self) -> int:
         return self.clean * self.tokens
 
-    def patched(self, name: str, **values) -> Tensor:
+    def apply_patches(self, name: str, **values) -> Tensor:
         """values["x"] after the patches that nodes attached at `name`, as ComfyUI's own models do it."""
         for patch in self.options.get("patches", {}).get(name, ()):
             values["x"] = patch({**values, "transformer_options": self.options})

@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
             mixed = attend_by_groups(attend, *flat, call.tokens, call.groups)
         for patch in call.options.get("patches", {}).get("attn1_output_patch", ()):
             mixed = patch(mixed, call.options)
-        return self.proj(call.patched("attn1_patch", x=mixed, q=query, k=key)), positions
+        return self.proj(call.apply_patches("attn1_patch", x=mixed, q=query, k=key)), positions
 
 
 def join_cached(cached: Sequence[Tensor], own: Tensor) -> Tensor:

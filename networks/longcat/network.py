@@ -64,7 +64,7 @@ class Block(nn.Module):
         x = add_gated(x, gate, mixed)
         if call.text is not None:
             x = add_to_noise(x, self.text_cross_attention(x[:, call.clean_tokens:], call), call)
-            x = call.patched("attn2_patch", x=x)
+            x = call.apply_patches("attn2_patch", x=x)
         if call.audio is not None:
             noisy, noisy_time = x[:, call.clean_tokens:], time[:, call.clean:]
             x = add_to_noise(x, self.audio_cross_attention(noisy, noisy_time, call, positions), call)

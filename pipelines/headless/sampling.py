@@ -12,7 +12,7 @@ from ...networks.longcat.network import LongCat
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import standing
-from ...techniques.speech_guidance import combined, shares
+from ...techniques.speech_guidance import combine_predictions, shares
 from ...techniques.technique import ChunkPosition, Technique, lay_out, sort_techniques
 
 
@@ -38,7 +38,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Ten
 def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) -> Tensor:
     """The whole chunk (B, C, n, h, w), its head exact. `noise` has its size."""
     known = 0 if request.known is None else request.known.shape[2]
-    pictures, times, visibility = arranged(request, noise.shape[2], known)
+    pictures, times, visibility = arrange_sequence(request, noise.shape[2], known)
     front = [*pictures, *([] if request.known is None else [request.known])]
     clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + ((known,) if known else ())
     cache = standing(network.make_caches(torch.cat(front, 2), clean), times) if front else ()
@@ -48,11 +48,11 @@ def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) ->
         made = [network(x, timestep, times=times[sum(clean):], visibility=visibility, audio=audio, cache=cache)
                 if weight else None for audio, weight in zip((request.audio, None, torch.zeros_like(request.audio)),
                                                              weights, strict=True)]
-        x = x - (then - now) * combined(made, weights).float()
+        x = x - (then - now) * combine_predictions(made, weights).float()
     return x if request.known is None else torch.cat([request.known, x], 2)
 
 
-def arranged(request: Request, frames: int, known: int) -> tuple[list[Tensor], tuple[float, ...], dict]:
+def arrange_sequence(request: Request, frames: int, known: int) -> tuple[list[Tensor], tuple[float, ...], dict]:
     """The pictures in front, and times and visibility of the whole sequence."""
     count = 0 if request.reference is None else request.reference.shape[2]
     own = own_layout(frames, known, count, REFERENCE_INDEX)

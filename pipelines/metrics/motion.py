@@ -37,7 +37,7 @@ def optical_flow(first: Tensor, second: Tensor) -> Tensor:
         one, two = (interpolate(picture, size, mode="bilinear", antialias=True) for picture in (first, second))
         gradient = torch.gradient(one, dim=(3, 2))
         for _ in range(ROUNDS):
-            flow = flow + _step(gradient, _warped(two, flow) - one)
+            flow = flow + _step(gradient, _warp(two, flow) - one)
     return flow
 
 
@@ -46,7 +46,7 @@ def _size(picture: Tensor, level: int) -> tuple[int, int]:
     return max(height >> level, 8), max(width >> level, 8)
 
 
-def _warped(picture: Tensor, flow: Tensor) -> Tensor:
+def _warp(picture: Tensor, flow: Tensor) -> Tensor:
     """`picture` read where `flow` points."""
     height, width = picture.shape[-2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -157,7 +157,7 @@ class FaceCrops:
         found = []
         for frame, box in zip(frames, boxes, strict=True):
             picture = None
-            while shown_at(self._tick, self._fps) == self._frame:
+            while frame_at(self._tick, self._fps) == self._frame:
                 picture = frame.mul(255).round().clamp(0, 255).byte().cpu() if picture is None else picture
                 self._pictures.append(picture)
                 self._places.append(place_of(box))
@@ -180,7 +180,7 @@ class FaceCrops:
         return crop
 
 
-def shown_at(tick: int, fps: Fraction) -> int:
+def frame_at(tick: int, fps: Fraction) -> int:
     """The frame that is shown in the middle of a 25th of a second."""
     return int((2 * tick + 1) * fps / (2 * RATE_HZ))
 

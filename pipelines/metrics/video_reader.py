@@ -85,7 +85,7 @@ class VideoFile:
     def __init__(self, source: str | Path | io.BytesIO):
         self.source, self.media = source, MediaFile(source)
         self.name = self.media.name
-        with self.media.opened() as container:
+        with self.media.open_container() as container:
             stream = next(iter(container.streams.video), None)
             rate = stream and (stream.average_rate or stream.guessed_rate)
             if not stream or not rate or not stream.width:
@@ -95,7 +95,7 @@ class VideoFile:
             self.stated_frames = int(stream.frames)
 
     def pieces(self) -> Iterator[Tensor]:
-        with self.media.opened() as container:
+        with self.media.open_container() as container:
             frames = self.media.pictures(container)
             while piece := list(islice(frames, piece_frames(self.width, self.height))):
                 yield torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in piece])) / 255

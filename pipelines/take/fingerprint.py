@@ -131,7 +131,7 @@ class Fingerprints:
         yield from ("object", self._read(kind))
         self._inside.append(f"{kind.__module__}.{kind.__qualname__}")
         if hides_state(kind):
-            yield self._pickled(value)
+            yield self._pickle_digest(value)
         else:
             yield from (part for name, attribute in sorted(attributes(value)) for part in (name, self._read(attribute)))
         self._inside.pop()
@@ -144,7 +144,7 @@ class Fingerprints:
             yield self._read(held)
         self._inside.pop()
 
-    def _pickled(self, value: Any) -> str:
+    def _pickle_digest(self, value: Any) -> str:
         """Objects made in C that can be pickled count by their pickle."""
         try:
             reduced = value.__reduce_ex__(2)
@@ -222,7 +222,7 @@ def class_words(kind: type) -> Iterator[str]:
         if base.__module__.partition(".")[0] in OF_PYTHON:
             continue
         for name, member in sorted(vars(base).items()):
-            for part in called_by(member):
+            for part in functions_behind(member):
                 if isinstance(part, types.FunctionType):
                     yield from (name, *function_words(part))
             if is_plain(member) and not name.startswith("_"):
@@ -235,25 +235,25 @@ def members(kind: type) -> Iterator[tuple[str, Any]]:
         if base.__module__.partition(".")[0] in OF_PYTHON:
             continue
         for name, member in sorted(vars(base).items()):
-            yield from ((name, part) for part in called_by(member)
+            yield from ((name, part) for part in functions_behind(member)
                         if not isinstance(part, types.FunctionType) or not known_by_version(part.__module__ or ""))
         if not known_by_version(base.__module__):
             yield from sorted(settings_among(vars(base), base.__module__).items())
 
 
-def called_by(member: Any) -> list[Any]:
+def functions_behind(member: Any) -> list[Any]:
     """What a member of a class runs: the functions behind properties, caches and the like, and what they are given."""
     if isinstance(member, property):
-        return [part for function in (member.fget, member.fset) for part in called_by(function)]
+        return [part for function in (member.fget, member.fset) for part in functions_behind(function)]
     if isinstance(member, partialmethod):
-        return [*called_by(member.func), member.args, member.keywords]
+        return [*functions_behind(member.func), member.args, member.keywords]
     if isinstance(member, (staticmethod, classmethod)):
-        return called_by(member.__func__)
+        return functions_behind(member.__func__)
     if isinstance(member, (cached_property, singledispatchmethod)):
-        return called_by(member.func)
+        return functions_behind(member.func)
     if isinstance(member, (types.FunctionType, partial)):
         return [member]
-    return called_by(vars(member)["__wrapped__"]) if "__wrapped__" in getattr(member, "__dict__", {}) else []
+    return functions_behind(vars(member)["__wrapped__"]) if "__wrapped__" in getattr(member, "__dict__", {}) else []
 
 
 def function_words(function: types.FunctionType) -> Iterator[str]:

@@ -185,7 +185,7 @@ class Journal:
             with reading(path):
                 return load(path.read_bytes())
         except SafetensorError as error:
-            raise _damaged(path, error) from error
+            raise _damage_error(path, error) from error
 
     def _state_path(self, index: int) -> Path:
         return self.folder / f"state_{index:04}.safetensors"
@@ -225,7 +225,7 @@ class Journal:
                     with reading(path), safe_open(path, framework="pt") as file:
                         parts.append(file.get_slice("latents")[:, :, low:high])
                 except SafetensorError as error:
-                    raise _damaged(path, error) from error
+                    raise _damage_error(path, error) from error
             start += entry.latents
         return torch.cat(parts, dim=2)
 
@@ -306,6 +306,6 @@ def _not_removed(path: Path) -> str:
     return ""
 
 
-def _damaged(path: Path, error: SafetensorError) -> NotReadable:
+def _damage_error(path: Path, error: SafetensorError) -> NotReadable:
     return NotReadable(f"{path} was damaged while the take was made ({error}); queue again, and it is made again from "
                        "there")

@@ -64,7 +64,7 @@ class Manifest:
         if not path.exists():
             return cls("", [])
         written = path.read_bytes().splitlines()
-        claimed = _parsed(written[0]).get("format", FORMAT) if written else FORMAT
+        claimed = _parse_line(written[0]).get("format", FORMAT) if written else FORMAT
         if claimed not in READABLE:
             return cls("", [], problem="the journal is of another version of the pack")
         head, *lines = _whole_lines(written) or [{}]
@@ -120,7 +120,7 @@ def _whole_lines(written: list[bytes]) -> list[dict]:
     lines: list[dict] = []
     total = ""
     for text in written:
-        line = _parsed(text)
+        line = _parse_line(text)
         claimed = line.pop("sum", None)
         total = digest_texts(total, json.dumps(line, sort_keys=True))
         if claimed != total:
@@ -129,7 +129,7 @@ def _whole_lines(written: list[bytes]) -> list[dict]:
     return lines
 
 
-def _parsed(text: bytes) -> dict:
+def _parse_line(text: bytes) -> dict:
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):

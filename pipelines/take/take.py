@@ -117,7 +117,7 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, stream:
         past.park()
 
     with writer.segment(journal.draft(chunk.index)) as segment:
-        for piece in _checked(sampler.sample(chunk, past), chunk):
+        for piece in _check_pieces(sampler.sample(chunk, past), chunk):
             past.add(piece)
             write(segment, stream.push(piece))
         if is_last:
@@ -148,7 +148,7 @@ def _warm_up(plan: ChunkPlan, stream: FrameStream, past: TakePast, journal: Jour
         past.park()
 
 
-def _checked(pieces: Iterator[Tensor], chunk: Chunk) -> Iterator[Tensor]:
+def _check_pieces(pieces: Iterator[Tensor], chunk: Chunk) -> Iterator[Tensor]:
     """The pieces of a chunk as they come. Raises ValueError for NaN, and once they are too many or too few."""
     latents = 0
     for piece in pieces:

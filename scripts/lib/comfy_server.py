@@ -231,7 +231,7 @@ def prepare_base(base: Path, models: Path | None = None, pack: Path = PACK) -> P
 
 
 @contextlib.contextmanager
-def started(comfyui: Path, base: Path, *, python: str | Path = sys.executable, gpu: bool = False,
+def start_server(comfyui: Path, base: Path, *, python: str | Path = sys.executable, gpu: bool = False,
             arguments: Sequence[str] = (), timeout_seconds: float = 300) -> Iterator[Server]:
     """A server on a free port of 127.0.0.1 for as long as the block runs; it is stopped however the block ends."""
     port, log = free_port(), base / "server.log"

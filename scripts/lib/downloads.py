@@ -25,7 +25,7 @@ class Downloads:
     def __init__(self, expected_mb: float):
         self.expected_mb, self.done_mb, self.coming_mb, self.what = expected_mb, 0.0, 0.0, ""
 
-    def heard(self, line: str) -> bool:
+    def read_line(self, line: str) -> bool:
         """Whether the line is worth telling."""
         if found := DOWNLOAD.match(line):
             self.done_mb += self.coming_mb
@@ -38,7 +38,7 @@ class Downloads:
             return True
         return False
 
-    def told(self, seconds: float) -> str:
+    def describe(self, seconds: float) -> str:
         """`seconds`: since pip began."""
         text = f"  {seconds:4.0f} s  {self.what}"
         if not self.expected_mb:
@@ -84,15 +84,15 @@ def run(command: list[str], log: Path, downloads: Downloads) -> int:
                           errors="replace") as process, open(log, "w", encoding="utf-8") as kept:
         for line in process.stdout or ():
             kept.write(line)
-            if not downloads.heard(line):
+            if not downloads.read_line(line):
                 continue
             now = time.monotonic()
             if sys.stdout.isatty():
                 width = shutil.get_terminal_size().columns - 1
-                print("\r" + downloads.told(now - started)[:width].ljust(width), end="", flush=True)
+                print("\r" + downloads.describe(now - started)[:width].ljust(width), end="", flush=True)
             elif now - told > 20:
                 told = now
-                print(downloads.told(now - started), flush=True)
+                print(downloads.describe(now - started), flush=True)
     if sys.stdout.isatty():
         print()
     return process.returncode

@@ -17,7 +17,7 @@ def steps_of_samples(samples: int, sample_rate: int = 16_000, rate_hz: int = 25)
     return int(samples / sample_rate * rate_hz)
 
 
-def mirrored(steps: int, end: int) -> Tensor:
+def mirror_steps(steps: int, end: int) -> Tensor:
     """Which step stands at each place of speech of `steps` that is wanted up to `end`: the last ones once more, in
     reverse, and two further for the windows at the end."""
     missing = min(end - steps + REACH + 1, steps)
@@ -29,7 +29,7 @@ def frame_steps(first_frame: int, frames: int, steps: int, closes: bool = False)
     the last one again. `closes`: the chunk reaches the end of the speech, which is then mirrored."""
     around = torch.arange(first_frame, first_frame + frames)[:, None] + torch.arange(-REACH, REACH + 1)
     end = first_frame + frames
-    places = mirrored(steps, end) if closes and end > steps - 1 - REACH else torch.arange(steps)
+    places = mirror_steps(steps, end) if closes and end > steps - 1 - REACH else torch.arange(steps)
     return places[around.clamp(0, len(places) - 1)]
 
 

@@ -20,7 +20,7 @@ in_process.use_gpu()
 
 def test_no_technique_is_the_same_bits():
     model, noisy = in_process.wan_model("1.3B", 2, gpu.CUDA), in_process.latents(5, gpu.CUDA, (16, 16))
-    assert torch.equal(in_process.denoise(in_process.patched(model), noisy), in_process.denoise(model, noisy))
+    assert torch.equal(in_process.denoise(in_process.with_techniques(model), noisy), in_process.denoise(model, noisy))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -168,7 +168,7 @@ class InfiniteTalk:
         for cap in sorted({name.split(".")[0] for name in case if name.startswith("norm")}):
             projection, total = Projection(largest_norm=float(cap[4:])), None
             for call in range(3):
-                total = projection.summed(case[f"diff{call}"][None], total)
+                total = projection.add_momentum(case[f"diff{call}"][None], total)
                 pairs[f"{cap}.{call}"] = projection.project(total, case["cond"][None])[0], case[f"{cap}.call{call}"]
         return pairs
 

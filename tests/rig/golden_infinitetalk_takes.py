@@ -112,16 +112,17 @@ class Take:
     def guided(self, made: dict[str, Tensor], momenta: dict[str, Tensor]) -> Tensor:
         """One step's guided velocity of its passes; `momenta` are those of the step before, and become this one's."""
         from lodestar.techniques.projected_guidance import Projection
-        from lodestar.techniques.speech_guidance import combined, shares
+        from lodestar.techniques.speech_guidance import combine_predictions, shares
         text, audio = self.info["text_scale"], self.info["audio_scale"]
         positive = made["velocity_cond"]
         if self.info["apg"] is None:
             if text == 1:
-                return combined((positive, made["velocity_drop_audio"]), (audio, 1 - audio))
-            return combined((positive, made["velocity_drop_text"], made["velocity_uncond"]), shares(text, audio))
+                return combine_predictions((positive, made["velocity_drop_audio"]), (audio, 1 - audio))
+            predictions = positive, made["velocity_drop_text"], made["velocity_uncond"]
+            return combine_predictions(predictions, shares(text, audio))
         projection, guided = Projection(*self.info["apg"]), positive
         for name, scale, direction in self.directions(made, text, audio):
-            momenta[name] = projection.summed(direction[None], momenta.get(name))
+            momenta[name] = projection.add_momentum(direction[None], momenta.get(name))
             guided = guided + (scale - 1) * projection.project(momenta[name], positive[None])[0]
         return guided
 

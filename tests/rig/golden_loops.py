@@ -74,7 +74,7 @@ def predictor(network, call: dict, segment: Segment, cached: bool) -> Callable[[
         wanted = ("pos", audio), ("neg", audio), ("neg", torch.zeros_like(audio))
         made = [forward(*one, latents, sigma) if weight else None
                 for one, weight in zip(wanted, weights, strict=True)]
-        return speech_guidance.combined(made, weights)[:, :, ahead:]
+        return speech_guidance.combine_predictions(made, weights)[:, :, ahead:]
 
     def base(latents: Tensor, sigma: Tensor) -> Tensor:
         positive, scale = forward("pos", None, latents, sigma), call.get("guidance_scale", 1.0)

@@ -162,7 +162,7 @@ class OmniAvatar:
             # the text's scale is between predictions without audio, the audio's between predictions with text
             for role, scales in GUIDED.items():
                 weights = speech_guidance.shares(*reversed(scales))
-                made[role] = speech_guidance.combined([made[name] for name in PREDICTED], weights)
+                made[role] = speech_guidance.combine_predictions([made[name] for name in PREDICTED], weights)
             return made
 
         return {name: case[name] for name in (*PREDICTED, *GUIDED)}, run
@@ -182,7 +182,7 @@ class OmniAvatar:
                 made = [predict(self.model("dit"), case, latents, sigma[None] * 1000, case[text], case[f"y_{inputs}"],
                                 case[f"audio_{inputs}"] * heard) if weight else None
                         for (text, heard), weight in zip(PREDICTED.values(), weights, strict=True)]
-                latents = latents + (after - sigma) * speech_guidance.combined(made, weights)
+                latents = latents + (after - sigma) * speech_guidance.combine_predictions(made, weights)
             return {"latents": torch.cat([known, latents[:, :, given:]], 2)}
 
         return {"latents": case[f"{name}.latents"]}, run
@@ -218,8 +218,8 @@ def planned(info: dict) -> dict:
 
 def sigmas(steps: int, shift: float) -> Tensor:
     """Upstream's, with the terminal 0; ComfyUI's `simple` scheduler gives them where the steps divide 1000."""
-    from lodestar.techniques.flow_schedules import shifted
-    return shifted(torch.linspace(1, 0, steps + 1), shift)
+    from lodestar.techniques.flow_schedules import shift_sigmas
+    return shift_sigmas(torch.linspace(1, 0, steps + 1), shift)
 
 
 def predict(network, case: dict, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor, audio: Tensor,

@@ -35,7 +35,7 @@ def scheduler(call: dict, host: golden.Host) -> dict[str, Tensor]:
     if "cond" in call and "uncond_text" in call:
         weights = speech_guidance.shares(call["text_guidance_scale"], call["audio_guidance_scale"])
         predictions = (call["cond"], call["uncond_text"], call["uncond"])
-        return {"combined": speech_guidance.combined(predictions, weights)}
+        return {"combined": speech_guidance.combine_predictions(predictions, weights)}
     if "cond" in call:
         return {"scale": speech_guidance.projection_scale(call["cond"], call["uncond"]),
                 "combined": speech_guidance.zero_guided(call["cond"], call["uncond"], call["guidance_scale"])}
@@ -45,7 +45,7 @@ def scheduler(call: dict, host: golden.Host) -> dict[str, Tensor]:
     sigmas = flow_schedules.schedule(kind, call["steps"], call["shift"], call.get("t_thresh", 0.5))
     timesteps = sigmas[:-1] * 1000
     return {"sigmas": sigmas, "timesteps": timesteps, "timesteps_bf16": timesteps.bfloat16().float(),
-            "sigmas_unshifted": flow_schedules.unshifted(kind, call["steps"]).float()}
+            "sigmas_unshifted": flow_schedules.base_grid(kind, call["steps"]).float()}
 
 
 def schedule_kind(call: dict, newer: bool) -> str:

@@ -21,7 +21,7 @@ def start_server(tmp_path_factory, tiny_models, comfyui):
     @contextlib.contextmanager
     def start(*arguments: str, base: Path | None = None):
         base = base or comfy_server.prepare_base(tmp_path_factory.mktemp("base"), tiny_models)
-        with comfy_server.started(comfyui, base, arguments=arguments) as server:
+        with comfy_server.start_server(comfyui, base, arguments=arguments) as server:
             yield server
 
     return start

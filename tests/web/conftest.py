@@ -11,7 +11,7 @@ from lib import comfy_server, environment
 def server(tmp_path_factory):
     comfyui = environment.newest_comfyui()
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("base"), environment.tiny_models(Path(sys.executable)))
-    with comfy_server.started(comfyui, base) as running:
+    with comfy_server.start_server(comfyui, base) as running:
         yield running
 
 

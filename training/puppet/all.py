@@ -18,7 +18,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": 2 ** 25, "MALLOC_TRIM_THRESHOLD_": 2 ** 3
 PACK = Path(__file__).resolve().parents[2]
 
 
-def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder of all runs")
     parser.add_argument("--hours", type=float, required=True)
@@ -61,7 +61,7 @@ def corpus(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "training.puppet.corpus", "--out", str(folder)], cwd=PACK, check=True)
 
 
-def refused(vae: Path, world, out: Path) -> list[str]:
+def list_refusals(vae: Path, world, out: Path) -> list[str]:
     """What of the VAE's gate is missed; its figures and a picture are written."""
     from .face_probe import load_face_probe
     from .vae import loaded
@@ -101,7 +101,7 @@ def go(options: argparse.Namespace) -> str:
     finished = in_turn(out / "vae", world, minutes, options.start or weights_file("vae"), device)
     if len(finished) < 3:
         return "the VAE is in training"
-    if (missing := refused(finished[-1], world, out)) and not options.anyway:
+    if (missing := list_refusals(finished[-1], world, out)) and not options.anyway:
         return "the VAE is not good enough to make latents of; --anyway goes on:\n" + "\n".join(missing)
     base = Config.read(CONFIGS / "puppet.json")
     if not make(loaded(finished[-1], device).eval(), world, out / "latents", base.clips, minutes(), device):
@@ -117,7 +117,7 @@ def go(options: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    options = parsed()
+    options = parse_arguments()
     options.out = options.out.expanduser().resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.background:

@@ -42,12 +42,12 @@ class Espeak:
         self.library = ctypes.CDLL(library)
         self.rate = self.library.espeak_Initialize(RETRIEVAL, 0, None, PHONEMES_IN_IPA)
         callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event))
-        self.receive = callback(self.received)
+        self.receive = callback(self.receive_samples)
         self.library.espeak_SetSynthCallback(self.receive)
         self.pieces: list[bytes] = []
         self.events: list[tuple[int, str]] = []
 
-    def received(self, samples, count: int, events) -> int:
+    def receive_samples(self, samples, count: int, events) -> int:
         if samples and count:
             self.pieces.append(ctypes.string_at(samples, 2 * count))
         index = 0
@@ -70,7 +70,7 @@ class Espeak:
         return np.frombuffer(b"".join(self.pieces), np.int16).astype(np.float32) / 32768, self.events
 
 
-def resampled(waveform: np.ndarray, rate: int) -> np.ndarray:
+def resample_spectrum(waveform: np.ndarray, rate: int) -> np.ndarray:
     """(N,) at `rate` to SAMPLE_RATE by cutting its spectrum, exact for what is silent at both ends."""
     seconds_exact = math.gcd(rate, SAMPLE_RATE)
     step = rate // seconds_exact
@@ -100,7 +100,7 @@ def make_track(espeak: Espeak, voice: str, parts: list[list[str]], seconds: floa
         silent = int(np.exp(draw.uniform(low, high)) * SAMPLE_RATE)
         starts += [done + sample * SAMPLE_RATE // espeak.rate for sample, _ in events]
         phonemes += [phoneme for _, phoneme in events]
-        pieces.append(resampled(spoken, espeak.rate))
+        pieces.append(resample_spectrum(spoken, espeak.rate))
         done += len(pieces[-1])
         silent += -(done + silent) % WHOLE
         pieces.append(np.zeros(silent, np.float32))
@@ -110,12 +110,12 @@ def make_track(espeak: Espeak, voice: str, parts: list[list[str]], seconds: floa
     waveform = level_loudness(torch.from_numpy(np.concatenate(pieces)), SAMPLE_RATE).numpy()
     if starts[0] > 0:
         starts, phonemes = [0, *starts], ["", *phonemes]
-    kept_starts, kept = merged(np.array(starts), phonemes, len(waveform))
+    kept_starts, kept = merge_phonemes(np.array(starts), phonemes, len(waveform))
     return Track(voice, (np.round(waveform * (32768 / STEP)) * STEP).clip(-32768, 32760).astype(np.int16), kept_starts,
                  kept, pauses_of(kept_starts, kept, len(waveform)))
 
 
-def merged(starts: np.ndarray, phonemes: list[str], end: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def merge_phonemes(starts: np.ndarray, phonemes: list[str], end: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Without phonemes of no length; a nameless one shorter than 60 ms belongs to the one before, not to a pause."""
     length = np.diff([*starts, end])
     found: list[tuple[int, str]] = []

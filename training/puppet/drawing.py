@@ -245,11 +245,11 @@ def head(stage: Stage) -> None:
             patch.blend((jaw * -0.3).clamp_(0, 1), STUBBLE, 0.35)
     for x, y, radius in who.moles:
         patch = stage.patch("head", x * width - 5, y * height - 4, x * width + 5, y * height + 4)
-        u, v = turned(stage, patch)
+        u, v = turn_patch(stage, patch)
         patch.fill(torch.hypot(u - x * width, v - y * height) - radius, shade(skin, 0.22))
 
 
-def turned(stage: Stage, patch: Patch, depth: float = 1.0) -> tuple[Tensor, Tensor]:
+def turn_patch(stage: Stage, patch: Patch, depth: float = 1.0) -> tuple[Tensor, Tensor]:
     """Coordinates of what lies on the front of the face: it moves with turn and nod, more the farther it stands out."""
     return patch.u - 2.6 * depth * stage.column("turn"), patch.v - 1.6 * depth * stage.column("nod")
 
@@ -259,7 +259,7 @@ def eye_patch(stage: Stage, reach: float) -> tuple[Patch, Tensor, Tensor, Tensor
     who = stage.identity
     spread, height = who["eye_distance"] * who["face_width"], who["eye_height"]
     patch = stage.patch("head", -spread - reach - 3, height - reach - 2, spread + reach + 3, height + reach + 2)
-    u, v = turned(stage, patch)
+    u, v = turn_patch(stage, patch)
     return patch, u, u.abs() - spread, v - height
 
 
@@ -286,7 +286,7 @@ def face(stage: Stage) -> None:
     who = stage.identity
     length, width, skin = who["nose_length"], who["nose_width"], who["skin"]
     patch = stage.patch("head", -width - 5, -2, width + 5, 9)
-    u, v = turned(stage, patch, 1.5)
+    u, v = turn_patch(stage, patch, 1.5)
     v = v - 0.25 * who["face_height"]
     patch.fill(ellipse_distance(u, v, width + 0.3, 0.5 * width + 0.35), shade(skin, 0.62))
     bridge = torch.hypot(u - 0.3 * width, (v + length / 2).abs().sub(length / 2).clamp_min(0)) - 0.35
@@ -295,7 +295,7 @@ def face(stage: Stage) -> None:
     if who["blush"] > 0.15:
         x, y = 0.58 * who["face_width"], 0.32 * who["face_height"]
         patch = stage.patch("head", -x - 6, y - 5, x + 6, y + 5)
-        u, v = turned(stage, patch)
+        u, v = turn_patch(stage, patch)
         glow = (1 - ((u.abs() - x).square() + (v - y).square()) / 11).clamp_(0, 1)
         patch.blend(glow, (0.92, 0.36, 0.36), 0.6 * who["blush"])
 
@@ -309,7 +309,7 @@ def mouth(stage: Stage) -> None:
     half = 0.16 + 3.6 * opening
     y = who["mouth_height"] * who["face_height"]
     patch = stage.patch("head", -12.5, y - 7, 12.5, y + 9)
-    u, v = turned(stage, patch, 1.2)
+    u, v = turn_patch(stage, patch, 1.2)
     v = v - y - 0.75 * half + 1.7 * mood * ((u / width).square() - 0.4).clamp_(-1, 1)
     lip = who["lip_thickness"] * (1 + 0.35 * purse)
     patch.fill(ellipse_distance(u, v, width + 0.7, half + lip), who["lip"])

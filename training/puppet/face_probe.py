@@ -26,15 +26,15 @@ from .traits import (
     OPTIONS,
     PLACES,
     Statistics,
-    chosen,
     embedding,
     identity_error,
-    measured,
+    measure_traits,
     moles_there,
+    option_indices,
     statistics,
     true_embedding,
 )
-from .wear import worn
+from .wear import wear_pictures
 from .world import World
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "puppet" / "looker.safetensors"
@@ -188,9 +188,9 @@ def draw_batch(world: World, seed: int, index: int, characters: int, moments: in
     frames = torch.cat([take.frames(at, SIZE) for take, at in zip(takes, when, strict=True)])
     people = [take.identity for take in takes for _ in range(moments)]
     states = np.concatenate([take.states(at) for take, at in zip(takes, when, strict=True)])
-    numbers, moles = (torch.from_numpy(np.stack(list(map(kind, people)))) for kind in (measured, moles_there))
+    numbers, moles = (torch.from_numpy(np.stack(list(map(kind, people)))) for kind in (measure_traits, moles_there))
     return Batch(people, frames.permute(0, 3, 1, 2).float() / 255, numbers, moles,
-                  torch.tensor(list(map(chosen, people))), torch.from_numpy(states))
+                  torch.tensor(list(map(option_indices, people))), torch.from_numpy(states))
 
 
 def error(probe: FaceProbe, given: Batch, generator: torch.Generator) -> Tensor:
@@ -199,7 +199,7 @@ def error(probe: FaceProbe, given: Batch, generator: torch.Generator) -> Tensor:
     states = (given.states - probe.state_mean) / probe.state_spread
     place = states[:, probe.placed]
     held = place + UNSURE * torch.randn(place.shape, generator=generator)
-    guess, numbers, moved, logits = probe(worn(given.frames, generator), held)
+    guess, numbers, moved, logits = probe(wear_pictures(given.frames, generator), held)
     wanted = ((given.numbers - probe.mean) / probe.spread).nan_to_num(0)
     loss = 4 * (numbers - wanted).square().mean() + 2 * (moved - states).square().mean()
     loss = loss + (guess - place).square().mean()
@@ -208,7 +208,7 @@ def error(probe: FaceProbe, given: Batch, generator: torch.Generator) -> Tensor:
     return loss + sum(cross_entropy(part, true) for part, true in zip(options, given.choices.T, strict=True)) / 4
 
 
-def explained(found: Tensor, true: Tensor) -> float:
+def r_squared(found: Tensor, true: Tensor) -> float:
     """R2 over what is known."""
     known = true.isfinite()
     found, true = found[known].double(), true[known].double()
@@ -230,9 +230,9 @@ def scores(probe: FaceProbe, given: Batch, moments: int) -> dict:
     mine, before, other, true = (array.view(-1, moments, truth.shape[1])[:, 1:] for array in (
         seen.embeddings, seen.embeddings.roll(1, 0), seen.embeddings.roll(moments, 0), truth))
     pairs = {"same": before, "strangers": other, "truth": true}
-    return {"numbers": {name: explained(seen.embeddings[:, column] / scale[column], wanted[:, column])
+    return {"numbers": {name: r_squared(seen.embeddings[:, column] / scale[column], wanted[:, column])
                         for column, name in enumerate(MEASURED)},
-            "states": {name: explained(seen.states[:, column], states[:, column]) for column, name in enumerate(STATE)},
+            "states": {name: r_squared(seen.states[:, column], states[:, column]) for column, name in enumerate(STATE)},
             "choices": right, "moles": share((seen.logits[:, :len(PLACES)] > 0) == (given.moles > 0)),
             "words": share(torch.tensor([word == who.letters for word, who in
                                          zip(seen.letters, given.people, strict=True)])),
@@ -272,19 +272,19 @@ def main() -> None:
     run = Run(options.folder, probe, options.steps, RATE)
 
     @functools.lru_cache(1)
-    def drawn(index: int) -> Batch:
+    def draw_next(index: int) -> Batch:
         return draw_batch(world, options.seed + 1, index, CHARACTERS, MOMENTS)
 
     def step(index: int) -> Tensor:
         generator.manual_seed(index)
-        return error(probe, drawn(index // LOOKS), generator)     # drawing takes as long as two looks
+        return error(probe, draw_next(index // LOOKS), generator)     # drawing takes as long as two looks
 
     run.train(step, options.minutes)
     probe.load_state_dict(run.averaged)
     probe.eval()
     plain = draw_batch(world, 0, 0, 192, 6, held_out=True)
     found = {"held_out": scores(probe, plain, 6),
-             "held_out_worn": scores(probe, plain._replace(frames=worn(plain.frames, generator)), 6)}
+             "held_out_worn": scores(probe, plain._replace(frames=wear_pictures(plain.frames, generator)), 6)}
     weights = {name: tensor.half() if tensor.is_floating_point() else tensor
                for name, tensor in probe.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, options.folder / "looker.safetensors")

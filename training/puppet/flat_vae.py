@@ -26,11 +26,11 @@ def decode(vae, latents: Tensor) -> Tensor:
 def through(layers: Iterable[nn.Module], clips: Tensor) -> Tensor:
     x = clips.movedim(1, -1).contiguous()
     for layer in layers:
-        x = met(layer, x)
+        x = apply_layer(layer, x)
     return x.movedim(-1, 1)
 
 
-def met(layer: nn.Module, x: Tensor) -> Tensor:
+def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
     return HOW.get(type(layer).__name__, nn.Module.__call__)(layer, x)
 
 
@@ -47,7 +47,7 @@ def over_time(layer, *frames: Tensor) -> Tensor:
     return in_pictures(lambda x: conv2d(x, weight, layer.bias, padding=padding), torch.cat(frames, -1))
 
 
-def convolved(layer, x: Tensor) -> Tensor:
+def convolve(layer, x: Tensor) -> Tensor:
     """Every frame with the two before it, zeros before the first."""
     if layer.weight.shape[2] == 1 or x.shape[1] == 1:
         return over_time(layer, x)
@@ -55,7 +55,7 @@ def convolved(layer, x: Tensor) -> Tensor:
     return over_time(layer, past[:, :-2], past[:, 1:-1], x)
 
 
-def normed(layer, x: Tensor) -> Tensor:
+def normalise(layer, x: Tensor) -> Tensor:
     weight = layer.gamma.flatten().to(x)
     return rms_norm(x, weight.shape, weight, eps=1e-20)
 
@@ -63,21 +63,21 @@ def normed(layer, x: Tensor) -> Tensor:
 def residual(layer, x: Tensor) -> Tensor:
     out = x
     for part in layer.residual:
-        out = met(part, out)
-    return out + met(layer.shortcut, x)
+        out = apply_layer(part, out)
+    return out + apply_layer(layer.shortcut, x)
 
 
-def attended(layer, x: Tensor) -> Tensor:
-    tokens = met(layer.norm, x).flatten(2, 3)
+def attend(layer, x: Tensor) -> Tensor:
+    tokens = apply_layer(layer.norm, x).flatten(2, 3)
     q, k, v = linear(tokens, layer.to_qkv.weight.flatten(1), layer.to_qkv.bias).chunk(3, -1)
     out = scaled_dot_product_attention(q, k, v)
     return x + linear(out, layer.proj.weight.flatten(1), layer.proj.bias).view_as(x)
 
 
-def resampled(layer, x: Tensor) -> Tensor:
+def resample(layer, x: Tensor) -> Tensor:
     """In space and, but for the first frame, which stands for itself, in time."""
     if layer.mode == "upsample3d" and x.shape[1] > 1:
-        pairs = convolved(layer.time_conv, x[:, 1:]).unflatten(-1, (2, -1)).movedim(-2, 2).flatten(1, 2)
+        pairs = convolve(layer.time_conv, x[:, 1:]).unflatten(-1, (2, -1)).movedim(-2, 2).flatten(1, 2)
         x = torch.cat([x[:, :1], pairs], 1)
     x = in_pictures(layer.resample, x)
     if layer.mode == "downsample3d" and x.shape[1] > 1:
@@ -85,5 +85,5 @@ def resampled(layer, x: Tensor) -> Tensor:
     return x
 
 
-HOW = {"CausalConv3d": convolved, "RMS_norm": normed, "ResidualBlock": residual, "AttentionBlock": attended,
-       "Resample": resampled}
+HOW = {"CausalConv3d": convolve, "RMS_norm": normalise, "ResidualBlock": residual, "AttentionBlock": attend,
+       "Resample": resample}

@@ -22,7 +22,7 @@ from . import flat_vae
 from .drawing import STATE, draw
 from .network import CONTEXT
 from .precision import fast
-from .speech import SAMPLE_RATE, Track, roughened
+from .speech import SAMPLE_RATE, Track, roughen
 from .vae import SIZE, loaded, pictures
 from .world import Take, World
 
@@ -68,12 +68,12 @@ def clip(vae, world: World, number: int, device) -> dict[str, Tensor]:
     stills = take.frames(first + np.array(PICTURES), world.size)
     middles = first + np.maximum(4 * np.arange(LATENTS) - 1, 0)
 
-    def heard(first: int, frames: int) -> Tensor:
+    def encode_audio(first: int, frames: int) -> Tensor:
         wave = take.waveform(first - HEARD - 1, frames + 2 * HEARD + 2)
-        wave = torch.from_numpy(wave if silent else roughened(wave, draw))
+        wave = torch.from_numpy(wave if silent else roughen(wave, draw))
         return mel_steps(wave, 1, 1 + frames + 2 * HEARD).half()
 
-    rows = heard(first, FRAMES)
+    rows = encode_audio(first, FRAMES)
     videos = [first + int(draw.integers(*FAR_FRAMES)) for _ in range(2)]
     there = dataclasses.replace(take, identity=take.identity.in_scene(int(draw.integers(1 << 30))))
     shown = torch.stack([who.frames(begin + np.arange(REFERENCE_FRAMES), world.size)
@@ -82,7 +82,7 @@ def clip(vae, world: World, number: int, device) -> dict[str, Tensor]:
             "re-encoded": encode(vae, windows, device).half(),
             "pictures": encode(vae, stills[:, None], device)[:, :, 0].half(),
             "videos": encode(vae, shown, device).half(),
-            "videos_heard": torch.stack([heard(begin, REFERENCE_FRAMES) for begin in videos]),
+            "videos_heard": torch.stack([encode_audio(begin, REFERENCE_FRAMES) for begin in videos]),
             "lips": lips(take, middles, world.size).half(), "heard": rows,
             "identity": torch.from_numpy(take.identity.vector), "seed": torch.tensor(number)}
 

@@ -110,7 +110,7 @@ def sample(config: Config, clips: Clips, step: int, batch: int = 0) -> Sample:
     lips = clips["lips"][index, None, window.first + known:window.first + window.latents].float()
     weight = 1 + config.lips * lips
     return Sample(torch.cat([*(latents for latents, _ in spans), window.known], 2).float(), clean, noisy.float(), times,
-                  heard(config, clips, index, window, draw), weight / weight.mean(), window.block)
+                  audio_features(config, clips, index, window, draw), weight / weight.mean(), window.block)
 
 
 def window_of(layout: str, clips: Clips, index: Tensor, draw: Draw) -> Window:
@@ -156,7 +156,7 @@ def picture(clips: Clips, index: Tensor, place: int) -> Tensor:
     return clips["pictures"][index, place][:, :, None]
 
 
-def heard(config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Tensor:
+def audio_features(config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Tensor:
     """The chunk's audio features (B, 1, frames, 5, 5, 16); zeros where unconditional."""
     rows = slot_steps(4 * window.first + HEARD, 4 * window.latents - 3, 1, clips["heard"].shape[1])
     audio = clips["heard"][index][:, rows].float()

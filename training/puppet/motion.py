@@ -27,9 +27,9 @@ def motion(seed: int, seconds: np.ndarray) -> np.ndarray:
         0.8 * sway + 1.2 * turn + 2.0 * noise["x"], 1.7 * (noise["y"] + 0.3 * noise["y, fast"]) + 0.5 * nod,
         1 + 0.05 * noise["scale"], 0.16 * (noise["tilt"] + 0.3 * noise["tilt, fast"]), turn, nod, sway,
         0.05 * noise["lean"], 0.7 * np.sin(2 * np.pi * seconds / 3.7 + 1.5 * noise["breath"] + seed % 7),
-        blinks(seed, 20, seconds), held(seed, 30, seconds, 1.3, 0.24) ** 3,
-        held(seed, 40, seconds, 0.9, 0.09), held(seed, 50, seconds, 1.1, 0.09),
-        0.15 + 0.8 * held(seed, 60, seconds, 4.0, 0.6),
+        blinks(seed, 20, seconds), hold_values(seed, 30, seconds, 1.3, 0.24) ** 3,
+        hold_values(seed, 40, seconds, 0.9, 0.09), hold_values(seed, 50, seconds, 1.1, 0.09),
+        0.15 + 0.8 * hold_values(seed, 60, seconds, 4.0, 0.6),
     ], 1)
 
 
@@ -64,7 +64,7 @@ def smooth_noise(seed: int, seconds: np.ndarray) -> np.ndarray:
     return 1.4 / 6 * (weights * (2 * uniform(seed, channels, knot + KNOTS) - 1)).sum(0)
 
 
-def held(seed: int, channel: int, seconds: np.ndarray, slot_seconds: float, change_seconds: float) -> np.ndarray:
+def hold_values(seed: int, channel: int, seconds: np.ndarray, slot_seconds: float, change_seconds: float) -> np.ndarray:
     """A value in -1..1 that rests and now and then goes over to another; at most one change per slot."""
     slot = np.floor(seconds / slot_seconds).astype(np.int64)
     room = 1 - change_seconds / slot_seconds

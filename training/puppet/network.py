@@ -33,13 +33,13 @@ def puppet(device="cpu") -> LongCat:
     return network
 
 
-def trained(path: Path, base: Path | None = None) -> LongCat:
+def load_trained(path: Path, base: Path | None = None) -> LongCat:
     """The network of a file of weights, fp16 or with int8 rows, in float32; of a LoRA, that of `base` with it."""
     weights = load_file(path)
     if is_lora(weights):
         if base is None:
             raise ValueError(f"{path}: got a LoRA, wanted the weights that it belongs to as well")
-        network = trained(base)
+        network = load_trained(base)
         add(network, weights)
         return network
     found = convert_to_official(weights, {})

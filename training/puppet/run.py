@@ -14,7 +14,7 @@ AT_REST: list[Callable[[], None]] = []          # what else is done whenever a c
 NEWTON_SCHULZ = (3.4445, -4.775, 2.0315), 5     # torch.optim.Muon's coefficients and iterations
 
 
-def orthogonalised(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+def orthogonalise(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """A matrix with its singular values brought near 1, by iterations in `dtype`: what torch.optim.Muon does in bf16,
     which some CPUs are 40 times slower at than at fp32."""
     (a, b, c), iterations = NEWTON_SCHULZ
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 held = state.setdefault("momentum_buffer", torch.zeros_like(weight))
                 held.lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalised(weight.grad.lerp(held, group["momentum"]), fastest(weight.device.type))
+                update = orthogonalise(weight.grad.lerp(held, group["momentum"]), fastest(weight.device.type))
                 rows, columns = weight.shape
                 weight.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 

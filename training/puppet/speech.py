@@ -50,18 +50,18 @@ class Track:
     @cached_property
     def mouth_track(self) -> np.ndarray:
         """(seconds * TRACK_HZ, 4) MOUTH, blended; what is said louder opens wider."""
-        letters, starts = spelled(self.phonemes, self.starts, len(self.waveform))
+        letters, starts = spell_letters(self.phonemes, self.starts, len(self.waveform))
         viseme = [VISEMES[LETTER_VISEMES.get(letter, "slack")] for letter in letters]
         moments = (np.arange(round(self.seconds * TRACK_HZ)) + 0.5) * SAMPLE_RATE / TRACK_HZ
         index = np.searchsorted(starts, moments, side="right") - 1
         weight = np.array([entry[1] for entry in viseme])[index]
         target = np.array([entry[0] for entry in viseme])[index]
-        mouth = np.stack([self.blended(weight * column) for column in target.T], 1) / self.blended(weight)[:, None]
+        mouth = np.stack([self.blend(weight * column) for column in target.T], 1) / self.blend(weight)[:, None]
         mouth[:, 0] *= 0.6 + 0.5 * self.loud(BLEND_SECONDS).clip(0, 1.2)
         return mouth.clip(-1, 1)
 
     @staticmethod
-    def blended(values: np.ndarray, seconds: float = BLEND_SECONDS) -> np.ndarray:
+    def blend(values: np.ndarray, seconds: float = BLEND_SECONDS) -> np.ndarray:
         """(N,) at TRACK_HZ, each with its neighbours, around the end to the beginning."""
         width = round(seconds * TRACK_HZ)
         kernel = np.hanning(width + 2)[1:-1] / np.hanning(width + 2).sum()
@@ -70,7 +70,7 @@ class Track:
     def loud(self, seconds: float) -> np.ndarray:
         """(seconds * TRACK_HZ,): the level over `seconds`, 1 where it is as in the loudest tenth."""
         samples = self.waveform.reshape(round(self.seconds * TRACK_HZ), -1) / 32768
-        level = np.sqrt(self.blended(np.square(samples).mean(1), seconds))
+        level = np.sqrt(self.blend(np.square(samples).mean(1), seconds))
         return level / max(np.quantile(level[level > 1e-3], 0.9), 1e-3) if (level > 1e-3).any() else level
 
     @cached_property
@@ -103,7 +103,7 @@ class Track:
         return self.waveform[np.arange(first_sample, first_sample + samples) % len(self.waveform)] / np.float32(32768)
 
 
-def spelled(phonemes: tuple[str, ...], starts: np.ndarray, end: int) -> tuple[list[str], np.ndarray]:
+def spell_letters(phonemes: tuple[str, ...], starts: np.ndarray, end: int) -> tuple[list[str], np.ndarray]:
     """One letter per entry: a diphthong or affricate shares its time between its letters, "" is the letter of rest."""
     letters: list[str] = []
     places: list[float] = []
@@ -139,7 +139,7 @@ def load_tracks(folder: Path) -> list[Track]:
     return [load_track(path) for path in paths]
 
 
-def roughened(waveform: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def roughen(waveform: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """As another microphone in another room would have it: a tilted spectrum, a little more or less level, in three of
     four cases a noise floor. Silence stays exact in the fourth."""
     tilt = draw.uniform(-0.35, 0.45)

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import lora
 from .latents import load
 from .layouts import Config, Sample, levels, sample
-from .network import CONFIG, puppet, trained
+from .network import CONFIG, load_trained, puppet
 from .precision import fast
 from .run import Run
 
@@ -37,7 +37,7 @@ def train(config: Config, clips: dict[str, Tensor], folder: Path, base: Path | N
     """The run in `folder`, for `minutes`; the finished weights, None while there are none. What is there so far is in
     the folder, too, whenever a slice ends or a checkpoint stays; `look` is then called with it."""
     torch.manual_seed(config.seed)
-    network = trained(base).train().to(device) if base else puppet(device)
+    network = load_trained(base).train().to(device) if base else puppet(device)
     model = lora.attach(network, config.rank) if base else network
     run = Run(folder, model, config.steps, config.rate, config.average, min(config.settled, config.steps // 2))
     generator = torch.Generator()
@@ -47,15 +47,15 @@ def train(config: Config, clips: dict[str, Tensor], folder: Path, base: Path | N
         given = sample(config, clips, index, 2 * config.batch if run.decaying else config.batch)
         return loss_of(network, config, given, generator, device)
 
-    def written(stage: str) -> Path:
+    def write_stage(stage: str) -> Path:
         weights = lora.layout(run.averaged) if base else {name: tensor.half().contiguous()
                                                           for name, tensor in run.averaged.items()}
         path = folder / f"{config.name}{stage}.safetensors"
         save_file(weights, path, metadata={"config": json.dumps(CONFIG)})
         return path
 
-    whole = run.train(step, minutes, lambda done: look(written(f"_{done:06d}")))
-    path = written("" if whole else "_so_far")
+    whole = run.train(step, minutes, lambda done: look(write_stage(f"_{done:06d}")))
+    path = write_stage("" if whole else "_so_far")
     return path if whole else None
 
 

@@ -36,7 +36,7 @@ class Statistics(NamedTuple):
     share: Tensor
 
 
-def hidden(who: Identity) -> set[str]:
+def hidden_traits(who: Identity) -> set[str]:
     """Numbers and colours that no frame of this character shows."""
     style, unseen = STYLES[who["hair"]], set()
     for absent, names in (
@@ -50,9 +50,9 @@ def hidden(who: Identity) -> set[str]:
     return unseen
 
 
-def measured(who: Identity) -> np.ndarray:
+def measure_traits(who: Identity) -> np.ndarray:
     """(len(MEASURED),) in their own units; NaN what is hidden."""
-    unseen = hidden(who)
+    unseen = hidden_traits(who)
     values = [np.nan if name in unseen else who[name] for name in NUMBERS]
     values += [np.nan if name in unseen else channel for name in COLOURS for channel in who[name]]
     return np.array(values, np.float32)
@@ -66,7 +66,7 @@ def moles_there(who: Identity) -> np.ndarray:
     return there
 
 
-def chosen(who: Identity) -> list[int]:
+def option_indices(who: Identity) -> list[int]:
     """The index of each of OPTIONS."""
     words = [who[name] for name in CHOICES] + list(who.letters.ljust(LETTERS))
     return [options.index(word) for options, word in zip(OPTIONS.values(), words, strict=True)]
@@ -80,8 +80,8 @@ def one_hot(choices: Sequence[int]) -> np.ndarray:
 def statistics(states: np.ndarray, people: int = 8192) -> Statistics:
     """Of the first `people` of TRAINING_SEEDS, and of `states` (N, len(STATE)) that the caller has seen."""
     everyone = [identity(seed) for seed in TRAINING_SEEDS[:people]]
-    values = np.stack([measured(who) for who in everyone])
-    shares = np.mean([np.concatenate([moles_there(who), one_hot(chosen(who))]) for who in everyone], 0)
+    values = np.stack([measure_traits(who) for who in everyone])
+    shares = np.mean([np.concatenate([moles_there(who), one_hot(option_indices(who))]) for who in everyone], 0)
     assert states.shape[1] == len(STATE)
     return Statistics(*(torch.from_numpy(np.asarray(array, np.float32)) for array in (
         np.nanmean(values, 0), np.nanstd(values, 0), states.mean(0), states.std(0), shares)))
@@ -107,8 +107,8 @@ def embedding(numbers: Tensor, probabilities: Tensor, world: Statistics) -> Tens
 
 def true_embedding(who: Identity, world: Statistics) -> Tensor:
     """(len(EMBEDDED),): what a perfect reader sees."""
-    numbers = ((torch.from_numpy(measured(who)) - world.mean) / world.spread).nan_to_num(0)
-    there = torch.from_numpy(np.concatenate([moles_there(who), one_hot(chosen(who))]))
+    numbers = ((torch.from_numpy(measure_traits(who)) - world.mean) / world.spread).nan_to_num(0)
+    there = torch.from_numpy(np.concatenate([moles_there(who), one_hot(option_indices(who))]))
     return embedding(numbers, there, world)
 
 

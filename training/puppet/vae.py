@@ -19,7 +19,7 @@ from .face_probe import load_face_probe
 from .hosts import wan_vae, without_past
 from .precision import fast
 from .run import Run
-from .vae_losses import Critic, Likeness, difference, judged
+from .vae_losses import Critic, Likeness, add_critic_loss, difference
 from .world import World
 
 WIDTH = 12
@@ -48,7 +48,7 @@ def pictures(frames: Tensor) -> Tensor:
     return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def cropped(true: Tensor, generator: torch.Generator) -> Tensor:
+def crop(true: Tensor, generator: torch.Generator) -> Tensor:
     """(B, 3, T, CROP, CROP), at a place of the latents' grid; now and then fewer pictures, whole."""
     if torch.rand((), generator=generator) < WHOLE:
         return true[:max(1, len(true) // 4)]
@@ -101,10 +101,10 @@ def batches(world: World, stage: Stage, generator: torch.Generator, device) -> C
 
     def of_step(index: int) -> list[Tensor]:
         generator.manual_seed(index)
-        found = [cropped(stills(index // LOOKS), generator)]
+        found = [crop(stills(index // LOOKS), generator)]
         if stage.clips:
             length = CLIP_FRAMES[index % len(CLIP_FRAMES)]
-            found.append(cropped(pictures(world.batch(2, index, CLIPS, length, rough=False).frames), generator))
+            found.append(crop(pictures(world.batch(2, index, CLIPS, length, rough=False).frames), generator))
         return [batch.to(device) for batch in found]
 
     return of_step
@@ -130,7 +130,7 @@ def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module],
             made, latents = through(vae, true, generator, stage.decoder_only)
             if stage.decoder_only:
                 plain = difference(made, true) + alike(made, true)
-                loss = loss + judged(plain, made, true, model["critic"], vae.decoder.head[-1].weight,
+                loss = loss + add_critic_loss(plain, made, true, model["critic"], vae.decoder.head[-1].weight,
                                      asked=index >= UNJUDGED)
             else:
                 loss = loss + difference(made, true) + 1e-4 * latents.square().mean()

@@ -46,11 +46,11 @@ class Likeness(nn.Module):
         self.readers = nn.ModuleList([probe.head[:READ], probe.whole[:READ]]).eval().requires_grad_(False)
 
     def forward(self, made: Tensor, true: Tensor) -> Tensor:
-        made, true = (self.seen(in_row(x)) for x in (made, true))
+        made, true = (self.extract_features(in_row(x)) for x in (made, true))
         return sum(l1_loss(a, b) / b.abs().mean() for reader in zip(made, true, strict=True)
                    for a, b in zip(*reader, strict=True)) / 30
 
-    def seen(self, pictures: Tensor) -> list[list[Tensor]]:
+    def extract_features(self, pictures: Tensor) -> list[list[Tensor]]:
         """After each of three convolutions of both readers."""
         size = [side * PROBE_SIZE // WORLD_SIZE for side in pictures.shape[-2:]]
         pictures = interpolate(pictures / 2, size, mode="bilinear", antialias=True)
@@ -80,7 +80,8 @@ class Critic(nn.Module):
         return self.last(pictures)
 
 
-def judged(plain: Tensor, made: Tensor, true: Tensor, critic: Critic, last: nn.Parameter, asked: bool) -> Tensor:
+def add_critic_loss(plain: Tensor, made: Tensor, true: Tensor, critic: Critic, last: nn.Parameter,
+                    asked: bool) -> Tensor:
     """`plain` loss, the decoder's share of the critic's opinion where it is `asked`, and what the critic learns from
     (hinge); the gradient of neither reaches the other's weights."""
     made, true = in_row(made), in_row(true)

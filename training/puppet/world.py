@@ -16,7 +16,7 @@ from .corpus import HELD_OUT, corpus_folder
 from .drawing import draw
 from .identity import HELD_OUT_SEEDS, TRAINING_SEEDS, Identity, identity
 from .motion import motion, with_speech
-from .speech import SAMPLE_RATE, Track, load_tracks, roughened
+from .speech import SAMPLE_RATE, Track, load_tracks, roughen
 
 FPS, SAMPLES_PER_FRAME = 25, SAMPLE_RATE // 25
 MARGIN_FRAMES = 8  # of waveform on both sides of a batch's frames: audio slots reach beyond them
@@ -93,15 +93,15 @@ class World:
         numbers = [start + np.arange(frames) for start in first]
         waves = [take.waveform(start - MARGIN_FRAMES, frames + 2 * MARGIN_FRAMES)
                  for take, start in zip(takes, first, strict=True)]
-        waves = [roughened(wave, draws) for wave in waves] if rough else waves
+        waves = [roughen(wave, draws) for wave in waves] if rough else waves
 
-        def stacked(make) -> np.ndarray:
+        def stack_values(make) -> np.ndarray:
             return np.stack([make(take, number) for take, number in zip(takes, numbers, strict=True)])
 
         drawn = [take.frames(number, self.size) for take, number in zip(takes, numbers, strict=True)]
         identities = np.stack([take.identity.vector for take in takes])
-        return Batch(takes, first, torch.stack(drawn), torch.from_numpy(stacked(Take.states)),
-                     torch.from_numpy(identities), torch.from_numpy(stacked(Take.speaking)),
+        return Batch(takes, first, torch.stack(drawn), torch.from_numpy(stack_values(Take.states)),
+                     torch.from_numpy(identities), torch.from_numpy(stack_values(Take.speaking)),
                      torch.from_numpy(np.stack(waves)))
 
 

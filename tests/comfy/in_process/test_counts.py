@@ -71,14 +71,14 @@ def test_the_hooks_see_what_re_encoding_costs():
 
 
 def test_a_long_script_is_placed_without_asking_every_chunk():
-    plan, per_line = plans.counted()
+    plan, per_line = plans.count_plan()
     assert len(plan.chunks) == plans.CHUNKS and plan.chunks[-1].prompt == f"line {plans.LINES - 1}"
     assert len({chunk.prompt for chunk in plan.chunks}) > plans.CHUNKS * 0.9
     assert 10 < per_line <= plans.GOAL
 
 
 def test_a_longer_stream_keeps_no_more_bytes_alive():
-    assert live_bytes.growth(live_bytes.streamed) <= 1.01
+    assert live_bytes.growth(live_bytes.decode_as_stream) <= 1.01
 
 
 def test_bytes_alive_are_counted_once_and_let_go():

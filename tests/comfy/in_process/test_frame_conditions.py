@@ -57,7 +57,7 @@ CONVENTIONS = {"c_concat": (Wan.frame_conditions["c_concat"], one_each, TOTAL),
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_a_cut_has_each_latents_own_entries(name, latents):
     how, naive, entries = CONVENTIONS[name]
-    assert how.covered(entries) == TOTAL
+    assert how.count_latents(entries) == TOTAL
     value = torch.arange(entries).expand(2, 3, entries)
     value = value if how.dim in (2, -1) else value.movedim(-1, how.dim)
     assert how.entries(latents) == naive(latents)
@@ -99,7 +99,7 @@ def test_what_core_cuts_is_cut_by_us_in_our_own_windows_alone():
 def test_a_window_of_ours_is_a_call_on_what_belongs_to_it(tiny_models, wan, name, condition, latents):
     """The model given everything and its window equals the model given that window's part."""
     model = wan.load(tiny_models, name)
-    patched = attach.patched(model, (LookaheadAnchor(latents=wan.random(1, 16, 1, *wan.SIZE, seed=4)),),
+    patched = attach.install_techniques(model, (LookaheadAnchor(latents=wan.random(1, 16, 1, *wan.SIZE, seed=4)),),
                              ChunkPosition())
     whole = wan.random(1, 20 if condition == "c_concat" else 16, TOTAL, *wan.SIZE, seed=7)
     x = wan.random(1, 16, 3, *wan.SIZE, seed=8)

@@ -77,7 +77,7 @@ def x_of(batch=1, frames=FRAMES):
 
 
 def test_an_empty_technique_list_is_bit_identical(model):
-    assert torch.equal(apply(attach.patched(model, (), ChunkPosition()), x_of()), apply(model, x_of()))
+    assert torch.equal(apply(attach.install_techniques(model, (), ChunkPosition()), x_of()), apply(model, x_of()))
 
 
 def test_unpatched_is_what_upstream_lays_out(model):
@@ -114,7 +114,7 @@ STORY = NarrativeKeyframes().plus(Fraction(1), random(1, 16, 1, *SIZE, seed=11))
     (13, (), [REFERENCE_INDEX, 12 + 3]),    # the picture keeps its place inside the chunk
     (13, (LookaheadAnchor(5),), [12 + 5])])
 def test_each_chunk_pursues_its_keyframe_and_in_the_end_the_picture(model, frames, others, times, start, seed):
-    story = attach.patched(model, (STORY, *others), ChunkPosition(start_seconds=Fraction(start)))
+    story = attach.install_techniques(model, (STORY, *others), ChunkPosition(start_seconds=Fraction(start)))
     front = [conditions()["reference"]] * len(times)
     if seed is None:
         front = front[:1]
@@ -329,7 +329,7 @@ def test_every_context_window_gets_its_own_speech(model, monkeypatch):
         heard.append((conds["audio"], conds.get("num_cond_frames")))
         return forward(self, *args, **conds)
     monkeypatch.setattr(LongCatNetwork, "_forward", spy)
-    made = guider(windowed(attach.patched(model, (), ChunkPosition())))
+    made = guider(windowed(attach.install_techniques(model, (), ChunkPosition())))
     speech = random(1, 1, 4 * 10 - 3, 5, 5, 64, seed=5)
     made.original_conds["positive"][0]["audio_windows"] = speech
     mask = torch.ones(1, 1, 10, *SIZE)
@@ -347,7 +347,8 @@ def test_the_kv_cache_is_that_of_each_window(model):
     latent, results = random(1, 16, FRAMES, *SIZE, seed=8), []
     mask = torch.ones(1, 1, FRAMES, *SIZE)
     mask[:, :, :KNOWN] = 0
-    for kind in (attach.patched(model, (), ChunkPosition()), attach.with_technique(model, ConditioningCache())):
+    for kind in (attach.install_techniques(model, (), ChunkPosition()),
+                 attach.with_technique(model, ConditioningCache())):
         with torch.inference_mode():
             results.append(guider(windowed(kind, 4), 2.0).sample(
                 random(1, 16, FRAMES, *SIZE), latent, comfy.samplers.sampler_object("euler"), SIGMAS,

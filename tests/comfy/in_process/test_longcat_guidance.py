@@ -8,7 +8,7 @@ from lodestar.backbones.speech_guider import SpeechGuider
 from lodestar.nodes.longcat_schedule import LodestarLongCatSchedule
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
-from lodestar.techniques.speech_guidance import combined, shares, zero_guided
+from lodestar.techniques.speech_guidance import combine_predictions, shares, zero_guided
 from lodestar.techniques.technique import ChunkPosition
 
 STEPS, KNOWN = 3, 2
@@ -56,7 +56,7 @@ def test_a_run_is_the_formula_by_hand(tiny_models, longcat, name, scales):
     def guided(x, sigma):
         made = [noisy_velocity(model, longcat, KNOWN, sigma, x, rows, audio=heard) for rows, heard in (
             (longcat.text(), audio), (longcat.text(seed=4), audio), (longcat.text(seed=4), torch.zeros_like(audio)))]
-        return combined(made, shares(*scales))
+        return combine_predictions(made, shares(*scales))
 
     guider = SpeechGuider(model, longcat.prompt(model), [[longcat.text(seed=4), {}]], *scales, False)
     expected = by_hand(model, longcat, guided, KNOWN)

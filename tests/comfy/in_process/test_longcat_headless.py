@@ -48,8 +48,8 @@ def test_headless_equals_the_host(tiny_models, techniques, audio_scale, referenc
     position = ChunkPosition(start_seconds=Fraction(start or 0))
     theirs, ours = (techniques if start is None else (story(space), *techniques) for space in (torch.clone, into))
     speech = {"audio_windows": audio, **({"reference_latents": [reference]} if references else {})}
-    guider = SpeechGuider(attach.patched(model, theirs, position), [[None, speech]], [[None, speech]], audio_scale,
-                          audio_scale, False)
+    guider = SpeechGuider(attach.install_techniques(model, theirs, position), [[None, speech]], [[None, speech]],
+                           audio_scale, audio_scale, False)
     mask = torch.ones(1, 1, FRAMES, *SIZE)
     mask[:, :, :known] = 0
     latent = torch.cat([head, out(torch.zeros(1, 16, FRAMES - known, *SIZE))], 2)

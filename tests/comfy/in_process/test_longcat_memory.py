@@ -41,7 +41,8 @@ def asked(patcher, size, place, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, memory_required, **how: found.append(
         (memory_required, how["minimum_memory_required"])))
     reference = torch.empty(1, 16, 1, *size, device=META)
-    model = attach.patched(patcher, (ConditioningCache(place),) if place else (), ChunkPosition(reference=reference))
+    techniques = (ConditioningCache(place),) if place else ()
+    model = attach.install_techniques(patcher, techniques, ChunkPosition(reference=reference))
     conds = {"positive": [{"reference_latents": [reference]}], "negative": [{}]}
     comfy.sampler_helpers.prepare_model_patcher(model, conds, model.model_options)
     _, returned, _ = comfy.sampler_helpers.prepare_sampling(model, (1, 16, LATENTS, *size), conds, model.model_options)

@@ -155,7 +155,7 @@ def test_rows_are_made_once_in_a_run(avatar, longcat, monkeypatch):
     from lodestar.networks.longcat import network
     made, rows = [], network.rope_rows
     monkeypatch.setattr(network, "rope_rows", lambda *args, **how: made.append(args) or rows(*args, **how))
-    sampled(attach.patched(avatar, (), attach.ChunkPosition()), longcat, 3.0)
+    sampled(attach.install_techniques(avatar, (), attach.ChunkPosition()), longcat, 3.0)
     assert len(made) == 1
     sampled(avatar, longcat)
     assert len(made) == 1 + 3, "without a store of ours they are made in each step"

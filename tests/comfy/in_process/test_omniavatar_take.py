@@ -56,7 +56,7 @@ def rope_rows(model, omni):
 # ---------------------------------------------------------------- techniques
 
 def test_no_technique_changes_no_bit(omni, model):
-    patched = attach.patched(model, (), ChunkPosition())
+    patched = attach.install_techniques(model, (), ChunkPosition())
     assert torch.equal(omni.sample(patched, omni.noise(), omni.prompt()),
                        omni.sample(model, omni.noise(), omni.prompt()))
 
@@ -106,10 +106,10 @@ def test_a_keyframe_stands_where_the_anchor_would(omni, model):
     keyframe = omni.random(1, 16, 1, *omni.SIZE, seed=14)
     picture = omni.prompt()[0][1]["reference_latents"][0]
     story = (LookaheadAnchor(3), NarrativeKeyframes().plus(Fraction(1), keyframe))
-    early, late = (omni.sample(attach.patched(model, story, ChunkPosition(Fraction(seconds), picture)), omni.noise(),
-                               omni.prompt()) for seconds in (0, 2))
+    early, late = (omni.sample(attach.install_techniques(model, story, ChunkPosition(Fraction(seconds), picture)),
+                               omni.noise(), omni.prompt()) for seconds in (0, 2))
     for made, shown in ((early, keyframe), (late, picture)):
-        alone = attach.patched(model, (LookaheadAnchor(3, latents=shown),), ChunkPosition())
+        alone = attach.install_techniques(model, (LookaheadAnchor(3, latents=shown),), ChunkPosition())
         assert torch.equal(made, omni.sample(alone, omni.noise(), omni.prompt()))
     assert not torch.equal(early, late)
 

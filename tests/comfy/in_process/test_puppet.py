@@ -15,7 +15,7 @@ from lodestar.training.puppet import vae as vae_training
 from lodestar.training.puppet.export import weights_file
 from lodestar.training.puppet.face_probe import load_face_probe
 from lodestar.training.puppet.hosts import wan_vae, without_past
-from lodestar.training.puppet.network import trained
+from lodestar.training.puppet.network import load_trained
 from lodestar.training.puppet.speech import load_tracks
 from lodestar.training.puppet.vae import SIZE, loaded, pictures
 from lodestar.training.puppet.world import World
@@ -40,17 +40,17 @@ def studio():
     codec = claims_vae.PuppetVAE(weights_file("vae"))
     world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=SIZE, held_out=1)
     cast = claims_takes.cast(world, codec, CHARACTERS, claims_conditions.chunks_for(SECONDS), silent=False)
-    return cast, codec, load_face_probe(), trained(weights_file("puppet"))
+    return cast, codec, load_face_probe(), load_trained(weights_file("puppet"))
 
 
 @pytest.fixture(scope="module")
 def found(studio):
     """By condition, {figure: (characters,)} and predictions over the minute."""
     cast, codec, probe, network = studio
-    chunks = claims_conditions.looked_at(cast.chunks, EVERY)
+    chunks = claims_conditions.chunks_to_measure(cast.chunks, EVERY)
     results = {}
     for name in ("none", AHEAD):
-        latents = claims_takes.made(network, codec, claims_conditions.CONDITIONS[name], cast)
+        latents = claims_takes.make_take(network, codec, claims_conditions.CONDITIONS[name], cast)
         seen = claims_measures.predictions(probe, codec, cast, SIZE, chunks, lambda chunk, latents=latents:
                                         claims_takes.frames_of_chunk(codec, latents, chunk))
         results[name] = claims_measures.figures(seen, cast, chunks), seen
@@ -133,13 +133,13 @@ def test_latents_get_the_mean_and_spread_that_are_wanted(monkeypatch):
 
 
 def test_core_s_loader_and_ours_read_the_puppet_s_loras(tmp_path):
-    network = trained(weights_file("puppet"))
+    network = load_trained(weights_file("puppet"))
     variant = lora.attach(network, 4)
     for weight in variant.parameters():
         weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
     weights, path = lora.layout(variant.state_dict()), tmp_path / "lora.safetensors"
     save_file(weights, path)
-    merged = trained(path, weights_file("puppet")).state_dict()
+    merged = load_trained(path, weights_file("puppet")).state_dict()
     model = load_longcat(str(weights_file("puppet")))
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     theirs = model.clone()
@@ -149,7 +149,7 @@ def test_core_s_loader_and_ours_read_the_puppet_s_loras(tmp_path):
         found = patched.model.diffusion_model.state_dict()
         assert all(torch.allclose(found[name].float(), weight, atol=2e-3) for name, weight in merged.items())
         assert (found["blocks.0.attn.qkv.weight"].float() - merged["blocks.0.attn.qkv.weight"]).norm() < 0.05 * (
-            merged["blocks.0.attn.qkv.weight"] - trained(weights_file("puppet")).blocks[0].attn.qkv.weight).norm()
+            merged["blocks.0.attn.qkv.weight"] - load_trained(weights_file("puppet")).blocks[0].attn.qkv.weight).norm()
         patched.unpatch_model(torch.device("cpu"))
 
 
@@ -172,12 +172,12 @@ def test_a_vae_without_a_past_knows_of_single_frames_what_it_knew():
 def test_the_gate_measures_a_take_and_draws_its_sheet(tmp_path):
     options = argparse.Namespace(network=weights_file("puppet"), vae=weights_file("vae"), characters=1, seconds=3.0,
                                  corpus=PACK / "tests" / "golden" / "puppet", sheet=tmp_path / "sheet.png")
-    figures = gate.measured(options)
+    figures = gate.measure_network(options)
     assert set(figures) > {*gate.WANTED, *gate.MOST} and all(map(np.isfinite, figures.values()))
     assert 0.3 < figures["sharpness"] < 1.2 and 0.3 < figures["seams"] < 10
     sheet = np.asarray(Image.open(options.sheet))
     assert sheet.shape[0] == SIZE and sheet.shape[1] % (2 * SIZE) == 0 and sheet[:, :SIZE].std() > 20
-    assert gate.refused({**figures, "sharpness": 0.7, "sync": 0.7, "letters": 1.0, "seams": 1.2}) == []
-    assert gate.refused({"sharpness": 0.5, "sync": float("nan"), "letters": 0.9, "seams": 1.6}) == [
+    assert gate.list_failures({**figures, "sharpness": 0.7, "sync": 0.7, "letters": 1.0, "seams": 1.2}) == []
+    assert gate.list_failures({"sharpness": 0.5, "sync": float("nan"), "letters": 0.9, "seams": 1.6}) == [
         "sharpness: got 0.500, wanted 0.6 or more", "sync: got nan, wanted 0.65 or more",
         "seams: got 1.600, wanted 1.5 or less"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lodestar.training.puppet import all as everything
 from lodestar.training.puppet import export, latents, layouts, run, vae, vae_gate, world
-from lodestar.training.puppet.network import trained
+from lodestar.training.puppet.network import load_trained
 from lodestar.training.puppet.speech import load_tracks
 from safetensors.torch import load_file
 
@@ -32,7 +32,7 @@ def small(monkeypatch, tmp_path):
             (latents, "PER_FILE", 1), (export, "CONFIGS", configs)):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(vae_gate.gate, "__defaults__", (0,))
-    return everything.parsed([str(tmp_path / "out"), "--hours", "1"])
+    return everything.parse_arguments([str(tmp_path / "out"), "--hours", "1"])
 
 
 def check_latents(out):
@@ -68,6 +68,6 @@ def test_it_does_what_comes_next_and_nothing_twice(small, tmp_path, monkeypatch)
     assert files == {path: path.stat().st_mtime_ns for path in small.out.rglob("*") if path.is_file()}
     exported = export.export(small.out, tmp_path / "models")
     assert [path.stem for path in exported] == ["lodestar_puppet_vae", "lodestar_puppet", "puppet_null_silence"]
-    assert trained(exported[2], exported[1]).config.depth == 6
+    assert load_trained(exported[2], exported[1]).config.depth == 6
     how = json.loads((tmp_path / "models" / "puppet" / "puppet_null_silence.json").read_text())
     assert how["base"] == "puppet" and how["steps"] == 2

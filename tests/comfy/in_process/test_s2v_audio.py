@@ -174,14 +174,14 @@ def test_a_patched_model_s_tokens_are_core_s_at_the_start_of_a_take(model, wan):
 
     replaced = model.clone()
     replaced.set_model_patch_replace(theirs, "dit", "double_block", 0)
-    patched = attach.patched(replaced, (), ChunkPosition())
+    patched = attach.install_techniques(replaced, (), ChunkPosition())
     assert torch.equal(wan.apply(patched, x), wan.apply(model, x)) and calls == [1]
 
 
 def test_speech_that_ends_before_the_chunk_is_refused(model, wan):
     audio = wan.random(1, 25, 1024, 4 * wan.FRAMES - 4)
     with pytest.raises(ValueError, match=f"the chunk has {wan.FRAMES} latents, 0 to 5, the speech features cover 5"):
-        wan.apply(attach.patched(model, (), ChunkPosition()), wan.noise(model), audio_embed=audio)
+        wan.apply(attach.install_techniques(model, (), ChunkPosition()), wan.noise(model), audio_embed=audio)
 
 
 def test_a_call_shows_what_follows_its_history_or_its_window():

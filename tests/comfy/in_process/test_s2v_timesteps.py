@@ -60,7 +60,7 @@ def test_the_model_modulates_no_noisy_token_as_clean(model, wan, monkeypatch, si
     x = wan.random(1, 16, frames, *size, seed=1)
     monkeypatch.setattr(comfy.ldm.wan.model, "repeat_e", spy)
     techniques = (LookaheadAnchor(4),) if references else ()
-    wan.apply(attach.patched(model, techniques, ChunkPosition()), x, **conditions)
+    wan.apply(attach.install_techniques(model, techniques, ChunkPosition()), x, **conditions)
     assert wrong and set(wrong) == {(0, 0)}
     assert (set(shared) != {entries(frames + references)}) == changed
     wrong.clear()

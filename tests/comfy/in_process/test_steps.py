@@ -20,7 +20,7 @@ ON_A_DEVICE = [case for case in steps.CASES if "windows" not in case and "in RAM
 @pytest.mark.parametrize("case", steps.CASES)
 def test_steps_leave_nothing_wait_for_nothing_and_are_alike(case):
     """Of a chunk in the middle of a take, twice in a row: in the second prompt a compiler's record is replayed."""
-    (first, made), (again, made_again) = (steps.sampled(case) for _ in range(2))
+    (first, made), (again, made_again) = (steps.sample_case(case) for _ in range(2))
     windows = len(made) // steps.STEPS
     assert windows > 1 if "windows" in case else windows == 1
     assert made[0].made and torch.equal(first, again) and steps.alike(made) and steps.alike(made_again)
@@ -50,7 +50,7 @@ def test_the_count_sees_each_fault(monkeypatch, fault, found):
 
     monkeypatch.setattr(Wan, "own_layout", staticmethod(faulty))
     name, least = found
-    assert all(len(getattr(step, name)) >= least for step in steps.sampled("wan21_t2v, anchor")[1])
+    assert all(len(getattr(step, name)) >= least for step in steps.sample_case("wan21_t2v, anchor")[1])
 
 
 def test_the_count_sees_what_comes_from_the_host(monkeypatch):

@@ -140,7 +140,7 @@ class Studio:
 
     def puppet(self):
         """The pack's own one, without ComfyUI."""
-        graph = demo.filled_in(demo.parse_options(["--seconds", "1"]), demo.Here)
+        graph = demo.fill_workflow(demo.parse_options(["--seconds", "1"]), demo.Here)
         graph.the("LodestarPlanTake").set(chunk_frames=17, overlap_frames=5)
         graph.the("LodestarLongCatSchedule").set(steps=3)
         return frames_of(demo.make_here(graph, self.output / "puppet.mp4", lambda **how_far: None))

@@ -33,7 +33,7 @@ def capture_rope(model):
 
 def test_an_empty_technique_list_is_bit_identical(model, wan):
     x = wan.noise(model)
-    patched = attach.patched(model, (), ChunkPosition())
+    patched = attach.install_techniques(model, (), ChunkPosition())
     assert torch.equal(wan.apply(patched, x), wan.apply(model, x))
 
 
@@ -174,7 +174,7 @@ def test_skip_tells_self_attention_from_text_of_the_same_length(tiny_models, wan
 def test_stitched_context_equals_a_forward_written_by_hand(tiny_models, wan):
     model = wan.load(tiny_models, "wan21_t2v")
     context, x = wan.picture(model, frames=2), wan.noise(model)
-    stitched = attach.patched(model, (LatentStitch(),), ChunkPosition(context=context))
+    stitched = attach.install_techniques(model, (LatentStitch(),), ChunkPosition(context=context))
     module = model.model.diffusion_model
     rows = [module.rope_encode(wan.FRAMES, *wan.SIZE, t_start=2, dtype=torch.float32),
             module.rope_encode(2, *wan.SIZE, dtype=torch.float32)]

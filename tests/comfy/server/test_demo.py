@@ -76,7 +76,7 @@ def test_own_picture_and_speech(server, tmp_path):
     Image.new("RGB", (90, 70), (200, 120, 90)).save(tmp_path / "mine.png")
     options = demo.parse_options(["--workflow", str(TINY_TAKE), "--image", str(tmp_path / "mine.png"),
                                   "--audio", str(tmp_path / "mine.wav")])
-    path, borders = demo.take(server, demo.filled_in(options, server))
+    path, borders = demo.take(server, demo.fill_workflow(options, server))
     assert path.is_relative_to(server.base / "output") and "18 frames at 16 fps" in demo.describe(path)  # 1.125 s
     assert borders == []
 
@@ -105,7 +105,7 @@ def test_the_server_is_stopped_when_the_demo_is(how, comfyui, tmp_path):
     code = ("import pathlib, signal, time\nfrom lib import comfy_server, environment\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"    # a shell's background jobs ignore it
             "environment.stop_on_signals()\n"
-            f"with comfy_server.started(pathlib.Path({str(comfyui)!r}), pathlib.Path({str(base)!r})) as server:\n"
+            f"with comfy_server.start_server(pathlib.Path({str(comfyui)!r}), pathlib.Path({str(base)!r})) as server:\n"
             "    print(server.process.pid, flush=True)\n    time.sleep(300)\n")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                           env={**os.environ, "PYTHONPATH": str(environment.PACK / "scripts")}) as demo_process:

@@ -46,9 +46,9 @@ def test_the_take_is_the_same(server, tmp_path, without):
         graph.remove(node)
     options.workflow = tmp_path / "puppet.json"
     options.workflow.write_text(json.dumps(graph.prompt()), encoding="utf-8")
-    video, borders = demo.take(server, demo.filled_in(options, server))
+    video, borders = demo.take(server, demo.fill_workflow(options, server))
     told = []
-    alone = demo.make_here(demo.filled_in(options, demo.Here), tmp_path / "alone.mp4",
+    alone = demo.make_here(demo.fill_workflow(options, demo.Here), tmp_path / "alone.mp4",
                                lambda **how_far: told.append(how_far["frames_done"]))
     served, made = pictures(video), pictures(alone)
     assert told == [0, *borders, 65] and borders == [49] and served.shape == made.shape == (65, 96, 96, 3)
@@ -57,7 +57,7 @@ def test_the_take_is_the_same(server, tmp_path, without):
 
 
 def test_human_speech_moves_the_lips_in_time(tmp_path):
-    graph = demo.filled_in(demo.parse_options(["--seconds", "10"]), demo.Here)
+    graph = demo.fill_workflow(demo.parse_options(["--seconds", "10"]), demo.Here)
     video = demo.make_here(graph, tmp_path / "human.mp4", lambda **how_far: None)
-    said = report.measured(video, demo.ASSETS / "puppet.png", drawn=True)
+    said = report.measure_video(video, demo.ASSETS / "puppet.png", drawn=True)
     assert float(re.search(r"Lip sync: correlation ([\d.]+)", said)[1]) > 0.5 and "the mouth is in time" in said
