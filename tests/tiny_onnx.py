@@ -7,7 +7,7 @@ import math
 import struct
 from pathlib import Path
 
-FLOAT, INT64, TENSOR_FLOAT, TENSOR_INT64 = 1, 7, 1, 7
+FLOAT, TENSOR_FLOAT, TENSOR_INT64 = 1, 1, 7
 FACE, LANDMARKS = 4.0, ((-1, -1), (1, -1), (0, 0), (-0.8, 1), (0.8, 1))     # in strides, from the middle of the face
 WHITE = 250
 

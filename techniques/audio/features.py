@@ -1,5 +1,5 @@
-"""From a speech encoder's layers to LongCat-Video-Avatar's audio slots (section 3.1): 12 layers of wav2vec2 at 32 Hz
-for Avatar 1.0, five groups of whisper-large-v3's layers at 25 Hz for 1.5, then five neighbouring steps per video frame.
+"""From a speech encoder's layers to audio features at a video's rate, and the audio slots around each of its frames
+(LongCat-Video-Avatar, section 3.1; HuMo, InfiniteTalk and OmniAvatar bring features to their rate the same way).
 
 Silence is an encoding like any other; zeros are the unconditional audio of guidance and nothing else.
 """
@@ -44,7 +44,7 @@ def interpolate_frames(frames: Tensor, below: Tensor, share: Tensor) -> Tensor:
 def whisper_groups(states: Tensor | Sequence[Tensor]) -> Tensor:
     """All 33 states (1, S, C) at 50 Hz -> (S, 5, C): means of four eighths, and the final one alone."""
     if len(states) != WHISPER_GROUPS[-1][1]:
-        raise ValueError(f"whisper: got {len(states)} hidden states, wanted 33: LongCat-Avatar 1.5 needs "
+        raise ValueError(f"whisper: got {len(states)} hidden states, wanted 33, those of "
                          "whisper-large-v3")
     return torch.stack([mean_states(states[first:end]) for first, end in WHISPER_GROUPS], 1)
 

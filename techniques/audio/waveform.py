@@ -1,5 +1,5 @@
-"""What LongCat-Video-Avatar does to a waveform before the speech encoder: loudness to -23 LUFS, and for 1.0
-a noise floor, a 3 kHz low pass and unit variance.
+"""What is done to a waveform before the speech encoder: loudness to -23 LUFS (BS.1770); and for LongCat-Video-Avatar
+1.0 a noise floor, a 3 kHz low pass and unit variance.
 
 Filters run block by block in float64 and carry their state, so memory is that of a block. Silence has no loudness and
 stays silence; the noise floor is seeded by whoever draws it, and optional.

@@ -4,6 +4,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from draws import random
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.networks.longcat.network import LongCat
 
@@ -22,10 +23,6 @@ def load(tiny_models, name, weight_dtype="default"):
     model = load_longcat(path(tiny_models, name), weight_dtype)
     comfy.model_management.load_models_gpu([model])
     return model
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def noise(frames=FRAMES, batch=1, seed=1):

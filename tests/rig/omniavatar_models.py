@@ -5,6 +5,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
+from draws import random
 from lodestar.backbones.omniavatar.loader import load_omniavatar
 from lodestar.backbones.omniavatar.model import AUDIO
 from lodestar.networks.omniavatar.audio import pack_frames
@@ -40,10 +41,6 @@ def of_fixture(omni, folder):
               metadata={"config": config})
     torch.save({**whole, **pairs}, folder / "pytorch_model.pt")
     return load_omniavatar(folder / "base.safetensors", folder / "pytorch_model.pt")
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def noise(frames=FRAMES, batch=1, seed=1):

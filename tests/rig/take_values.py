@@ -16,6 +16,7 @@ import comfy_extras.nodes_model_advanced as advanced
 import comfy_extras.nodes_slg as slg_nodes
 import comfy_extras.nodes_torch_compile as compile_nodes
 import torch
+from draws import random
 from lodestar.backbones.comfy_values import ComfyValues
 from lodestar.nodes.latent_stitch import LodestarLatentStitch
 from lodestar.nodes.lookahead_anchor import LodestarLookaheadAnchor
@@ -40,16 +41,12 @@ def digest(value) -> str:
     return found
 
 
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def lora(model, seed=0) -> dict[str, torch.Tensor]:
     """A LoRA file's tensors, rank 2, for the model's first attention."""
     name = "diffusion_model.blocks.0.self_attn.q"
     rows, columns = model.model.state_dict()[f"{name}.weight"].shape
-    return {f"{name}.lora_up.weight": drawn(rows, 2, seed=seed), f"{name}.lora_down.weight": drawn(2, columns, seed=1),
-            f"{name}.alpha": torch.tensor(2.0)}
+    return {f"{name}.lora_up.weight": random(rows, 2, seed=seed),
+            f"{name}.lora_down.weight": random(2, columns, seed=1), f"{name}.alpha": torch.tensor(2.0)}
 
 
 def with_lora(model, strength=1.0, seed=0):
@@ -57,7 +54,7 @@ def with_lora(model, strength=1.0, seed=0):
 
 
 def text(seed=0):
-    return [[drawn(1, 4, 4096, seed=seed), {"pooled_output": None}]]
+    return [[random(1, 4, 4096, seed=seed), {"pooled_output": None}]]
 
 
 def hooked(model, strength=1.0, seed=0, keyframe=0.5):
@@ -102,9 +99,9 @@ def models(model) -> dict:
         "anchor behind": anchor(model, placement="past"),
         "skip": run(LodestarReferenceSkip, anchor(model), "hard", 1, 0.5),
         "stitch": run(LodestarLatentStitch, model, "re-encode"),
-        "keyframe": run(LodestarNarrativeKeyframe, model, {"samples": drawn(1, 16, 1, 8, 8)}, 1.0),
-        "keyframe later": run(LodestarNarrativeKeyframe, model, {"samples": drawn(1, 16, 1, 8, 8)}, 2.0),
-        "another keyframe": run(LodestarNarrativeKeyframe, model, {"samples": drawn(1, 16, 1, 8, 8, seed=1)}, 1.0),
+        "keyframe": run(LodestarNarrativeKeyframe, model, {"samples": random(1, 16, 1, 8, 8)}, 1.0),
+        "keyframe later": run(LodestarNarrativeKeyframe, model, {"samples": random(1, 16, 1, 8, 8)}, 2.0),
+        "another keyframe": run(LodestarNarrativeKeyframe, model, {"samples": random(1, 16, 1, 8, 8, seed=1)}, 1.0),
         "much": anchor(run(cache_nodes.EasyCacheNode, run(advanced.ModelSamplingSD3, with_lora(model), 8.0), 0.2, 0.15,
                            0.95, False)),
     }

@@ -9,6 +9,7 @@ import comfy.sd1_clip
 import comfy.utils
 import make_tiny_models
 import torch
+from draws import random
 
 SIZE = (8, 8)          # latent height and width: 16 tokens a frame
 FRAMES = 6
@@ -19,10 +20,6 @@ def load(tiny_models, name, dtype=torch.float32):
     model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype})
     comfy.model_management.load_models_gpu([model])
     return model
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def noise(model, frames=FRAMES, batch=1, seed=1):

@@ -51,7 +51,7 @@ def test_the_same_graph_in_another_process_counts_as_the_same(model, tiny_models
 
 @pytest.mark.parametrize("what", ["model", "guider"])
 def test_what_a_sampling_run_leaves_behind_counts_for_nothing(model, what):
-    noise, sampler = values.drawn(1, 16, 5, 8, 8), comfy.samplers.sampler_object("euler")
+    noise, sampler = values.random(1, 16, 5, 8, 8), comfy.samplers.sampler_object("euler")
     made = values.models(model) if what == "model" else values.guiders(model)
     for name, value in made.items():
         if name in ("compiled", "fp16"):     # a compiler, or a processor without such a dtype
@@ -70,7 +70,7 @@ def test_what_a_run_leaves_in_a_newer_control_net_counts_for_nothing():
     control = comfy.controlnet.ControlBase()
     control.cond_hints, control.control_inputs, control.multigpu_clones = {}, {}, {}    # ComfyUI 0.38
     before = values.digest(control)
-    control.cond_hints[8, 8], control.control_inputs["hint"] = values.drawn(1, 3, 8, 8), values.drawn(1)
+    control.cond_hints[8, 8], control.control_inputs["hint"] = values.random(1, 3, 8, 8), values.random(1)
     control.multigpu_clones["cuda:1"] = comfy.controlnet.ControlBase()
     assert values.digest(control) == before
     control.strength = 0.5

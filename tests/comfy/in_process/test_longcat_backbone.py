@@ -7,6 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
+from draws import random
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
@@ -20,10 +21,6 @@ from lodestar.techniques.technique import ChunkPosition
 
 SIZE, FRAMES, KNOWN, TOKENS = (8, 8), 9, 2, 16
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from fractions import Fraction
 import comfy.samplers
 import pytest
 import torch
+from draws import random
 from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.speech_guider import SpeechGuider
@@ -17,10 +18,6 @@ from lodestar.techniques.technique import ChunkPosition
 
 SIZE, FRAMES, KNOWN = (8, 8), 9, 2
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def story(into):

@@ -9,6 +9,7 @@ import folder_paths
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from draws import random
 from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.longcat.model import REFERENCE_INDEX
@@ -27,10 +28,6 @@ FPS, RATE_HZ, LAYERS = {"video": 15, "avatar": 16, "avatar15": 25}, {"avatar": 3
     {"avatar": 12, "avatar15": 5}
 SECONDS, CONTEXT, CHUNK = 2, 2, 5       # latents of context and chunk
 SIGMAS = torch.tensor([1.0, 0.6, 0.0])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ import pytest
 import rounding
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from draws import random
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
@@ -38,10 +39,6 @@ SECONDS, RATE, SIZE, STEPS, BLOCKS = 2, 16_000, 64, 2, 2
 LATENT_SIZE = 16.0
 LEVELS = 1.0        # of 255, the mean over a sixteenth of a picture: x264 makes more of a rounding
 PLACES = {"fps": 16.0, "chunk_frames": 17, "overlap_frames": 5}
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def sound(seed=1):
