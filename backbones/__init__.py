@@ -6,12 +6,13 @@ from .backbone import Backbone
 
 def find(model) -> Backbone:
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
+    from .humo.backbone import HuMo
     from .infinitetalk.backbone import InfiniteTalk
     from .longcat.backbone import LongCatBackbone
     from .omniavatar.backbone import OmniAvatarBackbone
     from .wan.base import Wan
     from .wan.s2v import WanS2V
-    families = (Wan, WanS2V, LongCatBackbone, OmniAvatarBackbone)
+    families = (Wan, WanS2V, LongCatBackbone, OmniAvatarBackbone, HuMo)
     if (speaking := InfiniteTalk.on(model)) is not None:
         return speaking
     for family in families:

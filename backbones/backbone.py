@@ -48,9 +48,17 @@ class ChunkInputs:
     conditions: dict[str, Any] = field(default_factory=dict)
     uncond: dict[str, Any] = field(default_factory=dict)
     context: Tensor | None = None        # clean tokens that the patched model lays out itself
+    slots: int = 0                       # of references, which are sampled along behind the chunk's latents
+
+    @property
+    def slots_note(self) -> str:
+        """A line for who samples and decodes the chunk with other nodes; Long Take leaves the slots out."""
+        return f"the last {self.slots} of the latents is the reference's: cut it off before VAE Decode, with core's " \
+               "LatentCut along t" if self.slots else ""
 
     def new_latents(self, sampled: Tensor, repeated: int) -> Tensor:
         """What was sampled (1, C, t, h, w) without the latents that repeat the last chunk's, where it has them."""
+        sampled = sampled[:, :, :sampled.shape[2] - self.slots]
         return sampled if self.context is not None else sampled[:, :, repeated:]
 
 
@@ -58,6 +66,7 @@ class Backbone(ABC):
     supported: ClassVar[str]             # for the refusal: what of this family is supported
     frame_conditions: ClassVar[Mapping[str, Cut]] = {}   # what the model is given for each latent frame, by name
     own_conditions: ClassVar[tuple[str, ...]] = ()   # values of CONDITIONING that core does not hand to the model
+    needs_speech: ClassVar[bool] = True      # of a family with audio conditioning: whether it cannot do without
     picture_in_every_chunk: ClassVar[bool] = False   # whether the concat latent of later chunks has it, too
     encoder: ClassVar[str] = ""          # for the refusal: what makes the speech features it takes
     name: str

@@ -1,5 +1,6 @@
 """Writes tiny random talking models by their official key names: Wan 2.1 I2V of 80 channels with an InfiniteTalk model
-patch, which ComfyUI 0.33 can make so small, and the wav2vec2 that it hears with.
+patch, which ComfyUI 0.33 can make so small, and the wav2vec2 that it hears with;
+HuMo 17B and 1.7B.
 
     from tiny_talk import write_tiny_talk        (needs torch and safetensors; neither ComfyUI nor the pack)
 """
@@ -8,6 +9,7 @@ import math
 import zlib
 from pathlib import Path
 
+import make_tiny_models
 import tiny_audio
 import torch
 from safetensors.torch import save_file
@@ -18,6 +20,7 @@ PATCH_BLOCKS, TOKENS, TOKEN_DIM, INNER = 40, 32, 32, 8      # ComfyUI builds all
 SPEECH_LAYERS, SPEECH_WIDTH, SLOTS, LATER_SLOTS = 12, 768, 5, 8
 INFINITETALK = "lodestar_tiny_infinitetalk"
 ENCODER = "lodestar_tiny_chinese_wav2vec2.safetensors"      # as wide as the model patch, whose input is fixed
+HUMO = {"lodestar_tiny_humo_17b": 36, "lodestar_tiny_humo_1_7b": 16}        # name: channels of its input
 CONFIG = {"config": json.dumps({"transformer": {"num_heads": HEADS, "text_dim": TEXT}})}
 
 Shapes = dict[str, tuple[int, ...]]
@@ -63,6 +66,21 @@ def speech_patch() -> Shapes:
     return found
 
 
+def humo(channels: int) -> Shapes:
+    """HuMo: the Wan transformer with speech attention. Its audio projection has one size, 39 million parameters."""
+    found, wide = make_tiny_models.wan(channels, 16), make_tiny_models.DIM
+    found |= layer("audio_proj.audio_proj_glob_1.layer", 512, 8 * 5 * 1280)
+    found |= layer("audio_proj.audio_proj_glob_2.layer", 512, 512)
+    found |= layer("audio_proj.audio_proj_glob_3.layer", 16 * 1536, 512)
+    found |= layer("audio_proj.audio_proj_glob_norm.layer", 1536)
+    for index in range(make_tiny_models.LAYERS):
+        name = f"blocks.{index}.audio_cross_attn_wrapper"
+        found |= make_tiny_models.attention(f"{name}.audio_cross_attn") | layer(f"{name}.norm1_audio", wide)
+        for part in "kv":
+            found |= layer(f"{name}.audio_cross_attn.{part}", wide, 1536)
+    return found
+
+
 def draw(name: str, shape: tuple[int, ...]) -> Tensor:
     if name.endswith("weight") and len(shape) == 1:
         return torch.ones(shape)
@@ -82,4 +100,6 @@ def write_tiny_talk(models: Path) -> list[Path]:
     encoder = tiny_audio.write(models / "audio_encoders" / ENCODER, tiny_audio.shapes(config), config)
     return [encoder,
             write(models / "diffusion_models" / f"{INFINITETALK}_i2v.safetensors", wan(36, picture=True), CONFIG),
-            write(models / "model_patches" / f"{INFINITETALK}.safetensors", speech_patch())]
+            write(models / "model_patches" / f"{INFINITETALK}.safetensors", speech_patch()),
+            *(write(models / "diffusion_models" / f"{name}.safetensors", humo(channels), half=True)
+              for name, channels in HUMO.items())]

@@ -1,0 +1,165 @@
+"""HuMo 17B and 1.7B on ComfyUI's HumoWanModel, with its references as it was trained.
+
+References are slots of the clip itself, behind the video's latents: sampled along in the 17B, which sees the picture in
+its concat channels, and held clean in the 1.7B. Anchor techniques move their time, further anchors follow them. Chunks
+continue from latents that the sampler holds; speech counts over the whole take, of any length or none.
+"""
+from dataclasses import dataclass
+from typing import ClassVar
+
+import comfy.latent_formats
+import comfy.ldm.wan.model
+import comfy.model_base
+import torch
+from torch import Tensor
+
+from ...techniques.audio.features import WHISPER_GROUPS, interpolate_frames, positions
+from ...techniques.audio.talk_windows import humo_steps, humo_windows, steps_of_samples
+from ...techniques.layout import Layout, Span
+from ...techniques.technique import restricts_visibility
+from ...techniques.timeline import Timeline
+from ..audio.families import RATE
+from ..audio.speech import Speech, check_finite
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..frame_conditions import window_of
+from ..wan.call import WanCall, split_attention
+from .features import FPS, WHISPER_HZ
+
+SPEECH, REFERENCE = "audio_embed", "humo_reference"
+GROUPS, STATES, WIDTH = len(WHISPER_GROUPS), WHISPER_GROUPS[-1][1], 1280     # whisper-large-v3
+
+
+@dataclass(frozen=True)
+class HuMo(Backbone):
+    supported: ClassVar[str] = "HuMo 17B and 1.7B"
+    encoder: ClassVar[str] = "Audio Features with whisper-large-v3, all of its layers or trained_as HuMo"
+    own_conditions: ClassVar[tuple[str, ...]] = (REFERENCE,)
+    needs_speech: ClassVar[bool] = False
+    large: bool                                 # the 17B, with concat channels
+    name: str = "HuMo"
+    fps: int = FPS
+    chunk_frames: int = 97
+    overlap_frames: int = 13
+    grid: int = 16
+    audio_shape: tuple[int, int] | None = (GROUPS, WIDTH)
+    audio_condition: str | None = SPEECH
+
+    @classmethod
+    def of(cls, base) -> "HuMo | None":
+        """The backbone for a comfy.model_base object, or None where it is another family."""
+        module = base.diffusion_model
+        if type(base) is not comfy.model_base.WAN21_HuMo or type(module) is not comfy.ldm.wan.model.HumoWanModel:
+            return None
+        large = module.in_dim != module.out_dim
+        return cls(large, f"HuMo {'17B' if large else '1.7B'}")
+
+    @property
+    def layers_taken(self) -> tuple[int, ...]:
+        return GROUPS, STATES
+
+    def check_speech(self, speech: Speech, clock: Timeline) -> None:
+        super().check_speech(speech, clock)
+        if speech.layers == GROUPS and speech.rate_hz != self.fps:
+            raise ValueError(f"audio_features: got {GROUPS} layers at {speech.rate_hz:g} Hz, wanted whisper's "
+                             f"{STATES} states, or their {GROUPS} groups at {self.fps} Hz. Use {self.encoder}")
+        if clock.fps != self.fps:
+            raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} hears {self.fps} frames a second. Set "
+                             f"fps of Plan Take to {self.fps}")
+
+    def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
+        """(1, latents, 8, 5, C), zeros before the speech and behind it."""
+        steps = humo_steps(first_latent * self.temporal_ratio, latents)
+        low, high = max(int(steps.max()) + 1 - latents * 4 - 8, 0), int(steps.max()) + 1
+        heard = frame_features(speech, low, high)
+        windows = humo_windows(heard, torch.where(steps < 0, steps, steps - low))
+        speech.release()
+        return check_finite(windows[None].float())
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        channels, height, width = request.latent_shape
+        picture = torch.zeros(1, channels, 1, height, width) if request.reference is None else request.reference
+        slots = picture.shape[2]
+        known = torch.full_like(picture[:, :1], float(request.reference is not None))
+        reference = torch.cat([known, picture], 1)
+        audio = torch.zeros(1, request.latents, 8, GROUPS, WIDTH) if request.audio is None else request.audio
+        audio = torch.cat([audio, audio.new_zeros(1, slots, *audio.shape[2:])], 1)
+        samples, mask = torch.zeros(1, channels, request.latents + slots, height, width), None
+        if request.context is not None:
+            opened = request.context.shape[2]
+            samples = comfy.latent_formats.Wan21().process_out(samples)     # zeros in model space beside the known ones
+            samples[:, :, :opened] = request.context
+            mask = torch.ones_like(samples[:, :1])
+            mask[:, :, :opened] = 0
+        return ChunkInputs(samples, mask, {SPEECH: audio, REFERENCE: reference},
+                           {SPEECH: torch.zeros_like(audio), REFERENCE: torch.zeros_like(reference)}, slots=slots)
+
+    def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
+        call = WanCall.bind(executor, args, kwargs)
+        extra = dict(call.extra)
+        reference = extra.pop(REFERENCE, None)
+        own = own_layout(call, 0 if reference is None else reference.shape[2])
+        layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
+        if reference is not None:
+            if window_of(call.transformer_options) is not None:
+                raise ValueError(f"context windows: {self.name} has its references behind the last latent, where a "
+                                 "window would cut them off. Remove the context windows; Long Take makes takes of any "
+                                 "length")
+            call = self.with_slots(call.change(extra=extra), reference, process_in)
+        elif layout is not own or restricts_visibility(techniques):
+            raise ValueError(f"conditioning: {self.name} has no reference slots in it that an anchor could move. Use "
+                             "Long Take, or One Chunk in place of WanHuMoImageToVideo")
+        if layout is own and not restricts_visibility(techniques):
+            return call
+        call = self.with_anchors(call, layout, process_in)
+        times = [time for span in layout.spans for time in span.times]
+        rows = call.rows(times)
+        if restricts_visibility(techniques):
+            call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
+        return call.change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    def with_slots(self, call: WanCall, reference: Tensor, process_in) -> WanCall:
+        """The references in their slots: of the 17B in its concat channels, of the 1.7B in the latents themselves."""
+        slots, known = reference.shape[2], (reference[:, :1] > 0.5).to(call.x)
+        pictures = process_in(reference[:, 1:].float()).to(call.x)
+        x = call.x.clone()
+        if self.large:
+            x[:, 16:20, -slots:] = 1
+            x[:, 20:, -slots:] = known * pictures + (1 - known) * x[:, 20:, -slots:]     # else the grey video's
+        else:
+            x[:, :, -slots:] = known * pictures
+        return call.change(x=x)
+
+    def with_anchors(self, call: WanCall, layout: Layout, process_in) -> WanCall:
+        """Further anchors behind the slots, without noise; they hear nothing."""
+        parts = [call.latents(span, process_in) for span in layout.spans if span.latents is not None]
+        if not parts:
+            return call
+        anchors = torch.cat(parts, 2)
+        if self.large:
+            anchors = torch.cat([torch.zeros_like(anchors), torch.ones_like(anchors[:, :4]), anchors], 1)
+        audio, extra = call.extra[SPEECH], dict(call.extra)
+        extra[SPEECH] = torch.cat([audio, audio.new_zeros(len(audio), anchors.shape[2], *audio.shape[2:])], 1)
+        return call.change(time_dim_concat=anchors, extra=extra)
+
+
+def own_layout(call: WanCall, slots: int) -> Layout:
+    """The clip, and its references right behind it."""
+    frames = call.x.shape[2] - slots
+    layout = Layout.of_chunk(frames)
+    return layout.append(Span("reference", tuple(range(frames, frames + slots)), clean=False)) if slots else layout
+
+
+def frame_features(speech: Speech, first: int, end: int) -> Tensor:
+    """(steps, 5, C) at 25 Hz, of which only [first, end) are read, and less where the speech ends before."""
+    layers = speech.streams[0]
+    if len(layers) == GROUPS:
+        return torch.stack([layer[0, first:end] for layer in layers], 1)
+    frames = layers[0].shape[1] // 2 if speech.samples is None else speech.samples * FPS // RATE
+    rows = min(2 * frames, layers[0].shape[1])
+    below, share = (part[first:end] for part in positions(rows, steps_of_samples(rows, WHISPER_HZ, FPS)))
+    if not len(below):
+        return layers[0].new_zeros(0, GROUPS, layers[0].shape[-1])
+    start, stop = int(below[0]), min(int(below[-1]) + 2, rows)
+    groups = torch.stack([torch.stack([layer[0, start:stop] for layer in layers[low:high]]).mean(0)
+                          for low, high in WHISPER_GROUPS], 1)
+    return interpolate_frames(groups, below - start, share)

@@ -1,0 +1,197 @@
+"""HuMo on ComfyUI's own HumoWanModel: references in their slots, anchors, speech of any length, whole takes."""
+import types
+
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import pytest
+import tiny_talk
+import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from lodestar import backbones
+from lodestar.backbones import attach
+from lodestar.backbones.audio.speech import Speech
+from lodestar.backbones.backbone import ChunkRequest
+from lodestar.backbones.humo.backbone import REFERENCE, SPEECH, HuMo
+from lodestar.backbones.humo.references import concat_channels, grey_latents
+from lodestar.host.chunk_sampler import Sampling
+from lodestar.host.session import TakeSession
+from lodestar.host.take_inputs import TakeInputs
+from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.timeline import Timeline
+
+FRAMES, SIZE, SECONDS, RATE = 5, (8, 8), 3, 16000
+
+
+@pytest.fixture(scope="module", params=tiny_talk.HUMO)
+def model(request, tiny_models):
+    path = tiny_models / "models" / "diffusion_models" / f"{request.param}.safetensors"
+    loaded = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
+    comfy.model_management.load_models_gpu([loaded])
+    return loaded
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def features(steps=75, layers=5, rate_hz=25.0):
+    made = tuple(random(1, steps, 1280, seed=5 + layer) for layer in range(layers))
+    return {"encoded_audio": made[-1], "encoded_audio_all_layers": made, "rate_hz": rate_hz,
+            "audio_samples": int(steps / rate_hz * RATE)}
+
+
+def inputs_of(model, speech=True, picture=True, context=None, latents=FRAMES):
+    backbone = backbones.find(model)
+    audio = backbone.audio_for(Speech.of(features()), Timeline(25), 0, latents) if speech else None
+    return backbone.chunk_inputs(ChunkRequest(latents, (16, *SIZE), context,
+                                              random(1, 16, 1, *SIZE, seed=2) if picture else None, audio))
+
+
+def sample(model, inputs, scale=1.0, sigmas=(1.0, 0.5, 0.0)):
+    """Through a CFG guider, as a sampler does: the denoised latents with their slots."""
+    made, text = comfy.samplers.CFGGuider(model), random(1, 7, 4096, seed=3)
+    made.set_conds([[text, inputs.conditions]], [[text, {**inputs.conditions, **inputs.uncond}]])
+    made.set_cfg(scale)
+    with torch.inference_mode():
+        return made.sample(random(*inputs.samples.shape, seed=1), inputs.samples,
+                           comfy.samplers.sampler_object("euler"), torch.tensor(sigmas),
+                           denoise_mask=inputs.noise_mask, seed=1, disable_pbar=True)
+
+
+def by_hand(model, inputs, rows=None):
+    """One denoising step by the bare module on what the authors give it: references as slots of the clip."""
+    module, base = model.model.diffusion_model, model.model
+    x = random(*inputs.samples.shape, seed=1)
+    picture = base.process_latent_in(inputs.conditions[REFERENCE][:, 1:])
+    if module.in_dim == 36:
+        whole = torch.cat([x, concat_channels(grey_latents(x.shape[2], *SIZE), picture, 1)], 1)
+    else:
+        whole = torch.cat([x[:, :, :-1], picture], 2)
+    if rows is not None:
+        module.rope_encode = lambda *_, **__: rows
+    try:
+        with torch.inference_mode():
+            velocity = module(whole, torch.tensor([1000.0]), random(1, 7, 4096, seed=3),
+                              audio_embed=inputs.conditions[SPEECH])
+    finally:
+        vars(module).pop("rope_encode", None)
+    return (x - velocity)[:, :, :-1]
+
+
+def anchored(model, *techniques):
+    for technique in techniques:
+        model = attach.with_technique(model, technique)
+    return attach.patched(model, attach.techniques_of(model), attach.ChunkPosition())
+
+
+def test_references_stand_in_their_slots_as_trained(model):
+    inputs = inputs_of(model)
+    found = inputs.new_latents(sample(anchored(model), inputs, sigmas=(1.0, 0.0)), 0)
+    wanted = model.model.process_latent_out(by_hand(model, inputs))
+    assert found.shape == wanted.shape and (found - wanted).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("distance", [1, 4, 5000])
+def test_an_anchor_moves_the_reference_s_time(model, distance):
+    inputs, module = inputs_of(model), model.model.diffusion_model
+    rows = torch.cat([module.rope_encode(FRAMES, *SIZE, dtype=torch.float32),
+                      module.rope_encode(1, *SIZE, t_start=FRAMES - 1 + distance, dtype=torch.float32)], 1)
+    found = inputs.new_latents(sample(anchored(model, LookaheadAnchor(distance)), inputs, sigmas=(1.0, 0.0)), 0)
+    wanted = model.model.process_latent_out(by_hand(model, inputs, rows))
+    assert (found - wanted).abs().max() < 1e-4
+    stock = inputs.new_latents(sample(anchored(model), inputs, sigmas=(1.0, 0.0)), 0)
+    assert torch.equal(found, stock) if distance == 1 else not torch.allclose(found, stock, atol=1e-5)
+
+
+def test_further_anchors_and_a_skip_change_the_result_and_keep_its_shape(model):
+    inputs = inputs_of(model)
+    plain = sample(anchored(model), inputs)
+    further = LookaheadAnchor(9, latents=random(1, 16, 2, *SIZE, seed=7))
+    both = sample(anchored(model, LookaheadAnchor(4), further), inputs)
+    skipped = sample(anchored(model, LookaheadAnchor(placement="in chunk", index=2), ReferenceSkip()), inputs)
+    assert both.shape == skipped.shape == plain.shape
+    assert (both - plain).abs().max() > 1e-5 and (skipped - plain).abs().max() > 1e-5
+
+
+def test_positions_are_exact_in_bfloat16_at_5000(tiny_models):
+    path = tiny_models / "models" / "diffusion_models" / "lodestar_tiny_humo_1_7b.safetensors"
+    half = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
+    seen, patched = [], anchored(half, LookaheadAnchor(5000))
+    record = {("double_block", 0): lambda args, extra: (seen.append(args["pe"]), extra["original_block"](args))[1]}
+    patched.model_options["transformer_options"]["patches_replace"] = {"dit": record}
+    sample(patched, inputs_of(half), sigmas=(1.0, 0.0))
+    asked = half.model.diffusion_model.rope_encode(1, *SIZE, t_start=FRAMES - 1 + 5000, dtype=torch.float32)
+    assert torch.equal(seen[0][:, -asked.shape[1]:].float(), asked)
+
+
+def test_without_speech_or_picture_it_runs(model):
+    """Core's node fails without audio."""
+    for speech, picture in ((False, True), (True, False), (False, False)):
+        inputs = inputs_of(model, speech, picture)
+        assert sample(anchored(model), inputs, 4.0).isfinite().all()
+
+
+def test_known_latents_stay(model):
+    known = random(1, 16, 2, *SIZE, seed=11)
+    inputs = inputs_of(model, context=known)
+    found = sample(anchored(model), inputs, 4.0)
+    assert torch.allclose(found[:, :, :2], known, atol=1e-4) and inputs.new_latents(found, 2).shape[2] == FRAMES - 2
+
+
+def test_a_later_chunk_hears_what_the_whole_take_would(model):
+    backbone, speech, clock = backbones.find(model), Speech.of(features(900)), Timeline(25)    # 36 s
+    whole, later = (backbone.audio_for(speech, clock, *place) for place in ((0, 240), (200, 30)))
+    assert torch.equal(later[:, 1:], whole[:, 201:230]) and whole[0, 215].any()
+    assert not whole[0, 230].any()      # behind the end
+
+
+def test_core_s_33_states_become_the_groups_over_the_whole_speech(model):
+    states = features(160, layers=33, rate_hz=50.0)
+    layers = torch.stack(states["encoded_audio_all_layers"], 0)[:, 0]
+    groups = torch.stack([layers[low:high].mean(0) for low, high in ((0, 8), (8, 16), (16, 24), (24, 32), (32, 33))], 1)
+    wanted = torch.nn.functional.interpolate(groups.permute(1, 2, 0), 80, mode="linear", align_corners=True)
+    wanted = wanted.permute(2, 0, 1)
+    found = backbones.find(model).audio_for(Speech.of(states), Timeline(25), 4, 6)
+    assert torch.allclose(found[0, 1], wanted[4 * 5 - 5:4 * 5 + 3], atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused(model):
+    backbone = backbones.find(model)
+    with pytest.raises(ValueError, match="got 12 layers of width 1280"):
+        backbone.check_speech(Speech.of(features(layers=12)), Timeline(25))
+    with pytest.raises(ValueError, match="16 fps"):
+        backbone.check_speech(Speech.of(features()), Timeline(16))
+    with pytest.raises(ValueError, match="5 layers at 50 Hz"):
+        backbone.check_speech(Speech.of(features(rate_hz=50.0)), Timeline(25))
+    inputs = inputs_of(model)
+    inputs.conditions.pop(REFERENCE), inputs.uncond.pop(REFERENCE)
+    with pytest.raises(ValueError, match="no reference slots"):
+        sample(anchored(model, LookaheadAnchor(4, latents=random(1, 16, 1, *SIZE))), inputs)
+
+
+def test_a_take_of_three_chunks(model, tiny_models, tmp_path):
+    patched = attach.with_technique(model, LookaheadAnchor(3))
+    audio = {"waveform": torch.zeros(1, 1, SECONDS * RATE), "sample_rate": RATE}
+    take = LodestarPlanTake.execute(model=patched, audio=audio, fps=25.0, script="", width=64, height=64,
+                                    chunk_frames=33, overlap_frames=5, seed_step=1, max_seconds=0.0).args[0]
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(
+        tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors")), dtype=torch.float32)
+    guider, text = comfy.samplers.CFGGuider(patched), [[random(1, 7, 4096, seed=3), {}]]
+    guider.set_conds(text, text)
+    guider.set_cfg(3.0)
+    folder_paths.set_output_directory(str(tmp_path))
+    sampling = Sampling(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"),
+                        torch.tensor([1.0, 0.5, 0]))
+    session = TakeSession(TakeInputs(patched, vae, take.plan, torch.rand(1, 64, 64, 3), features()), sampling, take,
+                          types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
+    with torch.inference_mode():
+        path = session.make("take/one", False).path
+    import av
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == SECONDS * 25
+    assert len(take.plan.chunks) == 3 and isinstance(backbones.find(model), HuMo)
