@@ -15,7 +15,7 @@ import longcat
 import torch
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.longcat.versions import REFERENCE_INDEX
-from lodestar.techniques.kv_cache import KVCache, places_of
+from lodestar.techniques.kv_cache import KVCache
 from rows import Row, show
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -67,8 +67,7 @@ def cache_of(frames: int, blocks: int) -> KVCache:
     """A KV cache of the official size."""
     kept = torch.empty(1, frames * TOKENS, longcat.OFFICIAL.heads, longcat.OFFICIAL.head_dim, dtype=torch.bfloat16,
                        device=META)
-    return KVCache(((kept, kept),) * blocks, places_of(range(frames), (LATENT_SIZE[0] // 2, LATENT_SIZE[1] // 2), META),
-                   (TOKENS,) * frames)
+    return KVCache.of_frames(((kept, kept),) * blocks, range(frames), (LATENT_SIZE[0] // 2, LATENT_SIZE[1] // 2), META)
 
 
 def forward(blocks: int, voices: int = 1) -> Moved:

@@ -21,7 +21,7 @@ from lib import comfy_server
 from lib.graph import Graph
 from lib.workflow_pages import DOWNLOADS, PAGES, Page
 
-sys.path.append(str(environment.PACK / "tests" / "rig"))
+sys.path.append(str(environment.rig()))
 import stand_ins  # noqa: E402
 from frontend import Frontend, opened  # noqa: E402
 

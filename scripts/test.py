@@ -25,7 +25,7 @@ PACK = environment.PACK
 TIERS = ("lint", "torch", "comfy", "web", "gpu")
 FLOORS = ("techniques", "networks", "pipelines", "backbones", "host", "nodes")
 BESIDE = ("training", "experiments")
-RIG = PACK / "tests" / "rig"
+RIG = environment.rig()
 sys.path.append(str(RIG))
 import progress  # noqa: E402
 

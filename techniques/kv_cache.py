@@ -19,12 +19,20 @@ class KVCache:
     """`blocks`: per block keys after their norm and before RoPE, and values, each (B, tokens, heads, D). They are asked
     for one block after the other, so that a sequence which offloads them can bring one over.
 
-    `places` (tokens, 3) float32: time, row, column; time counts from this cache's own first frame. `frame_tokens`: how
-    many tokens each frame has.
+    `places` (tokens, 3) float32: time, row, column. `times` and `frame_tokens`: when each frame stands and how many
+    tokens it has, which may be none. Time counts from this cache's own first frame.
     """
     blocks: Sequence[Pair]
     places: Tensor
+    times: tuple[float, ...]
     frame_tokens: tuple[int, ...]
+
+    @classmethod
+    def of_frames(cls, blocks: Sequence[Pair], times: Sequence[float], grid: tuple[int, int],
+                  device: torch.device | None = None) -> "KVCache":
+        """Of whole frames that stand at `times`, each with rows x columns tokens."""
+        return cls(blocks, places_of(times, grid, device), tuple(time - times[0] for time in times),
+                   (grid[0] * grid[1],) * len(times))
 
     @property
     def frames(self) -> int:
@@ -57,20 +65,22 @@ class KVCache:
         """
         if most < 1:
             raise ValueError(f"frames: got {most}, wanted a cache of at least 1")
-        behind = torch.cat([self.places[-1:, :1] + 1, self.places.new_zeros(1, 2)], 1)
         own, others = self.newest(most - other.frames), other.newest(most)
-        frame_tokens = own.frame_tokens + others.frame_tokens
-        places = torch.cat([self.places, other.places + behind])
+        behind = own.times[-1] + 1 if own.frames else 0.0
+        times = own.times + tuple(behind + time for time in others.times)
+        places = torch.cat([own.places, moved(others.places, behind)])
         blocks = tuple((torch.cat([key, later_key], 1), torch.cat([value, later_value], 1))
                        for (key, value), (later_key, later_value) in zip(own.blocks, others.blocks, strict=True))
-        return KVCache(blocks, from_first(places[len(places) - sum(frame_tokens):]), frame_tokens)
+        return KVCache(blocks, places, times, own.frame_tokens + others.frame_tokens)
 
     def newest(self, frames: int) -> "KVCache":
         """Its last `frames` frames, or all it has; views."""
         dropped = max(0, self.frames - max(0, frames))
-        first = sum(self.frame_tokens[:dropped])
+        first, times = sum(self.frame_tokens[:dropped]), self.times[dropped:]
+        begin = times[0] if times else 0.0
         return KVCache(tuple((key[:, first:], value[:, first:]) for key, value in self.blocks),
-                       from_first(self.places[first:]), self.frame_tokens[dropped:])
+                       moved(self.places[first:], -begin), tuple(time - begin for time in times),
+                       self.frame_tokens[dropped:])
 
     def select(self, tokens: Tensor) -> "KVCache":
         """The tokens whose entry of `tokens` (tokens,) bool is true, where they are; reads its values, so not in a
@@ -78,7 +88,7 @@ class KVCache:
         counts = tuple(int(part.sum()) for part in tokens.split(self.frame_tokens))
         chosen = tokens.nonzero().flatten().to(self.places.device)
         blocks = tuple((key[:, chosen], value[:, chosen]) for key, value in self.blocks)
-        return KVCache(blocks, self.places[chosen], counts)
+        return KVCache(blocks, self.places[chosen], self.times, counts)
 
 
 def places_of(times: Sequence[float], grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
@@ -89,14 +99,14 @@ def places_of(times: Sequence[float], grid: tuple[int, int], device: torch.devic
     return torch.cartesian_prod(*axes)
 
 
-def from_first(places: Tensor) -> Tensor:
-    return torch.cat([places[:, :1] - places[:1, :1], places[:, 1:]], 1)
+def moved(places: Tensor, time: float) -> Tensor:
+    return torch.cat([places[:, :1] + time, places[:, 1:]], 1)
 
 
 def standing(caches: Sequence[KVCache], times: Sequence[float]) -> tuple[tuple[KVCache, float], ...]:
-    """Each cache and the time of its first frame, of the `times` of all their frames one behind the other."""
+    """Each cache that has frames and the time of its first, of the `times` of all of them one behind the other."""
     placed, first = [], 0
-    for cache in caches:
+    for cache in filter(lambda cache: cache.frames, caches):
         placed.append((cache, times[first]))
         first += cache.frames
     return tuple(placed)

@@ -37,8 +37,12 @@ class Technique:
     stacks: ClassVar[bool] = False
 
     def sort_key(self) -> tuple:
-        """Among all techniques, and among its like. ValueError where `ORDER` does not name it."""
-        return (ORDER.index(type(self).__name__),)
+        """Among all techniques, and among its like. ValueError where `ORDER` names neither it nor what it inherits."""
+        own = next((kind.__name__ for kind in type(self).__mro__ if kind.__name__ in ORDER), None)
+        if own is None:
+            raise ValueError(f"technique: got {type(self).__name__}, which has no place in the order of techniques. "
+                             "Inherit from one that has, or name it in ORDER of techniques/technique.py")
+        return (ORDER.index(own),)
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         """What enters the sequence, and at what time?"""

@@ -154,6 +154,38 @@ def test_cached_frames_and_frames_in_hand_may_stand_side_by_side(network):
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+# ---------------------------------------------------------------- frames without tokens
+
+def kept_frames(cache, *frames):
+    return cache.select(torch.tensor([frame in frames for frame in range(cache.frames)]).repeat_interleave(TOKENS))
+
+
+@pytest.mark.parametrize("kept", [(0, 1, 2), (0, 1), (1, 2), (0, 2), (2,), (0,), ()])
+def test_a_frame_that_kept_no_token_keeps_its_time(network, kept):
+    """Selecting first and evicting or appending then is the same as the other way round."""
+    cache, later = made(network, 3, 1), made(network, 2, 2)
+    few = kept_frames(cache, *kept)
+    assert few.times == (0, 1, 2) and torch.equal(few.newest(3).places, few.places)
+    for frames in range(4):
+        left = kept_frames(cache.newest(frames), *(frame - 3 + frames for frame in kept))
+        assert torch.equal(few.newest(frames).places, left.places) and few.newest(frames).times == left.times
+    for most in range(1, 7):
+        both = cache.append(later, most)
+        lost = 5 - both.frames
+        expected = kept_frames(both, *(frame - lost for frame in (*kept, 3, 4)))
+        found = few.append(later, most)
+        assert torch.equal(found.places, expected.places) and found.frame_tokens == expected.frame_tokens
+        assert all(torch.equal(ours, theirs) for pairs in zip(found.blocks, expected.blocks, strict=True)
+                   for ours, theirs in zip(*pairs, strict=True))
+
+
+def test_a_cache_without_frames_is_begun_by_what_comes(network):
+    cache, = network.make_caches(latents(2), (2,), times=(7, 8))
+    empty = cache.newest(0)
+    assert torch.equal(empty.append(cache, 4).places, cache.places) and cache.append(empty, 4).times == (0, 1)
+    assert standing((cache, empty), (3, 4)) == ((cache, 3),)
+
+
 # ---------------------------------------------------------------- refusals
 
 def test_what_does_not_fit_is_refused(network):

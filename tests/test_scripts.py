@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -185,6 +186,16 @@ def test_links_follow_and_are_replaced(tmp_path):
             environment.link_or_copy(tmp_path / "a", target)
         assert (target / "file").read_text() == "1"
     assert (tmp_path / "a" / "file").exists()
+
+
+@pytest.mark.parametrize("name", ["test.py", "make_workflows.py"])
+def test_a_command_that_needs_the_tests_says_where_they_are(tmp_path, name):
+    """In the registry's package, which has none; from a folder of any name."""
+    shutil.copytree(SCRIPTS, tmp_path / "my päck" / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    ended = subprocess.run([sys.executable, str(tmp_path / "my päck" / "scripts" / name)], capture_output=True,
+                           encoding="utf-8")
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith(f"{name}: what this needs lies in ") and environment.REPOSITORY in ended.stderr
 
 
 # ---------------------------------------------------------------- test.py

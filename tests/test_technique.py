@@ -35,6 +35,19 @@ def test_the_order_of_the_nodes_does_not_matter():
     assert sort_techniques((far, near)) == sort_techniques((near, far)) == (near, far)
 
 
+def test_a_technique_of_another_pack_stands_where_what_it_inherits_does():
+    class Theirs(Technique):
+        pass
+
+    class Stitch(LatentStitch):
+        pass
+
+    own = Stitch()
+    assert sort_techniques((*ALL[1:], own)) == (own, *ALL[1:])
+    with pytest.raises(ValueError, match="technique: got Theirs, which has no place in the order"):
+        sort_techniques((*ALL, Theirs()))
+
+
 def test_those_who_answer_are_found():
     assert find_handover(ALL) is ALL[0] and find_handover(ALL[1:]) is None
     assert find_conditioning_cache(ALL) == "RAM" and find_conditioning_cache(ALL[:-1]) is None

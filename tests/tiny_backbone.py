@@ -27,7 +27,7 @@ class ToyStream:
         self._groups: list[weakref.ref] = []
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
-        waiting = ([] if self._held is None else [self._held]) + list(latents[0].unbind(1))
+        waiting = ([] if self._held is None else [self._held]) + list(latents[0].clone().unbind(1))
         self._held = None
         if not self._seen and waiting:
             yield self._emit(waiting[:1])
@@ -83,7 +83,7 @@ class ToyOverlapStream:
         pictures = torch.sigmoid(window + window.mean(dim=2, keepdim=True))[0].movedim(0, -1)  # attends to all of it
         pictures = pictures.repeat_interleave(RATIO, 1).repeat_interleave(RATIO, 2).repeat_interleave(4, 0)
         new = 4 * latents.shape[2] - (3 if self._seen is None else 0)
-        self._seen = window[:, :, -self.warmup_latents:]
+        self._seen = window[:, :, -self.warmup_latents:].clone()
         yield pictures[len(pictures) - new:]
 
     def flush(self) -> Iterator[Tensor]:

@@ -14,8 +14,8 @@ PIECE_SAMPLES = 2 ** 16
 
 def resample(waveform: Tensor, rate: int, wanted: int = RATE) -> Tensor:
     """(C, N) at `rate` Hz, on the CPU -> (C, ceil(N * wanted / rate)), float32; each channel by itself."""
-    if rate == wanted:
-        return waveform
+    if rate == wanted or not waveform.numel():
+        return waveform.float()
     samples = -(-waveform.shape[1] * wanted // rate)
     return torch.stack([resample_channel(channel, rate, wanted, samples) for channel in waveform])
 

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...techniques.kv_cache import KVCache, places_of
+from ...techniques.kv_cache import KVCache
 from ...techniques.rope import Axes, rope_rows, rotate, scaled_axes, split_head
 from ...techniques.speaker_masks import centers, token_masks
 from ...techniques.visibility import closed_spans, query_groups
@@ -167,9 +167,8 @@ class LongCat(nn.Module):
             if index + 1 < len(self.blocks):
                 tokens = block(tokens, time, call)
         times, grid = range(call.frames) if times is None else times, call.options["grid_sizes"][1:]
-        return tuple(KVCache(tuple(tensors[2 * span:2 * span + 2] for tensors in kept),
-                             places_of(times[first:first + length], grid, x.device),
-                             (call.tokens,) * length)
+        return tuple(KVCache.of_frames(tuple(tensors[2 * span:2 * span + 2] for tensors in kept),
+                                       times[first:first + length], grid, x.device)
                      for span, (first, length) in enumerate(zip(accumulate(clean, initial=0), clean, strict=False)))
 
     @torch.compiler.disable     # Python values of this call, which a graph would not read again

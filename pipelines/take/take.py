@@ -41,6 +41,9 @@ class TakePast:
             raise ValueError(f"{count} frames were asked for, but the take keeps past_frames={self._recent.maxlen}")
         held = self._stream.peek()
         frames = [*self._recent, *([] if held is None else held.cpu())]
+        if count < 1 or not frames:
+            raise ValueError(f"got {count} frames to read of a take that has {len(frames)}, wanted at least 1; nothing "
+                             "is there before the first latent")
         return torch.stack(frames[len(frames) - min(count, len(frames)):])
 
     def keep(self, frames: Tensor) -> None:
@@ -51,7 +54,8 @@ class TakePast:
         self._recent.extend([self._recent.popleft().cpu() for _ in range(len(self._recent))])
 
     def add(self, piece: Tensor) -> None:
-        self._pieces.append(piece)
+        """A copy in RAM, where the journal's are: the sampler may go on in the memory of what it gave."""
+        self._pieces.append(piece.detach().to("cpu", copy=True))
 
     def take_pieces(self) -> list[Tensor]:
         """The pieces of the chunk that is finished; from now on the journal has them."""
@@ -63,6 +67,9 @@ class TakePast:
 
     def _between(self, first: int, end: int) -> Tensor:
         stored = self._journal.finished_latents
+        if first >= end:
+            raise ValueError(f"got {end - first} latents to read of a take that has {self._length()}, wanted at least "
+                             "1; nothing is there before the first latent")
         if end <= stored:
             return self._journal.latents(first, end)
         new = torch.cat(self._pieces, 2)[:, :, max(first - stored, 0):end - stored]

@@ -22,6 +22,13 @@ def decibels(x: torch.Tensor, rate: int = 16_000) -> float:
     return 10 * math.log10(float(inner.square().mean()) * 2 + 1e-30)
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("samples", [0, 1, 2])
+def test_next_to_nothing_is_resampled(rate, samples):
+    ours = resample(torch.ones(2, samples, dtype=torch.float64), rate)
+    assert ours.shape == (2, -(-samples * 16_000 // rate)) and ours.dtype == torch.float32
+
+
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("hertz", [100, 997, 3_000, 6_500])
 def test_a_tone_of_speech_is_the_same_tone(rate, hertz):

@@ -15,7 +15,7 @@ from lodestar.networks.longcat import versions
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.network import LongCat
 from lodestar.techniques.conditioning_cache import ConditioningCache
-from lodestar.techniques.kv_cache import KVCache, places_of
+from lodestar.techniques.kv_cache import KVCache
 from lodestar.techniques.technique import ChunkPosition
 
 sys.path.append(str(environment.PACK / "benchmarks"))
@@ -58,7 +58,7 @@ def activations(size, branches, cached):
     network = LongCat(LongCatConfig(depth=1, audio=AVATAR_15), comfy.ops.manual_cast, fused, BF16, META)
     tokens, frames = size[0] * size[1] // 4, LATENTS - KNOWN + 1 if cached else LATENTS + 1
     pair = (torch.empty(1, KNOWN * tokens, 32, 128, dtype=BF16, device=META),) * 2
-    cache = KVCache((pair,), places_of(range(KNOWN), (size[0] // 2, size[1] // 2), META), (tokens,) * KNOWN)
+    cache = KVCache.of_frames((pair,), range(KNOWN), (size[0] // 2, size[1] // 2), META)
     x, text = (torch.empty(branches, *shape, dtype=BF16, device=META) for shape in ((16, frames, *size), (512, 4096)))
     audio = torch.empty(branches, 1, 93, 5, 5, 1280, dtype=BF16, device=META)
     with torch.no_grad():
