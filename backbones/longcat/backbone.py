@@ -25,7 +25,7 @@ from ..ram_blocks import RamBlocks
 from .model import REFERENCE_KEY, LongCatVideo
 
 CONTEXT_LATENTS = 4
-OVERRIDE = "optimized_attention_override"   # of another pack: its attention for every call
+OF_EVERY_CALL = ("optimized_attention_override", "rope_options")    # of other nodes: their attention, scaled RoPE
 logger = logging.getLogger("lodestar")
 
 
@@ -216,7 +216,7 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     parts = [part for part in (reference, call.x[:, :, :given]) if part is not None and part.shape[2]]
     clean = torch.cat(parts, 2).chunk(branches(call))[0]
     lengths = (1,) * (clean.shape[2] - given) + ((given,) if given else ())
-    theirs = {name: call.transformer_options[name] for name in (OVERRIDE,) if name in call.transformer_options}
+    theirs = {name: call.transformer_options[name] for name in OF_EVERY_CALL if name in call.transformer_options}
     blocks = RamBlocks(clean.device) if offload == "RAM" else None
     if blocks is not None:
         ends.callback(blocks.close)

@@ -358,3 +358,14 @@ def test_find_names_the_version(load):
                                  ("avatar15", "LongCat-Avatar 1.5", (5, 64))):
         backbone = backbones.find(load(name))
         assert (backbone.name, backbone.audio_shape) == (version, shape)
+
+
+def test_scaled_rope_scales_the_cache_too(model):
+    """As core's ScaleROPE asks; conditioning frames see themselves with it."""
+    results = []
+    for kind in (model, attach.with_technique(model, ConditioningCache())):
+        scaled = kind.clone()
+        scaled.set_model_rope_options(scale_x=1.5, shift_x=0.0, scale_y=2.0, shift_y=0.0, scale_t=0.7, shift_t=2.0)
+        results.append(sample(scaled))
+    assert torch.allclose(*results, atol=1e-5), (results[0] - results[1]).abs().max()
+    assert not torch.allclose(results[0], sample(model), atol=1e-4)
