@@ -181,12 +181,12 @@ def sample(model, cfg=1.0, batch=1, seed=1, **extra):
 @pytest.fixture
 def built(monkeypatch):
     """How many frames each cache was built of."""
-    found, cached = [], LongCatNetwork.cached
+    found, cached = [], LongCatNetwork.make_caches
 
     def counted(self, x, *args, **kwargs):
         found.append(x.shape[2])
         return cached(self, x, *args, **kwargs)
-    monkeypatch.setattr(LongCatNetwork, "cached", counted)
+    monkeypatch.setattr(LongCatNetwork, "make_caches", counted)
     return found
 
 
@@ -305,8 +305,8 @@ def test_a_kv_cache_gets_the_room_that_it_takes(tiny_models, longcat, monkeypatc
     """Once, however many guidance branches ComfyUI makes room for; five frames' worth from the first chunk on."""
     name = longcat.INT8 if kind == "int8" else longcat.AVATAR15
     model = longcat.load(tiny_models, name, "default" if kind == "int8" else kind)
-    caching, caches, cached = attach.with_technique(model, ConditioningCache()), [], LongCatNetwork.cached
-    monkeypatch.setattr(LongCatNetwork, "cached", lambda *args, **how: caches.extend(cached(*args, **how)) or caches)
+    caching, caches, make = attach.with_technique(model, ConditioningCache()), [], LongCatNetwork.make_caches
+    monkeypatch.setattr(LongCatNetwork, "make_caches", lambda *args, **how: caches.extend(make(*args, **how)) or caches)
     more = [with_it - without for with_it, without in zip(asked_by(caching, monkeypatch), asked_by(model, monkeypatch),
                                                           strict=True)]
     assert more == pytest.approx([5 * caches[0].bytes] * 2) and caches[0].frames == 1

@@ -186,8 +186,8 @@ def test_a_call_on_other_clean_frames_is_not_given_these(avatar, longcat, monkey
     call(caching, whole)
     x = changes.pop("x", whole) if "x" in changes else whole
     assert torch.allclose(call(caching, x, **changes), call(avatar, x, **changes), atol=1e-5)
-    built, cached = [], LongCatNetwork.cached
-    monkeypatch.setattr(LongCatNetwork, "cached", lambda *args, **how: built.append(1) or cached(*args, **how))
+    built, cached = [], LongCatNetwork.make_caches
+    monkeypatch.setattr(LongCatNetwork, "make_caches", lambda *args, **how: built.append(1) or cached(*args, **how))
     call(caching, whole)
     assert not built, "the run's own are still there"
     comfy.model_management.soft_empty_cache()
