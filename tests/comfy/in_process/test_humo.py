@@ -86,7 +86,7 @@ def by_hand(model, inputs, rows=None):
 def anchored(model, *techniques):
     for technique in techniques:
         model = attach.with_technique(model, technique)
-    return attach.patched(model, attach.techniques_of(model), attach.ChunkPosition())
+    return attach.install_techniques(model, attach.techniques_of(model), attach.ChunkPosition())
 
 
 def test_references_stand_in_their_slots_as_trained(model):
