@@ -51,6 +51,16 @@ def check_inputs(execute: Callable) -> Callable:
     return execute_checked
 
 
+def try_reading(read: Callable[[str], object], text: str | None) -> bool | str:
+    """For a node's validate_inputs: True, or what `read` says of a text; None is what comes by a link or not at all.
+    Of one input only: ComfyUI says an error under each that is read."""
+    try:
+        read(text or "")
+    except ValueError as error:
+        return str(error)
+    return True
+
+
 def check(value: Any, socket) -> Any:
     """`value` as its socket wants it; ValueError where it cannot be."""
     kind = socket.get_io_type()

@@ -7,7 +7,7 @@ from .. import backbones
 from ..backbones import attach
 from ..techniques.lookahead_anchor import FARTHEST, PLACEMENTS, LookaheadAnchor, parse_schedule
 from ..techniques.timeline import Timeline
-from .input_checks import check_inputs, name_input
+from .input_checks import check_inputs, name_input, try_reading
 from .sockets import search_words
 
 UNITS = ("pixel frames", "latent frames")
@@ -63,9 +63,4 @@ class LodestarLookaheadAnchor(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, schedule=None):
-        """One input only: ComfyUI says an error under each that is read."""
-        try:
-            parse_schedule(schedule or "")
-        except ValueError as error:
-            return str(error)
-        return True
+        return try_reading(parse_schedule, schedule)

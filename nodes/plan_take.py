@@ -6,7 +6,7 @@ from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps, plan_take
 from ..pipelines.take.settings import choose_settings
 from ..pipelines.take.story import parse_story
 from ..techniques.timeline import Timeline
-from .input_checks import check_inputs
+from .input_checks import check_inputs, try_reading
 from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, opening_of, search_words, sentences
 
 LINES_ON_THE_NODE = 8
@@ -77,12 +77,7 @@ class LodestarPlanTake(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, script=None):
-        """None is what comes by a link or not at all. One input only: ComfyUI says an error under each that is read."""
-        try:
-            parse_story(script or "")
-        except ValueError as error:
-            return str(error)
-        return True
+        return try_reading(parse_story, script)
 
 
 def head_of(text: str) -> str:

@@ -2,7 +2,6 @@
 from comfy_api.latest import io
 
 from ..backbones.images import FITS, encode_picture, fit_picture
-from ..pipelines.take.plan import Take
 from .input_checks import check_inputs, name_input
 from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, search_words, size_of
 
@@ -38,7 +37,7 @@ class LodestarReferencePicture(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, image, vae, width, height, fit, plan: Take | None = None) -> io.NodeOutput:
+    def execute(cls, image, vae, width, height, fit, plan=None) -> io.NodeOutput:
         size = size_of(plan, width, height)
         with name_input("image"):
             picture = fit_picture(image, *size, fit)
