@@ -71,8 +71,9 @@ def test_an_anchor_stands_where_it_was_asked_whatever_the_dtype(omni, tiny_model
     assert torch.allclose(rows[:, -TOKENS:], asked, atol=1e-3)
     assert not torch.allclose(rows[:, -TOKENS:], model.model.diffusion_model.rope_encode(
         1, *omni.SIZE, t_start=omni.FRAMES + distance), atol=1e-2)
-    own = rope_rows(model, omni)
-    assert torch.equal(own, rows[:, :-TOKENS])
+    assert torch.equal(rope_rows(model, omni), rows[:, :-TOKENS])
+    far = model.model.diffusion_model.rope_encode(1, *omni.SIZE, t_start=261, dtype=dtype)     # merged in bf16
+    assert torch.equal(far, model.model.diffusion_model.rope_encode(1, *omni.SIZE, t_start=261))
 
 
 def test_an_anchor_equals_a_forward_written_by_hand(omni, model):
