@@ -1,6 +1,7 @@
 """Which folder a take has, and what it takes over from those beside it."""
 import pytest
 import torch
+from lodestar.pipelines.safe_files import NotWritten
 from lodestar.pipelines.take.journal import Journal
 from lodestar.pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
 
@@ -59,3 +60,23 @@ def test_nothing_is_taken_from_a_take_that_runs_or_is_damaged(tmp_path):
     with Journal.open(tmp_path / "runs", wanted):
         assert copy_kept_chunks(tmp_path / "new", wanted, "take") == ""
     assert "resuming at chunk 3 of 3" in copy_kept_chunks(tmp_path / "new", wanted, "take")
+
+
+@pytest.mark.parametrize("state", [{}, {"drift": torch.ones(2)}])
+def test_a_copy_that_was_broken_off_is_gone_on_with(tmp_path, state):
+    """A full disk or the power: a folder with but the first of the chunks would be all that the take ever gets."""
+    old, new = fingerprints("a", "b", "c", "d"), fingerprints("a", "b", "c", "x")
+    with Journal.open(tmp_path / "old", old) as journal:
+        for index in range(3):
+            journal.commit(index, [torch.full((1, 4, 2, 3, 3), float(index))], 0, state)
+    in_the_way = tmp_path / "new.copy" / "chunk_0002.safetensors"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(NotWritten):
+        copy_kept_chunks(tmp_path / "new", new, "take")
+    assert not (tmp_path / "new").exists()
+    in_the_way.rmdir()
+    assert "copies of those" in copy_kept_chunks(tmp_path / "new", new, "take")
+    with Journal.open(tmp_path / "new", new) as journal:
+        assert journal.finished == 3 and journal.state().keys() == state.keys()
+        assert journal.latents(0, 6)[0, 0, :, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert not (tmp_path / "new.copy").exists()

@@ -138,9 +138,10 @@ class Journal:
             [len(data), hashlib.sha256(data).hexdigest()] if state else None), data if state else None)
 
     def copy_from(self, other: "Journal") -> None:
-        """Copies of the chunks that `other`, opened with the same fingerprints, has finished. Raises NotWritten."""
-        start = 0
-        for index, entry in enumerate(other._entries[:other.finished]):
+        """Copies of the chunks that `other`, opened with the same fingerprints, has finished and this has not. Raises
+        NotWritten."""
+        start = self.finished_latents
+        for index, entry in list(enumerate(other._entries[:other.finished]))[self.finished:]:
             if entry.frames:
                 with writing(self.draft(index)):
                     shutil.copyfile(other.folder / f"chunk_{index:04}.mp4", self.draft(index))

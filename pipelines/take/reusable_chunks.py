@@ -6,6 +6,7 @@ folder of its own with copies of the chunks before the change, and the take they
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..safe_files import writing
 from .journal import Journal
 from .manifest import MANIFEST, digest_texts
 
@@ -22,17 +23,21 @@ def take_folder(takes: Path, name: str, fingerprints: Fingerprints) -> Path:
 def copy_kept_chunks(folder: Path, fingerprints: Fingerprints, take: str) -> str:
     """Give a take that has no chunk yet those of the take beside it that has most of them; says so, or "" for none.
 
-    `take`: the user's name for it. Raises NotWritten if the disk refuses.
+    `take`: the user's name for it. Raises NotWritten if the disk refuses. They are copied beside `folder` and come
+    there all at once: a run that dies in between is gone on with.
     """
-    others = [other for other in folder.parent.glob("*") if other != folder and other.is_dir()]
+    draft = folder.with_name(folder.name + ".copy")
+    others = [other for other in folder.parent.glob("*") if other not in (folder, draft) and other.is_dir()]
     if folder.exists() or not others:
         return ""
     best = max(others, key=lambda other: _in_common(other, fingerprints))
     if not _in_common(best, fingerprints):
         return ""
-    with Journal.open(best, fingerprints) as kept, Journal.open(folder, fingerprints, take) as journal:
+    with Journal.open(best, fingerprints) as kept, Journal.open(draft, fingerprints, take) as journal:
         journal.copy_from(kept)
-        return f"{kept.note}; the chunks before are copies of those in {best}"
+    with writing(folder):
+        draft.replace(folder)
+    return f"{kept.note}; the chunks before are copies of those in {best}"
 
 
 def _in_common(folder: Path, fingerprints: Fingerprints) -> int:
