@@ -28,8 +28,8 @@ class ChunkRequest:
     """What the take wants of one chunk.
 
     `latents`: of the whole chunk. `context`: (1, C, k, h, w) passed on, None for the first chunk. `reference`: (1, C,
-    1, h, w). `audio`: from the backbone's `audio_for`, `concat_latent`: from its method of that name. `people`: masks
-    (1, K, H, W) of the speakers.
+    1, h, w). `audio`: from the backbone's `audio_for`, `concat_latent`: from its method of that name.
+    `speaker_masks`: (1, K, H, W).
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -37,7 +37,7 @@ class ChunkRequest:
     reference: Tensor | None = None
     audio: Tensor | None = None
     concat_latent: Tensor | None = None
-    people: Tensor | None = None
+    speaker_masks: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,21 +70,21 @@ def cache_of(frames: int, blocks: int) -> KVCache:
     return KVCache.of_frames(((kept, kept),) * blocks, range(frames), (LATENT_SIZE[0] // 2, LATENT_SIZE[1] // 2), META)
 
 
-def forward(blocks: int, voices: int = 1) -> Moved:
+def forward(blocks: int, speakers: int = 1) -> Moved:
     """A forward pass of so many blocks with the KV cache."""
     config = replace(longcat.OFFICIAL, depth=blocks)
     network = longcat.longcat_model(config, META).model.diffusion_model
     given = {"text": (1, 512, config.caption), "x": (1, 16, longcat.NOISE, *LATENT_SIZE),
-             "timestep": (1, longcat.NOISE), "audio": (1, voices, 4 * (longcat.CONTEXT + longcat.NOISE) - 3, 5, 1,
-                                                                   config.audio.width)}
+             "timestep": (1, longcat.NOISE), "audio": (1, speakers, 4 * (longcat.CONTEXT + longcat.NOISE) - 3, 5, 1,
+                                                                     config.audio.width)}
     given = {name: torch.empty(shape, dtype=torch.bfloat16, device=META) for name, shape in given.items()}
-    people = torch.empty(1, 3, 8 * LATENT_SIZE[0], 8 * LATENT_SIZE[1], device=META) if voices > 1 else None
+    masks = torch.empty(1, 3, 8 * LATENT_SIZE[0], 8 * LATENT_SIZE[1], device=META) if speakers > 1 else None
     moved = Moved()
     with torch.no_grad(), moved, patch("torch.nn.functional.rms_norm", moved.rms_norm), \
             patch("torch.rms_norm", moved.rms_norm), \
             patch("lodestar.techniques.speaker_masks.scaled_dot_product_attention",
                   lambda query, *_: torch.empty_like(query)):
-        LongCat.forward(network, **given, speaker_masks=people,
+        LongCat.forward(network, **given, speaker_masks=masks,
                         times=range(longcat.CONTEXT, longcat.CONTEXT + longcat.NOISE),
                         cache=[(cache_of(frames, blocks), time) for frames, time in
                                ((1, REFERENCE_INDEX), (longcat.CONTEXT, 0))],
@@ -92,9 +92,9 @@ def forward(blocks: int, voices: int = 1) -> Moved:
     return moved
 
 
-def block(voices: int = 1) -> tuple[Counter, int]:
+def block(speakers: int = 1) -> tuple[Counter, int]:
     """(bytes moved by each kernel, calls of all kernels) of one block: what a second one adds to a forward pass."""
-    one, two = forward(1, voices), forward(2, voices)
+    one, two = forward(1, speakers), forward(2, speakers)
     return two.bytes - one.bytes, (two.calls - one.calls).total()
 
 

@@ -184,17 +184,17 @@ def random(*shape: int, seed: int) -> Tensor:
 def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, ChunkInputs]:
     """A chunk in the middle of a take, as Long Take lays it out: context, picture, speech; and the techniques."""
     backbone, channels = find(model), model.model.latent_format.latent_channels
-    picture, audio, people = random(1, channels, 1, *SIZE, seed=6), None, None
+    picture, audio, masks = random(1, channels, 1, *SIZE, seed=6), None, None
     if backbone.audio_shape is not None:
         layers, width = backbone.audio_shape
-        voices = tuple(tuple(random(1, 200, width, seed=20 + layer + voice) for layer in range(layers))
-                       for voice in range(3 if name == "two speakers" else 1))
+        streams = tuple(tuple(random(1, 200, width, seed=20 + layer + stream) for layer in range(layers))
+                       for stream in range(3 if name == "two speakers" else 1))
         clock = Timeline(Fraction(backbone.fps))
-        audio = backbone.audio_for(Speech(voices, 32.0 if backbone.fps == 16 else 25.0), clock, FIRST, LATENTS)
-        people = halves() if name == "two speakers" else None
+        audio = backbone.audio_for(Speech(streams, 32.0 if backbone.fps == 16 else 25.0), clock, FIRST, LATENTS)
+        masks = halves() if name == "two speakers" else None
     context = random(1, channels, backbone.context_latents(2), *SIZE, seed=7)
     inputs = backbone.chunk_inputs(ChunkRequest(
-        LATENTS, (channels, *SIZE), context, picture, audio, random(1, channels, LATENTS, *SIZE, seed=8), people))
+        LATENTS, (channels, *SIZE), context, picture, audio, random(1, channels, LATENTS, *SIZE, seed=8), masks))
     story = (LookaheadAnchor(), NarrativeKeyframes().plus(Fraction(9), random(1, channels, 1, *SIZE, seed=9)))
     techniques = {**TECHNIQUES, **LONGCAT, "keyframes": story}.get(name, TECHNIQUES["anchor"])
     return techniques, ChunkPosition(Fraction(1), picture, inputs.context, 1, FIRST), inputs

@@ -18,7 +18,7 @@ from ..pipelines.take.journal import Journal
 from ..pipelines.take.manifest import unfinished_beside
 from ..pipelines.take.plan import Chunk, Take
 from ..pipelines.take.protocols import ChunkSampler
-from ..pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
+from ..pipelines.take.reusable_chunks import copy_reusable_chunks, take_folder
 from ..pipelines.take.take import make_take
 from ..pipelines.take.video_writer import VideoWriter
 from .chunk_sampler import GuiderChunkSampler, Sampling
@@ -88,7 +88,7 @@ class TakeSession:
         if unreadable:
             logger.warning("this take starts from its first chunk and cannot be resumed: these have no fingerprint, so "
                            "they may differ another time: %s", "; ".join(dict.fromkeys(unreadable)))
-        elif copied := copy_kept_chunks(folder, fingerprints, prefix):
+        elif copied := copy_reusable_chunks(folder, fingerprints, prefix):
             logger.info(copied)
         with Journal.open(folder, fingerprints, prefix) as journal, ExitStack() as unless_kept:
             if unreadable and not keep_chunks:

@@ -7,7 +7,7 @@ from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_strea
 from ..backbones.longcat.two_speakers import join_speakers
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.speaker_tracks import MODES
-from ..techniques.speaker_masks import box_mask, box_masks, drawn_mask, parse_box, people_masks
+from ..techniques.speaker_masks import box_mask, box_masks, drawn_mask, join_masks, parse_box
 from .input_checks import check_inputs, name_input
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
@@ -61,14 +61,14 @@ class LodestarTwoSpeakers(io.ComfyNode):
     def execute(cls, reference, audio_encoder, mode, box_1, box_2, others, version, noise_floor, noise_floor_seed,
                 audio_1=None, audio_2=None, mask_1=None, mask_2=None) -> io.NodeOutput:
         height, width = reference.shape[1:3]
-        people = places(height, width, (mask_1, mask_2), (box_1, box_2), others)
+        masks = places(height, width, (mask_1, mask_2), (box_1, box_2), others)
         tracks, mix = join_speakers(mode, audio_1, audio_2)
-        if people.shape[1] > 3:     # others get an audio stream of silence
+        if masks.shape[1] > 3:     # others get an audio stream of silence
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
         if version == infinitetalk.NAME:
-            features = infinitetalk.encode_streams(audio_encoder, tracks, people)
+            features = infinitetalk.encode_streams(audio_encoder, tracks, masks)
         else:
-            features = encode_streams(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, people)
+            features = encode_streams(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, masks)
         return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)
 
 
@@ -84,7 +84,7 @@ def places(height: int, width: int, masks: tuple, boxes: tuple[str, str], others
         silent = [parse_box(line, height, width) for line in others.splitlines() if line.strip()]
         if first is None or second is None:
             return box_masks(height, width, others=silent)[None]
-        return people_masks(first, second, *(box_mask(other, height, width) for other in silent))[None]
+        return join_masks(first, second, *(box_mask(other, height, width) for other in silent))[None]
 
 
 def place(mask: Tensor | None, box: str, speaker: int, height: int, width: int) -> Tensor | None:

@@ -33,7 +33,7 @@ def large_weights(text_scale: float, audio_scale: float, timestep: float, refere
 def small_weights(text_scale: float, audio_scale: float, reference_scale: float, reference: bool = True
                   ) -> dict[Prediction, float]:
     """Of the 1.7B, at every timestep."""
-    spoken = {TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
+    weights = {TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
     if not reference:
-        return {SPOKEN: audio_scale, **spoken}
-    return {WHOLE: reference_scale, SPOKEN: audio_scale - reference_scale, **spoken}
+        return {SPOKEN: audio_scale, **weights}
+    return {WHOLE: reference_scale, SPOKEN: audio_scale - reference_scale, **weights}

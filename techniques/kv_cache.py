@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .rope import Axes, rope_rows_at, rotate
+from .rope import Axes, rope_frequencies_at, rotate
 
 Pair = tuple[Tensor, Tensor]
 
@@ -52,7 +52,7 @@ class KVCache:
         The same in every block and step, so make them once."""
         places = self.places.to(torch.float64, copy=True)
         places[:, 0] += time
-        return rope_rows_at(places, axes_dim, theta=theta, scale=scale, shift=shift)
+        return rope_frequencies_at(places, axes_dim, theta=theta, scale=scale, shift=shift)
 
     def keys(self, block: int, frequencies: Tensor, rotate: Callable[[Tensor, Tensor], Tensor] = rotate) -> Tensor:
         """(B, tokens, heads, D), standing where `frequencies` says."""
@@ -68,7 +68,7 @@ class KVCache:
         own, others = self.newest(most - other.frames), other.newest(most)
         behind = own.times[-1] + 1 if own.frames else 0.0
         times = own.times + tuple(behind + time for time in others.times)
-        places = torch.cat([own.places, moved(others.places, behind)])
+        places = torch.cat([own.places, move_places(others.places, behind)])
         blocks = tuple((torch.cat([key, later_key], 1), torch.cat([value, later_value], 1))
                        for (key, value), (later_key, later_value) in zip(own.blocks, others.blocks, strict=True))
         return KVCache(blocks, places, times, own.frame_tokens + others.frame_tokens)
@@ -79,7 +79,7 @@ class KVCache:
         first, times = sum(self.frame_tokens[:dropped]), self.times[dropped:]
         begin = times[0] if times else 0.0
         return KVCache(tuple((key[:, first:], value[:, first:]) for key, value in self.blocks),
-                       moved(self.places[first:], -begin), tuple(time - begin for time in times),
+                       move_places(self.places[first:], -begin), tuple(time - begin for time in times),
                        self.frame_tokens[dropped:])
 
     def select(self, tokens: Tensor) -> "KVCache":
@@ -99,7 +99,7 @@ def places_of(times: Sequence[float], grid: tuple[int, int], device: torch.devic
     return torch.cartesian_prod(*axes)
 
 
-def moved(places: Tensor, time: float) -> Tensor:
+def move_places(places: Tensor, time: float) -> Tensor:
     return torch.cat([places[:, :1] + time, places[:, 1:]], 1)
 
 

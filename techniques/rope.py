@@ -20,9 +20,9 @@ def rotation(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
     return torch.stack([cosine, -sine, sine, cosine], dim=-1).unflatten(-1, (2, 2)).float()
 
 
-def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequence[int], *, theta: float = 10000.0,
-              scale: Axes = (1.0, 1.0, 1.0), shift: Axes = (0.0, 0.0, 0.0),
-              device: torch.device | None = None) -> Tensor:
+def rope_frequencies(times: Sequence[float], height: int, width: int, axes_dim: Sequence[int], *,
+                     theta: float = 10000.0, scale: Axes = (1.0, 1.0, 1.0), shift: Axes = (0.0, 0.0, 0.0),
+                     device: torch.device | None = None) -> Tensor:
     """Frequencies for latent frames at `times`, each with `height` x `width` tokens -> (1, T*H*W, 1, sum(axes_dim)/2,
     2, 2).
 
@@ -42,15 +42,16 @@ def rope_rows(times: Sequence[float], height: int, width: int, axes_dim: Sequenc
     return torch.cat(parts, dim=3).reshape(1, len(times) * height * width, 1, -1, 2, 2)
 
 
-def rope_rows_at(places: Tensor, axes_dim: Sequence[int], *, theta: float = 10000.0, scale: Axes = (1.0, 1.0, 1.0),
-                 shift: Axes = (0.0, 0.0, 0.0)) -> Tensor:
-    """As `rope_rows`, for loose tokens: places (N, 3), time, row and column -> (1, N, 1, sum(axes_dim)/2, 2, 2)."""
+def rope_frequencies_at(places: Tensor, axes_dim: Sequence[int], *, theta: float = 10000.0,
+                        scale: Axes = (1.0, 1.0, 1.0), shift: Axes = (0.0, 0.0, 0.0)) -> Tensor:
+    """As `rope_frequencies`, for loose tokens: places (N, 3), time, row and column -> (1, N, 1, sum(axes_dim)/2, 2,
+    2)."""
     parts = [rotation(places[:, axis] * scale[axis] + shift[axis], axes_dim[axis], theta) for axis in range(3)]
     return torch.cat(parts, 1)[None, :, None]
 
 
 def scaled_axes(options: Mapping[str, float] | None) -> tuple[Axes, Axes]:
-    """(scale, shift) of `rope_rows` as a ScaleROPE node writes them: scale_t, shift_t, ... for time, height, width."""
+    """(scale, shift) of `rope_frequencies` as a ScaleROPE node writes them: scale_t, shift_t, ... for each axis."""
     def of(what: str, plain: float) -> Axes:
         time, height, width = ((options or {}).get(f"{what}_{axis}", plain) for axis in "tyx")
         return time, height, width

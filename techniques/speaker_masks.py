@@ -27,7 +27,7 @@ def box_masks(height: int, width: int, person1: Box | None = None, person2: Box 
         half, top, bottom = width // 2, int(height * margin), int(height * (1 - margin))
         person1 = (top, int(half * margin), bottom, int(half * (1 - margin)))
         person2 = (top, half + int(half * margin), bottom, half + int(half * (1 - margin)))
-    return people_masks(*(box_mask(box, height, width) for box in (person1, person2, *others)))
+    return join_masks(*(box_mask(box, height, width) for box in (person1, person2, *others)))
 
 
 def box_mask(box: Box, height: int, width: int) -> Tensor:
@@ -40,7 +40,7 @@ def box_mask(box: Box, height: int, width: int) -> Tensor:
     return mask
 
 
-def people_masks(person1: Tensor, person2: Tensor, *others: Tensor) -> Tensor:
+def join_masks(person1: Tensor, person2: Tensor, *others: Tensor) -> Tensor:
     """Masks (H, W) of 0 and 1 -> (3 + others, H, W): the two who speak, what is outside both, the others."""
     return torch.stack([person1, person2, 1 - torch.maximum(person1, person2), *others])
 
@@ -87,7 +87,7 @@ def token_masks(masks: Tensor, height: int, width: int) -> Tensor:
     return (interpolate(masks.float(), (height, width)) > 0).flatten(2).float()
 
 
-def check_people(masks: Tensor, height: int, width: int) -> None:
+def check_masks(masks: Tensor, height: int, width: int) -> None:
     """ValueError where the mask of one who speaks covers no token of height x width."""
     for person, covered in enumerate(token_masks(masks[:, :2], height, width).any(2).all(0).tolist(), start=1):
         if not covered:

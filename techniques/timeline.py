@@ -55,7 +55,7 @@ class Timeline:
         """A lookahead distance D in pixel frames as d = floor(D / r) latent frames (Seo et al. 2025, section 3.3)."""
         return frames // self.temporal_ratio
 
-    def feature_rows(self, features: Tensor, rate_hz: float, first_frame: int, frames: int) -> Tensor:
+    def feature_frames(self, features: Tensor, rate_hz: float, first_frame: int, frames: int) -> Tensor:
         """Audio features (L, S, C) at `rate_hz` -> (L, frames, C), one feature frame per pixel frame from `first_frame`
         on.
 

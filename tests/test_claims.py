@@ -140,7 +140,7 @@ def test_a_keyframe_is_the_anchor_until_its_time(players):
 def test_audio_slots_of_the_players(players):
     spoken, null = (players.speech(CONDITIONS[name], 9, 13) for name in ("ahead 12", "encoded, null"))
     assert spoken.shape == null.shape == (2, 1, 49, 5, 5, 16) and not null.any()
-    assert torch.equal(spoken[:, 0, 3, 2], players.heard[:, 2 + 4 * 9 + 3])
+    assert torch.equal(spoken[:, 0, 3, 2], players.audio[:, 2 + 4 * 9 + 3])
 
 
 def test_only_what_a_condition_names_differs():

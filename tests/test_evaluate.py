@@ -117,9 +117,9 @@ def test_the_sound_keeps_its_place_when_it_begins_late(tmp_path):
             shown.pts, shown.time_base = number, Fraction(1, FPS)
             container.mux(picture.encode(shown))
         samples = (voice()["waveform"][0].numpy() * 32767).clip(-32768, 32767).astype(np.int16)
-        heard = av.AudioFrame.from_ndarray(samples, "s16", "mono")
-        heard.sample_rate, heard.pts, heard.time_base = RATE, 5 * RATE // FPS, Fraction(1, RATE)
-        container.mux([*sound.encode(heard), *picture.encode(), *sound.encode()])
+        spoken_frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+        spoken_frame.sample_rate, spoken_frame.pts, spoken_frame.time_base = RATE, 5 * RATE // FPS, Fraction(1, RATE)
+        container.mux([*sound.encode(spoken_frame), *picture.encode(), *sound.encode()])
     lips = evaluate(VideoFile(path), mouth_box=MOUTH)["measures"]["lip_sync"]
     assert lips["lag_frames"] == -5 and lips["correlation"] > 0.7
 
@@ -257,11 +257,11 @@ def test_axes_have_round_numbers(low, high, known):
 
 
 def test_files_are_written_whole(report, tmp_path):
-    stem = beside(tmp_path / "new" / "take_00001_.mp4")
-    paths = save_report(report, report_picture(report), stem)
+    base = beside(tmp_path / "new" / "take_00001_.mp4")
+    paths = save_report(report, report_picture(report), base)
     assert [path.name for path in paths] == ["take_00001_.report.json", "take_00001_.report.png"]
     assert json.loads(paths[0].read_text())["video"]["frames"] == FRAMES
-    assert Image.open(paths[1]).size[0] == 1280 and len(list(stem.parent.iterdir())) == 2
+    assert Image.open(paths[1]).size[0] == 1280 and len(list(base.parent.iterdir())) == 2
 
 
 def command(*arguments):

@@ -5,7 +5,7 @@ import torch
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.network import LongCat
 from lodestar.techniques.kv_cache import KVCache, places_of, standing
-from lodestar.techniques.rope import rope_rows, rope_rows_at, rotate, split_head
+from lodestar.techniques.rope import rope_frequencies, rope_frequencies_at, rotate, split_head
 
 SMALL = LongCatConfig(hidden=64, depth=3, heads=2, ffn=128, caption=24, adaln=20,
                       audio=AudioConfig(12, intermediate=16, output=24, tokens=3))
@@ -55,13 +55,13 @@ def made(network, frames: int, seed: int) -> KVCache:
 
 def test_loose_tokens_turn_as_those_of_whole_frames():
     times, scale, shift = (4.5, 7, -2), (1.0, 0.5, 2.0), (0.25, 0.0, -1.0)
-    whole = rope_rows(times, 2, 3, AXES, scale=scale, shift=shift)
+    whole = rope_frequencies(times, 2, 3, AXES, scale=scale, shift=shift)
     places = places_of(times, (2, 3))
     assert places.tolist() == [[time - 4.5, row, column] for time in times for row in range(2) for column in range(3)]
     assert places.dtype == torch.float32
     moved = places.double()
     moved[:, 0] += 4.5
-    assert torch.equal(rope_rows_at(moved, AXES, scale=scale, shift=shift), whole)
+    assert torch.equal(rope_frequencies_at(moved, AXES, scale=scale, shift=shift), whole)
 
 
 @pytest.mark.parametrize("time", [0, -1, 3.7, 10, 100_000])
@@ -71,7 +71,7 @@ def test_keys_read_for_a_time_are_keys_computed_there(network, time):
     frequencies = cache.frequencies(time, AXES)
     assert frequencies.dtype == torch.float32
     for block in range(SMALL.depth):
-        expected = rotate(cache.blocks[block][0], rope_rows((time, time + 1, time + 2), 2, 3, AXES))
+        expected = rotate(cache.blocks[block][0], rope_frequencies((time, time + 1, time + 2), 2, 3, AXES))
         assert torch.equal(cache.keys(block, frequencies), expected)
         assert torch.equal(cache.only(block).keys(0, frequencies), expected)
 

@@ -27,7 +27,7 @@ def small():
     return LongCat(SMALL, torch.nn, golden.plain_attention).eval().requires_grad_(False)
 
 
-def inputs(batch: int = 1, frames: int = 8, people: int = 1) -> dict:
+def inputs(batch: int = 1, frames: int = 8, speakers: int = 1) -> dict:
     """A continuation: one reference, two context frames, the rest noise."""
     generator = torch.Generator().manual_seed(frames)
 
@@ -38,7 +38,7 @@ def inputs(batch: int = 1, frames: int = 8, people: int = 1) -> dict:
     timestep[:, :3] = 0
     return {"x": draw(16, frames, 4, 6), "timestep": timestep, "text": draw(7, 24), "clean": (1, 2),
             "times": (9.5, *range(frames - 1)), "visibility": {(4, 0): 0.0, (5, 0): 0.5},
-            "audio": draw(people, 4 * (frames - 2) + 1, 5, 3, 4)}
+            "audio": draw(speakers, 4 * (frames - 2) + 1, 5, 3, 4)}
 
 
 # ---------------------------------------------------------------- the authors' outputs
@@ -94,12 +94,12 @@ def test_what_clean_frames_offer_depends_on_nothing_else(small):
                    for one, two in zip(pair, pair_of, strict=True))
 
 
-@pytest.mark.parametrize("people", [1, 2])
-def test_a_batch_of_two_is_two_single_runs(small, people):
-    call = inputs(batch=2, people=people)
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_a_batch_of_two_is_two_single_runs(small, speakers):
+    call = inputs(batch=2, speakers=speakers)
     masks = torch.zeros(2, 3, 32, 48)
     masks[:, 0, :, :24], masks[:, 1, :, 24:] = 1, 1
-    masks = masks if people > 1 else None
+    masks = masks if speakers > 1 else None
     both = small(**call, speaker_masks=masks)
     for row in range(2):
         one = {key: value[row:row + 1] if torch.is_tensor(value) else value for key, value in call.items()}

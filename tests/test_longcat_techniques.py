@@ -18,7 +18,7 @@ from lodestar.techniques.speaker_masks import (
     background,
     box_masks,
     centers,
-    check_people,
+    check_masks,
     fitted_masks,
     person_map,
     query_positions,
@@ -226,11 +226,11 @@ def test_masks_and_boxes_that_cover_nothing_are_refused():
     with pytest.raises(ValueError, match="covers nothing"):
         box_masks(24, 40, (0, 0, 4, 4), (5, 40, 9, 50))
     masks = box_masks(480, 832)[None]
-    check_people(masks, 30, 52)
+    check_masks(masks, 30, 52)
     assert token_masks(masks, 30, 52).shape == (1, 3, 1560)
     masks[:, 1] = 0
     with pytest.raises(ValueError, match="mask of speaker 2 is too small"):
-        check_people(masks, 30, 52)
+        check_masks(masks, 30, 52)
 
 
 @pytest.mark.parametrize("size", [(16, 20), (48, 20), (7, 400), (24, 40)])

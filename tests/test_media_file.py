@@ -53,18 +53,18 @@ def pitch_of(samples: np.ndarray) -> float:
     return float(np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples))
 
 
-def heard(path: Path, **options) -> np.ndarray:
+def decode(path: Path, **options) -> np.ndarray:
     return np.concatenate(list(MediaFile(path).mono(RATE, **options)))
 
 
 def test_sound_is_as_long_as_its_track_says_and_not_as_its_padding(tmp_path):
-    samples = heard(write(tmp_path / "plain.mp4", (220,)))
+    samples = decode(write(tmp_path / "plain.mp4", (220,)))
     assert len(samples) == RATE * SECONDS and samples.dtype == np.float32
     assert pitch_of(samples) == 220 and np.corrcoef(samples[2000:-2000], tone(220)[2000:-2000])[0, 1] > 0.99
 
 
 def test_the_first_track_that_decodes_is_taken(tmp_path):
-    samples = heard(with_unknown_sound(write(tmp_path / "two.mp4", (220, 330)), 1))
+    samples = decode(with_unknown_sound(write(tmp_path / "two.mp4", (220, 330)), 1))
     assert len(samples) == RATE * SECONDS and pitch_of(samples) == 330
 
 
@@ -87,14 +87,14 @@ def test_a_report_measures_the_track_that_decodes(tmp_path):
 @pytest.mark.parametrize(("codec", "ending"), [("aac", "m4a"), ("flac", "flac"), ("libmp3lame", "mp3")])
 def test_a_damaged_packet_is_silence_of_its_length(tmp_path, codec, ending, caplog):
     path = write(tmp_path / f"speech.{ending}", (220,), codec, picture=False)
-    whole = heard(path)
+    whole = decode(path)
     with av.open(str(path)) as container:
         packet = [packet for packet in container.demux(audio=0) if packet.size][8]
         place, size, first = packet.pos, packet.size, float(packet.pts * packet.time_base)
     content = bytearray(path.read_bytes())
     content[place:place + size] = bytes([255] * 4 + [0] * (size - 4)) if codec == "aac" else bytes(size)
     path.write_bytes(content)
-    damaged = heard(path)
+    damaged = decode(path)
     tail = slice(int((first + 0.5) * RATE), None)
     assert abs(len(damaged) - len(whole)) <= 0.1 * RATE and pitch_of(damaged[tail]) == pytest.approx(220, abs=2)
     assert abs(whole[tail]).max() == pytest.approx(abs(damaged[tail][:len(whole[tail])]).max(), rel=0.1)
@@ -103,11 +103,11 @@ def test_a_damaged_packet_is_silence_of_its_length(tmp_path, codec, ending, capl
 def test_what_is_no_media_is_refused_by_its_name(tmp_path):
     (tmp_path / "text.mp3").write_text("no sound")
     with pytest.raises(ValueError, match="^text.mp3 cannot be read .*Give a file that FFmpeg plays"):
-        heard(tmp_path / "text.mp3")
+        decode(tmp_path / "text.mp3")
 
 
 def test_sound_may_begin_before_what_is_asked_for(tmp_path):
     path = write(tmp_path / "plain.mp4", (220,))
-    assert torch.equal(torch.from_numpy(heard(path, from_seconds=0.5)), torch.from_numpy(heard(path)[RATE // 2:]))
-    late = heard(path, from_seconds=-0.25)
-    assert not late[:RATE // 4].any() and np.array_equal(late[RATE // 4:], heard(path))
+    assert torch.equal(torch.from_numpy(decode(path, from_seconds=0.5)), torch.from_numpy(decode(path)[RATE // 2:]))
+    late = decode(path, from_seconds=-0.25)
+    assert not late[:RATE // 4].any() and np.array_equal(late[RATE // 4:], decode(path))

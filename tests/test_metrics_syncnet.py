@@ -173,10 +173,10 @@ def oracle(lips, sound, known=None):
     return np.median(mean) - mean.min(), mean.min(), 15 - mean.argmin(), mean
 
 
-@pytest.mark.parametrize(("frames", "heard"), [(80, 80), (80, 50.5), (50, 80), (20, 20), (6, 6), (80, 12)])
-def test_the_scores_are_those_of_all_windows_at_once(frames, heard):
-    brightness, samples = codes(frames), square(codes(80, 1))[:int(heard * FRAME)]
-    count = min(frames, int(heard)) - 5
+@pytest.mark.parametrize(("frames", "sounding"), [(80, 80), (80, 50.5), (50, 80), (20, 20), (6, 6), (80, 12)])
+def test_the_scores_are_those_of_all_windows_at_once(frames, sounding):
+    brightness, samples = codes(frames), square(codes(80, 1))[:int(sounding * FRAME)]
+    count = min(frames, int(sounding)) - 5
     network, rows = Foreign(), SpeechMfcc().add(samples)
     sound = network.of_sound(torch.from_numpy(np.stack([rows[4 * i:4 * i + 20].T for i in range(count)])).float())
     crops = torch.from_numpy(brightness).float()[:, None, None, None].mul(255).round().expand(-1, 3, 224, 224)
@@ -222,10 +222,10 @@ def test_video_at_another_rate_is_in_time_with_its_sound(fps):
         assert found["offset_frames"] == late and found["windows"] >= 190 and found["confidence"] > 0.3
 
 
-@pytest.mark.parametrize(("frames", "heard", "boxes"), [(5, 40, None), (40, 5, None), (40, 0, None),
+@pytest.mark.parametrize(("frames", "sounding", "boxes"), [(5, 40, None), (40, 5, None), (40, 0, None),
                                                         (40, 40, MISSING.expand(40, 4))])
-def test_where_nothing_can_be_said_nothing_is_said(frames, heard, boxes):
-    found = scored(codes(frames), square(codes(heard)), boxes=boxes)
+def test_where_nothing_can_be_said_nothing_is_said(frames, sounding, boxes):
+    found = scored(codes(frames), square(codes(sounding)), boxes=boxes)
     assert found["windows"] == 0 and found["skipped"] == (35 if boxes is not None else 0)
     assert {found[name] for name in ("confidence", "distance", "offset_frames", "offset_seconds")} == {None}
 
@@ -247,5 +247,5 @@ def test_sound_is_read_as_far_as_the_frames_have_come():
 
 
 def test_all_channels_of_the_speech_count():
-    heard = sound_of(torch.tensor([[[0.2, 0.4], [0.4, 0.8]]]), RATE)
-    assert np.concatenate(list(heard.pieces)) == pytest.approx([0.3, 0.6]) and heard.sample_rate == RATE
+    sounding = sound_of(torch.tensor([[[0.2, 0.4], [0.4, 0.8]]]), RATE)
+    assert np.concatenate(list(sounding.pieces)) == pytest.approx([0.3, 0.6]) and sounding.sample_rate == RATE

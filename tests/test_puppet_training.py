@@ -7,7 +7,7 @@ import pytest
 import torch
 from lodestar.training.puppet import lora, train
 from lodestar.training.puppet.export import CONFIGS, PACK, export, weights_file
-from lodestar.training.puppet.latents import FRAMES, HEARD, LATENTS, PICTURES, RE_ENCODED, REFERENCE, lips
+from lodestar.training.puppet.latents import FRAMES, LATENTS, MARGIN, PICTURES, RE_ENCODED, REFERENCE, lips
 from lodestar.training.puppet.layouts import SHARES, Config, levels, sample
 from lodestar.training.puppet.network import CHUNK, CONTEXT, load_trained, puppet
 from lodestar.training.puppet.speech import load_tracks
@@ -29,7 +29,7 @@ def clips():
     latents = (clip[:, None] + grid(LATENTS))[:, None, :, None, None].expand(-1, 16, -1, 2, 2)
     re_encoded = (clip[:, None, None] + 100 * grid(len(RE_ENCODED))[:, None] + grid(CONTEXT) + 500)
     pictures = (clip[:, None] + grid(len(PICTURES)) + 900)
-    heard = (clip[:, None] + grid(FRAMES + 2 * HEARD))[:, :, None, None].expand(-1, -1, 5, 16).clone()
+    heard = (clip[:, None] + grid(FRAMES + 2 * MARGIN))[:, :, None, None].expand(-1, -1, 5, 16).clone()
     heard[CLIPS - 1] = -1       # nobody speaks
     lips = (clip[:, None] % 3000 / 1000 + grid(LATENTS))[:, :, None, None].expand(-1, -1, 2, 2)
     videos = clip[:, None, None] + 2000 * CLIPS * grid(2)[:, None] + 700 + grid(REFERENCE)
@@ -74,7 +74,7 @@ def test_every_layout_continues_from_what_it_says(clips, layout, known, referenc
                                          if layout == "re-encoded" else first + torch.arange(known).float()
                                          ).expand_as(head))
         spoken = given.audio[0, 0, :, 2, 0, 0]      # the middle of each chunk
-        assert (spoken == -1).all() or torch.equal(spoken % 1000, HEARD + 4 * first + torch.arange(4 * CHUNK - 3.0))
+        assert (spoken == -1).all() or torch.equal(spoken % 1000, MARGIN + 4 * first + torch.arange(4 * CHUNK - 3.0))
     assert seen == references
 
 

@@ -139,8 +139,8 @@ def test_loudness_rises_with_speech_and_falls_in_pauses(world):
     assert 0 <= loud.min() < 0.3 and 0.7 < loud.max() <= 1 and np.abs(np.diff(loud)).max() < 0.2
     around = np.sqrt(np.convolve(np.pad(energy, 6, mode="wrap"), np.ones(13) / 13, "valid"))
     assert np.corrcoef(loud, around)[0, 1] > 0.9
-    plain, heard = motion(take.seed, take.seconds(frames)), take.states(frames)[:, :len(MOTION)]
-    assert np.allclose(heard, with_speech(plain, loud), atol=1e-5)
+    plain, talking = motion(take.seed, take.seconds(frames)), take.states(frames)[:, :len(MOTION)]
+    assert np.allclose(talking, with_speech(plain, loud), atol=1e-5)
 
 
 def test_random_numbers_are_even_and_independent():

@@ -53,10 +53,10 @@ def test_distance_is_floored(frames, latents):
 
 @pytest.mark.parametrize("rate_hz, fps, first", [(50.0, 25, 0), (50.0, 16, 7), (32.0, 25, -5), (25.0, 25, 90),
                                                  (49.95, Fraction(24000, 1001), 13)])
-def test_feature_rows_against_a_loop(rate_hz, fps, first):
+def test_feature_frames_against_a_loop(rate_hz, fps, first):
     features = torch.randn(2, 101, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     timeline = Timeline(Fraction(fps))
-    rows = timeline.feature_rows(features, rate_hz, first, 40)
+    rows = timeline.feature_frames(features, rate_hz, first, 40)
     assert rows.shape == (2, 40, 3)
     for row in range(40):
         position = (first + row) / float(fps) * rate_hz
@@ -70,16 +70,16 @@ def test_feature_rows_against_a_loop(rate_hz, fps, first):
         assert torch.allclose(rows[:, row], wanted, atol=1e-9)
 
 
-def test_feature_rows_of_neighbouring_spans_join():
+def test_feature_frames_of_neighbouring_spans_join():
     features, timeline = torch.randn(1, 80, 4), Timeline(Fraction(16))
-    whole = timeline.feature_rows(features, 50.0, 0, 30)
-    parts = [timeline.feature_rows(features, 50.0, first, 10) for first in (0, 10, 20)]
+    whole = timeline.feature_frames(features, 50.0, 0, 30)
+    parts = [timeline.feature_frames(features, 50.0, first, 10) for first in (0, 10, 20)]
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
-def test_feature_rows_keep_the_dtype():
+def test_feature_frames_keep_the_dtype():
     features = torch.ones(1, 9, 2, dtype=torch.float16)
-    assert Timeline(Fraction(25)).feature_rows(features, 50.0, 0, 3).dtype == torch.float16
+    assert Timeline(Fraction(25)).feature_frames(features, 50.0, 0, 3).dtype == torch.float16
 
 
 def test_latents_and_frames_by_each_convention():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...techniques.audio.features import slot_steps
 from ...techniques.audio.recording_digests import first_difference, sound_marks
-from ...techniques.speaker_masks import check_people, fitted_masks
+from ...techniques.speaker_masks import check_masks, fitted_masks
 from ...techniques.timeline import Timeline
 from .families import RATE
 from .feature_file import FeatureFile
@@ -34,7 +34,7 @@ class Speech:
         """From an AUDIO_ENCODER_OUTPUT, core's or Lodestar's."""
         return cls(features.get("audio_streams") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
-                   features.get("people_masks"), features.get("files", ()), features.get("audio_samples"),
+                   features.get("speaker_masks"), features.get("files", ()), features.get("audio_samples"),
                    features.get("sound_marks", ()))
 
     @property
@@ -74,12 +74,12 @@ class Speech:
             raise ValueError(f"reference: got a picture of {picture.shape[2]}x{picture.shape[1]}, but the speakers "
                              f"were marked on one of {drawn[1]}x{drawn[0]}. Connect the same picture to both")
         masks = fitted_masks(self.speakers[0], height, width)[None]
-        check_people(masks, height // grid, width // grid)
+        check_masks(masks, height // grid, width // grid)
         return masks
 
     def frame_features(self, clock: Timeline, first_frame: int, frames: int) -> Tensor:
         """One feature frame per pixel frame of the first audio stream (layers, frames, C)."""
-        found = torch.cat([clock.feature_rows(layer, self.rate_hz, first_frame, frames) for layer in self.streams[0]])
+        found = torch.cat([clock.feature_frames(layer, self.rate_hz, first_frame, frames) for layer in self.streams[0]])
         self.release()
         return check_finite(found)
 

@@ -63,15 +63,15 @@ class HuMo(Backbone):
             raise ValueError(f"audio_features: got {GROUPS} layers at {speech.rate_hz:g} Hz, wanted whisper's "
                              f"{STATES} states, or their {GROUPS} groups at {self.fps} Hz. Use {self.encoder}")
         if clock.fps != self.fps:
-            raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} hears {self.fps} frames a second. Set "
+            raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} has audio for {self.fps} a second. Set "
                              f"fps of Plan Take to {self.fps}")
 
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """(1, latents, 8, 5, C), zeros before the speech and behind it."""
         steps = humo_steps(first_latent * self.temporal_ratio, latents)
         low, high = max(int(steps.max()) + 1 - latents * 4 - 8, 0), int(steps.max()) + 1
-        heard = frame_features(speech, low, high)
-        windows = humo_windows(heard, torch.where(steps < 0, steps, steps - low))
+        features = frame_features(speech, low, high)
+        windows = humo_windows(features, torch.where(steps < 0, steps, steps - low))
         speech.release()
         return check_finite(windows[None].float())
 
@@ -130,7 +130,7 @@ class HuMo(Backbone):
         return call.change(x=x)
 
     def with_anchors(self, call: WanCall, layout: Layout, process_in) -> WanCall:
-        """Further anchors behind the slots, without noise; they hear nothing."""
+        """Further anchors behind the slots, without noise; they have no audio."""
         parts = [call.latents(span, process_in) for span in layout.spans if span.latents is not None]
         if not parts:
             return call

@@ -44,6 +44,6 @@ def fit_on_white(picture: Tensor, width: int, height: int) -> Tensor:
     image = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
     scale = min(width / image.width, height / image.height)
     size = max(int(image.width * scale), 1), max(int(image.height * scale), 1)
-    canvas = Image.new("RGB", (width, height), (255, 255, 255))
-    canvas.paste(image.resize(size, Image.Resampling.LANCZOS), ((width - size[0]) // 2, (height - size[1]) // 2))
-    return torch.from_numpy(numpy.asarray(canvas).copy()).float() / 255
+    page = Image.new("RGB", (width, height), (255, 255, 255))
+    page.paste(image.resize(size, Image.Resampling.LANCZOS), ((width - size[0]) // 2, (height - size[1]) // 2))
+    return torch.from_numpy(numpy.asarray(page).copy()).float() / 255

@@ -1,4 +1,4 @@
-"""InfiniteTalk and MultiTalk: ComfyUI's Wan 2.1 image-to-video with a model patch that hears speech.
+"""InfiniteTalk and MultiTalk: ComfyUI's Wan 2.1 image-to-video with a model patch driven by speech.
 
 Every chunk has the picture in its concat channels. The latents that it continues from stand at its head in every call,
 at the chunk's own timestep, as the model was trained: the last frames encoded again, or the latents as they were
@@ -30,7 +30,7 @@ PATCH = "lodestar_speech_patch"     # under which attach.py keeps a model's spee
 
 @dataclass(frozen=True, eq=False)
 class SpeechPatch:
-    """`network`: of core's MODEL_PATCH, with audio_proj and blocks. `scale`: of what is heard."""
+    """`network`: of core's MODEL_PATCH, with audio_proj and blocks. `scale`: of the audio cross-attention."""
     network: torch.nn.Module
     scale: float = 1.0
 
@@ -65,7 +65,7 @@ class InfiniteTalk(Wan):
     def check_speech(self, speech: Speech, clock: Timeline) -> None:
         super().check_speech(speech, clock)
         if clock.fps != self.fps:
-            raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} hears {self.fps} frames a second. Set "
+            raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} has audio for {self.fps} a second. Set "
                              f"fps of Plan Take to {self.fps}")
         if len(speech.streams) > 2 or (speech.speakers is not None and speech.speakers.shape[1] > 3):
             raise ValueError(f"audio_features: {len(speech.streams)} audio streams, but {self.name} has two speakers "
@@ -73,15 +73,15 @@ class InfiniteTalk(Wan):
 
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """(1, speakers, latents, 8, 12, C); the first latent has 5 places. A chunk that reaches the end of the speech
-        hears it mirrored behind its end."""
+        has it mirrored behind its end."""
         first, frames = first_latent * self.temporal_ratio, (latents - 1) * self.temporal_ratio + 1
-        heard = [self.windows(stream, speech.rate_hz, first, frames) for stream in speech.streams]
+        tracks = [self.windows(stream, speech.rate_hz, first, frames) for stream in speech.streams]
         speech.release()
-        return check_finite(torch.stack(heard)[None].float())
+        return check_finite(torch.stack(tracks)[None].float())
 
     @staticmethod
     def windows(stream, rate_hz: float, first_frame: int, frames: int) -> Tensor:
-        """(latents, 8, 12, C) of one audio stream, of which only the steps that are heard are read."""
+        """(latents, 8, 12, C) of one audio stream, of which only the steps in it are read."""
         rows = stream[0].shape[1]
         steps = rows if rate_hz == FPS else int(rows / CORE_RATE_HZ * FPS)
         around = frame_steps(first_frame, frames, steps, closes=first_frame + frames >= steps)
@@ -112,8 +112,8 @@ class InfiniteTalk(Wan):
         if request.audio is not None:
             conditions[SPEECH], uncond[SPEECH] = request.audio, torch.zeros_like(request.audio[:, :1])
         if request.audio is not None and request.audio.shape[1] > 1:
-            assert request.people is not None
-            tokens = token_masks((request.people > 0.5).float(), height // 2, width // 2)
+            assert request.speaker_masks is not None
+            tokens = token_masks((request.speaker_masks > 0.5).float(), height // 2, width // 2)
             conditions[SPEAKERS] = tokens[:, :, None]
         return ChunkInputs(samples, mask, conditions, uncond)
 

@@ -5,7 +5,7 @@ from .backbone import PATCH, SpeechPatch
 
 
 def with_speech_patch(model, patch, scale: float):
-    """A clone of `model` that hears speech through `patch`, `scale` times as loud as trained. ValueError where the two
+    """A clone of `model` driven by speech through `patch`, `scale` times as loud as trained. ValueError where the two
     do not belong together."""
     check_speech_patch(model, patch)
     return attach.with_companion(model, PATCH, SpeechPatch(patch.model, scale), patch)

@@ -15,8 +15,8 @@ NAME = "InfiniteTalk"
 
 
 @torch.no_grad()
-def encode_streams(audio_encoder, streams: Sequence[Tensor], people: Tensor | None = None) -> dict:
-    """Waveforms (N,) at 16 kHz, one per speaker -> AUDIO_ENCODER_OUTPUT as the backbone reads it. `people`: masks
+def encode_streams(audio_encoder, streams: Sequence[Tensor], masks: Tensor | None = None) -> dict:
+    """Waveforms (N,) at 16 kHz, one per speaker -> AUDIO_ENCODER_OUTPUT as the backbone reads it. `masks`: masks
     (1, K, H, W) of who has which. ValueError where the encoder is not the one that InfiniteTalk was trained with."""
     encoder = as_speech_encoder(audio_encoder)
     if not isinstance(encoder.family, Wav2Vec2) or encoder.family.layer_count != LAYERS + 1:
@@ -31,6 +31,6 @@ def encode_streams(audio_encoder, streams: Sequence[Tensor], people: Tensor | No
             del layers      # or the next window would be made beside it
     give_back()
     stored = tuple(file.layers() for file in files)
-    several = {} if people is None else {"audio_streams": stored, "people_masks": people}
+    several = {} if masks is None else {"audio_streams": stored, "speaker_masks": masks}
     return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0],
             "audio_samples": max(map(len, streams)), "rate_hz": float(FPS), "family": NAME, "files": files, **several}

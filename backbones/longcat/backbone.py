@@ -134,11 +134,11 @@ class LongCatBackbone(Backbone):
             frames = self.temporal_ratio * (request.latents - 1) + 1
             conditions["audio_windows"] = request.audio if given is None else request.audio[:, :, -frames:]
             uncond["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
-            if request.people is not None:
+            if request.speaker_masks is not None:
                 if given is None:
                     raise ValueError("reference: several speakers need a picture, and none came. Connect "
                                      "the one that the masks or boxes were made for to Long Take")
-                conditions["people_masks"] = request.people
+                conditions["speaker_masks"] = request.speaker_masks
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, uncond=uncond)
 
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:

@@ -24,7 +24,7 @@ from ...networks.longcat.network import LongCat, Place
 from ...networks.longcat.versions import REFERENCE_INDEX, Version
 from ...techniques.kv_cache import KVCache, standing
 from ...techniques.rope import rotate
-from ...techniques.speaker_masks import check_people
+from ...techniques.speaker_masks import check_masks
 from ...techniques.tensor_digest import digest_tensor
 from ..backbone import CACHE_BYTES, RUN
 
@@ -100,7 +100,7 @@ class LongCatVideo(comfy.model_base.BaseModel):
         """CONDITIONING to arguments of the network. Raises ValueError where text or reference are another model's.
 
         `audio_windows` (1, streams, frames, window, layers, channels); without it an avatar gets unconditional audio
-        (zeros). `people_masks` (1, K, H, W) in pixels. `reference_latents`: tensors in LATENT space, (1, C, r, h, w).
+        (zeros). `speaker_masks` (1, K, H, W) in pixels. `reference_latents`: tensors in LATENT space, (1, C, r, h, w).
         """
         out = super().extra_conds(**kwargs)
         noise, audio = kwargs["noise"], kwargs.get("audio_windows")
@@ -110,10 +110,10 @@ class LongCatVideo(comfy.model_base.BaseModel):
         taken = self.diffusion_model.config.audio
         if audio is None and taken is not None:
             audio = torch.zeros(1, 1, taken.ratio * (noise.shape[2] - 1) + 1, taken.window, 1, taken.width)
-        if kwargs.get("people_masks") is not None:
-            check_people(kwargs["people_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
+        if kwargs.get("speaker_masks") is not None:
+            check_masks(kwargs["speaker_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
         reference = self.reference(kwargs.get("reference_latents") or (), noise)
-        found = {"audio": audio, "speaker_masks": kwargs.get("people_masks"), "reference": reference}
+        found = {"audio": audio, "speaker_masks": kwargs.get("speaker_masks"), "reference": reference}
         out |= {name: comfy.conds.CONDRegular(value.to(kwargs.get("device")))     # once, not in every step
                 for name, value in found.items() if value is not None}
         if reference is not None:

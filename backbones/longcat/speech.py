@@ -65,7 +65,7 @@ def encode_streams(audio_encoder, streams: Sequence[Tensor], version: str = AUTO
             del layers      # or the next segment would be made beside it
     give_back()
     stored = tuple(file.layers() for file in files)
-    several = {"audio_streams": stored, "people_masks": speakers} if speakers is not None else {}
+    several = {"audio_streams": stored, "speaker_masks": speakers} if speakers is not None else {}
     return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": longest,
             "rate_hz": float(record.rate_hz), "family": f"longcat {record.avatar}", "files": files, **several}
 

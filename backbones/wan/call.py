@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...techniques.layout import Span
-from ...techniques.rope import rope_rows, scaled_axes
+from ...techniques.rope import rope_frequencies, scaled_axes
 from ...techniques.visibility import attend_by_groups, query_groups
 from ..backbone import latents_of, once
 
@@ -80,7 +80,7 @@ class WanCall:
         embedder, device = self.module.rope_embedder, self.x.device
         axes = scaled_axes(self.transformer_options.get("rope_options"))
         place = (tuple(times), self.grid, tuple(embedder.axes_dim), embedder.theta, axes)
-        return once(self.transformer_options, ("rope rows", place, device), lambda: rope_rows(
+        return once(self.transformer_options, ("rope frequencies", place, device), lambda: rope_frequencies(
             times, *self.grid, embedder.axes_dim, theta=embedder.theta, scale=axes[0], shift=axes[1], device=device))
 
     def latents(self, span: Span, process_in: Callable[[Tensor], Tensor]) -> Tensor:

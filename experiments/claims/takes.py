@@ -19,7 +19,7 @@ from lodestar.techniques.audio.mel import mel_steps
 from lodestar.techniques.flow_schedules import schedule
 from lodestar.techniques.technique import ChunkPosition
 from lodestar.training.puppet.drawing import STATE, draw
-from lodestar.training.puppet.latents import HEARD, SILENCE
+from lodestar.training.puppet.latents import MARGIN, SILENCE
 from lodestar.training.puppet.network import CHUNK
 from lodestar.training.puppet.precision import fast
 from lodestar.training.puppet.world import FPS, Take, World
@@ -48,11 +48,11 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Cast:
-    """Who plays: `heard` (B, rows, 5, 16) from HEARD frames before the take on, `picture` (B, 16, 1, h, w) of each
+    """Who plays: `audio` (B, rows, 5, 16) from MARGIN frames before the take on, `picture` (B, 16, 1, h, w) of each
     take's frame 0, `story` (seconds, pictures with an expression) in order of time."""
     takes: tuple[Take, ...]
     chunks: int
-    heard: Tensor
+    audio: Tensor
     picture: Tensor
     story: tuple[tuple[Fraction, Tensor], ...]
 
@@ -66,17 +66,17 @@ class Cast:
 
     def speech(self, condition: Condition, latent: int, latents: int) -> Tensor:
         """(B, 1, frames, 5, 5, 16) of a chunk."""
-        first, frames = TIMELINE.last_frame(latent) + HEARD, TIMELINE.frames_for_latents(latents)
-        rows = slot_steps(first, frames, 1, self.heard.shape[1])
-        heard = self.heard[:, rows][:, None]
-        return torch.zeros_like(heard) if condition.speech == "null" else heard
+        first, frames = TIMELINE.last_frame(latent) + MARGIN, TIMELINE.frames_for_latents(latents)
+        rows = slot_steps(first, frames, 1, self.audio.shape[1])
+        features = self.audio[:, rows][:, None]
+        return torch.zeros_like(features) if condition.speech == "null" else features
 
 
 def cast(world: World, codec: Codec, characters: int, chunks: int, silent: bool) -> Cast:
     takes = [world.take(FIRST_SEED + number, held_out=True) for number in range(characters)]
     takes = [dataclasses.replace(take, track=SILENCE) for take in takes] if silent else takes
-    rows = TIMELINE.frames_for_latents(NEW * chunks + CONTEXT) + 2 * HEARD
-    waves = [torch.from_numpy(take.waveform(-HEARD - 1, rows + 2)) for take in takes]
+    rows = TIMELINE.frames_for_latents(NEW * chunks + CONTEXT) + 2 * MARGIN
+    waves = [torch.from_numpy(take.waveform(-MARGIN - 1, rows + 2)) for take in takes]
     length = Fraction(TIMELINE.frames_for_latents(NEW * chunks + CONTEXT), FPS)
 
     def pictures(expression: float | None) -> Tensor:

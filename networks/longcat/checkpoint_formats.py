@@ -92,8 +92,8 @@ def rename_from_wan(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     found: dict[str, Weight] = {}
     waiting: dict[str, dict[str, Weight]] = {}
     for name, weight in weights.items():
-        stem, _, ending = name.rpartition(".")
-        block, inner = split_block(stem)
+        layer, _, ending = name.rpartition(".")
+        block, inner = split_block(layer)
         if block and inner in parts:
             waiting.setdefault(f"{block}{parts[inner]}.{ending}", {})[inner] = weight
         else:
@@ -116,17 +116,17 @@ def wan_names(layer: str) -> list[str]:
     return [f"{block}{rename_prefix(inner, table)}"]
 
 
-def split_block(stem: str) -> tuple[str, str]:
+def split_block(layer: str) -> tuple[str, str]:
     """("blocks.N." or "", the rest)."""
-    if not stem.startswith("blocks."):
-        return "", stem
-    number, _, inner = stem.removeprefix("blocks.").partition(".")
+    if not layer.startswith("blocks."):
+        return "", layer
+    number, _, inner = layer.removeprefix("blocks.").partition(".")
     return f"blocks.{number}.", inner
 
 
-def rename_prefix(stem: str, table: Mapping[str, str]) -> str:
-    """`stem` with the beginning that stands in `table` replaced: whole words only, the longest first."""
+def rename_prefix(layer: str, table: Mapping[str, str]) -> str:
+    """`layer` with the beginning that stands in `table` replaced: whole words only, the longest first."""
     for old in sorted(table, key=len, reverse=True):
-        if stem == old or stem.startswith(f"{old}."):
-            return table[old] + stem[len(old):]
-    return stem
+        if layer == old or layer.startswith(f"{old}."):
+            return table[old] + layer[len(old):]
+    return layer

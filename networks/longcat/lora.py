@@ -32,34 +32,34 @@ def parts_of(weights: Mapping[str, Tensor]) -> dict[str, list[Pair]]:
     found = {}
     for name, down in weights.items():
         if name.endswith(".lora_down.weight"):
-            stem = name.removesuffix(".lora_down.weight")
-            found[stem.removeprefix(PREFIX).replace(DOT, ".")] = pairs_of(weights, stem, down)
+            layer = name.removesuffix(".lora_down.weight")
+            found[layer.removeprefix(PREFIX).replace(DOT, ".")] = pairs_of(weights, layer, down)
     if not found:
         raise ValueError(f"LoRA: got keys such as {next(iter(weights), 'none')!r}, wanted the official LongCat layout "
                          f"({PREFIX}...)")
     return found
 
 
-def pairs_of(weights: Mapping[str, Tensor], stem: str, down: Tensor) -> list[Pair]:
-    ups = ups_of(weights, stem)
+def pairs_of(weights: Mapping[str, Tensor], layer: str, down: Tensor) -> list[Pair]:
+    ups = ups_of(weights, layer)
     if sum(up.shape[1] for up in ups) != down.shape[0]:
-        raise ValueError(f"{stem}: got a down matrix of rank {down.shape[0]} and up matrices of rank "
+        raise ValueError(f"{layer}: got a down matrix of rank {down.shape[0]} and up matrices of rank "
                          f"{sum(up.shape[1] for up in ups)}, wanted the same rank: the file is damaged")
-    scale, first, pairs = weights[f"{stem}.alpha_scale"].float(), 0, []
+    scale, first, pairs = weights[f"{layer}.alpha_scale"].float(), 0, []
     for part, up in zip(down.split([up.shape[1] for up in ups]), ups, strict=True):
         pairs.append(Pair(part, up, scale * len(part), first))
         first += len(up)
     return pairs
 
 
-def ups_of(weights: Mapping[str, Tensor], stem: str) -> list[Tensor]:
+def ups_of(weights: Mapping[str, Tensor], layer: str) -> list[Tensor]:
     """The up matrices of one layer: the one, or its blocks."""
-    if f"{stem}.lora_up.weight" in weights:
-        return [weights[f"{stem}.lora_up.weight"]]
-    blocks = sum(name.startswith(f"{stem}.lora_up.blocks.") for name in weights)
+    if f"{layer}.lora_up.weight" in weights:
+        return [weights[f"{layer}.lora_up.weight"]]
+    blocks = sum(name.startswith(f"{layer}.lora_up.blocks.") for name in weights)
     if not blocks:
-        raise ValueError(f"{stem}: got no lora_up, wanted one for every lora_down: the file is damaged")
-    return [weights[f"{stem}.lora_up.blocks.{block}.weight"] for block in range(blocks)]
+        raise ValueError(f"{layer}: got no lora_up, wanted one for every lora_down: the file is damaged")
+    return [weights[f"{layer}.lora_up.blocks.{block}.weight"] for block in range(blocks)]
 
 
 def ordinary(weights: Mapping[str, Tensor], prefix: str = "diffusion_model.") -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...techniques.kv_cache import KVCache
-from ...techniques.rope import Axes, rope_rows, rotate, scaled_axes, split_head
+from ...techniques.rope import Axes, rope_frequencies, rotate, scaled_axes, split_head
 from ...techniques.speaker_masks import centers, token_masks
 from ...techniques.visibility import closed_spans, query_groups
 from .call import Cached, Call, Groups, Speakers
@@ -210,7 +210,7 @@ class LongCat(nn.Module):
         axes = split_head(self.config.head_dim)
         cached_rope = tuple(cache.frequencies(time, axes, scale=scale, shift=shift)
                             for cache, time in zip(caches, cached_times, strict=True))
-        return rope_rows(times, *grid, axes, scale=scale, shift=shift, device=device), groups, cached_rope
+        return rope_frequencies(times, *grid, axes, scale=scale, shift=shift, device=device), groups, cached_rope
 
     def embed_time(self, timestep: Tensor, x: Tensor) -> Tensor:
         """Per frame (B, T, C) float32; below float32 the timestep is rounded to bfloat16, as the model was trained."""

@@ -91,10 +91,10 @@ def check_base(base: Mapping[str, Tensor], published: Published) -> None:
         raise ValueError(f"the base takes {channels} channels, wanted "
                          f"{published.whole[PATCH].shape[1] - EXTRA_CHANNELS}: Wan 2.1 text-to-video, not "
                          "image-to-video")
-    spoken = sum(name.startswith("audio_cond_projs.") and name.endswith(".weight") for name in published.whole)
-    if width != published.width or spoken != len(injected_blocks(depth)):
+    injected = sum(name.startswith("audio_cond_projs.") and name.endswith(".weight") for name in published.whole)
+    if width != published.width or injected != len(injected_blocks(depth)):
         raise ValueError(f"the base is {width} wide with {depth} blocks, OmniAvatar's file is {published.width} wide "
-                         f"with speech in {spoken} blocks: Wan 2.1 1.3B belongs to OmniAvatar 1.3B, 14B to 14B")
+                         f"with speech in {injected} blocks: Wan 2.1 1.3B belongs to OmniAvatar 1.3B, 14B to 14B")
     for path, (down, up) in published.pairs.items():
         layer = base.get(f"{path}.weight")
         if layer is None or tuple(layer.shape) != (len(up), down.shape[1]):

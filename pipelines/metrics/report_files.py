@@ -15,12 +15,12 @@ def beside(video: Path) -> Path:
     return video.with_name(f"{video.stem}.report")
 
 
-def save_report(report: dict[str, Any], picture: Tensor, stem: Path) -> tuple[Path, Path]:
-    """Write `stem`.json and `stem`.png and return where they are. Raises NotWritten if the disk refuses."""
-    paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
+def save_report(report: dict[str, Any], picture: Tensor, base: Path) -> tuple[Path, Path]:
+    """Write `base`.json and `base`.png and return where they are. Raises NotWritten if the disk refuses."""
+    paths = base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.png")
     drafts = [path.with_name(f"{path.name}.part") for path in paths]
-    with writing(stem):
-        stem.parent.mkdir(parents=True, exist_ok=True)
+    with writing(base):
+        base.parent.mkdir(parents=True, exist_ok=True)
         try:
             drafts[0].write_text(as_json(report) + "\n", encoding="utf-8")
             Image.fromarray(picture.mul(255).round().byte().numpy()).save(drafts[1], "PNG")

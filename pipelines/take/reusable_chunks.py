@@ -20,7 +20,7 @@ def take_folder(takes: Path, name: str, fingerprints: Fingerprints) -> Path:
     return next(takes.glob(f"*-{mark}"), takes / f"{name}-{mark}")
 
 
-def copy_kept_chunks(folder: Path, fingerprints: Fingerprints, take: str) -> str:
+def copy_reusable_chunks(folder: Path, fingerprints: Fingerprints, take: str) -> str:
     """Give a take that has no chunk yet those of the take beside it that has most of them; says so, or "" for none.
 
     `take`: the user's name for it. Raises NotWritten if the disk refuses. They are copied beside `folder` and come

@@ -374,11 +374,11 @@ class Run:
 
     @contextmanager
     def placed(self, times: list[float]):
-        """RoPE rows at `times` in place of the model's own."""
-        from lodestar.techniques.rope import rope_rows
+        """RoPE frequencies at `times` in place of the model's own."""
+        from lodestar.techniques.rope import rope_frequencies
         network, (_, _, height, width) = self.fixtures.network(self.info["model"]), self.info["noise_shape"]
         embedder = network.rope_embedder
-        network.rope_encode = lambda *_, **__: rope_rows(times, height // 2, width // 2, embedder.axes_dim,
+        network.rope_encode = lambda *_, **__: rope_frequencies(times, height // 2, width // 2, embedder.axes_dim,
                                                          theta=embedder.theta)
         try:
             yield

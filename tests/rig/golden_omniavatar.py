@@ -59,11 +59,11 @@ class OmniAvatar:
             pack.load_state_dict(own)
             packed = pack(pack_frames(case["audio_emb"]))
             tokens = packed.new_zeros(1, 3 * packed.shape[1], case["residual"].shape[-1])
-            heard = [torch.nn.functional.linear(packed, *(weights[f"audio_cond_projs.{index}.{part}"]
+            loud = [torch.nn.functional.linear(packed, *(weights[f"audio_cond_projs.{index}.{part}"]
                                                           for part in ("weight", "bias")))
                      for index in range(case["residual"].shape[1])]
             return {"packed": packed,
-                    "residual": torch.stack([add_to_tokens(tokens, residual)[:, 1::3] for residual in heard], 1)}
+                    "residual": torch.stack([add_to_tokens(tokens, residual)[:, 1::3] for residual in loud], 1)}
 
         return {name: case[name] for name in ("packed", "residual")}, run
 
@@ -158,7 +158,7 @@ class OmniAvatar:
         def run():
             from lodestar.techniques import speech_guidance
             made = {role: predict(self.model("dit"), case, case["x"], case["timestep"], case[text], case["y"],
-                                  case["audio_emb"] * heard) for role, (text, heard) in PREDICTED.items()}
+                                  case["audio_emb"] * loud) for role, (text, loud) in PREDICTED.items()}
             # the text's scale is between predictions without audio, the audio's between predictions with text
             for role, scales in GUIDED.items():
                 weights = speech_guidance.shares(*reversed(scales))
@@ -180,8 +180,8 @@ class OmniAvatar:
             for sigma, after in zip(steps, steps[1:], strict=False):
                 latents = torch.cat([known, latents[:, :, given:]], 2)
                 made = [predict(self.model("dit"), case, latents, sigma[None] * 1000, case[text], case[f"y_{inputs}"],
-                                case[f"audio_{inputs}"] * heard) if weight else None
-                        for (text, heard), weight in zip(PREDICTED.values(), weights, strict=True)]
+                                case[f"audio_{inputs}"] * loud) if weight else None
+                        for (text, loud), weight in zip(PREDICTED.values(), weights, strict=True)]
                 latents = latents + (after - sigma) * speech_guidance.combine_predictions(made, weights)
             return {"latents": torch.cat([known, latents[:, :, given:]], 2)}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def rope(call: dict, host: golden.Host) -> dict[str, Tensor]:
     from lodestar.networks.longcat.layers import time_features
-    from lodestar.techniques.rope import rope_rows, rotate, rotation, split_head
+    from lodestar.techniques.rope import rope_frequencies, rotate, rotation, split_head
     if "t" in call:
         return {"out": time_features(call["t"], call["dim"])}
     if "positions" in call:
@@ -21,7 +21,7 @@ def rope(call: dict, host: golden.Host) -> dict[str, Tensor]:
     times = tuple(range(frames))
     if call.get("num_ref_latents"):
         times = (call["ref_img_index"], *range(frames - 1))
-    rows = rope_rows(times, height, width, split_head(call["head_dim"]))
+    rows = rope_frequencies(times, height, width, split_head(call["head_dim"]))
     return {part: turned(rotate, call[part], rows) for part in ("q", "k")}
 
 
@@ -102,9 +102,9 @@ def speakers(call: dict) -> dict[str, Tensor]:
     from lodestar.techniques.audio.speaker_tracks import pad_track, place_tracks
     mode = {"para": "together", "add": "in turn"}[call["audio_type"]]
     samples = math.ceil(call["generate_duration"] * call["sample_rate"])
-    voices = place_tracks(mode, call.get("person1"), call.get("person2"))
+    tracks = place_tracks(mode, call.get("person1"), call.get("person2"))
     raw = place_tracks(mode, call.get("person1_raw"), call.get("person2_raw"))
-    return {"person1": pad_track(voices[0], samples), "person2": pad_track(voices[1], samples), "mix": raw[0] + raw[1]}
+    return {"person1": pad_track(tracks[0], samples), "person2": pad_track(tracks[1], samples), "mix": raw[0] + raw[1]}
 
 
 def masks(call: dict) -> dict[str, Tensor]:

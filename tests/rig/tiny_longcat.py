@@ -113,11 +113,12 @@ def lora_of(config: dict) -> Weights:
     shapes, weights = shapes_of(config), {}
     for module in (f"blocks.{index}.{part}" for index in range(DEPTH) for part in LORA_PARTS):
         parts, (out, width) = LORA_PARTS[module.split(".", 2)[2]], shapes[f"{module}.weight"]
-        stem = "lora___lorahyphen___" + module.replace(".", "___lorahyphen___")
-        weights[f"{stem}.lora_down.weight"] = draw(f"{stem}.down", (parts * LORA_RANK, width))
-        ups = [f"{stem}.lora_up.weight"] if parts == 1 else [f"{stem}.lora_up.blocks.{j}.weight" for j in range(parts)]
+        prefix = "lora___lorahyphen___" + module.replace(".", "___lorahyphen___")
+        weights[f"{prefix}.lora_down.weight"] = draw(f"{prefix}.down", (parts * LORA_RANK, width))
+        ups = [f"{prefix}.lora_up.weight"] if parts == 1 else [
+            f"{prefix}.lora_up.blocks.{j}.weight" for j in range(parts)]
         weights |= {up: draw(up, (out // parts, LORA_RANK)) for up in ups}
-        weights[f"{stem}.alpha_scale"] = torch.tensor(LORA_SCALE)
+        weights[f"{prefix}.alpha_scale"] = torch.tensor(LORA_SCALE)
     return weights
 
 

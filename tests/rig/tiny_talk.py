@@ -1,5 +1,5 @@
 """Writes tiny random talking models by their official key names: Wan 2.1 I2V of 80 channels with an InfiniteTalk model
-patch, which ComfyUI 0.33 can make so small, and the wav2vec2 that it hears with;
+patch, which ComfyUI 0.33 can make so small, and its wav2vec2;
 HuMo 17B and 1.7B.
 
     from tiny_talk import write_tiny_talk        (needs torch and safetensors; neither ComfyUI nor the pack)
@@ -60,9 +60,9 @@ def speech_patch() -> Shapes:
     found |= layer("audio_proj.proj2", INNER, INNER) | layer("audio_proj.proj3", TOKENS * TOKEN_DIM, INNER)
     found |= layer("audio_proj.norm", TOKEN_DIM)
     for block in (f"blocks.{index}" for index in range(PATCH_BLOCKS)):
-        heard = f"{block}.audio_cross_attn"
-        found |= layer(f"{heard}.q_linear", DIM, DIM) | layer(f"{heard}.proj", DIM, DIM)
-        found |= layer(f"{heard}.kv_linear", 2 * DIM, TOKEN_DIM) | layer(f"{block}.norm_x", DIM)
+        audio_in = f"{block}.audio_cross_attn"
+        found |= layer(f"{audio_in}.q_linear", DIM, DIM) | layer(f"{audio_in}.proj", DIM, DIM)
+        found |= layer(f"{audio_in}.kv_linear", 2 * DIM, TOKEN_DIM) | layer(f"{block}.norm_x", DIM)
     return found
 
 

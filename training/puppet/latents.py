@@ -30,7 +30,7 @@ LATENTS = 25                                            # of a clip: 97 frames
 FRAMES, CONTEXT_FRAMES = 4 * LATENTS - 3, 4 * CONTEXT - 3
 RE_ENCODED = (4, 8, 12)                             # latents at which a chunk may begin with an encoded context
 PICTURES = (-60, -36, -16, -4, 4, 16, 28, 40, 52, 64, 76, 92, 104, 116, 132, 152, 176)   # frames from the clip's first
-HEARD = 2                                               # rows of speech before the first frame and after the last
+MARGIN = 2                                               # rows of speech before the first frame and after the last
 SILENT_SHARE = 0.1                                      # of the clips: nobody speaks, the person moves
 REFERENCE, REFERENCE_FRAMES = 6, 21                     # latents and frames of a video that is to show who it is
 FAR_FRAMES = (400, 4000)                                # from the clip to such a video
@@ -69,9 +69,9 @@ def clip(vae, world: World, number: int, device) -> dict[str, Tensor]:
     middles = first + np.maximum(4 * np.arange(LATENTS) - 1, 0)
 
     def encode_audio(first: int, frames: int) -> Tensor:
-        wave = take.waveform(first - HEARD - 1, frames + 2 * HEARD + 2)
+        wave = take.waveform(first - MARGIN - 1, frames + 2 * MARGIN + 2)
         wave = torch.from_numpy(wave if silent else roughen(wave, draw))
-        return mel_steps(wave, 1, 1 + frames + 2 * HEARD).half()
+        return mel_steps(wave, 1, 1 + frames + 2 * MARGIN).half()
 
     rows = encode_audio(first, FRAMES)
     videos = [first + int(draw.integers(*FAR_FRAMES)) for _ in range(2)]

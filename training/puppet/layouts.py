@@ -14,7 +14,7 @@ import torch
 from lodestar.techniques.audio.features import slot_steps
 from torch import Tensor
 
-from .latents import CLIPS, HEARD, LATENTS, PICTURES, RE_ENCODED, REFERENCE
+from .latents import CLIPS, LATENTS, MARGIN, PICTURES, RE_ENCODED, REFERENCE
 from .network import CHUNK, CONTEXT
 
 SHARES = {"speech": 0.05, "picture": 0.15, "re-encoded": 0.10, "latents": 0.25, "levels": 0.20, "pictures": 0.10,
@@ -158,7 +158,7 @@ def picture(clips: Clips, index: Tensor, place: int) -> Tensor:
 
 def audio_features(config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Tensor:
     """The chunk's audio features (B, 1, frames, 5, 5, 16); zeros where unconditional."""
-    rows = slot_steps(4 * window.first + HEARD, 4 * window.latents - 3, 1, clips["heard"].shape[1])
+    rows = slot_steps(4 * window.first + MARGIN, 4 * window.latents - 3, 1, clips["heard"].shape[1])
     audio = clips["heard"][index][:, rows].float()
     null = torch.from_numpy(draw.random(len(index)) < config.null_audio)
     if config.silence == "null":

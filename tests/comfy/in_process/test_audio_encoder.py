@@ -184,9 +184,9 @@ def test_whisper_does_not_stop_at_30_seconds():
         mel = (clip.log_mel(0, 4750).clamp(min=clip.floor) + 4) / 4
         rows = gelu(network.conv2(gelu(network.conv1(mel)))).transpose(1, 2)
     for window in plan_segments(4750, 1500, 200):
-        heard = layers_of(output)[0][:, window.keep_first:window.keep_end] \
+        audio_in = layers_of(output)[0][:, window.keep_first:window.keep_end] \
             - network.embed_positions.weight[window.keep_first - window.first:window.keep_end - window.first].float()
-        assert difference(heard, rows[:, window.keep_first:window.keep_end]) < 1e-5, "each second at its place"
+        assert difference(audio_in, rows[:, window.keep_first:window.keep_end]) < 1e-5, "each second at its place"
 
 
 def test_the_mel_of_a_window_is_the_mel_of_the_clip():

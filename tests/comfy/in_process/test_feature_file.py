@@ -63,7 +63,7 @@ def test_reading_chunk_by_chunk_stays_in_bounded_memory():
     before, peak = psutil.Process().memory_info().rss, 0
     for frame in range(0, 60 * 1000 * 16 // 50, 80):
         for layer in layers:
-            clock.feature_rows(layer, 50.0, frame, 80)
+            clock.feature_frames(layer, 50.0, frame, 80)
         file.release()
         peak = max(peak, psutil.Process().memory_info().rss)
     assert peak - before < 12e6, f"{(peak - before) / 1e6:.0f} MB of 123"

@@ -143,7 +143,7 @@ def test_known_latents_stay(model):
     assert torch.allclose(found[:, :, :2], known, atol=1e-4) and inputs.new_latents(found, 2).shape[2] == FRAMES - 2
 
 
-def test_a_later_chunk_hears_what_the_whole_take_would(model):
+def test_a_later_chunk_has_the_audio_of_the_whole_take(model):
     backbone, speech, clock = backbones.find(model), Speech.of(features(900)), Timeline(25)    # 36 s
     whole, later = (backbone.audio_for(speech, clock, *place) for place in ((0, 240), (200, 30)))
     assert torch.equal(later[:, 1:], whole[:, 201:230]) and whole[0, 215].any()

@@ -60,10 +60,10 @@ def random(*shape, seed=0):
 
 def features(steps=75, speakers=1, rate_hz=25.0, layers=12, seed=5):
     """As Audio Features gives them."""
-    voices = tuple(tuple(random(1, steps, 768, seed=seed + 20 * speaker + layer) for layer in range(layers))
+    streams = tuple(tuple(random(1, steps, 768, seed=seed + 20 * speaker + layer) for layer in range(layers))
                    for speaker in range(speakers))
-    several = {} if speakers == 1 else {"audio_streams": voices, "people_masks": halves()}
-    return {"encoded_audio": voices[0][-1], "encoded_audio_all_layers": voices[0], "rate_hz": rate_hz,
+    several = {} if speakers == 1 else {"audio_streams": streams, "speaker_masks": halves()}
+    return {"encoded_audio": streams[0][-1], "encoded_audio_all_layers": streams[0], "rate_hz": rate_hz,
             "audio_samples": int(steps / rate_hz * RATE), **several}
 
 
@@ -73,7 +73,7 @@ def halves():
     return masks
 
 
-def heard(model, speech, first_latent=0, latents=FRAMES):
+def audio_in(model, speech, first_latent=0, latents=FRAMES):
     from lodestar.backbones.audio.speech import Speech
     return backbones.find(model).audio_for(Speech.of(speech), Timeline(25), first_latent, latents)
 
@@ -101,7 +101,7 @@ def test_speech_equals_core_s_own_patch(model, plain, patch):
     tokens = project_audio_features(patch.model.audio_proj, [rows], 20, 20 + FRAMES * 4 - 3)
     core = {"audio_embeds": tokens, "patches": {"attn2_patch": [MultiTalkCrossAttnPatch(patch)]}}
     wanted = apply(plain, x, options=core)
-    assert (apply(model, x, **{SPEECH: heard(model, speech, 5)}) - wanted).abs().max() < 1e-5
+    assert (apply(model, x, **{SPEECH: audio_in(model, speech, 5)}) - wanted).abs().max() < 1e-5
     assert (apply(plain, x) - wanted).abs().max() > 1e-4
 
 
@@ -110,9 +110,9 @@ def test_without_speech_and_techniques_it_is_wan_to_the_bit(model, plain):
     assert torch.equal(apply(model, x), apply(plain, x))
 
 
-def test_a_chunk_hears_what_the_whole_take_would(model):
+def test_a_chunk_has_the_audio_of_the_whole_take(model):
     speech = features()
-    whole, later = heard(model, speech, 0, 16), heard(model, speech, 8, 8)
+    whole, later = audio_in(model, speech, 0, 16), audio_in(model, speech, 8, 8)
     assert torch.equal(later[:, :, 1:], whole[:, :, 9:])
     assert later[:, :, 0, 5:].eq(0).all()       # one frame, five places
 
@@ -123,15 +123,15 @@ def test_core_s_features_are_brought_to_the_video_s_rate(model):
     speech = features(steps=151, rate_hz=50.0, layers=13)
     layers = torch.stack(speech["encoded_audio_all_layers"][1:], 0)[:, 0]
     rows = linear_interpolation(layers, 50, 25).movedim(0, 1)
-    found = heard(model, speech, 3)
-    first = 3 * 4 + 4 * 1 + 1     # frame of latent 2, which hears it and two before first
+    found = audio_in(model, speech, 3)
+    first = 3 * 4 + 4 * 1 + 1     # frame of latent 2, whose audio is of it and two before first
     assert torch.allclose(found[0, 0, 2], rows[first - 2:first + 6], atol=1e-5)
 
 
-def test_rows_of_a_batch_hear_their_own_speech(model):
+def test_rows_of_a_batch_have_their_own_speech(model):
     """Core's patch cannot: conditional and unconditional in one call, as a CFG of more than 1 makes them."""
     x = random(1, 16, FRAMES, *SIZE)
-    windows = heard(model, features()), torch.zeros_like(heard(model, features()))
+    windows = audio_in(model, features()), torch.zeros_like(audio_in(model, features()))
     both = apply(model, x.repeat(2, 1, 1, 1, 1), **{SPEECH: torch.cat(windows)})
     for row, alone in zip(both, windows, strict=True):
         assert (row - apply(model, x, **{SPEECH: alone})[0]).abs().max() < 1e-5
@@ -139,7 +139,7 @@ def test_rows_of_a_batch_hear_their_own_speech(model):
 
 
 def test_two_speakers_are_told_apart_by_their_masks(model):
-    x, windows = random(1, 16, FRAMES, *SIZE), heard(model, features(speakers=2))
+    x, windows = random(1, 16, FRAMES, *SIZE), audio_in(model, features(speakers=2))
     tokens = torch.nn.functional.interpolate(halves(), (4, 4)).flatten(2)[:, :, None]
     found = apply(model, x, **{SPEECH: windows, SPEAKERS: tokens})
     turned = apply(model, x, **{SPEECH: windows.flip(1), SPEAKERS: tokens[:, [1, 0, 2]]})
@@ -148,8 +148,8 @@ def test_two_speakers_are_told_apart_by_their_masks(model):
 
 
 @pytest.mark.parametrize("distance", [1, 3, 5000])
-def test_an_anchor_stands_where_it_was_asked_for_and_hears_nothing(model, distance):
-    x, picture, windows = random(1, 16, FRAMES, *SIZE), random(1, 16, 1, *SIZE, seed=2), heard(model, features())
+def test_an_anchor_stands_where_it_was_asked_for_without_audio(model, distance):
+    x, picture, windows = random(1, 16, FRAMES, *SIZE), random(1, 16, 1, *SIZE, seed=2), audio_in(model, features())
     seen, anchored = [], attach.with_technique(model, LookaheadAnchor(distance, latents=picture))
     record = {"patches_replace": {"dit": {("double_block", 0): lambda args, extra: (
         seen.append(args["pe"]), extra["original_block"](args))[1]}}}
@@ -170,13 +170,13 @@ def test_positions_are_exact_in_bfloat16_at_5000(tiny_models, patch):
     record = {"patches_replace": {"dit": {("double_block", 0): lambda args, extra: (
         seen.append(args["pe"]), extra["original_block"](args))[1]}}}
     apply(anchored, random(1, 16, FRAMES, *SIZE).bfloat16(), options=record,
-          **{SPEECH: heard(half, features()).bfloat16()})
+          **{SPEECH: audio_in(half, features()).bfloat16()})
     asked = half.model.diffusion_model.rope_encode(1, *SIZE, t_start=FRAMES - 1 + 5000, dtype=torch.float32)
     assert torch.equal(seen[0][:, -asked.shape[1]:].float(), asked)
 
 
 def test_a_reference_skip_hides_the_anchor_from_near_frames(model):
-    x, windows = random(1, 16, FRAMES, *SIZE), heard(model, features())
+    x, windows = random(1, 16, FRAMES, *SIZE), audio_in(model, features())
     anchor = LookaheadAnchor(placement="in chunk", index=2, latents=random(1, 16, 1, *SIZE, seed=2))
     anchored = attach.with_technique(model, anchor)
     skipped = apply(attach.with_technique(anchored, ReferenceSkip()), x, **{SPEECH: windows})
@@ -189,7 +189,7 @@ def test_held_latents_stand_clean_in_every_call(model):
     held[:, :1, :2], held[:, 1:, :2] = 1, known
     wanted = x.clone()
     wanted[:, :, :2] = model.model.process_latent_in(known)
-    conds = {SPEECH: heard(model, features())}
+    conds = {SPEECH: audio_in(model, features())}
     # apply_model gives x - sigma * velocity: of the same velocity, so the rest is equal
     assert torch.allclose(apply(model, x, **conds, **{HELD: held})[:, :, 2:],
                           apply(model, wanted, **conds)[:, :, 2:], atol=1e-6)
@@ -207,7 +207,7 @@ def inputs_of(model, context=None, latents=FRAMES, speakers=1):
     people = halves() if speakers > 1 else None
     return backbone.chunk_inputs(ChunkRequest(
         latents, (16, *SIZE), context, random(1, 16, 1, *SIZE, seed=2),
-        heard(model, features(speakers=speakers), 0, latents), random(1, 16, latents, *SIZE, seed=6), people))
+        audio_in(model, features(speakers=speakers), 0, latents), random(1, 16, latents, *SIZE, seed=6), people))
 
 
 @pytest.mark.parametrize("speakers", [1, 2])
@@ -233,7 +233,7 @@ def test_any_guidance_works_and_the_known_latents_stay(model, text_scale, speake
     assert inputs.new_latents(found, 2).shape[2] == FRAMES - 2
 
 
-def test_context_windows_hear_their_own_part(model):
+def test_context_windows_have_their_own_audio(model):
     """Core crashes there. The windows' speech is cut as the latents are."""
     inputs, cut = inputs_of(model, latents=12), []
     windowed = model.clone()

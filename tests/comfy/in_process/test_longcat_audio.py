@@ -45,11 +45,11 @@ def whole(model, backbone, speech, latents):
 @contextmanager
 def listening(model):
     """The audio tokens (B, noisy latents, tokens, C) of each call of the network."""
-    heard = []
+    audio_in = []
     handle = model.model.diffusion_model.blocks[0].register_forward_pre_hook(
-        lambda module, args: heard.append(args[2].audio))
+        lambda module, args: audio_in.append(args[2].audio))
     try:
-        yield heard
+        yield audio_in
     finally:
         handle.remove()
 
@@ -65,10 +65,10 @@ def sample(model, backbone, longcat, speech, first, latents, context, techniques
     guider.set_conds([[longcat.text(), {}]], [[longcat.text(), {}]])
     guider.set_cfg(1.0)
     guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.uncond)
-    with listening(model) as heard, torch.inference_mode():
+    with listening(model) as audio_in, torch.inference_mode():
         guider.sample(longcat.noise(latents), inputs.samples, comfy.samplers.sampler_object("euler"),
                       torch.tensor([1.0, 0.0]), denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1)
-    return [tokens for tokens in heard if tokens is not None]
+    return [tokens for tokens in audio_in if tokens is not None]
 
 
 @pytest.mark.parametrize(("overlap", "techniques"), [(0, ()), (5, ()), (5, (ConditioningCache(),))],
@@ -98,8 +98,8 @@ def test_context_windows_get_the_audio_features_of_the_whole_take(model, backbon
         return executor(*args, **kwargs)
 
     windowed.add_wrapper_with_key("diffusion_model", "z_look", look)
-    heard = sample(windowed, backbone, longcat, speech, first, latents, 0)
-    assert len(heard) == len(shown) > 1
-    for tokens, frames in zip(heard, shown, strict=True):
+    audio_in = sample(windowed, backbone, longcat, speech, first, latents, 0)
+    assert len(audio_in) == len(shown) > 1
+    for tokens, frames in zip(audio_in, shown, strict=True):
         wanted = expected[[first + frame for frame in frames]]
         assert (tokens[0] - wanted).abs().max() <= RELATIVE * wanted.abs().max()

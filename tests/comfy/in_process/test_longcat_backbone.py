@@ -320,10 +320,10 @@ def windowed(model, overlap=0):
 
 
 def test_every_context_window_gets_its_own_speech(model, monkeypatch):
-    heard, forward = [], LongCatNetwork._forward
+    audio_in, forward = [], LongCatNetwork._forward
 
     def spy(self, *args, **conds):
-        heard.append((conds["audio"], conds.get("num_cond_frames")))
+        audio_in.append((conds["audio"], conds.get("num_cond_frames")))
         return forward(self, *args, **conds)
     monkeypatch.setattr(LongCatNetwork, "_forward", spy)
     made = guider(windowed(attach.install_techniques(model, (), ChunkPosition())))
@@ -334,7 +334,7 @@ def test_every_context_window_gets_its_own_speech(model, monkeypatch):
     with torch.inference_mode():
         made.sample(random(1, 16, 10, *SIZE), torch.zeros(1, 16, 10, *SIZE), comfy.samplers.sampler_object("euler"),
                     torch.tensor([1.0, 0.0]), denoise_mask=mask, disable_pbar=True, seed=1)
-    (first, known), (second, later_known) = heard
+    (first, known), (second, later_known) = audio_in
     assert second.shape[2] in (21, 25), "ComfyUI 0.33 puts the latent before the window in front of it"
     assert torch.equal(first, speech[:, :, :17]) and torch.equal(second, speech[:, :, -second.shape[2]:])
     assert (known, later_known) == (KNOWN, 0)

@@ -48,8 +48,8 @@ def with_wan_names(weights):
     for name, tensor in weights.items():
         for whole, (attention, letters) in SPLIT.items():
             if f".{whole}." in name and "audio" not in name:
-                stem, ending = name.split(f"{whole}.")
-                found |= {f"{stem}{attention}.{letter}.{ending}": part
+                prefix, ending = name.split(f"{whole}.")
+                found |= {f"{prefix}{attention}.{letter}.{ending}": part
                           for letter, part in zip(letters, tensor.chunk(len(letters)), strict=True)}
                 break
         else:

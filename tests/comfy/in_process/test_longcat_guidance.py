@@ -54,7 +54,7 @@ def test_a_run_is_the_formula_by_hand(tiny_models, longcat, name, scales):
     audio = longcat.speech(model)
 
     def guided(x, sigma):
-        made = [noisy_velocity(model, longcat, KNOWN, sigma, x, rows, audio=heard) for rows, heard in (
+        made = [noisy_velocity(model, longcat, KNOWN, sigma, x, rows, audio=audio_in) for rows, audio_in in (
             (longcat.text(), audio), (longcat.text(seed=4), audio), (longcat.text(seed=4), torch.zeros_like(audio)))]
         return combine_predictions(made, shares(*scales))
 

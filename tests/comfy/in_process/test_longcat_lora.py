@@ -225,11 +225,11 @@ def official_file(config, dtype=torch.float32):
              "ffn.w2": (1, config.hidden, config.ffn), "ffn.w3": (1, config.ffn, config.hidden)}
     file = {}
     for path, (count, rows, width) in parts.items():
-        for stem in (f"{PREFIX}blocks.{block}.{path}".replace(".", DOT) for block in range(config.depth)):
+        for layer_name in (f"{PREFIX}blocks.{block}.{path}".replace(".", DOT) for block in range(config.depth)):
             ups = ["weight"] if count == 1 else [f"blocks.{part}.weight" for part in range(count)]
-            file |= {f"{stem}.lora_up.{up}": torch.empty(rows, 128, dtype=dtype, device="meta") for up in ups}
-            file |= {f"{stem}.lora_down.weight": torch.empty(128 * count, width, dtype=dtype, device="meta"),
-                     f"{stem}.alpha_scale": torch.tensor(0.5)}
+            file |= {f"{layer_name}.lora_up.{up}": torch.empty(rows, 128, dtype=dtype, device="meta") for up in ups}
+            file |= {f"{layer_name}.lora_down.weight": torch.empty(128 * count, width, dtype=dtype, device="meta"),
+                     f"{layer_name}.alpha_scale": torch.tensor(0.5)}
     return file
 
 

@@ -32,7 +32,7 @@ def avatar(tiny_models, longcat):
     return longcat.load(tiny_models, longcat.AVATAR15)
 
 
-def heard(model, longcat):
+def audio_in(model, longcat):
     """An avatar's audio features, for the headless call."""
     return {} if model.model.diffusion_model.config.audio is None else {"audio": longcat.speech(model)}
 
@@ -47,7 +47,7 @@ def with_option(model, **options):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_velocity_is_minus_the_network(model, longcat, batch):
-    x, audio = longcat.noise(batch=batch), heard(model, longcat)
+    x, audio = longcat.noise(batch=batch), audio_in(model, longcat)
     audio = {name: value.repeat(batch, *[1] * 5) for name, value in audio.items()}
     with torch.inference_mode():
         got = model.model.apply_model(x, torch.full((batch,), 0.7), c_crossattn=longcat.text().expand(batch, -1, -1),
@@ -56,7 +56,7 @@ def test_the_velocity_is_minus_the_network(model, longcat, batch):
 
 
 def test_a_sampler_s_run_is_euler_by_hand(model, longcat):
-    network, audio, other = longcat.headless(model), heard(model, longcat), longcat.text(seed=4)
+    network, audio, other = longcat.headless(model), audio_in(model, longcat), longcat.text(seed=4)
 
     def guided(x, sigma):
         positive = longcat.velocity(network, x, sigma, **audio)
@@ -80,7 +80,7 @@ def test_custom_sampling_gives_the_same(avatar, longcat):
 
 
 def test_first_frames_with_a_mask_of_0_stay_and_are_clean_to_the_model(model, longcat):
-    network, audio = longcat.headless(model), heard(model, longcat)
+    network, audio = longcat.headless(model), audio_in(model, longcat)
     latent, mask = longcat.noise(seed=8), torch.ones(1, 1, longcat.FRAMES, *longcat.SIZE)
     mask[:, :, :2] = 0
     known = model.model.process_latent_in(latent)[:, :, :2]
@@ -124,28 +124,28 @@ def test_reference_latents_stand_in_front_at_index_10(avatar, longcat, known):
 
 
 def test_two_speakers_and_their_masks_reach_the_network(avatar, longcat):
-    voices = torch.cat([longcat.speech(avatar), longcat.speech(avatar, seed=6)], 1)
-    people = torch.zeros(1, 3, 64, 64)
-    people[:, 0, :, :32], people[:, 1, :, 32:] = 1, 1
+    streams = torch.cat([longcat.speech(avatar), longcat.speech(avatar, seed=6)], 1)
+    masks = torch.zeros(1, 3, 64, 64)
+    masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
     latent, mask = longcat.noise(seed=8), torch.ones(1, 1, longcat.FRAMES, *longcat.SIZE)
     mask[:, :, :1] = 0
     network, known = longcat.headless(avatar), avatar.model.process_latent_in(latent)[:, :, :1]
 
     def predict(x, sigma):
         whole = torch.cat([known, x[:, :, 1:]], 2)
-        return torch.cat([torch.zeros_like(known), longcat.velocity(network, whole, sigma, clean=(1,), audio=voices,
-                                                                    speaker_masks=people)[:, :, 1:]], 2)
+        return torch.cat([torch.zeros_like(known), longcat.velocity(network, whole, sigma, clean=(1,), audio=streams,
+                                                                    speaker_masks=masks)[:, :, 1:]], 2)
 
-    said = longcat.prompt(avatar, audio_windows=voices, people_masks=people)
+    said = longcat.prompt(avatar, audio_windows=streams, speaker_masks=masks)
     got = longcat.sample(avatar, said, latent=latent, mask=mask)
     torch.testing.assert_close(got[:, :, 1:], longcat.euler(avatar, predict)[:, :, 1:], atol=SAMPLED, rtol=0)
 
 
 def test_a_person_whose_mask_covers_no_token_is_refused(avatar, longcat):
-    voices, people = torch.cat([longcat.speech(avatar)] * 2, 1), torch.ones(1, 3, 64, 64)
-    people[:, 1] = 0
+    streams, masks = torch.cat([longcat.speech(avatar)] * 2, 1), torch.ones(1, 3, 64, 64)
+    masks[:, 1] = 0
     with pytest.raises(ValueError, match="mask of speaker 2 is too small"):
-        longcat.sample(avatar, longcat.prompt(avatar, audio_windows=voices, people_masks=people))
+        longcat.sample(avatar, longcat.prompt(avatar, audio_windows=streams, speaker_masks=masks))
 
 
 # ---------------------------------------------------------------- conditions
@@ -207,7 +207,7 @@ def test_wrappers_and_patches_are_called(model, longcat):
                                    "double_block", 1)
     assert torch.equal(longcat.sample(hooked, longcat.prompt(model), steps=1),
                        longcat.sample(model, longcat.prompt(model), steps=1))
-    per_block = 3 if heard(model, longcat) else 2
+    per_block = 3 if audio_in(model, longcat) else 2
     assert seen[0] == ("wrapper", 4, True, True)
     assert [seen.count(name) for name in ("attn1", "attn2", "after", "replaced")] == [2, 2, 2, 1]
     assert seen.count("attention") == 2 * per_block
@@ -291,7 +291,7 @@ def test_on_a_card_that_computes_in_bf16_the_float32_islands_hold(model, longcat
     told.set_inference_dtype(stored, None if stored == torch.bfloat16 else torch.bfloat16)
     card = told.get_model({}, device=torch.device("meta"))
     fill(card.diffusion_model, dict(model.model.diffusion_model.state_dict()), stored, torch.bfloat16)
-    x, audio = longcat.noise(), heard(model, longcat)
+    x, audio = longcat.noise(), audio_in(model, longcat)
     with torch.inference_mode():
         got = card.apply_model(x, torch.tensor([0.7]), c_crossattn=longcat.text(), transformer_options={}, **audio)
     rounded = torch.tensor(700.0).bfloat16().item() / 1000
@@ -305,7 +305,7 @@ def test_low_vram_gives_the_same(tiny_models, longcat, kind):
     small.unpatch_model(CPU)
     small.patch_model(CPU, lowvram_model_memory=int(0.9 * small.model_size()))
     assert 0 < small.loaded_size() < small.model_size() and small.model.model_lowvram
-    x, audio = longcat.noise(), heard(whole, longcat)
+    x, audio = longcat.noise(), audio_in(whole, longcat)
     with torch.inference_mode():
         got, wanted = (one.model.diffusion_model(x, torch.tensor([700.0]), longcat.text(), **audio)
                        for one in (small, whole))

@@ -93,14 +93,14 @@ def test_memory_is_let_go_when_a_run_is_broken_off(avatar, longcat, monkeypatch)
 
 # ---------------------------------------------------------------- steps
 
-def sampled(model, longcat, cfg=1.0, callback=None, people=None, known=2):
+def sampled(model, longcat, cfg=1.0, callback=None, masks=None, known=2):
     """Three steps after `known` conditioning frames and a reference, with two speakers where there are masks."""
     import comfy.sample
     latent, mask = longcat.noise(seed=8), torch.ones(1, 1, longcat.FRAMES, *longcat.SIZE)
     mask[:, :, :known] = 0
     values = {"reference_latents": [longcat.noise(1, seed=9)]}
-    if people is not None:
-        values |= {"people_masks": people,
+    if masks is not None:
+        values |= {"speaker_masks": masks,
                    "audio_windows": torch.cat([longcat.speech(model, seed=seed) for seed in (5, 6)], 1)}
     prompts = [longcat.prompt(model, seed=seed, **values) for seed in (3, 4)]
     with torch.inference_mode():
@@ -124,8 +124,8 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("place", ["VRAM", "RAM"])
-@pytest.mark.parametrize("voices", [1, 2])
-def test_no_step_waits_for_the_card(avatar, longcat, monkeypatch, place, voices):
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_no_step_waits_for_the_card(avatar, longcat, monkeypatch, place, speakers):
     """From the wrapper down to the last layer, the first step included."""
     masks = torch.zeros(1, 3, 64, 64)
     masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
@@ -138,13 +138,13 @@ def test_no_step_waits_for_the_card(avatar, longcat, monkeypatch, place, voices)
         found.append(waits.found)
         return result
     monkeypatch.setattr(attach.Patch, "__call__", watched)
-    sampled(model, longcat, 3.0, people=masks if voices > 1 else None)
+    sampled(model, longcat, 3.0, masks=masks if speakers > 1 else None)
     assert len(found) >= 3 and not any(found)
 
 
 def test_conditions_are_on_the_device_before_the_first_step(avatar, longcat):
     values = {"reference_latents": [longcat.noise(1)], "audio_windows": longcat.speech(avatar),
-              "cross_attn": longcat.text(), "people_masks": torch.ones(1, 3, 64, 64)}
+              "cross_attn": longcat.text(), "speaker_masks": torch.ones(1, 3, 64, 64)}
     conds = avatar.model.extra_conds(noise=longcat.noise(), device=torch.device("meta"), **values)
     tensors = {name: cond.cond for name, cond in conds.items() if torch.is_tensor(cond.cond)}
     assert set(tensors) == {"c_crossattn", "audio", "speaker_masks", "reference"}
@@ -153,8 +153,8 @@ def test_conditions_are_on_the_device_before_the_first_step(avatar, longcat):
 
 def test_rows_are_made_once_in_a_run(avatar, longcat, monkeypatch):
     from lodestar.networks.longcat import network
-    made, rows = [], network.rope_rows
-    monkeypatch.setattr(network, "rope_rows", lambda *args, **how: made.append(args) or rows(*args, **how))
+    made, rows = [], network.rope_frequencies
+    monkeypatch.setattr(network, "rope_frequencies", lambda *args, **how: made.append(args) or rows(*args, **how))
     sampled(attach.install_techniques(avatar, (), attach.ChunkPosition()), longcat, 3.0)
     assert len(made) == 1
     sampled(avatar, longcat)

@@ -251,9 +251,9 @@ def test_frames_after_the_speech_get_silence():
 def test_recordings_of_unequal_length_end_together(encoders):
     """After its end the shorter one has silence, encoded with it, and its features last as long."""
     long, short = resample_speech(audio(4)), resample_speech(audio(1, seed=1))
-    people = torch.ones(1, 3, 8, 8)
+    masks = torch.ones(1, 3, 8, 8)
     for version, encoder in encoders.items():
-        output = encode_streams(encoder, [long, short], speakers=people)
+        output = encode_streams(encoder, [long, short], speakers=masks)
         filled = torch.nn.functional.pad(short, (0, len(long) - len(short)))
         for voice, alone in zip(output["audio_streams"], (long, filled), strict=True):
             wanted = encode_streams(encoder, [alone])["encoded_audio_all_layers"]

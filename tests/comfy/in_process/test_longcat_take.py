@@ -90,7 +90,7 @@ def test_each_chunk_equals_the_loop_written_by_hand(take_of, name, picture):
                 whole = torch.cat([*front, x], 2)
                 timestep = torch.cat([torch.zeros(1, sum(clean)), torch.full((1, x.shape[2]), now * 1000)], 1)
                 prediction = LongCat.forward(network, whole, timestep, text, (text != 0).any(-1), clean=clean,
-                                             times=times, audio=heard_by_hand(name, chunk))
+                                             times=times, audio=audio_by_hand(name, chunk))
                 x = x + (then - now) * -prediction[:, :, sum(clean):]
         expected = model.model.process_latent_out(x)
         new = made.latents if chunk.index else made.latents[:, :, known:]
@@ -104,7 +104,7 @@ def copy_noise(take, chunk):
     return Noise_RandomNoise(chunk.seed(3)).generate_noise({"samples": shape})
 
 
-def heard_by_hand(name, chunk):
+def audio_by_hand(name, chunk):
     """Segment s starts at frame 4 * its first latent; five steps around every frame."""
     if name not in LAYERS:
         return None
@@ -181,8 +181,8 @@ def test_each_audio_stream_moves_its_own_speaker(take_of):
     masks[:, 0, :, :32], masks[:, 1, :, 32:] = 1, 1
     first, second = (tuple(random(1, 50, 64, seed=seed + layer) for layer in range(5)) for seed in (40, 60))
     windows_of = []
-    for voices in ((first, second), (first, first), (second, second)):
-        take = take_of("avatar15", features=speech("avatar15", audio_streams=voices, people_masks=masks))
+    for streams in ((first, second), (first, first), (second, second)):
+        take = take_of("avatar15", features=speech("avatar15", audio_streams=streams, speaker_masks=masks))
         windows_of.append(make(take)[1][1].latents)
     both, one, two = windows_of
     assert not torch.allclose(both, one, atol=1e-3) and not torch.allclose(both, two, atol=1e-3)
@@ -190,6 +190,6 @@ def test_each_audio_stream_moves_its_own_speaker(take_of):
 
 def test_several_speakers_need_a_picture(take_of):
     layers, masks = speech("avatar15")["encoded_audio_all_layers"], torch.ones(1, 3, 64, 64)
-    take = take_of("avatar15", False, features=speech("avatar15", audio_streams=(layers, layers), people_masks=masks))
+    take = take_of("avatar15", False, features=speech("avatar15", audio_streams=(layers, layers), speaker_masks=masks))
     with pytest.raises(ValueError, match="reference: several speakers need a picture"):
         make(take)

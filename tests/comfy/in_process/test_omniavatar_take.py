@@ -44,7 +44,7 @@ def anchored(model, omni, distance=3.0, seed=12, **options):
                                                         **options))
 
 
-def rope_rows(model, omni):
+def rope_frequencies(model, omni):
     """The rows that the first block gets."""
     seen, clone = [], model.clone()
     clone.model_options["transformer_options"] = {**clone.model_options["transformer_options"], "patches_replace": {
@@ -65,19 +65,19 @@ def test_no_technique_changes_no_bit(omni, model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_anchor_stands_where_it_was_asked_whatever_the_dtype(omni, tiny_models, distance, dtype):
     model = omni.load(tiny_models, dtype=dtype)
-    rows = rope_rows(anchored(model, omni, distance), omni)
+    rows = rope_frequencies(anchored(model, omni, distance), omni)
     asked = model.model.diffusion_model.rope_encode(1, *omni.SIZE, t_start=omni.FRAMES - 1 + distance)
     assert rows.dtype == torch.float32 and rows.shape[1] == (omni.FRAMES + 1) * TOKENS
     assert torch.allclose(rows[:, -TOKENS:], asked, atol=1e-3)
     assert not torch.allclose(rows[:, -TOKENS:], model.model.diffusion_model.rope_encode(
         1, *omni.SIZE, t_start=omni.FRAMES + distance), atol=1e-2)
-    assert torch.equal(rope_rows(model, omni), rows[:, :-TOKENS])
+    assert torch.equal(rope_frequencies(model, omni), rows[:, :-TOKENS])
     far = model.model.diffusion_model.rope_encode(1, *omni.SIZE, t_start=261, dtype=dtype)     # merged in bf16
     assert torch.equal(far, model.model.diffusion_model.rope_encode(1, *omni.SIZE, t_start=261))
 
 
 def test_an_anchor_equals_a_forward_written_by_hand(omni, model):
-    """It has its own latent, the reference beside it and a mask of 0, keeps the step's timestep and hears zeros."""
+    """It has its own latent, the reference beside it and a mask of 0, keeps the step's timestep; no audio."""
     latents, x = omni.random(1, 16, 1, *omni.SIZE, seed=12), omni.noise()
     made = omni.sample(anchored(model, omni, 4), x, omni.prompt(), steps=1)
     module, base, values = model.model.diffusion_model, model.model, omni.prompt()[0][1]
@@ -130,7 +130,7 @@ def test_it_keeps_working_beside_lora_and_easycache(omni, model):
 
 
 def test_context_windows_take_the_speech_and_the_known_frames_of_their_own_latents(omni, model):
-    """One window over all is the same bits; in smaller ones what is heard late moves nothing early."""
+    """One window over all is the same bits; in smaller ones what is audio_in late moves nothing early."""
     x, mask = omni.noise(9), torch.ones(1, 1, 9, *omni.SIZE)
     mask[:, :, :1] = 0
 
@@ -187,8 +187,8 @@ def test_the_sound_of_the_take_is_the_speech_behind_silence_and_one_frame(encode
         not delayed["waveform"][..., :-96_000].any()
 
 
-def test_the_picture_hears_nothing_and_frames_the_speech_without_its_delay(encoder):
-    """As upstream, where frame f hears feature f - 1 of the speech and the video's sound begins one frame later."""
+def test_the_picture_has_no_audio_and_frames_the_speech_without_its_delay(encoder):
+    """As upstream, where frame f has feature f - 1 of the speech and the video's sound begins one frame later."""
     audio = delay(sound(3), 0.3)
     speech = Speech.of(encode_delayed(encoder, audio))
     assert (speech.layers, speech.rate_hz, speech.family) == (13, 25.0, "omniavatar")
@@ -201,7 +201,7 @@ def test_the_picture_hears_nothing_and_frames_the_speech_without_its_delay(encod
     assert speech.streams[0][0].shape[1] == 105      # a whole chunk, the picture included
 
 
-def test_each_latent_hears_its_own_frames(omni, model, encoder):
+def test_each_latent_has_its_own_frames(omni, model, encoder):
     backbone = backbones.find(model)
     speech = Speech.of(encode_delayed(encoder, delay(sound(4), 0.3)))
     backbone.check_speech(speech, CLOCK)
@@ -286,7 +286,7 @@ def test_text_is_guided_without_speech_and_in_a_take_by_each_chunk_s_own(omni, m
     assert type(guide_speech(avatar, longcat.prompt(avatar), longcat.prompt(avatar), 4.0, 3.0, False)) is SpeechGuider
     spoken, silence, text = omni.speech(seed=9), torch.zeros_like(omni.speech()), omni.random(1, 9, 4096, seed=15)
     chunk = attach.guider_at(guider, (), ChunkPosition(), {AUDIO: spoken}, {AUDIO: silence}, [[text, {}]])
-    heard = {name: bool(entries[0][AUDIO].any()) for name, entries in chunk.original_conds.items()}
-    assert heard == {"positive": True, "text": False, "silent": False}
+    audio_in = {name: bool(entries[0][AUDIO].any()) for name, entries in chunk.original_conds.items()}
+    assert audio_in == {"positive": True, "text": False, "silent": False}
     asked = {name: torch.equal(entries[0]["cross_attn"], text) for name, entries in chunk.original_conds.items()}
     assert asked == {"positive": True, "text": True, "silent": False}

@@ -46,17 +46,17 @@ def test_every_family_gets_what_it_needs(chunk_of, name, keys, known):
 
 def test_the_clip_gets_the_speech_from_its_beginning(chunk_of):
     steps = torch.arange(200.0)[None, :, None].expand(1, 200, 64)
-    heard = chunk_of("longcat_avatar15", audio_features={"encoded_audio_all_layers": [steps] * 5, "rate_hz": 25.0}
+    audio_in = chunk_of("longcat_avatar15", audio_features={"encoded_audio_all_layers": [steps] * 5, "rate_hz": 25.0}
                      )[0][0][1]["audio_windows"]
-    assert torch.equal(heard[0, 0, :, 2, 0, 0], torch.arange(17.0)), "around each frame, its own step in the middle"
+    assert torch.equal(audio_in[0, 0, :, 2, 0, 0], torch.arange(17.0)), "around each frame, its own step in the middle"
 
 
 def test_each_audio_stream_comes_with_its_speaker_s_place(chunk_of):
-    masks, voices = torch.zeros(1, 3, 80, 120), tuple([torch.ones(1, 200, 64)] * 5 for _ in range(2))
+    masks, streams = torch.zeros(1, 3, 80, 120), tuple([torch.ones(1, 200, 64)] * 5 for _ in range(2))
     masks[:, 0, :, :60] = masks[:, 1, :, 60:] = 1
-    features = {"audio_streams": voices, "rate_hz": 25.0, "people_masks": masks}
+    features = {"audio_streams": streams, "rate_hz": 25.0, "speaker_masks": masks}
     for side in chunk_of("longcat_avatar15", audio_features=features, reference=torch.rand(1, 80, 120, 3))[:2]:
-        placed = side[0][1]["people_masks"]
+        placed = side[0][1]["speaker_masks"]
         assert placed.shape == (1, 3, 64, 96) and placed[0, 0, :, :48].all() and placed[0, 1, :, 48:].all()
         assert placed.sum() == 64 * 96
 
@@ -84,6 +84,6 @@ def test_what_does_not_fit_is_refused(chunk_of):
     with pytest.raises(ValueError, match="height: got 24"):
         chunk_of("wan21_t2v", height=24)
     people = {"encoded_audio_all_layers": [torch.ones(1, 50, 64)] * 5, "rate_hz": 25.0,
-              "people_masks": torch.ones(1, 3, 50, 50)}
+              "speaker_masks": torch.ones(1, 3, 50, 50)}
     with pytest.raises(ValueError, match="got a picture of 70x80, but the speakers were marked on one of 50x50"):
         chunk_of("longcat_avatar15", audio_features=people)

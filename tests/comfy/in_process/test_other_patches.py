@@ -9,7 +9,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.patches import never_called
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
-from lodestar.techniques.rope import rope_rows, scaled_axes
+from lodestar.techniques.rope import rope_frequencies, scaled_axes
 
 SCALED = {"scale_x": 1.0, "shift_x": 0.0, "scale_y": 1.5, "shift_y": 0.0, "scale_t": 0.8, "shift_t": 2.0}
 
@@ -60,7 +60,7 @@ def test_scale_rope_acts_alone_and_beside_an_anchor(case):
 def test_scaled_rows_are_core_s_own(t2v):
     module, (scale, shift) = t2v.model.diffusion_model, scaled_axes(SCALED)
     core = module.rope_encode(5, 8, 12, dtype=torch.float32, transformer_options={"rope_options": SCALED})
-    ours = rope_rows(range(5), 4, 6, module.rope_embedder.axes_dim, scale=scale, shift=shift)
+    ours = rope_frequencies(range(5), 4, 6, module.rope_embedder.axes_dim, scale=scale, shift=shift)
     torch.testing.assert_close(ours.flatten(), core.flatten(), atol=1e-5, rtol=0)
 
 

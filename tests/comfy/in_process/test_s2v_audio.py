@@ -49,22 +49,22 @@ def whole(model, speech, latents, fps=16.0):
 @contextmanager
 def listening(model):
     """What the model's injector gets in each call, one pair of tokens each."""
-    heard = []
+    audio_in = []
 
     def listen(module, args, kwargs):
         named = dict(zip(("x", "block_id", "audio_emb", "audio_emb_global", "seq_len"), args, strict=False)) | kwargs
         if named["block_id"] == 0:
-            heard.append((named["audio_emb_global"], named["audio_emb"]))
+            audio_in.append((named["audio_emb_global"], named["audio_emb"]))
 
     handle = model.model.diffusion_model.audio_injector.register_forward_pre_hook(listen, with_kwargs=True)
     try:
-        yield heard
+        yield audio_in
     finally:
         handle.remove()
 
 
-def assert_same(heard, expected, latents):
-    for got, all_of_it in zip(heard, expected, strict=True):
+def assert_same(audio_in, expected, latents):
+    for got, all_of_it in zip(audio_in, expected, strict=True):
         wanted = all_of_it[:, latents]
         assert got.shape[1:] == wanted.shape[1:]
         assert (got - wanted).abs().max() <= RELATIVE * wanted.abs().max()
@@ -86,10 +86,10 @@ def sample(model, wan, speech, first, latents, techniques=(), steps=1, cfg=2.0, 
     inputs = inputs_of(wan, speech, first, latents, fps)
     guider = attach.guider_at(guider, techniques, ChunkPosition(first_latent=first), inputs.conditions, inputs.uncond)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
-    with listening(model) as heard, torch.inference_mode():
+    with listening(model) as audio_in, torch.inference_mode():
         made = guider.sample(wan.noise(model, latents), inputs.samples, comfy.samplers.sampler_object("euler"), sigmas,
                              disable_pbar=True, seed=1)
-    return made, heard
+    return made, audio_in
 
 
 @pytest.mark.parametrize("fps", [16.0, 23.976, 25.0])
@@ -99,8 +99,8 @@ def test_every_chunk_gets_the_audio_features_of_the_whole_take(model, wan, speec
     expected = whole(model, speech, plan.total_latents, fps)
     assert len(plan.chunks) > 2
     for chunk in plan.chunks:
-        _, heard = sample(model, wan, speech, chunk.first_latent, chunk.latents, fps=fps)
-        (everyone, each), = heard
+        _, audio_in = sample(model, wan, speech, chunk.first_latent, chunk.latents, fps=fps)
+        (everyone, each), = audio_in
         latents = slice(chunk.first_latent, chunk.end_latent)
         assert_same((everyone[-1:], each[-1:]), expected, latents)          # positive: core's batch ends with it
         silent = model.model.diffusion_model.casual_audio_encoder(torch.zeros(1, 25, 1024, plan.total_latents * 4))
@@ -123,10 +123,10 @@ def test_without_its_history_a_chunk_would_get_other_tokens(model, wan, speech):
 def test_techniques_and_easycache_leave_the_speech_as_it_is(model, wan, speech, techniques):
     expected = whole(model, speech, 3 * CHUNK)
     eased = EasyCacheNode.execute(model, 3.0, 0.0, 1.0, False).args[0]
-    plain, heard = sample(model, wan, speech, CHUNK, CHUNK, techniques, steps=8)
-    skipped, heard_eased = sample(eased, wan, speech, CHUNK, CHUNK, techniques, steps=8)
-    assert 0 < len(heard_eased) < len(heard) == 8 and not torch.equal(plain, skipped)
-    for everyone, each in heard + heard_eased:
+    plain, audio_in = sample(model, wan, speech, CHUNK, CHUNK, techniques, steps=8)
+    skipped, audio_eased = sample(eased, wan, speech, CHUNK, CHUNK, techniques, steps=8)
+    assert 0 < len(audio_eased) < len(audio_in) == 8 and not torch.equal(plain, skipped)
+    for everyone, each in audio_in + audio_eased:
         assert_same((everyone[-1:], each[-1:]), expected, slice(CHUNK, 2 * CHUNK))
 
 
@@ -145,9 +145,9 @@ def test_context_windows_get_the_audio_features_of_the_whole_take(model, wan, sp
         return executor(*args, **kwargs)
 
     windowed.add_wrapper_with_key("diffusion_model", "z_look", look)
-    _, heard = sample(windowed, wan, speech, first, latents, cfg=1.0)
-    assert len(heard) == len(shown) > 1
-    for tokens, frames in zip(heard, shown, strict=True):
+    _, audio_in = sample(windowed, wan, speech, first, latents, cfg=1.0)
+    assert len(audio_in) == len(shown) > 1
+    for tokens, frames in zip(audio_in, shown, strict=True):
         assert_same(tokens, expected, [first + frame for frame in frames])
 
 
@@ -158,10 +158,10 @@ def test_a_clip_of_one_chunk_gets_the_tokens_of_a_take_s_start(model, wan, speec
     features = {"encoded_audio_all_layers": speech.streams[0], "rate_hz": 50.0}
     positive, _, latent = LodestarOneChunk.execute(model, text, text, comfy.sd.VAE(sd=weights), 64, 64, 17,
                                                             features).args
-    with listening(model) as heard, torch.inference_mode():
+    with listening(model) as audio_in, torch.inference_mode():
         comfy.sample.sample(model, wan.noise(model, CHUNK), 1, 1.0, "euler", "simple", positive, positive,
                             latent["samples"], disable_pbar=True)
-    assert_same(heard[0], expected, slice(0, CHUNK))
+    assert_same(audio_in[0], expected, slice(0, CHUNK))
 
 
 def test_a_patched_model_s_tokens_are_core_s_at_the_start_of_a_take(model, wan):

@@ -167,12 +167,12 @@ def test_features_of_another_recording_are_refused(tiny_models, wan, tmp_path):
     other["waveform"][..., RATE * 2:] = 0.5
     longer = {**take.take.speech, "waveform": torch.zeros(1, 1, 3 * SECONDS * RATE)}
     for speech, apart in ((take.take.speech, None), (longer, None), (other, "2.00 s")):
-        heard = changed(take, features={**features, "sound_marks": sound_marks(speech)})
+        audio_in = changed(take, features={**features, "sound_marks": sound_marks(speech)})
         if apart is None:
-            heard.check()
+            audio_in.check()
         else:
             with pytest.raises(ValueError, match=f"^audio_features, plan: two recordings, which differ from {apart}"):
-                heard.check()
+                audio_in.check()
 
 
 def test_the_video_may_have_another_sound_than_the_speech(tiny_models, wan):

@@ -124,9 +124,9 @@ def scheduled(wan, speech):
 @pytest.mark.parametrize("sigma", [0.99, 0.2])
 def test_hooks_areas_and_timestep_ranges_work_as_in_cores_guidance(s2v, wan, speech, sigma):
     positive, negative, sigmas = scheduled(wan, speech), prompt(wan, 11), (sigma, 0.0)
-    heard, silent = with_speech(negative, speech), with_speech(negative, torch.zeros_like(speech))
+    audio_in, silent = with_speech(negative, speech), with_speech(negative, torch.zeros_like(speech))
     dual = core_samplers.Guider_DualCFG(s2v)
-    dual.set_conds(positive, heard, silent)
+    dual.set_conds(positive, audio_in, silent)
     dual.set_cfg(4.0, 3.0)
     guided = sampled(SpeechGuider(s2v, positive, negative, 4.0, 3.0, False), wan, sigmas)
     assert torch.allclose(guided, sampled(dual, wan, sigmas), atol=1e-4)
@@ -171,8 +171,8 @@ def test_a_guider_without_names_of_its_own_has_unconditional_audio_where_it_says
     guider = core_samplers.Guider_DualCFG(s2v)
     guider.set_conds(prompt(wan, 10), prompt(wan, 11), prompt(wan, 12))
     chunk = attach.guider_at(guider, (), ChunkPosition(), {KEY: speech}, {KEY: torch.zeros_like(speech)})
-    heard = {name: bool(entries[0][KEY].any()) for name, entries in chunk.original_conds.items()}
-    assert heard == {"positive": True, "middle": True, "negative": False}
+    audio_in = {name: bool(entries[0][KEY].any()) for name, entries in chunk.original_conds.items()}
+    assert audio_in == {"positive": True, "middle": True, "negative": False}
 
 
 def test_a_copy_and_another_clone_do_not_disturb_it(s2v, wan, speech):

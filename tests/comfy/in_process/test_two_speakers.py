@@ -69,7 +69,7 @@ def test_others_get_a_third_audio_stream_of_silence(encoder):
     assert len(features["audio_streams"]) == 3
     silence = encode_streams(encoder, [torch.zeros(16_000)])["encoded_audio_all_layers"]
     assert all(map(torch.equal, features["audio_streams"][2], silence))
-    assert features["people_masks"].shape == (1, 5, 48, 80)
+    assert features["speaker_masks"].shape == (1, 5, 48, 80)
 
 
 def test_the_mix_keeps_the_better_rate_and_both_channels():
@@ -108,7 +108,7 @@ def test_the_model_takes_it(encoder, longcat, tiny_models):
 # ---------------------------------------------------------------- places
 
 def masks(encoder, **given):
-    return speakers(encoder, audio_1=audio(0.5), **given)[0]["people_masks"]
+    return speakers(encoder, audio_1=audio(0.5), **given)[0]["speaker_masks"]
 
 
 def test_boxes_are_fractions_of_the_picture(encoder):

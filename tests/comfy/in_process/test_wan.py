@@ -81,7 +81,7 @@ def test_at_distance_one_with_the_chunk_s_timestep_rows_are_core_s_own_concat(ti
 
 
 @pytest.mark.parametrize("distance", [1, 7, 400])
-def test_the_anchor_s_rope_rows_are_the_ones_asked_for(model, wan, distance):
+def test_the_anchor_s_rope_frequencies_are_the_ones_asked_for(model, wan, distance):
     latents = None if "s2v" in type(model.model).__name__.lower() else wan.picture(model)
     anchored, seen = capture_rope(attach.with_technique(model, LookaheadAnchor(distance, latents=latents)))
     wan.apply(anchored, wan.noise(model))
@@ -92,7 +92,7 @@ def test_the_anchor_s_rope_rows_are_the_ones_asked_for(model, wan, distance):
     assert torch.equal(seen[0][:, :start], module.rope_encode(wan.FRAMES, *wan.SIZE, dtype=torch.float32))
 
 
-def test_rope_rows_stay_exact_in_bfloat16(tiny_models, wan):
+def test_rope_frequencies_stay_exact_in_bfloat16(tiny_models, wan):
     """ComfyUI builds the ids in the model's dtype: at 261 bfloat16 would give the frequencies of 260."""
     model = wan.load(tiny_models, "wan21_t2v", torch.bfloat16)
     anchored, seen = capture_rope(attach.with_technique(model, LookaheadAnchor(256, latents=wan.picture(model))))

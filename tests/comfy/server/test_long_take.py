@@ -41,7 +41,7 @@ def texts(events):
 def uninterrupted(server):
     """The take as it comes out when nothing happens, and what the server said on the way.
 
-    Its kept chunks go where no other take finds them: they would be the same.
+    Its chunks go where no other take finds them: they would be the same.
     """
     events = []
     graph = tiny_take(server, "calm/take", steps=MANY_STEPS, keep_chunks=True)

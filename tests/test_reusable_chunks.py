@@ -3,7 +3,7 @@ import pytest
 import torch
 from lodestar.pipelines.safe_files import NotWritten
 from lodestar.pipelines.take.journal import Journal
-from lodestar.pipelines.take.reusable_chunks import copy_kept_chunks, take_folder
+from lodestar.pipelines.take.reusable_chunks import copy_reusable_chunks, take_folder
 
 pytestmark = pytest.mark.once
 
@@ -35,19 +35,19 @@ def test_chunks_before_a_change_are_copied_and_the_other_take_keeps_its_own(tmp_
     old, new = fingerprints("a", "b", "c", "d"), fingerprints("a", "b", "c", "x")
     make(tmp_path / "old", old)
     make(tmp_path / "other", fingerprints("a", "y"))
-    said = copy_kept_chunks(tmp_path / "new", new, "take")
+    said = copy_reusable_chunks(tmp_path / "new", new, "take")
     assert "prompt changed: chunk 4 is made again" in said and str(tmp_path / "old") in said
     with Journal.open(tmp_path / "new", new) as journal, Journal.open(tmp_path / "old", old) as whole:
         assert (journal.finished, whole.finished, journal.finished_frames) == (3, 4, 16)
         assert torch.equal(journal.latents(0, 6), whole.latents(0, 6))
         assert [path.read_bytes() for path in journal.segments()] == [b"a", b"c"]
-    assert copy_kept_chunks(tmp_path / "new", new, "take") == ""
+    assert copy_reusable_chunks(tmp_path / "new", new, "take") == ""
 
 
 @pytest.mark.parametrize("other", [fingerprints("a", "b", model="n"), fingerprints("x", "b")])
 def test_nothing_is_taken_from_another_take(tmp_path, other):
     make(tmp_path / "old", other)
-    assert copy_kept_chunks(tmp_path / "new", fingerprints("a", "b"), "take") == ""
+    assert copy_reusable_chunks(tmp_path / "new", fingerprints("a", "b"), "take") == ""
     assert not (tmp_path / "new").exists()
 
 
@@ -58,8 +58,8 @@ def test_nothing_is_taken_from_a_take_that_runs_or_is_damaged(tmp_path):
     (tmp_path / "damaged" / "chunk_0000.mp4").write_bytes(b"z")
     (tmp_path / "notes.txt").write_text("no take", encoding="utf-8")
     with Journal.open(tmp_path / "runs", wanted):
-        assert copy_kept_chunks(tmp_path / "new", wanted, "take") == ""
-    assert "resuming at chunk 3 of 3" in copy_kept_chunks(tmp_path / "new", wanted, "take")
+        assert copy_reusable_chunks(tmp_path / "new", wanted, "take") == ""
+    assert "resuming at chunk 3 of 3" in copy_reusable_chunks(tmp_path / "new", wanted, "take")
 
 
 @pytest.mark.parametrize("state", [{}, {"drift": torch.ones(2)}])
@@ -72,10 +72,10 @@ def test_a_copy_that_was_broken_off_is_gone_on_with(tmp_path, state):
     in_the_way = tmp_path / "new.copy" / "chunk_0002.safetensors"
     in_the_way.mkdir(parents=True)
     with pytest.raises(NotWritten):
-        copy_kept_chunks(tmp_path / "new", new, "take")
+        copy_reusable_chunks(tmp_path / "new", new, "take")
     assert not (tmp_path / "new").exists()
     in_the_way.rmdir()
-    assert "copies of those" in copy_kept_chunks(tmp_path / "new", new, "take")
+    assert "copies of those" in copy_reusable_chunks(tmp_path / "new", new, "take")
     with Journal.open(tmp_path / "new", new) as journal:
         assert journal.finished == 3 and journal.state().keys() == state.keys()
         assert journal.latents(0, 6)[0, 0, :, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
