@@ -37,7 +37,7 @@ class LodestarAudioFeatures(io.ComfyNode):
                 io.Float.Input("overlap_seconds", default=4.0, min=0.0, max=60.0, step=0.5,
                                tooltip="Shared by neighbouring segments and cut in the middle. Below 2.6 s the "
                                        "features of wav2vec2 change at the seams."),
-                io.Combo.Input("trained_as", options=[CORE, INFINITETALK, HUMO], default=CORE,
+                io.Combo.Input("trained_as", options=[CORE, INFINITETALK, HUMO], default=CORE, optional=True,
                                tooltip="core: every layer at the encoder's own rate, as ComfyUI's node makes them. "
                                        "InfiniteTalk: as it and MultiTalk were trained, at -23 LUFS and 25 Hz, brought "
                                        "to that rate before the transformer. HuMo: whisper in stretches of 30 s, five "
