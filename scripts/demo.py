@@ -235,8 +235,8 @@ def both_takes(graph: Graph, make, options: argparse.Namespace) -> None:
         print(f"{path}\n{describe(path)}", flush=True)
         videos.append(path)
         if importlib.util.find_spec("torch"):
-            *_, told, _ = report_video(path, borders, options).splitlines()
-            reports.append(compare.Figures.of(Path(told)))
+            *_, report_line, _ = report_video(path, borders, options).splitlines()
+            reports.append(compare.Figures.of(Path(report_line)))
     if not reports:
         return
     import av

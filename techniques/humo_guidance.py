@@ -16,7 +16,7 @@ class Prediction(NamedTuple):
 
 
 TEXT, NOTHING = Prediction(True, False, False), Prediction(False, False, False)
-SPOKEN, WHOLE = Prediction(True, True, False), Prediction(True, True, True)
+WITH_AUDIO, WHOLE = Prediction(True, True, False), Prediction(True, True, True)
 PICTURED, ONLY_PICTURE = Prediction(True, False, True), Prediction(False, False, True)
 
 
@@ -24,7 +24,7 @@ def large_weights(text_scale: float, audio_scale: float, timestep: float, refere
                   switch_timestep: float = SWITCH_TIMESTEP) -> dict[Prediction, float]:
     """Of the 17B at a whole `timestep` (0..1000); without a `reference` nothing is switched."""
     if not reference:
-        return {SPOKEN: audio_scale, TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
+        return {WITH_AUDIO: audio_scale, TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
     early = timestep > switch_timestep
     scale = text_scale if early else text_scale - TEXT_DROP
     return {WHOLE: audio_scale, PICTURED: scale - audio_scale, ONLY_PICTURE if early else NOTHING: 1 - scale}
@@ -35,5 +35,5 @@ def small_weights(text_scale: float, audio_scale: float, reference_scale: float,
     """Of the 1.7B, at every timestep."""
     weights = {TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
     if not reference:
-        return {SPOKEN: audio_scale, **weights}
-    return {WHOLE: reference_scale, SPOKEN: audio_scale - reference_scale, **weights}
+        return {WITH_AUDIO: audio_scale, **weights}
+    return {WHOLE: reference_scale, WITH_AUDIO: audio_scale - reference_scale, **weights}

@@ -138,9 +138,9 @@ def test_a_keyframe_is_the_anchor_until_its_time(players):
 
 
 def test_audio_slots_of_the_players(players):
-    spoken, null = (players.speech(CONDITIONS[name], 9, 13) for name in ("ahead 12", "encoded, null"))
-    assert spoken.shape == null.shape == (2, 1, 49, 5, 5, 16) and not null.any()
-    assert torch.equal(spoken[:, 0, 3, 2], players.audio[:, 2 + 4 * 9 + 3])
+    talk, null = (players.speech(CONDITIONS[name], 9, 13) for name in ("ahead 12", "encoded, null"))
+    assert talk.shape == null.shape == (2, 1, 49, 5, 5, 16) and not null.any()
+    assert torch.equal(talk[:, 0, 3, 2], players.audio[:, 2 + 4 * 9 + 3])
 
 
 def test_only_what_a_condition_names_differs():
@@ -185,8 +185,8 @@ def test_chunks_continue_as_their_condition_says(name, players, monkeypatch):
     known = []
 
     def one(network, x, sigmas, asked):
-        known.append(asked.known)
-        return torch.cat([asked.known, x[:, :, asked.known.shape[2]:].clamp(0, 1)], 2)
+        known.append(asked.conditioning)
+        return torch.cat([asked.conditioning, x[:, :, asked.conditioning.shape[2]:].clamp(0, 1)], 2)
 
     monkeypatch.setattr(claims_takes, "sample", one)
     made = claims_takes.make_take(None, Averages(), CONDITIONS[name], players)
@@ -248,7 +248,7 @@ def test_figures_of_predictions_that_are_known(players):
     found = claims_measures.figures(predictions_of(players, 2, 0.55, 3.0), players, (0, 2))
     assert set(found) == set(claims_measures.FIGURES)
     assert found["lag"].tolist() == [2, 2] and found["identity_slope"] == pytest.approx([3, 3], abs=1e-4)
-    assert found["told"] == pytest.approx([(0.5 - 0.5 + 0.5) / 3] * 2)      # two keyframes smile, one is sad
+    assert found["arrival"] == pytest.approx([(0.5 - 0.5 + 0.5) / 3] * 2)      # two keyframes smile, one is sad
     assert found["sync"].max() < 0.95 < claims_measures.figures(predictions_of(players), players, (0, 2))["sync"].min()
 
 
@@ -272,7 +272,7 @@ def test_verdicts_say_yes_partly_and_no():
 def test_who_does_nothing_reproduces_nothing():
     """The same take under all conditions, and takes that differ by next to nothing."""
     draw = np.random.default_rng(0)
-    take = {name: draw.normal(0.3, 0.2, 8) for name in claims_measures.FIGURES} | {"told": np.zeros(8)}
+    take = {name: draw.normal(0.3, 0.2, 8) for name in claims_measures.FIGURES} | {"arrival": np.zeros(8)}
     for level in (0, 1e-3):
         found = {name: {figure: values + level * draw.random() for figure, values in take.items()} for name in ALL}
         found["none"]["identity_slope"] = -np.ones(8)       # half of it is more than it is
@@ -360,4 +360,4 @@ def test_every_take_is_in_one_part_and_the_long_ones_are_spread():
     parts = [claims_run.part_of(names, part, 2) for part in range(2)]
     assert not set(parts[0]) & set(parts[1]) and parts[0] | parts[1] == names and set(names) == ALL
     assert [[CONDITIONS[name].context == "re-encode" for name in part].index(True) for part in parts] == [0, 0]
-    assert {name for name, told in names.items() if told} == {"story", claims_verdicts.AHEAD}
+    assert {name for name, with_story in names.items() if with_story} == {"story", claims_verdicts.AHEAD}

@@ -117,9 +117,9 @@ def test_the_sound_keeps_its_place_when_it_begins_late(tmp_path):
             shown.pts, shown.time_base = number, Fraction(1, FPS)
             container.mux(picture.encode(shown))
         samples = (voice()["waveform"][0].numpy() * 32767).clip(-32768, 32767).astype(np.int16)
-        spoken_frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
-        spoken_frame.sample_rate, spoken_frame.pts, spoken_frame.time_base = RATE, 5 * RATE // FPS, Fraction(1, RATE)
-        container.mux([*sound.encode(spoken_frame), *picture.encode(), *sound.encode()])
+        sound_frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+        sound_frame.sample_rate, sound_frame.pts, sound_frame.time_base = RATE, 5 * RATE // FPS, Fraction(1, RATE)
+        container.mux([*sound.encode(sound_frame), *picture.encode(), *sound.encode()])
     lips = evaluate(VideoFile(path), mouth_box=MOUTH)["measures"]["lip_sync"]
     assert lips["lag_frames"] == -5 and lips["correlation"] > 0.7
 
@@ -215,16 +215,16 @@ def test_frames_are_forgotten():
 
 
 def test_the_callback_may_stop_it():
-    told = []
+    record = []
 
     def stop(frames):
-        told.append(frames)
+        record.append(frames)
         if frames >= 32:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(Clip(talking(), FPS), on_frames=stop)
-    assert told == [16, 32]
+    assert record == [16, 32]
 
 
 # ---------------------------------------------------------------- picture, files, command

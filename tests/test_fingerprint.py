@@ -147,7 +147,7 @@ SAME = {"setting": "SETTING = 1.0", "around": "1.0", "own": "[1.0]", "default": 
     {"setting": "SETTING = dict(a=1.0)"}, {"around": "2.0"}, {"own": "[2.0]"}, {"own": "torch.ones(1)"},
     {"default": "2.0"}, {"kept": "2.0"}, {"given": "2.0"}], ids=str)
 def test_what_another_packs_methods_use_counts(change):
-    before, after = (made(PACK.format(**told)) for told in (SAME, {**SAME, **change}))
+    before, after = (made(PACK.format(**record)) for record in (SAME, {**SAME, **change}))
     assert of(before.Patch()) == of(made(PACK.format(**SAME)).Patch()) != of(after.Patch())
     if "setting" in change:
         assert of(before.patch) != of(after.patch)

@@ -209,8 +209,8 @@ def test_the_official_int8_size():
 def test_the_config_is_inferred_from_every_fixture():
     for fixtures in FIXTURES.values():
         if (fixtures.folder / "config.json").is_file():
-            told = LongCatConfig.from_json(fixtures.config)
-            assert LongCatConfig.from_weights(fixtures.load("model.safetensors")) == told
+            record = LongCatConfig.from_json(fixtures.config)
+            assert LongCatConfig.from_weights(fixtures.load("model.safetensors")) == record
     with pytest.raises(ValueError, match="'x_embedder.proj.weight'"):
         LongCatConfig.from_weights({"img_in.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="another model"):

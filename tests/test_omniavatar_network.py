@@ -62,8 +62,8 @@ def test_each_latent_s_tokens_get_their_own_sound_whatever_else_is_in_the_batch(
     pack = AudioPack(8, 4, torch.nn)
     assert torch.equal(pack(packed)[1:], pack(packed[1:]))
     tokens, residual = torch.randn(2, 3 * 5, 4), torch.randn(2, 3, 4)
-    spoken = add_to_tokens(tokens, residual)
-    assert torch.equal(spoken[1, 7], tokens[1, 7] + residual[1, 1])
+    added = add_to_tokens(tokens, residual)
+    assert torch.equal(added[1, 7], tokens[1, 7] + residual[1, 1])
 
 
 @pytest.mark.parametrize("segment_seconds", [2, 3])

@@ -140,8 +140,8 @@ def test_a_batch_teaches_every_weight(world):
 
 def test_the_weights_are_small_and_say_where_they_come_from():
     assert WEIGHTS.stat().st_size < 1_000_000
-    told = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
-    assert {"slices", "seed", "loss", "held_out", "held_out_worn"} <= set(told)
+    record = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    assert {"slices", "seed", "loss", "held_out", "held_out_worn"} <= set(record)
 
 
 def test_one_character_is_near_and_strangers_are_far(people):

@@ -122,9 +122,9 @@ def test_precision_is_what_a_matmul_takes(monkeypatch):
 
 def test_it_learns_and_writes_its_log(tmp_path):
     run(tmp_path, 200)
-    told = json.loads((tmp_path / "log.json").read_text())
-    assert [step for step, _ in told["loss"]] == list(range(25, 201, 25))
-    assert told["loss"][-1][1] < 0.5 * told["loss"][0][1] and set(told["precisions"]) <= {"float32", "bfloat16"}
+    record = json.loads((tmp_path / "log.json").read_text())
+    assert [step for step, _ in record["loss"]] == list(range(25, 201, 25))
+    assert record["loss"][-1][1] < 0.5 * record["loss"][0][1] and set(record["precisions"]) <= {"float32", "bfloat16"}
 
 
 # ---------------------------------------------------------------- the VAE's losses
@@ -188,10 +188,10 @@ def test_cores_are_taken_while_they_are_idle(monkeypatch):
 def test_in_the_background_it_is_the_same_command_with_the_lowest_priority(tmp_path):
     """A session of its own, which outlives the shell, and is weighed as the least of all sessions."""
     out, cache = tmp_path / "runs", tmp_path / "cache"
-    told = subprocess.run([sys.executable, "-m", "training.puppet.all", str(out), "--hours", "0", "--background"],
+    record = subprocess.run([sys.executable, "-m", "training.puppet.all", str(out), "--hours", "0", "--background"],
                           cwd=everything.PACK, env={**os.environ, "LODESTAR_CACHE": str(cache), "PATH": ""},
                           capture_output=True, text=True, check=True).stdout
-    process = int(re.search(r"process (\d+)", told)[1])
+    process = int(re.search(r"process (\d+)", record)[1])
     try:
         assert os.getsid(process) == process != os.getsid(0) and (out / "log.txt").is_file()
         deadline = time.monotonic() + 120

@@ -73,8 +73,8 @@ def test_every_layout_continues_from_what_it_says(clips, layout, known, referenc
         assert torch.equal(head % 1000, (500 + 100 * RE_ENCODED.index(first) + torch.arange(CONTEXT).float()
                                          if layout == "re-encoded" else first + torch.arange(known).float()
                                          ).expand_as(head))
-        spoken = given.audio[0, 0, :, 2, 0, 0]      # the middle of each chunk
-        assert (spoken == -1).all() or torch.equal(spoken % 1000, MARGIN + 4 * first + torch.arange(4 * CHUNK - 3.0))
+        talk = given.audio[0, 0, :, 2, 0, 0]      # the middle of each chunk
+        assert (talk == -1).all() or torch.equal(talk % 1000, MARGIN + 4 * first + torch.arange(4 * CHUNK - 3.0))
     assert seen == references
 
 
@@ -237,9 +237,10 @@ def test_what_is_exported_is_what_was_trained(tmp_path):
     variant = weights_file("puppet_unstitched", tmp_path)
     assert apart(asked(load_trained(variant, base)), changed) < 2e-3 < apart(plain, changed)
     assert variant.stat().st_size < 0.1 * base.stat().st_size
-    told = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
-    assert told["steps"] == 50 and told["loss"] == [[25, 1.5], [50, 1.25]] and told["precisions"] == ["float32"]
-    assert told["config"].endswith("puppet_unstitched.json") and len(told["commit"]) == 40 and told["base"] == "puppet"
+    record = json.loads((tmp_path / "puppet" / "puppet_unstitched.json").read_text())
+    assert record["steps"] == 50 and record["loss"] == [[25, 1.5], [50, 1.25]] and record["precisions"] == ["float32"]
+    assert record["config"].endswith("puppet_unstitched.json") and len(record["commit"]) == 40
+    assert record["base"] == "puppet"
     with pytest.raises(ValueError, match="got a LoRA, wanted the weights that it belongs to"):
         load_trained(weights_file("puppet_unstitched", tmp_path))
 

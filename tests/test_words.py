@@ -43,6 +43,7 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
     "voices": "speakers, audio streams",
     "(?<![.])(?-i:stem)": "base checkpoint",
     "(?-i:canvas)": "concat latent",
+    "told|spoken": "text cross-attention, audio cross-attention",
     "looker": "face probe",
     "contract": "fingerprint, cache key",
     r"paper 00\d": "its authors and its name",

@@ -85,10 +85,10 @@ def techniques_of(condition: Condition, story: tuple) -> tuple[Technique, ...]:
     """`story`: (seconds, latents) of the keyframes, used where the condition tells one."""
     if not condition.story:
         return condition.techniques
-    told = NarrativeKeyframes()
+    story_so_far = NarrativeKeyframes()
     for seconds, latents in story:
-        told = told.plus(seconds, latents)
-    return (*condition.techniques, told)
+        story_so_far = story_so_far.plus(seconds, latents)
+    return (*condition.techniques, story_so_far)
 
 
 def first_new_frame(chunk: int) -> int:
@@ -108,6 +108,6 @@ def chunk_at(seconds: Fraction) -> int:
     return max((frame - 1 - first_new_frame(0)) // (NEW * TIMELINE.temporal_ratio), 0)
 
 
-def chunks_to_measure(chunks: int, every: int, told: tuple[Fraction, ...] = ()) -> tuple[int, ...]:
+def chunks_to_measure(chunks: int, every: int, times: tuple[Fraction, ...] = ()) -> tuple[int, ...]:
     """The last chunk and every so manyth before it, and those of the story's times."""
-    return tuple(sorted({*range(chunks - 1, -1, -every), *(min(chunk_at(time), chunks - 1) for time in told)}))
+    return tuple(sorted({*range(chunks - 1, -1, -every), *(min(chunk_at(time), chunks - 1) for time in times)}))

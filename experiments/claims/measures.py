@@ -22,7 +22,7 @@ from .takes import STORY, Cast, Codec
 
 REACH_FRAMES, GRID = 8, 4       # of lags; of colours, cells each way
 NEAR = slice(12, 24)            # of a chunk's 36 frames: latents 7 to 9, around the middle, which the skip is about
-TOLD_FRAMES = 12                # before and after a keyframe's time
+STORY_FRAMES = 12                # before and after a keyframe's time
 NEUTRAL = 0.15                  # the expression about which the world's vary
 FIGURES = {
     "identity": "identity error", "identity_slope": "identity drift a minute", "identity_end": "identity error, last",
@@ -30,7 +30,7 @@ FIGURES = {
     "motion": "motion", "motion_pause": "motion in pauses", "mouth_pause": "mouth in pauses",
     "pose_apart": "pose from the reference's", "pose_near": "pose from the reference's, mid-chunk",
     "sharpness": "sharpness / true", "sharpness_slope": "sharpness drift a minute",
-    "colour": "colour off, CIEDE2000", "colour_slope": "colour drift a minute", "told": "expression as told"}
+    "colour": "colour off, CIEDE2000", "colour_slope": "colour drift a minute", "arrival": "expression at keyframes"}
 
 
 def predictions(probe: FaceProbe, codec: Codec, cast: Cast, size: int, chunks: tuple[int, ...],
@@ -98,7 +98,7 @@ def figures(seen: dict[str, Tensor], cast: Cast, usual: tuple[int, ...]) -> dict
             "pose_near": apart[:, :, NEAR].mean((1, 2)), "sharpness": per_chunk["sharpness"].mean(1),
             "sharpness_slope": slopes(minutes, per_chunk["sharpness"]), "colour": arrays["colour"].mean(1),
             "colour_slope": slopes(minutes, arrays["colour"]),
-            "told": measure_story(expression, looked, cast)}
+            "arrival": measure_story(expression, looked, cast)}
 
 
 def correlations(opening: np.ndarray, chunks: list[int], cast: Cast) -> np.ndarray:
@@ -122,6 +122,6 @@ def measure_story(expression: np.ndarray, chunks: list[int], cast: Cast) -> np.n
         chunk = min(chunk_at(seconds), cast.chunks - 1)
         if chunk not in chunks:
             return np.full(len(expression), np.nan)
-        near = np.abs(numbers(chunk) - float(seconds * FPS)) <= TOLD_FRAMES
+        near = np.abs(numbers(chunk) - float(seconds * FPS)) <= STORY_FRAMES
         found.append((expression[:, chunks.index(chunk), near].mean(1) - NEUTRAL) / (wanted - NEUTRAL))
     return np.mean(found, 0)

@@ -92,7 +92,7 @@ def plots_of(seen: Mapping[str, Mapping[str, Tensor]], found: Figures) -> dict[s
         "claims_stitching": [
             courses("Hand-over, without a reference", "identity error", "error", STITCHING[:3]),
             courses("Hand-over, lookahead", "identity error", "error", STITCHING[3:])],
-        "claims_story": [courses("Expression", "told at a quarter, half and three quarters", "expression",
+        "claims_story": [courses("Expression", "keyframes at a quarter, half and three quarters", "expression",
                                  ("story", AHEAD))]}
     if all(f"ahead {frames}" in found for frames in DISTANCES):
         pictures["claims_distance"] = [plot_sweep(found, name) for name in ("dynamics", "identity", "sync", "letters")]

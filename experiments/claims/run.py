@@ -91,11 +91,12 @@ class Studio:
         return self.load_or_make(("take", *self.key(condition)), lambda: {"latents": make_take(
             self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
 
-    def measure(self, condition: Condition, told: bool) -> tuple[dict, dict]:
-        """(predictions, figures). `told`: measure the chunks of the story's times as well."""
+    def measure(self, condition: Condition, story: bool) -> tuple[dict, dict]:
+        """(predictions, figures). `story`: measure the chunks of the story's times as well."""
         players = self.cast_of(condition)
         usual = chunks_to_measure(players.chunks, self.every)
-        looked = chunks_to_measure(players.chunks, self.every, tuple(time for time, _ in players.story) if told else ())
+        times = tuple(time for time, _ in players.story) if story else ()
+        looked = chunks_to_measure(players.chunks, self.every, times)
         latents = None if condition.context == "truth" else self.latents(condition)
         found = self.load_or_make(("seen", *self.key(condition), looked, self.seen_with),
                           lambda: self.look(latents, players, looked))
@@ -138,8 +139,9 @@ def run(options: argparse.Namespace) -> None:
 
 def select_conditions(claims: Sequence[Claim]) -> dict[str, bool]:
     """The names of the conditions in order, and of each whether to look where a story tells something."""
-    told = {name for claim in claims for check in claim.checks if check.figure == "told" for name in check.conditions}
-    return {name: name in told for claim in claims for name in claim.conditions}
+    checks = [check for claim in claims for check in claim.checks if check.figure == "arrival"]
+    story = {name for check in checks for name in check.conditions}
+    return {name: name in story for claim in claims for name in claim.conditions}
 
 
 def part_of(names: dict[str, bool], part: int, parts: int) -> dict[str, bool]:
@@ -177,10 +179,10 @@ def command(options: argparse.Namespace) -> str:
 def measure_conditions(studio: Studio, names: dict[str, bool]) -> tuple[dict, dict]:
     """Predictions and figures by condition."""
     seen, found = {}, {}
-    for name, told in names.items():
+    for name, story in names.items():
         started = time.monotonic()
         if studio.possible(CONDITIONS[name]):
-            seen[name], found[name] = studio.measure(CONDITIONS[name], told)
+            seen[name], found[name] = studio.measure(CONDITIONS[name], story)
         print(f"{name}: {time.monotonic() - started:.1f} s" if name in found else f"{name}: no weights", flush=True)
     return seen, found
 

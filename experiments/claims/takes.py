@@ -97,11 +97,12 @@ def noise(cast: Cast, chunk: int, latents: int = CHUNK) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1000 + chunk))
 
 
-def request(condition: Condition, cast: Cast, chunk: int, known: Tensor | None, latent: int, latents: int) -> Request:
+def request(condition: Condition, cast: Cast, chunk: int, conditioning: Tensor | None, latent: int, latents: int
+            ) -> Request:
     """The network's arguments for a chunk of `latents` from `latent` on."""
     start = Fraction(0) if chunk == 0 else Fraction(first_new_frame(chunk), FPS)
     position = ChunkPosition(start_seconds=start, reference=cast.picture, chunk=chunk)
-    return Request(known, cast.picture if condition.reference else None, cast.speech(condition, latent, latents),
+    return Request(conditioning, cast.picture if condition.reference else None, cast.speech(condition, latent, latents),
                    techniques_of(condition, cast.story), position, condition.audio_scale)
 
 
@@ -117,12 +118,12 @@ def make_take(network, codec: Codec, condition: Condition, cast: Cast) -> Tensor
 
 def continue_chunks(network, codec: Codec, condition: Condition, cast: Cast, sigmas: Tensor) -> Tensor:
     """Chunk by chunk, each behind the end of the one before; the first behind the picture."""
-    known = latents = cast.picture
+    conditioning = latents = cast.picture
     for chunk in range(cast.chunks):
-        asked = request(condition, cast, chunk, known, NEW * chunk, CHUNK)
+        asked = request(condition, cast, chunk, conditioning, NEW * chunk, CHUNK)
         window = sample(network, noise(cast, chunk), sigmas, asked)
-        latents = torch.cat([latents, window[:, :, known.shape[2]:]], 2)
-        known = latents[:, :, -CONTEXT:] if condition.context == "stitch" else re_encode(codec, latents)
+        latents = torch.cat([latents, window[:, :, conditioning.shape[2]:]], 2)
+        conditioning = latents[:, :, -CONTEXT:] if condition.context == "stitch" else re_encode(codec, latents)
     return latents
 
 

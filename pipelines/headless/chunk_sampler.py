@@ -27,12 +27,12 @@ class LongCatChunkSampler:
     past_frames: int = 0
 
     def sample(self, chunk: Chunk, past: Past) -> Iterator[Tensor]:
-        known, reference = self.picture, None
+        conditioning, reference = self.picture, None
         if chunk.index:
-            known, reference = past.latents(self.plan.overlap_latents), self.picture
+            conditioning, reference = past.latents(self.plan.overlap_latents), self.picture
         position = ChunkPosition(self.plan.seconds_of(chunk)[0], self.picture, chunk=chunk.index)
         window = sample(self.network, self.noise(chunk), self.sigmas, Request(
-            known, reference, self.audio_for(chunk), self.techniques, position))
+            conditioning, reference, self.audio_for(chunk), self.techniques, position))
         yield window[:, :, chunk.context_latents:]
 
     def noise(self, chunk: Chunk) -> Tensor:

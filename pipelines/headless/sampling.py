@@ -18,10 +18,10 @@ from ...techniques.technique import ChunkPosition, Technique, lay_out, sort_tech
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """`known` (B, C, k, h, w) conditioning frames at the chunk's head, `reference` (B, C, r, h, w) or None, `audio` (B,
+    """`conditioning` (B, C, k, h, w): the frames at the chunk's head, `reference` (B, C, r, h, w) or None, `audio` (B,
     1, frames, window, layers, channels), `position` of the take for the techniques (its latents in model space,
     too)."""
-    known: Tensor | None
+    conditioning: Tensor | None
     reference: Tensor | None
     audio: Tensor
     techniques: tuple[Technique, ...] = ()
@@ -37,25 +37,27 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, **_) -> Ten
 
 def sample(network: LongCat, noise: Tensor, sigmas: Tensor, request: Request) -> Tensor:
     """The whole chunk (B, C, n, h, w), its head exact. `noise` has its size."""
-    known = 0 if request.known is None else request.known.shape[2]
-    pictures, times, visibility = arrange_sequence(request, noise.shape[2], known)
-    front = [*pictures, *([] if request.known is None else [request.known])]
-    clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + ((known,) if known else ())
+    num_cond_frames = 0 if request.conditioning is None else request.conditioning.shape[2]
+    pictures, times, visibility = arrange_sequence(request, noise.shape[2], num_cond_frames)
+    front = [*pictures, *([] if request.conditioning is None else [request.conditioning])]
+    head = (num_cond_frames,) if num_cond_frames else ()
+    clean = tuple(1 for picture in pictures for _ in range(picture.shape[2])) + head
     cache = standing(network.make_caches(torch.cat(front, 2), clean), times) if front else ()
-    x, weights = noise[:, :, known:], shares(request.audio_scale, request.audio_scale)
+    x, weights = noise[:, :, num_cond_frames:], shares(request.audio_scale, request.audio_scale)
     for now, then in zip(sigmas, sigmas[1:], strict=False):
         timestep = torch.full((len(x),), float(now) * 1000, device=x.device)
         made = [network(x, timestep, times=times[sum(clean):], visibility=visibility, audio=audio, cache=cache)
                 if weight else None for audio, weight in zip((request.audio, None, torch.zeros_like(request.audio)),
                                                              weights, strict=True)]
         x = x - (then - now) * combine_predictions(made, weights).float()
-    return x if request.known is None else torch.cat([request.known, x], 2)
+    return x if request.conditioning is None else torch.cat([request.conditioning, x], 2)
 
 
-def arrange_sequence(request: Request, frames: int, known: int) -> tuple[list[Tensor], tuple[float, ...], dict]:
+def arrange_sequence(request: Request, frames: int, num_cond_frames: int
+                     ) -> tuple[list[Tensor], tuple[float, ...], dict]:
     """The pictures in front, and times and visibility of the whole sequence."""
     count = 0 if request.reference is None else request.reference.shape[2]
-    own = own_layout(frames, known, count, REFERENCE_INDEX)
+    own = own_layout(frames, num_cond_frames, count, REFERENCE_INDEX)
     layout, table = lay_out(own, sort_techniques(request.techniques), request.position)
     spans, times, visibility = in_order(layout, table)
     return [request.reference if span.latents is None else span.latents for span in spans], times, visibility

@@ -79,7 +79,7 @@ def install(python: Path, wanted: list[str], folder: Path) -> None:
 
 def run(command: list[str], log: Path, downloads: Downloads) -> int:
     """pip's exit code. Its whole output goes to `log`; a terminal sees one line that changes, a file one every 20 s."""
-    started, told = time.monotonic(), 0.0
+    started, line_at = time.monotonic(), 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
                           errors="replace") as process, open(log, "w", encoding="utf-8") as kept:
         for line in process.stdout or ():
@@ -90,8 +90,8 @@ def run(command: list[str], log: Path, downloads: Downloads) -> int:
             if sys.stdout.isatty():
                 width = shutil.get_terminal_size().columns - 1
                 print("\r" + downloads.describe(now - started)[:width].ljust(width), end="", flush=True)
-            elif now - told > 20:
-                told = now
+            elif now - line_at > 20:
+                line_at = now
                 print(downloads.describe(now - started), flush=True)
     if sys.stdout.isatty():
         print()

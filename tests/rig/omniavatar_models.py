@@ -32,11 +32,11 @@ def load(tiny_models, strength=1.0, weight_dtype="default", dtype=None):
 
 def of_fixture(omni, folder):
     """The authors' weights as a base and a published file whose LoRA changes nothing, through our loader."""
-    weights, told = omni.load("dit_weights.safetensors"), omni.config["config"]
+    weights, record = omni.load("dit_weights.safetensors"), omni.config["config"]
     whole = {name: weight for name, weight in weights.items() if name.startswith(("audio_", "patch_embedding"))}
     pairs = {name: torch.zeros_like(weight) for name, weight in omni.load("lora_checkpoint.safetensors").items()
              if "lora_" in name}
-    config = json.dumps({"transformer": {"num_heads": told["num_heads"], "text_dim": told["text_dim"]}})
+    config = json.dumps({"transformer": {"num_heads": record["num_heads"], "text_dim": record["text_dim"]}})
     save_file({name: weight.contiguous() for name, weight in omni.base().items()}, folder / "base.safetensors",
               metadata={"config": config})
     torch.save({**whole, **pairs}, folder / "pytorch_model.pt")

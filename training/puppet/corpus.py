@@ -94,13 +94,13 @@ def make_track(espeak: Espeak, voice: str, parts: list[list[str]], seconds: floa
     pieces, starts, phonemes, done = [], [], [], 0
     while done < seconds * SAMPLE_RATE:
         text = " ".join(sentence(parts, draw) for _ in range(draw.integers(1, 4)))
-        spoken, events = espeak.say(text, voice, int(draw.integers(125, 215)), int(draw.integers(30, 75)),
+        sound, events = espeak.say(text, voice, int(draw.integers(125, 215)), int(draw.integers(30, 75)),
                                     int(draw.integers(30, 80)))
         low, high = np.log(PAUSES_SECONDS)
         silent = int(np.exp(draw.uniform(low, high)) * SAMPLE_RATE)
         starts += [done + sample * SAMPLE_RATE // espeak.rate for sample, _ in events]
         phonemes += [phoneme for _, phoneme in events]
-        pieces.append(resample_spectrum(spoken, espeak.rate))
+        pieces.append(resample_spectrum(sound, espeak.rate))
         done += len(pieces[-1])
         silent += -(done + silent) % WHOLE
         pieces.append(np.zeros(silent, np.float32))

@@ -62,11 +62,11 @@ class Config:
 
     @classmethod
     def read(cls, path: Path) -> "Config":
-        told = json.loads(path.read_text(encoding="utf-8"))
-        unknown = set(told) - {one.name for one in fields(cls)}
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        unknown = set(settings) - {one.name for one in fields(cls)}
         if unknown:
             raise ValueError(f"{path}: got {', '.join(sorted(unknown))}, wanted one of the fields of Config")
-        return cls(**told)
+        return cls(**settings)
 
 
 class Window(NamedTuple):

@@ -127,8 +127,8 @@ def save_track(track: Track, path: Path) -> None:
 def load_track(path: Path) -> Track:
     with np.load(path) as file:
         name, phonemes = json.loads(file["text"].tobytes())
-        spoken = tuple("" if phoneme == "_" else phoneme for phoneme in phonemes.split(" "))
-        return Track(name, file["waveform"], file["starts"], spoken, file["pauses"])
+        phoneme_names = tuple("" if phoneme == "_" else phoneme for phoneme in phonemes.split(" "))
+        return Track(name, file["waveform"], file["starts"], phoneme_names, file["pauses"])
 
 
 def load_tracks(folder: Path) -> list[Track]:

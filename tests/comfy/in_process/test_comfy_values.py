@@ -185,14 +185,14 @@ def test_what_has_no_fingerprint_is_named_and_never_the_same_again(model):
     def made_by_us(args):
         return args["denoised"]
 
-    told, untold = model.clone(), model.clone()
-    told.set_model_sampler_post_cfg_function(made_by_us)
-    untold.set_model_sampler_post_cfg_function(i for i in range(3))
-    for other, fresh in ((told, False), (untold, True)):
+    marked_model, unmarked_model = model.clone(), model.clone()
+    marked_model.set_model_sampler_post_cfg_function(made_by_us)
+    unmarked_model.set_model_sampler_post_cfg_function(i for i in range(3))
+    for other, fresh in ((marked_model, False), (unmarked_model, True)):
         first, second = Fingerprints(ComfyValues()), Fingerprints(ComfyValues())
         assert (first.of(other, "model") != second.of(other, "model")) == fresh
         assert bool(first.unreadable) == fresh and all("model (a generator" in line for line in first.unreadable)
-    assert values.digest(told) != values.digest(model)
+    assert values.digest(marked_model) != values.digest(model)
 
 
 def test_a_closed_over_value_of_another_pack_counts(model):

@@ -138,7 +138,7 @@ def test_rows_of_a_batch_have_their_own_speech(model):
     assert (both[0] - both[1]).abs().max() > 1e-4
 
 
-def test_two_speakers_are_told_apart_by_their_masks(model):
+def test_two_speakers_are_separated_by_their_masks(model):
     x, windows = random(1, 16, FRAMES, *SIZE), audio_in(model, features(speakers=2))
     tokens = torch.nn.functional.interpolate(halves(), (4, 4)).flatten(2)[:, :, None]
     found = apply(model, x, **{SPEECH: windows, SPEAKERS: tokens})

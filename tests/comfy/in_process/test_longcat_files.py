@@ -77,8 +77,8 @@ def test_official_widths_need_no_config(tmp_path, weights):
 
 
 def test_the_config_says_what_weights_cannot_show(weights, config):
-    told = {**config, "class_range": 30, "text_tokens_zero_pad": False}
-    assert config_of("x", weights, told).audio.class_range == 30 and not config_of("x", weights, told).keep_padding
+    record = {**config, "class_range": 30, "text_tokens_zero_pad": False}
+    assert config_of("x", weights, record).audio.class_range == 30 and not config_of("x", weights, record).keep_padding
     assert config_of("x", weights, config) == config_of("x", weights, None)
 
 

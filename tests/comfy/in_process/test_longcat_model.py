@@ -159,8 +159,8 @@ def test_an_avatar_without_speech_gets_unconditional_audio(avatar, longcat):
 
 def test_text_counts_as_512_rows(avatar, longcat):
     rows = longcat.random(1, 600, 4096, seed=3)
-    told = longcat.sample(avatar, [[rows, {}]])
-    assert torch.equal(told, longcat.sample(avatar, [[rows[:, :512], {}]]))
+    record = longcat.sample(avatar, [[rows, {}]])
+    assert torch.equal(record, longcat.sample(avatar, [[rows[:, :512], {}]]))
     short = longcat.sample(avatar, [[longcat.text(20), {}]])
     assert torch.equal(short, longcat.sample(avatar, [[torch.nn.functional.pad(longcat.text(20), (0, 0, 0, 492)), {}]]))
     assert torch.equal(longcat.sample(avatar, NULL), longcat.sample(avatar, [[torch.zeros(1, 512, 4096), {}]]))
@@ -287,9 +287,9 @@ def test_the_server_s_flags_hold(tiny_models, longcat, monkeypatch, flag, stored
 @pytest.mark.parametrize(("stored", "error"), [(torch.bfloat16, 0.02), (torch.float8_e4m3fn, 0.1)])
 def test_on_a_card_that_computes_in_bf16_the_float32_islands_hold(model, longcat, stored, error):
     """As the loader makes it there. ComfyUI itself would pick layers that do not cast where the two dtypes agree."""
-    told = LongCatModelConfig(model.model.diffusion_model.config, model.model.version)
-    told.set_inference_dtype(stored, None if stored == torch.bfloat16 else torch.bfloat16)
-    card = told.get_model({}, device=torch.device("meta"))
+    record = LongCatModelConfig(model.model.diffusion_model.config, model.model.version)
+    record.set_inference_dtype(stored, None if stored == torch.bfloat16 else torch.bfloat16)
+    card = record.get_model({}, device=torch.device("meta"))
     fill(card.diffusion_model, dict(model.model.diffusion_model.state_dict()), stored, torch.bfloat16)
     x, audio = longcat.noise(), audio_in(model, longcat)
     with torch.inference_mode():
@@ -329,9 +329,9 @@ def test_core_s_lora_loader_finds_every_key(tiny_models, longcat):
     (LongCatConfig(audio=AudioConfig(12 * 768)), 1, 1608, 15_871_660_096 * 2),
     (LongCatConfig(audio=AudioConfig(5 * 1280)), 2, 1608, 31_705_833_600)])
 def test_official_sizes(config, version, keys, size):
-    told = LongCatModelConfig(config, VERSIONS[version])
-    told.set_inference_dtype(torch.bfloat16, None)
-    model = told.get_model({}, device=torch.device("meta"))
+    record = LongCatModelConfig(config, VERSIONS[version])
+    record.set_inference_dtype(torch.bfloat16, None)
+    model = record.get_model({}, device=torch.device("meta"))
     state = model.diffusion_model.state_dict()
     assert len(state) == keys and sum(tensor.nbytes for tensor in state.values()) == size
     assert model.model_sampling.shift == (12, 12, 7)[version]
@@ -339,9 +339,9 @@ def test_official_sizes(config, version, keys, size):
 
 
 def test_the_official_int8_size():
-    told = LongCatModelConfig(LongCatConfig(audio=AudioConfig(5 * 1280)), AVATAR_15, PackedOperations)
-    told.set_inference_dtype(torch.bfloat16, None)
-    network = told.get_model({}, device=torch.device("meta")).diffusion_model
+    record = LongCatModelConfig(LongCatConfig(audio=AudioConfig(5 * 1280)), AVATAR_15, PackedOperations)
+    record.set_inference_dtype(torch.bfloat16, None)
+    network = record.get_model({}, device=torch.device("meta")).diffusion_model
     fill(network, as_int8(network.state_dict()), torch.bfloat16, torch.bfloat16)
     state = network.state_dict()
     assert (len(state), sum(tensor.nbytes for tensor in state.values())) == (2241, 15_880_145_024)

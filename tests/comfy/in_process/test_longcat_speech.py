@@ -234,8 +234,8 @@ def test_the_puppets_features_are_log_mel_without_a_model(seconds):
 def test_audio_features_gives_the_same_rows():
     encoder, sound = log_mel(), audio(40.0)
     both = encode_streams(encoder, [resample_speech(sound)]), encode_speech(encoder, sound, window_seconds=7.0)
-    spoken, rows = (output["encoded_audio_all_layers"] for output in both)
-    assert all(torch.equal(layer[:, :1000], row) for layer, row in zip(spoken, rows, strict=True))
+    talk, rows = (output["encoded_audio_all_layers"] for output in both)
+    assert all(torch.equal(layer[:, :1000], row) for layer, row in zip(talk, rows, strict=True))
 
 
 # ---------------------------------------------------------------- behind the end

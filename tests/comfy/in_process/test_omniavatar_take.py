@@ -284,8 +284,8 @@ def test_text_is_guided_without_speech_and_in_a_take_by_each_chunk_s_own(omni, m
     assert type(guider) is TextFirstGuider
     avatar = longcat.load(tiny_models, longcat.AVATAR15)
     assert type(guide_speech(avatar, longcat.prompt(avatar), longcat.prompt(avatar), 4.0, 3.0, False)) is SpeechGuider
-    spoken, silence, text = omni.speech(seed=9), torch.zeros_like(omni.speech()), omni.random(1, 9, 4096, seed=15)
-    chunk = attach.guider_at(guider, (), ChunkPosition(), {AUDIO: spoken}, {AUDIO: silence}, [[text, {}]])
+    voiced, silence, text = omni.speech(seed=9), torch.zeros_like(omni.speech()), omni.random(1, 9, 4096, seed=15)
+    chunk = attach.guider_at(guider, (), ChunkPosition(), {AUDIO: voiced}, {AUDIO: silence}, [[text, {}]])
     audio_in = {name: bool(entries[0][AUDIO].any()) for name, entries in chunk.original_conds.items()}
     assert audio_in == {"positive": True, "text": False, "silent": False}
     asked = {name: torch.equal(entries[0]["cross_attn"], text) for name, entries in chunk.original_conds.items()}

@@ -69,10 +69,10 @@ def test_the_time_left_is_right_once_a_step_and_a_frame_were_seen(finished):
     """Loading the model does not count; before the first frame of this run, decoding is not known."""
     run = Run(finished)
     assert run.progress.seconds_left() is None
-    told = [pair for chunk in PLAN.chunks[finished:] for pair in run.chunk(chunk)]
-    assert told[0][0] is None and told[-1] == (0, 0)
+    record = [pair for chunk in PLAN.chunks[finished:] for pair in run.chunk(chunk)]
+    assert record[0][0] is None and record[-1] == (0, 0)
     decoding = PLAN.total_frames * FRAME_SECONDS
-    for index, (said, true) in enumerate(told[1:], start=1):
+    for index, (said, true) in enumerate(record[1:], start=1):
         assert abs(said - true) <= (0.5 if index >= STEPS else decoding)
 
 

@@ -21,8 +21,8 @@ def small(monkeypatch, tmp_path):
     configs = tmp_path / "configs"
     configs.mkdir()
     for config in ({"name": "puppet"}, {"name": "puppet_null_silence", "base": "puppet", "silence": "null", "rank": 2}):
-        told = {**config, "clips": 2, "steps": 2, "batch": 1, "shares": {"latents": 0.5, "video": 0.5}}
-        (configs / f"{config['name']}.json").write_text(json.dumps(told))
+        record = {**config, "clips": 2, "steps": 2, "batch": 1, "shares": {"latents": 0.5, "video": 0.5}}
+        (configs / f"{config['name']}.json").write_text(json.dumps(record))
     tracks = load_tracks(GOLDEN)
     for module, name, value in (
             (everything, "corpus", lambda folder: None), (world, "load_tracks", lambda folder: tracks),

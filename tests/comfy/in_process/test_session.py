@@ -146,9 +146,9 @@ def test_speech_rows_follow_the_chunk(tiny_models, wan, tmp_path):
         rows = take.inputs.audio_for(chunk)
         history = min(chunk.first_latent, 2)     # latents of history before the chunk's own
         seconds = torch.arange((chunk.first_latent - history) * 4, chunk.end_latent * 4) / 16
-        spoken = seconds * 50 <= SECONDS * 50 - 1
+        inside = seconds * 50 <= SECONDS * 50 - 1
         assert rows.shape == (1, (history + chunk.latents) * 4, 1024)
-        assert torch.allclose(rows[0, spoken, 0], seconds[spoken] * 50) and (rows[0, ~spoken] == 0).all()
+        assert torch.allclose(rows[0, inside, 0], seconds[inside] * 50) and (rows[0, ~inside] == 0).all()
 
 
 @pytest.mark.parametrize("fps", [16.0, 25.0])

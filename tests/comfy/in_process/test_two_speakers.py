@@ -92,8 +92,8 @@ def test_silence_follows_the_shorter_recording_and_the_log_says_it_in_seconds(ca
     short, long = audio(1, 44_100, seed=1), audio(2.5, seed=2)
     with caplog.at_level("INFO", "lodestar"):
         tracks, mix = join_speakers("together", *((short, long) if shorter == 1 else (long, short)))
-    silent, spoken_on = (tracks[0], tracks[1]) if shorter == 1 else (tracks[1], tracks[0])
-    assert len(silent) == len(spoken_on) == 40_000 and silent[:16_000].any() and not silent[16_000:].any()
+    silent, longer_track = (tracks[0], tracks[1]) if shorter == 1 else (tracks[1], tracks[0])
+    assert len(silent) == len(longer_track) == 40_000 and silent[:16_000].any() and not silent[16_000:].any()
     assert mix["waveform"].shape == (1, 1, 110_250)
     assert f"audio_{shorter} is 1.50 s shorter than audio_{3 - shorter} (2.50 s): silence follows it" in caplog.text
 

@@ -47,11 +47,11 @@ def test_the_take_is_the_same(server, tmp_path, without):
     options.workflow = tmp_path / "puppet.json"
     options.workflow.write_text(json.dumps(graph.prompt()), encoding="utf-8")
     video, borders = demo.take(server, demo.fill_workflow(options, server))
-    told = []
+    record = []
     alone = demo.make_here(demo.fill_workflow(options, demo.Here), tmp_path / "alone.mp4",
-                               lambda **how_far: told.append(how_far["frames_done"]))
+                               lambda **how_far: record.append(how_far["frames_done"]))
     served, made = pictures(video), pictures(alone)
-    assert told == [0, *borders, 65] and borders == [49] and served.shape == made.shape == (65, 96, 96, 3)
+    assert record == [0, *borders, 65] and borders == [49] and served.shape == made.shape == (65, 96, 96, 3)
     apart = np.abs(served - made).mean((1, 2, 3))       # x264 makes more of a rounding error, from picture to picture
     assert apart[[0, *borders]].max() < 0.2 and apart.max() < 4 < np.abs(np.diff(served[[0, 64]], axis=0)).mean()
 

@@ -18,13 +18,13 @@ def minute(tmp_path_factory):
     """61.3 s of speech, 16 kHz mono."""
     path = tmp_path_factory.mktemp("speech") / "minute.wav"
     with av.open(str(demo.ASSETS / "speech.flac")) as container:
-        spoken = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        talk = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
         rate = container.streams.audio[0].rate
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
-        file.writeframes(np.resize(spoken.astype("<i2"), int(61.3 * rate)).tobytes())
+        file.writeframes(np.resize(talk.astype("<i2"), int(61.3 * rate)).tobytes())
     return path
 
 

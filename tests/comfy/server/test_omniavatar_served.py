@@ -29,13 +29,13 @@ def test_three_chunks_with_every_technique_are_as_long_as_their_speech(official)
     for node in readers:
         node.set(model=stitch[0])
     graph.the("LodestarSpeechGuidance").set(text_scale=4.5, audio_scale=3.0)
-    told = len(official.log.read_text(encoding="utf-8"))
+    log_length = len(official.log.read_text(encoding="utf-8"))
     video = video_of(official, official.run(graph.prompt(), timeout_seconds=300))
     assert frames_of(video).shape == (FRAMES, 64, 64, 3)
     with av.open(str(video)) as container:
         sound = container.streams.audio[0]
         assert sum(frame.samples for frame in container.decode(sound)) / sound.rate == pytest.approx(1.96, abs=0.1)
-    log = official.log.read_text(encoding="utf-8")[told:]
+    log = official.log.read_text(encoding="utf-8")[log_length:]
     assert "chunk 3 of 3" in log and "inactive" not in log
 
 

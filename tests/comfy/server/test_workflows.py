@@ -38,7 +38,7 @@ def shortened(name: str) -> Graph:
 
 def check_take(server, graph: Graph, name: str, size: int) -> None:
     """Run it: the video is as long as the speech at the model's own rate, and every technique had something to do."""
-    told = len(server.log.read_text(encoding="utf-8"))
+    log_length = len(server.log.read_text(encoding="utf-8"))
     entry = server.run(graph.prompt(), timeout_seconds=300)
     video = demo.local_path(server, demo.finished_video(entry))
     with av.open(str(video)) as container:
@@ -49,7 +49,7 @@ def check_take(server, graph: Graph, name: str, size: int) -> None:
         sound = container.streams.audio[0]
         samples = sum(frame.samples for frame in container.decode(sound))
         assert samples / sound.rate == pytest.approx(SECONDS, abs=0.1)
-    log = server.log.read_text(encoding="utf-8")[told:]
+    log = server.log.read_text(encoding="utf-8")[log_length:]
     assert "chunk 2 of" in log and "inactive" not in log
     said, = entry["outputs"][graph.the("LodestarPlanTake").id]["text"]
     assert f"{len(frames)} frames at {FPS[name]} fps, {size}x{size}" in said and "Taken from " in said
