@@ -173,8 +173,8 @@ def test_a_damaged_line_costs_its_chunk_and_what_follows(tmp_path, line, text):
     make(tmp_path)
     lines = (tmp_path / MANIFEST).read_bytes().splitlines()
     (tmp_path / MANIFEST).write_bytes(b"\n".join([*lines[:line], *([] if text is None else [text]), *lines[line + 1:]]))
-    anew = "chunk 5 is" if line == 5 else f"chunks from {line} on are" if line > 1 else "all 5 chunks are"
-    said = f"the journal's manifest is damaged: {anew} made again"
+    which = "chunk 5 is" if line == 5 else f"chunks from {line} on are" if line > 1 else "all 5 chunks are"
+    said = f"the journal's manifest is damaged: {which} made again"
     said = "resuming at chunk 5 of 5" if line == 5 and text is None else said
     assert found(tmp_path) == (line - 1, said)
     make(tmp_path)

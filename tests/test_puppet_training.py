@@ -29,11 +29,11 @@ def clips():
     latents = (clip[:, None] + grid(LATENTS))[:, None, :, None, None].expand(-1, 16, -1, 2, 2)
     re_encoded = (clip[:, None, None] + 100 * grid(len(RE_ENCODED))[:, None] + grid(CONTEXT) + 500)
     pictures = (clip[:, None] + grid(len(PICTURES)) + 900)
-    heard = (clip[:, None] + grid(FRAMES + 2 * MARGIN))[:, :, None, None].expand(-1, -1, 5, 16).clone()
-    heard[CLIPS - 1] = -1       # nobody speaks
+    features = (clip[:, None] + grid(FRAMES + 2 * MARGIN))[:, :, None, None].expand(-1, -1, 5, 16).clone()
+    features[CLIPS - 1] = -1       # nobody speaks
     lips = (clip[:, None] % 3000 / 1000 + grid(LATENTS))[:, :, None, None].expand(-1, -1, 2, 2)
     videos = clip[:, None, None] + 2000 * CLIPS * grid(2)[:, None] + 700 + grid(REFERENCE)
-    return {"latents": latents, "heard": heard, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
+    return {"latents": latents, "heard": features, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
             "re-encoded": re_encoded[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "videos": videos[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "pictures": pictures[:, :, None, None, None].expand(-1, -1, 16, 2, 2)}
@@ -143,11 +143,11 @@ def test_the_inferior_variants_differ_in_what_they_are_named_for(clips):
     assert not any(len(given.times) > CHUNK for given in samples(clips, reference="none", **plain))
 
 
-@pytest.mark.parametrize(("silence", "heard"), [("encoded", -1), ("null", 0)])
-def test_without_speech_the_features_are_silence_or_zeros(clips, silence, heard):
+@pytest.mark.parametrize(("silence", "value"), [("encoded", -1), ("null", 0)])
+def test_without_speech_the_features_are_silence_or_zeros(clips, silence, value):
     of_the_silent = [given.audio[row] for given in samples(clips, 60, silence=silence) for row in range(4)
                      if given.noisy[row, 0, 0, 0, 0] // 1000 == CLIPS - 1]
-    assert of_the_silent and all((audio == heard).all() for audio in of_the_silent)
+    assert of_the_silent and all((audio == value).all() for audio in of_the_silent)
 
 
 def test_who_does_not_speak_can_be_left_out(clips):

@@ -29,11 +29,9 @@ def test_next_to_nothing_is_resampled(rate, samples):
     assert ours.shape == (2, -(-samples * 16_000 // rate)) and ours.dtype == torch.float32
 
 
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("hertz", [100, 997, 3_000, 6_500])
+@pytest.mark.parametrize(("hertz", "rate"), [(hertz, rate) for hertz in (100, 997, 3_000, 6_500) for rate in RATES
+                                             if hertz <= 0.4 * rate])    # a rate holds no more
 def test_a_tone_of_speech_is_the_same_tone(rate, hertz):
-    if hertz > 0.4 * rate:
-        pytest.skip("the rate does not hold it")
     seconds = 2.0071
     ours = resample(tone(hertz, seconds, rate), rate)
     wanted = tone(hertz, ours.shape[1] / 16_000, 16_000)
