@@ -18,27 +18,10 @@ from torch import Tensor
 
 
 @dataclass
-class HuMo:
-    fixtures: golden.Fixtures
-    host: golden.Host
-
-    def load(self, name: str) -> dict:
-        return self.fixtures.load(f"{name}.safetensors")
-
-    @cached_property
-    def info(self) -> dict:
-        return self.fixtures.cases
-
+class HuMo(golden_recipe.Family):
     @cached_property
     def more(self) -> dict:
         return json.loads((self.fixtures.folder / "audio_more.json").read_text(encoding="utf-8"))
-
-    @cached_property
-    def config(self) -> dict:
-        return self.fixtures.config
-
-    def weights(self, group: str, number: int) -> dict[str, Tensor]:
-        return golden_recipe.weights(self.config["weights"][group], self.config["base_seed"] + number)
 
     def cases(self) -> dict[str, golden.Case]:
         found: dict[str, golden.Case] = {"lost_steps": self.lost_steps, "windows": self.windows, "unipc": self.solver,

@@ -18,24 +18,8 @@ RATE = 16_000
 
 
 @dataclass
-class InfiniteTalk:
-    fixtures: golden.Fixtures
-    host: golden.Host
+class InfiniteTalk(golden_recipe.Family):
     built: dict = field(default_factory=dict)
-
-    def load(self, name: str) -> dict:
-        return self.fixtures.load(f"{name}.safetensors")
-
-    @cached_property
-    def info(self) -> dict:
-        return self.fixtures.cases
-
-    @cached_property
-    def config(self) -> dict:
-        return self.fixtures.config
-
-    def weights(self, group: str, number: int = 0) -> dict[str, Tensor]:
-        return golden_recipe.weights(self.config["weights"][group], self.config["base_seed"] + number)
 
     def cases(self) -> dict[str, golden.Case]:
         found: dict[str, golden.Case] = {

@@ -1,8 +1,10 @@
 """Weights and tensors that fixtures describe by a recipe, instead of holding them: seeded by their name, any size."""
 import math
 import zlib
+from dataclasses import dataclass
 from functools import cache
 
+import golden
 import numpy
 import torch
 from torch import Tensor
@@ -21,3 +23,24 @@ def draw(name: str, base: int, shape: tuple[int, ...], scale: float, offset: flo
 def weights(entries: dict[str, list], base: int) -> dict[str, Tensor]:
     """A group of config.json's "weights": [shape, (mode,) scale, offset, crc32] by name."""
     return {name: draw(name, base, tuple(entry[0]), *entry[-3:]) for name, entry in entries.items()}
+
+
+@dataclass
+class Family:
+    """The fixtures of one family of models, whose weights are drawn by a recipe, and the host that its cases run on."""
+    fixtures: golden.Fixtures
+    host: golden.Host
+
+    def load(self, name: str) -> dict:
+        return self.fixtures.load(f"{name}.safetensors")
+
+    @property
+    def info(self) -> dict:
+        return self.fixtures.cases
+
+    @property
+    def config(self) -> dict:
+        return self.fixtures.config
+
+    def weights(self, group: str, number: int = 0) -> dict[str, Tensor]:
+        return weights(self.config["weights"][group], self.config["base_seed"] + number)
