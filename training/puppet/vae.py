@@ -39,7 +39,7 @@ class Stage(NamedTuple):
     decoder_only: bool
 
 
-STAGES = {"stills": Stage(20_000, 5e-3, False, False), "clips": Stage(6_000, 3e-3, True, False),
+STAGES = {"stills": Stage(16_000, 5e-3, False, False), "clips": Stage(6_000, 3e-3, True, False),
           "decoder": Stage(4_000, 2e-3, True, True)}
 
 
