@@ -32,11 +32,11 @@ def closed_spans(lengths: Sequence[int], frames: int) -> dict[tuple[int, int], f
     return visibility
 
 
-def token_ranges(frames: Sequence[int], tokens_per_frame: int) -> list[tuple[int, int]]:
-    """Sorted latent frames as merged [start, end) token ranges."""
+def token_ranges(frames: Sequence[int], tokens_per_frame: int, first: int = 0) -> list[tuple[int, int]]:
+    """Sorted latent frames as merged [start, end) token ranges, frame 0 from token `first` on."""
     ranges: list[tuple[int, int]] = []
     for frame in sorted(frames):
-        start = frame * tokens_per_frame
+        start = first + frame * tokens_per_frame
         if ranges and ranges[-1][1] == start:
             ranges[-1] = (ranges[-1][0], start + tokens_per_frame)
         else:
@@ -57,24 +57,25 @@ def without_tokens(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[
 
 
 def attend_by_groups(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
-                     groups: Sequence[tuple[list[int], Bias]], dim: int = 1) -> Tensor:
+                     groups: Sequence[tuple[list[int], Bias]], dim: int = 1, first: int = 0) -> Tensor:
     """Self-attention in which each group of query frames sees its own keys.
 
-    `query`, `key`, `value` have their tokens along `dim` (1 for (B, S, H*D)); frames come first and are
-    `tokens_per_frame` tokens each, and tokens after the last grouped frame see everything. `attend` is called without
-    a mask: once for each hard group, twice for a group with weights between 0 and 1.
+    `query`, `key`, `value` have their tokens along `dim` (1 for (B, S, H*D)); frames begin at token `first` and are
+    `tokens_per_frame` tokens each; tokens before and behind them see everything, and are seen by all. `attend` is
+    called without a mask: once for each hard group, twice for a group with weights between 0 and 1.
     """
-    total = key.shape[dim]
+    total, length = key.shape[dim], query.shape[dim]
     grouped = sum(len(queries) for queries, _ in groups) * tokens_per_frame
-    if grouped < query.shape[dim] and all(bias for _, bias in groups):
+    others = [(start, end) for start, end in ((0, first), (first + grouped, length)) if end > start]
+    if others and all(bias for _, bias in groups):
         groups = [*groups, ([], ())]
     output = None
     for queries, bias in groups:
-        rows = token_ranges(queries, tokens_per_frame)
-        if not bias and grouped < query.shape[dim]:
-            rows = [*rows, (grouped, query.shape[dim])]
-        result = attend_with_bias(attend, take_tokens(query, rows, dim), key, value, tokens_per_frame, bias,
-                                     total, dim)
+        rows = token_ranges(queries, tokens_per_frame, first)
+        if not bias:
+            rows = [*rows, *others]
+        result = attend_with_bias(attend, take_tokens(query, rows, dim), key, value, tokens_per_frame, bias, total,
+                                  dim, first)
         if output is None:
             shape = list(result.shape)
             shape[1] = query.shape[dim]
@@ -88,16 +89,16 @@ def attend_by_groups(attend: Attend, query: Tensor, key: Tensor, value: Tensor, 
 
 
 def attend_with_bias(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
-                     bias: Bias, total: int, dim: int) -> Tensor:
+                     bias: Bias, total: int, dim: int, first: int = 0) -> Tensor:
     """One group's attention: hidden keys are cut out, down-weighted ones scale the values and the row sums."""
-    hidden = token_ranges([frame for frame, weight in bias if weight == 0], tokens_per_frame)
+    hidden = token_ranges([frame for frame, weight in bias if weight == 0], tokens_per_frame, first)
     visible = without_tokens(hidden, total)
     weights = {frame: weight for frame, weight in bias if weight != 0}
     if not weights:
         return attend(query, take_tokens(key, visible, dim), take_tokens(value, visible, dim))
     scale = torch.ones(total, dtype=value.dtype, device=value.device)
     for frame, weight in weights.items():
-        scale.narrow(0, frame * tokens_per_frame, tokens_per_frame).fill_(weight)
+        scale.narrow(0, first + frame * tokens_per_frame, tokens_per_frame).fill_(weight)
     shape = [1] * value.ndim
     shape[dim] = total
     scales = take_tokens(scale.view(shape).expand_as(value), visible, dim).contiguous()

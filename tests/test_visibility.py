@@ -16,14 +16,14 @@ def attend(q, k, v):
     return out.transpose(1, 2).flatten(2)
 
 
-def masked_oracle(q, k, v, visibility, tokens_per_frame):
+def masked_oracle(q, k, v, visibility, tokens_per_frame, first=0):
     def split(x):
         return x.unflatten(2, (HEADS, -1)).transpose(1, 2).double()
 
     bias = torch.zeros(q.shape[1], k.shape[1], dtype=torch.float64)
     for (query, key), weight in visibility.items():
-        rows = slice(query * tokens_per_frame, (query + 1) * tokens_per_frame)
-        columns = slice(key * tokens_per_frame, (key + 1) * tokens_per_frame)
+        rows, columns = (slice(first + frame * tokens_per_frame, first + (frame + 1) * tokens_per_frame)
+                         for frame in (query, key))
         bias[rows, columns] = math.log(weight) if weight > 0 else -math.inf
     logits = split(q) @ split(k).transpose(-1, -2) / math.sqrt(q.shape[2] / HEADS) + bias
     return (logits.softmax(-1) @ split(v)).transpose(1, 2).flatten(2).float()
@@ -45,12 +45,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("tail", [0, 5])
+@pytest.mark.parametrize(("tail", "first"), [(0, 0), (5, 0), (0, 5), (3, 4)])
 @pytest.mark.parametrize("name", CASES)
-def test_groups_equal_a_dense_mask(name, tail):
-    q, k, v = tensors(8, 6, tail)
-    result = attend_by_groups(attend, q, k, v, 6, query_groups(CASES[name], 8))
-    assert (result - masked_oracle(q, k, v, CASES[name], 6)).abs().max() < 1e-5
+def test_groups_equal_a_dense_mask(name, tail, first):
+    q, k, v = tensors(8, 6, tail + first)
+    result = attend_by_groups(attend, q, k, v, 6, query_groups(CASES[name], 8), first=first)
+    assert (result - masked_oracle(q, k, v, CASES[name], 6, first)).abs().max() < 1e-5
 
 
 def test_soft_meets_hard_and_nothing_at_its_ends():
