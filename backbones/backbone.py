@@ -28,7 +28,8 @@ class ChunkRequest:
     """What the take wants of one chunk.
 
     `latents`: of the whole chunk. `context`: (1, C, k, h, w) passed on, None for the first chunk. `reference`: (1, C,
-    1, h, w). `audio`: from the backbone's `audio_for`, `concat_latent`: from its method of that name.
+    1, h, w). `audio`: from the backbone's `audio_for`, `concat_latent` and `picture_conditions`: from its methods of
+    those names. `padded`: whether the picture stands in the concat latent where nothing is known yet.
     `speaker_masks`: (1, K, H, W).
     """
     latents: int
@@ -38,6 +39,8 @@ class ChunkRequest:
     audio: Tensor | None = None
     concat_latent: Tensor | None = None
     speaker_masks: Tensor | None = None
+    picture_conditions: Mapping[str, Any] = field(default_factory=dict)
+    padded: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,6 @@ class Backbone(ABC):
     frame_conditions: ClassVar[Mapping[str, Cut]] = {}   # what the model is given for each latent frame, by name
     own_conditions: ClassVar[tuple[str, ...]] = ()   # values of CONDITIONING that core does not hand to the model
     needs_speech: ClassVar[bool] = True      # of a family with audio conditioning: whether it cannot do without
-    picture_in_every_chunk: ClassVar[bool] = False   # whether the concat latent of later chunks has it, too
     encoder: ClassVar[str] = ""          # for the refusal: what makes the speech features it takes
     name: str
     fps: int                             # what the family was trained at
@@ -144,10 +146,21 @@ class Backbone(ABC):
                 process_in: Callable[[Tensor], Tensor]):
         """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
 
+    def picture_at(self, picture: Tensor | None, chunk: int, seconds: Fraction) -> Tensor | None:
+        """The picture (1, H, W, C) that a chunk shows the model as its first frame, of any size, where the take has
+        `picture`: here in the first chunk alone. `chunk`: its number; `seconds`: where it begins, its overlap
+        included. For chunk 0 it is the take's own picture."""
+        return None if chunk else picture
+
+    def picture_conditions(self, picture: Tensor) -> Mapping[str, Any]:
+        """What is set in every condition of a chunk that shows `picture` (1, H, W, 3)."""
+        return {}
+
     def concat_latent(self, encode: Callable[[Tensor], Tensor], picture: Tensor | None, latents: int, height: int,
-                      width: int) -> Tensor | None:
+                      width: int, padding: Tensor | None = None) -> Tensor | None:
         """What a window looks like to the VAE before anything is known but its first `picture` (1, H, W, 3), for
-        models that take known frames as channels; asked once per take. `encode`: (T, H, W, 3) -> (1, C, t, h, w)."""
+        models that take known frames as channels; asked once for each picture. `padding` (1, H, W, 3) stands where
+        nothing is known. `encode`: (T, H, W, 3) -> (1, C, t, h, w)."""
         return None
 
     @abstractmethod

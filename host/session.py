@@ -105,8 +105,10 @@ class TakeSession:
                   "people": inputs.speakers, "writer": writer.fingerprint}
 
         def own(chunk: Chunk) -> dict[str, Any]:
+            picture = inputs.chunk_picture(chunk)
             return {**self.take.plan.fingerprint_of(chunk), "prompt": inputs.prompts.get(chunk.prompt),
-                    "speech": inputs.audio_for(chunk)}
+                    "speech": inputs.audio_for(chunk),
+                    "chunk picture": None if picture is inputs.fitted_picture else picture}
 
         return take_fingerprints(sampling.guider, common, map(own, self.take.plan.chunks))
 

@@ -3,7 +3,9 @@
 Long Take and One Chunk both ask here, so a clip is given what the first chunk of a take is given.
 """
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -55,10 +57,24 @@ class TakeInputs:
         return self.model.model.latent_format.latent_channels, self.plan.height // ratio, self.plan.width // ratio
 
     @cached_property
+    def own_picture(self) -> Tensor | None:
+        """(1, H, W, C) as it came: the user's, or one that the model brings."""
+        return self.backbone.picture_at(self.picture, 0, Fraction(0))
+
+    @cached_property
     def fitted_picture(self) -> Tensor | None:
         """(1, H, W, 3), cropped to the take's size."""
+        return self._fit(self.own_picture)
+
+    def chunk_picture(self, chunk: Chunk) -> Tensor | None:
+        """(1, H, W, 3): what a chunk shows the model as its first frame."""
+        begins = self.plan.timeline.seconds_at(chunk.first_latent * self.plan.timeline.temporal_ratio)
+        asked = self.backbone.picture_at(self.picture, chunk.index, begins)
+        return self.fitted_picture if asked is self.own_picture or not chunk.index else self._fit(asked)
+
+    def _fit(self, picture: Tensor | None) -> Tensor | None:
         with name_input("reference"):
-            return None if self.picture is None else fit_picture(self.picture, self.plan.width, self.plan.height)
+            return None if picture is None else fit_picture(picture, self.plan.width, self.plan.height)
 
     @cached_property
     def reference(self) -> Tensor | None:
@@ -83,7 +99,7 @@ class TakeInputs:
     @cached_property
     def speakers(self) -> Tensor | None:
         """Masks (1, K, H, W) of the speakers, cut as the picture is."""
-        return self.speech and self.speech.speakers_on(self.picture, self.plan.height, self.plan.width,
+        return self.speech and self.speech.speakers_on(self.own_picture, self.plan.height, self.plan.width,
                                                        self.backbone.grid)
 
     def audio_for(self, chunk: Chunk) -> Tensor | None:
@@ -93,21 +109,31 @@ class TakeInputs:
         return self.backbone.audio_for(self.speech, self.plan.timeline, chunk.first_latent, chunk.latents)
 
     @cached_property
-    def opening_concat_latent(self) -> Tensor | None:
-        """The backbone's concat latent of the first chunk, which the picture opens."""
-        return self._concat_latent(self.fitted_picture)
+    def pads(self) -> bool:
+        """Whether the picture stands in each window where nothing is known yet."""
+        return any(technique.pads() for technique in self.techniques)
 
     @cached_property
-    def later_concat_latent(self) -> Tensor | None:
-        if self.backbone.picture_in_every_chunk:
-            return self.opening_concat_latent
-        return self._concat_latent(None)
+    def first_opening(self) -> "Opening":
+        """What a chunk is given that shows the take's picture."""
+        return self._open(self.fitted_picture)
+
+    @cached_property
+    def blank_opening(self) -> "Opening":
+        """What a chunk is given that shows none."""
+        return self._open(None)
+
+    def chunk_opening(self, chunk: Chunk) -> "Opening":
+        picture = self.chunk_picture(chunk)
+        if picture is None:
+            return self.blank_opening
+        return self.first_opening if picture is self.fitted_picture else self._open(picture)
 
     def request(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None) -> ChunkRequest:
         """What the model is asked for; `context`: what was handed over."""
-        concat_latent = self.later_concat_latent if chunk.index else self.opening_concat_latent
-        return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk), concat_latent,
-                            self.speakers)
+        opening = self.chunk_opening(chunk)
+        return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
+                            opening.concat_latent, self.speakers, opening.conditions, self.pads)
 
     def encode(self, frames: Tensor) -> Tensor:
         """(T, H, W, 3) -> (1, C, t, h, w)."""
@@ -132,6 +158,8 @@ class TakeInputs:
         if self.plan.has_script and self.clip is None:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
+        if self.pads:
+            _ = self.first_opening
         self._check_speech(recording)
         with name_input("clip"):
             for prompt in self.prompts.values():
@@ -150,6 +178,21 @@ class TakeInputs:
         self.speech.check_recording(recording)
         _ = self.speakers
 
-    def _concat_latent(self, picture: Tensor | None) -> Tensor | None:
-        return self.backbone.concat_latent(self.encode, picture, self.plan.longest_chunk, self.plan.height,
-                                           self.plan.width)
+    def _open(self, picture: Tensor | None) -> "Opening":
+        padding = self.fitted_picture if self.pads else None
+        if self.pads and padding is None:
+            raise ValueError("reference: the anchor of placement 'padding' is the take's picture, and none came. "
+                             "Connect one")
+        concat = self.backbone.concat_latent(self.encode, picture, self.plan.longest_chunk, self.plan.height,
+                                             self.plan.width, padding)
+        if self.pads and concat is None:
+            raise ValueError(f"anchor: placement 'padding' fills channels for known frames, and {self.backbone.name} "
+                             "has none. Choose another placement in Lookahead Anchor, such as lookahead")
+        return Opening(concat, {} if picture is None else self.backbone.picture_conditions(picture))
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """What a chunk is given of the picture it shows: a concat latent (1, C, t, h, w), and `conditions`."""
+    concat_latent: Tensor | None
+    conditions: Mapping[str, Any]

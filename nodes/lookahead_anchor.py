@@ -34,7 +34,9 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                        "frames are taken as they are, fractions too."),
                 io.Combo.Input("placement", options=list(PLACEMENTS), default="lookahead",
                                tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
-                                       "the chunk, in chunk at index, chunk end on the last frame."),
+                                       "the chunk, in chunk at index, chunk end on the last frame. padding (Stable "
+                                       "Video Infinity): Long Take's picture in the channels for known frames, "
+                                       "wherever nothing is known; image-to-video models and InfiniteTalk only."),
                 io.Float.Input("index", default=0.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),
                 io.Latent.Input("anchor", optional=True,

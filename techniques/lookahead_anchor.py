@@ -12,14 +12,16 @@ from torch import Tensor
 from .layout import LOOKAHEAD_LATENTS, Layout, Span
 from .technique import ChunkPosition, Technique
 
-PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end")
+PADDING = "padding"
+PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end", PADDING)
 FARTHEST = 1024.0       # latent frames
 
 
 def anchor_time(layout: Layout, placement: str, distance: float, index: float = 0) -> float:
     """RoPE time of the anchor. `distance` and `index` in latent frames.
 
-    lookahead: n-1+d. past: -d, that is d before the chunk's first frame. in chunk: `index`. chunk end: n-1.
+    lookahead: n-1+d. past: -d, that is d before the chunk's first frame. in chunk: `index`. chunk end: n-1. With
+    padding it has none.
     """
     check_distance(placement, distance)
     if placement == "in chunk" and not 0 <= index <= layout.last_time:
@@ -54,6 +56,8 @@ class LookaheadAnchor(Technique):
     """`distance`, `index` in latent frames; `latents` (1, C, k, h, w), or None for the take's own picture.
 
     `schedule`: RoPE times, one per chunk in turn and then from the start again; where given, it decides the place.
+    Placement `padding` (Stable Video Infinity, Li et al. 2025) adds nothing to the sequence: the take's picture stands
+    in the model's channels for known frames, at every frame that is not known.
     """
     stacks: ClassVar[bool] = True
     distance: float = LOOKAHEAD_LATENTS
@@ -65,6 +69,9 @@ class LookaheadAnchor(Technique):
     def __post_init__(self):
         if not self.schedule:
             check_distance(self.placement, self.distance)
+        if self.pads() and self.latents is not None:
+            raise ValueError("anchor: got latents, but placement 'padding' takes the picture itself. Leave anchor open "
+                             "and connect the picture to Long Take's reference")
 
     def sort_key(self) -> tuple:
         return (*super().sort_key(), self.latents is not None, PLACEMENTS.index(self.placement), self.distance,
@@ -72,6 +79,9 @@ class LookaheadAnchor(Technique):
 
     def pictures(self) -> dict[str, Tensor]:
         return {} if self.latents is None else {"anchor": self.latents}
+
+    def pads(self) -> bool:
+        return self.placement == PADDING and not self.schedule
 
     def time(self, layout: Layout, position: ChunkPosition) -> float:
         if self.schedule:
@@ -81,6 +91,8 @@ class LookaheadAnchor(Technique):
         return anchor_time(layout, self.placement, self.distance, self.index)
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
+        if self.pads():
+            return layout
         time = self.time(layout, position)
         own = layout.find("reference")
         if self.latents is None and own is not None:

@@ -66,6 +66,11 @@ class Technique:
         """Where a KV cache of the conditioning frames is kept, for models that can: "VRAM" or "RAM"."""
         return None
 
+    def pads(self) -> bool:
+        """Whether the take's picture stands in a window where nothing is known yet, for models that take known frames
+        as channels."""
+        return False
+
     def pictures(self) -> Mapping[str, Tensor]:
         """Latents (1, C, k, h, w) of its own, by what the user calls them."""
         return {}

@@ -5,6 +5,7 @@ at the chunk's own timestep, as the model was trained: the last frames encoded a
 sampled. Speech is in the numbers of the whole take, for any guidance, any batch and each context window.
 """
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import comfy.latent_formats
@@ -42,7 +43,6 @@ class InfiniteTalk(Wan):
                               "of its layers")
     own_conditions: ClassVar[tuple[str, ...]] = (SPEECH, HELD, SPEAKERS)
     frame_conditions: ClassVar = {**Wan.frame_conditions, SPEECH: PER_LATENT, HELD: PER_LATENT}
-    picture_in_every_chunk: ClassVar[bool] = True
     mode: str = "i2v"
     name: str = "InfiniteTalk"
     fps: int = FPS
@@ -93,6 +93,9 @@ class InfiniteTalk(Wan):
         empty = first.new_zeros(MULTITALK_SLOTS - SLOTS, *first.shape[1:])
         return torch.cat([torch.cat([first, empty])[None], later])
 
+    def picture_at(self, picture: Tensor | None, chunk: int, seconds: Fraction) -> Tensor | None:
+        return picture
+
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         if request.reference is None or request.concat_latent is None:
             raise ValueError(f"reference: {self.name} starts from a picture. Connect one")
@@ -106,8 +109,11 @@ class InfiniteTalk(Wan):
         picture_mask = torch.ones_like(mask)
         picture_mask[:, :, :1] = 0
         held = torch.cat([1 - mask, samples * (1 - mask)], 1)
-        conditions = {"concat_latent_image": request.concat_latent[:, :, :request.latents].clone(),
-                      "concat_mask": picture_mask, HELD: held}
+        concat = request.concat_latent[:, :, :request.latents].clone()
+        if request.padded:      # then the model is to go on from what was there, not from the picture
+            concat[:, :, :opened] = known
+        conditions = {"concat_latent_image": concat, "concat_mask": picture_mask, HELD: held,
+                      **request.picture_conditions}
         uncond = {}
         if request.audio is not None:
             conditions[SPEECH], uncond[SPEECH] = request.audio, torch.zeros_like(request.audio[:, :1])

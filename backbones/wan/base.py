@@ -114,11 +114,13 @@ class Wan(Backbone):
         mask[:, :, :known.shape[2]] = 0
         return ChunkInputs(samples, noise_mask=mask)
 
-    def concat_latent(self, encode, picture, latents, height, width) -> Tensor | None:
+    def concat_latent(self, encode, picture, latents, height, width, padding=None) -> Tensor | None:
         """Grey after the picture, encoded in one go, as this model was trained (only for image-to-video)."""
         if self.mode != "i2v":
             return None
         frames = torch.full(((latents - 1) * self.temporal_ratio + 1, height, width, 3), 0.5)
+        if padding is not None:
+            frames[:] = padding[0]
         if picture is not None:
             frames[0] = picture[0]
         return encode(frames)
@@ -135,4 +137,5 @@ class Wan(Backbone):
         elif request.reference is not None:
             mask[:, :, :1] = 0
         return ChunkInputs(torch.zeros(1, channels, request.latents, height, width),
-                           conditions={"concat_latent_image": concat, "concat_mask": mask})
+                           conditions={"concat_latent_image": concat, "concat_mask": mask,
+                                       **request.picture_conditions})

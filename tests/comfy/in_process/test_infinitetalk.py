@@ -3,48 +3,47 @@ import types
 
 import comfy.context_windows
 import comfy.model_management
-import comfy.model_patcher
 import comfy.samplers
-import comfy.sd
-import comfy.utils
-import folder_paths
 import pytest
-import tiny_talk
 import torch
-from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 pytest.importorskip("comfy.ldm.wan.model_multitalk")
 from comfy.ldm.wan.model_multitalk import MultiTalkCrossAttnPatch, project_audio_features  # noqa: E402
-from comfy_extras.nodes_model_patch import ModelPatchLoader  # noqa: E402
+from draws import random  # noqa: E402
+from infinitetalk_models import (  # noqa: E402
+    FRAMES,
+    SECONDS,
+    SIZE,
+    apply,
+    audio_in,
+    features,
+    guider,
+    halves,
+    inputs_of,
+    load_patch,
+    load_plain,
+    session,
+)
 from lodestar import backbones  # noqa: E402
 from lodestar.backbones import attach  # noqa: E402
 from lodestar.backbones.backbone import ChunkRequest  # noqa: E402
 from lodestar.backbones.infinitetalk.backbone import HELD, SPEAKERS, SPEECH, InfiniteTalk  # noqa: E402
 from lodestar.backbones.infinitetalk.patching import with_speech_patch  # noqa: E402
-from lodestar.backbones.speech_guider import SpeechGuider  # noqa: E402
-from lodestar.host.chunk_sampler import Sampling  # noqa: E402
-from lodestar.host.session import TakeSession  # noqa: E402
-from lodestar.host.take_inputs import TakeInputs  # noqa: E402
-from lodestar.nodes.plan_take import LodestarPlanTake  # noqa: E402
 from lodestar.techniques.latent_stitch import LatentStitch  # noqa: E402
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor  # noqa: E402
 from lodestar.techniques.reference_skip import ReferenceSkip  # noqa: E402
 from lodestar.techniques.technique import ChunkPosition  # noqa: E402
 from lodestar.techniques.timeline import Timeline  # noqa: E402
 
-FRAMES, SIZE, SECONDS, RATE = 6, (8, 8), 3, 16000
-
 
 @pytest.fixture(scope="module")
 def plain(tiny_models):
-    path = tiny_models / "models" / "diffusion_models" / f"{tiny_talk.INFINITETALK}_i2v.safetensors"
-    return comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
+    return load_plain(tiny_models)
 
 
 @pytest.fixture(scope="module")
 def patch(tiny_models):
-    folder_paths.add_model_folder_path("model_patches", str(tiny_models / "models" / "model_patches"))
-    return ModelPatchLoader().load_model_patch(f"{tiny_talk.INFINITETALK}.safetensors")[0]
+    return load_patch(tiny_models)
 
 
 @pytest.fixture(scope="module")
@@ -52,42 +51,6 @@ def model(plain, patch):
     joined = with_speech_patch(plain, patch, 1.0)
     comfy.model_management.load_models_gpu([joined])
     return joined
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def features(steps=75, speakers=1, rate_hz=25.0, layers=12, seed=5):
-    """As Audio Features gives them."""
-    streams = tuple(tuple(random(1, steps, 768, seed=seed + 20 * speaker + layer) for layer in range(layers))
-                   for speaker in range(speakers))
-    several = {} if speakers == 1 else {"audio_streams": streams, "speaker_masks": halves()}
-    return {"encoded_audio": streams[0][-1], "encoded_audio_all_layers": streams[0], "rate_hz": rate_hz,
-            "audio_samples": int(steps / rate_hz * RATE), **several}
-
-
-def halves():
-    masks = torch.zeros(1, 3, 64, 64)
-    masks[:, 0, :, :28], masks[:, 1, :, 36:], masks[:, 2, :, 28:36] = 1, 1, 1
-    return masks
-
-
-def audio_in(model, speech, first_latent=0, latents=FRAMES):
-    from lodestar.backbones.audio.speech import Speech
-    return backbones.find(model).audio_for(Speech.of(speech), Timeline(25), first_latent, latents)
-
-
-def apply(model, x, sigma=0.7, options=None, **conds):
-    """The denoised prediction through BaseModel.apply_model, as a sampler calls it."""
-    given = {"c_crossattn": random(1, 7, 4096, seed=3), "c_concat": random(1, 20, x.shape[2], *SIZE, seed=4),
-             "clip_fea": random(1, 257, 1280, seed=8)}
-    given = {name: value.expand(len(x), *value.shape[1:]) for name, value in given.items()}
-    transformer_options = {**model.model_options["transformer_options"], "wrappers": model.wrappers,
-                           "cond_or_uncond": [0], "uuids": ["a"], **(options or {})}
-    with torch.inference_mode():
-        return model.model.apply_model(x, torch.full((len(x),), sigma), transformer_options=transformer_options,
-                                       **{**given, **conds})
 
 
 def test_the_patched_model_is_found_and_the_bare_one_is_wan(model, plain):
@@ -162,9 +125,7 @@ def test_an_anchor_stands_where_it_was_asked_for_without_audio(model, distance):
 
 
 def test_positions_are_exact_in_bfloat16_at_5000(tiny_models, patch):
-    path = tiny_models / "models" / "diffusion_models" / f"{tiny_talk.INFINITETALK}_i2v.safetensors"
-    plain = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
-    half = with_speech_patch(plain, patch, 1.0)
+    half = with_speech_patch(load_plain(tiny_models, torch.bfloat16), patch, 1.0)
     comfy.model_management.load_models_gpu([half])
     seen, anchored = [], attach.with_technique(half, LookaheadAnchor(5000, latents=random(1, 16, 1, *SIZE)))
     record = {"patches_replace": {"dit": {("double_block", 0): lambda args, extra: (
@@ -193,21 +154,6 @@ def test_held_latents_stand_clean_in_every_call(model):
     # apply_model gives x - sigma * velocity: of the same velocity, so the rest is equal
     assert torch.allclose(apply(model, x, **conds, **{HELD: held})[:, :, 2:],
                           apply(model, wanted, **conds)[:, :, 2:], atol=1e-6)
-
-
-def guider(model, scale, conditions, uncond):
-    text = random(1, 7, 4096, seed=3)
-    vision = {"clip_vision_output": types.SimpleNamespace(penultimate_hidden_states=random(1, 257, 1280, seed=8))}
-    return SpeechGuider(model, [[text, {**conditions, **vision}]], [[text, {**conditions, **uncond, **vision}]],
-                        scale, 4.0, False)
-
-
-def inputs_of(model, context=None, latents=FRAMES, speakers=1):
-    backbone = backbones.find(model)
-    people = halves() if speakers > 1 else None
-    return backbone.chunk_inputs(ChunkRequest(
-        latents, (16, *SIZE), context, random(1, 16, 1, *SIZE, seed=2),
-        audio_in(model, features(speakers=speakers), 0, latents), random(1, 16, latents, *SIZE, seed=6), people))
 
 
 @pytest.mark.parametrize("speakers", [1, 2])
@@ -277,28 +223,12 @@ def test_foreign_parts_are_refused_by_name(model, plain, patch, tiny_models, wan
 
 # ---------------------------------------------------------------- whole takes
 
-def session(model, tiny_models, output, speech):
-    audio = {"waveform": torch.zeros(1, 1, SECONDS * RATE), "sample_rate": RATE}
-    take = LodestarPlanTake.execute(model=model, audio=audio, fps=25.0, script="", width=64, height=64,
-                                    chunk_frames=33, overlap_frames=9, seed_step=1, max_seconds=0.0).args[0]
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(
-        tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors")), dtype=torch.float32)
-    text = random(1, 7, 4096, seed=3)
-    vision = {"clip_vision_output": types.SimpleNamespace(penultimate_hidden_states=random(1, 257, 1280, seed=8))}
-    made = SpeechGuider(model, [[text, vision]], [[text, vision]], 1.0, 2.0, False)
-    folder_paths.set_output_directory(str(output))
-    sampling = Sampling(Noise_RandomNoise(3), made, comfy.samplers.sampler_object("euler"),
-                        torch.tensor([1.0, 0.5, 0.0]))
-    return TakeSession(TakeInputs(model, vae, take.plan, torch.rand(1, 64, 64, 3), speech), sampling, take,
-                       types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
-
-
-
 @pytest.mark.parametrize("mode", [None, "stitch"])
 def test_a_take_of_three_chunks(model, tiny_models, tmp_path, monkeypatch, mode):
     """As trained, or with the latents as sampled; every chunk has the picture, and continues from the one before."""
     stitched = model if mode is None else attach.with_technique(model, LatentStitch(mode))
-    take, seen, guider_at = session(stitched, tiny_models, tmp_path, features()), [], attach.guider_at
+    take = session(stitched, tiny_models, tmp_path, features(), torch.rand(1, 64, 64, 3))
+    seen, guider_at = [], attach.guider_at
 
     def record(*args, **kwargs):
         seen.append(args)
