@@ -172,12 +172,12 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
               prompt: list | None = None):
     """A copy of any core GUIDER for one chunk: the model at `position`, and values set in its conditions.
 
-    `conditions` go into every condition, `uncond` over them in the guider's own `uncond_names`, or where its name for
-    a condition says negative. `prompt` is CONDITIONING that replaces the text of the positive one, or of the guider's
-    own `prompt_names`.
+    `conditions` go into every condition; over them what the guider's own `choose_uncond` takes of `uncond` for it, or
+    all of it where its name for a condition says negative. `prompt` is CONDITIONING that replaces the text of the
+    positive one, or of the guider's own `prompt_names`.
     """
     prompt_names = getattr(guider, "prompt_names", ("positive",))
-    uncond_names = getattr(guider, "uncond_names", [name for name in guider.original_conds if "negative" in name])
+    choose_uncond = getattr(guider, "choose_uncond", lambda name, values: values if "negative" in name else {})
     chunk_guider = copy.copy(guider)
     chunk_guider.model_patcher = install_techniques(guider.model_patcher, techniques, position)
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
@@ -186,7 +186,7 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
         if prompt is not None and name in prompt_names:
             own = {key: value for key, value in entries[0].items() if key not in ("cross_attn", "uuid")}
             entries = [{**own, **entry} for entry in comfy.sampler_helpers.convert_cond(prompt)]
-        values = {**conditions, **uncond} if name in uncond_names else conditions
+        values = {**conditions, **choose_uncond(name, uncond)}
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider

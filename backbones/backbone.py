@@ -82,7 +82,6 @@ class Backbone(ABC):
     one_size: bool = False               # whether it knows no other, nor other proportions
     temporal_ratio: int = 4
     handover: str = "stitch"             # how the family continues a chunk, where the user does not say
-    text_first: bool = False             # guidance: text's scale is between predictions without speech, as trained
     follows_itself: bool = False         # without a picture it refers to the first latent of the take
 
     @property
@@ -102,6 +101,11 @@ class Backbone(ABC):
     def text_width(self, base) -> int:
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim
+
+    def speech_guider(self):
+        """The class of the GUIDER that guides text, speech and picture as the family was trained."""
+        from .speech_guider import SpeechGuider
+        return SpeechGuider
 
     def fps_note(self, fps: Fraction) -> str:
         """A line for the plan's summary where the take runs at another rate than the family was trained at."""

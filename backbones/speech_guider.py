@@ -1,7 +1,7 @@
 """Speech Guidance (LongCat-Video-Avatar) as a GUIDER for every backbone with audio conditioning.
 
-Up to three predictions are made in one batched call and given to ComfyUI's own sampling function as a pair, so that
-whatever hooks into CFG (pre, post, in its place, an override of the scale) sees what it knows.
+All predictions are made in one batched call and given to ComfyUI's own sampling function as a pair, so that whatever
+hooks into CFG (pre, post, in its place, an override of the scale) sees what it knows.
 """
 from functools import partial
 
@@ -18,63 +18,78 @@ TEXT_FIRST = ("positive", "text", "silent")     # the middle one has the text wi
 class SpeechGuider(comfy.samplers.CFGGuider):
     """`positive` and `negative` are CONDITIONING; where the positive one has speech, the negative one gets it too.
 
-    A model without audio conditioning is guided by text alone, at `text_scale`. `cfg_zero` aligns the unconditional
-    prediction with the conditional one, over whatever the model does not hold still (its known frames have velocity 0).
+    A model without audio conditioning is guided by text alone, at `text_scale`. `reference_scale` is for families that
+    guide the picture, too. `cfg_zero` aligns the unconditional prediction with the conditional one, over whatever the
+    model does not hold still (its known frames have velocity 0).
     """
-    names: tuple[str, ...] = NAMES
+    names: tuple[str, ...] = NAMES          # the first is "positive"
     uncond_names: tuple[str, ...] = ("silent",)
     prompt_names: tuple[str, ...] = ("positive",)
 
-    def __init__(self, model, positive: list, negative: list, text_scale: float, audio_scale: float, cfg_zero: bool):
+    def __init__(self, model, positive: list, negative: list, text_scale: float, audio_scale: float, cfg_zero: bool,
+                 reference_scale: float = 1.0):
         super().__init__(model)
         self.audio_condition, self.cfg_zero = find(model).audio_condition, cfg_zero
-        scales = text_scale, audio_scale if self.audio_condition else 1.0
-        self.weights, unconditional, scale = self.as_pair(*scales)
-        self.unconditional = self.names[unconditional]
-        self.set_cfg(scale)
+        self.text_scale, self.audio_scale, self.reference_scale = text_scale, audio_scale, reference_scale
+        self.own_cfg = as_pair(*self.chain(None)[1])[2]
+        self.set_cfg(self.own_cfg)
         self.inner_set_conds(self.make_conditions(positive, negative))
 
-    def as_pair(self, text_scale: float, audio_scale: float) -> tuple[tuple[float, float, float], int, float]:
-        return as_pair(text_scale, audio_scale)
+    def chain(self, timestep: Tensor | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """The predictions, each with a condition less than the one before, and the scales between them. `timestep`:
+        sigmas (B,), None for those of the first step."""
+        return self.names, (self.text_scale, self.audio_scale if self.audio_condition else 1.0)
+
+    def choose_uncond(self, name: str, uncond: dict) -> dict:
+        """Which of a chunk's unconditional values a prediction is made from."""
+        return uncond if name in self.uncond_names else {}
 
     def make_conditions(self, positive: list, negative: list) -> dict[str, list]:
         """The CONDITIONING of each prediction. Zeros in the negative one, as core's S2V node sets, are no speech."""
         key = self.audio_condition
         if key is None:
             return {"positive": positive, "negative": negative}
-        audio = next((values[key] for _, values in positive if values.get(key) is not None), None)
+        audio = find_value(positive, key)
         if audio is None:
             return {"positive": positive, "negative": negative, "silent": negative}
         with_audio = [[text, values if is_speech(values.get(key)) else {**values, key: audio}]
                       for text, values in negative]
-        silent = [[text, {**values, key: audio.new_zeros(audio.shape)}] for text, values in negative]
-        return {"positive": positive, "negative": with_audio, "silent": silent}
+        return {"positive": positive, "negative": with_audio, "silent": with_values(negative, without(audio, key))}
 
-    def sample(self, *args, **kwargs):
-        if self.unconditional in self.uncond_names and not any(
+    def check_speech(self) -> None:
+        """ValueError where `audio_scale` guides speech that is not there."""
+        if self.audio_condition and self.audio_scale != 1 and not any(
                 entry.get(self.audio_condition) is not None for entry in self.original_conds["positive"]):
             raise ValueError(f"positive: no speech ({self.audio_condition}) in it for audio_scale to guide. Use Long "
                              "Take, which sets the speech of each chunk, a node that puts speech into the positive "
                              "conditioning, or an audio_scale of 1")
+
+    def sample(self, *args, **kwargs):
+        self.check_speech()
         return super().sample(*args, **kwargs)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {},  # noqa: B006 - as core's
                       seed=None) -> Tensor:
-        paired = {**model_options, "sampler_calc_cond_batch_function": partial(self.pair, model_options)}
-        return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds[self.unconditional],
-                                                self.conds["positive"], self.cfg, model_options=paired, seed=seed)
+        names, scales = self.chain(timestep)
+        weights, unconditional, scale = as_pair(*scales)
+        made_of = {name: weights[place] for place, name in enumerate(names)}
+        pair = partial(self.pair, made_of, names[unconditional], model_options)
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, self.conds[names[unconditional]], self.conds["positive"],
+            scale if self.cfg == self.own_cfg else self.cfg,        # what another node has put there
+            model_options={**model_options, "sampler_calc_cond_batch_function": pair}, seed=seed)
 
-    def pair(self, model_options: dict, args: dict) -> list[Tensor]:
+    def pair(self, weights: dict[str, float], unconditional: str, model_options: dict, args: dict) -> list[Tensor]:
         """The conditional and the unconditional prediction, denoised; at a CFG of 1 core asks for no second one."""
-        x, asked, weight = args["input"], args["conds"][1] is not None, dict(zip(self.names, self.weights, strict=True))
-        names = ("positive", self.unconditional, *(set(self.names) - {"positive", self.unconditional}))   # as plain CFG
-        conds = [self.conds[name] if weight[name] or (asked and name == self.unconditional) else None for name in names]
+        x, asked = args["input"], args["conds"][1] is not None
+        names = ("positive", unconditional, *(set(weights) - {"positive", unconditional}))   # as plain CFG
+        conds = [self.conds[name] if weights[name] or (asked and name == unconditional) else None for name in names]
         made = dict(zip(names, self.predictions(conds, model_options, args), strict=True))
-        conditional = combine_predictions([made[name] for name in self.names], self.weights)
-        unconditional = made[self.unconditional]
+        conditional = combine_predictions([made[name] for name in weights], list(weights.values()))
+        baseline = made[unconditional]
         if self.cfg_zero and asked:
-            unconditional = x - align_negative(x - conditional, x - unconditional)   # sigma * velocity: sigma cancels
-        return [conditional, unconditional]
+            baseline = x - align_negative(x - conditional, x - baseline)   # sigma * velocity: sigma cancels
+        return [conditional, baseline]
 
     def predictions(self, conds: list, model_options: dict, args: dict) -> list[Tensor]:
         """One batched call; another node's function in its place is asked for the pair that it knows."""
@@ -89,8 +104,8 @@ class TextFirstGuider(SpeechGuider):
     positive text without speech and with it, as OmniAvatar was trained."""
     names, uncond_names, prompt_names = TEXT_FIRST, TEXT_FIRST[1:], TEXT_FIRST[:2]
 
-    def as_pair(self, text_scale: float, audio_scale: float) -> tuple[tuple[float, float, float], int, float]:
-        return as_pair(audio_scale, text_scale)
+    def chain(self, timestep: Tensor | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        return self.names, (self.audio_scale, self.text_scale)
 
     def make_conditions(self, positive: list, negative: list) -> dict[str, list]:
         key = self.audio_condition
@@ -100,8 +115,22 @@ class TextFirstGuider(SpeechGuider):
 
 
 def guide_speech(model, *arguments) -> SpeechGuider:
-    """The guider that guides this model's text and speech as it was trained."""
-    return (TextFirstGuider if find(model).text_first else SpeechGuider)(model, *arguments)
+    """The guider that guides this model's text, speech and picture as it was trained."""
+    return find(model).speech_guider()(model, *arguments)
+
+
+def find_value(conditioning: list, key: str) -> Tensor | None:
+    """The first value of that name."""
+    return next((values[key] for _, values in conditioning if values.get(key) is not None), None)
+
+
+def with_values(conditioning: list, values: dict) -> list:
+    return [[text, {**own, **values}] for text, own in conditioning]
+
+
+def without(value: Tensor, key: str) -> dict[str, Tensor]:
+    """No speech or picture, as a value of that name."""
+    return {key: value.new_zeros(value.shape)}
 
 
 def is_speech(audio: Tensor | None) -> bool:

@@ -4,30 +4,34 @@ Nothing is predicted that the scales make redundant. The formulas are affine, so
 latents may all be combined by them.
 """
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
 
-def shares(text_scale: float, audio_scale: float) -> tuple[float, float, float]:
-    """Weights of the predictions with text and speech, with the negative text and speech, with neither.
+def shares(*scales: float) -> tuple[float, ...]:
+    """Weights of a chain of predictions, each with a condition less than the one before, and a scale between any two.
 
-    They sum to 1 and write u + text_scale * (c - u_t) + audio_scale * (u_t - u); a prediction of weight 0 need not be
-    made: one is left at scales of 1 and 1, two where they are equal or the audio scale is 1.
+    They sum to 1 and write last + scales[-1] * (the one before - last) + ... + scales[0] * (first - second). For
+    LongCat: text and speech, negative text and speech, neither, under (text_scale, audio_scale). A prediction of weight
+    0 need not be made: of three one is left at scales of 1 and 1, two where they are equal or the last one is 1.
     """
-    return text_scale, audio_scale - text_scale, 1 - audio_scale
+    return (scales[0], *(later - earlier for earlier, later in pairwise(scales)), 1 - scales[-1])
 
 
-def as_pair(text_scale: float, audio_scale: float) -> tuple[tuple[float, float, float], int, float]:
+def as_pair(*scales: float) -> tuple[tuple[float, ...], int, float]:
     """The same guidance as unconditional + scale * (conditional - unconditional), for all that hooks into plain CFG.
 
-    Gives the weights of the three predictions in the conditional one, which of them is the unconditional one (the last,
-    or the middle one where the last is redundant), and the scale. Equal scales, and an audio scale of 1, are plain CFG.
+    Gives the weights of the predictions in the conditional one, which of them is the unconditional one (the last that
+    is not redundant, and never the first), and the scale. Equal scales are plain CFG, and last ones of 1 leave
+    predictions out.
     """
-    scale = max(text_scale, audio_scale) or 1.0
-    positive, negative, silent = shares(text_scale / scale, audio_scale / scale)
-    if audio_scale == 1:
-        return (positive, negative + silent, 0.0), 1, scale
-    return (positive, negative, silent), 2, scale
+    needed = list(scales)
+    while needed and needed[-1] == 1:
+        needed.pop()
+    scale = max(needed, default=1.0) or 1.0
+    weights = shares(*(one / scale for one in needed)) if needed else (1.0,)
+    return (*weights, *[0.0] * (len(scales) + 1 - len(weights))), max(len(needed), 1), scale
 
 
 def combine_predictions(predictions: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:

@@ -36,7 +36,6 @@ class OmniAvatarBackbone(Wan):
     audio_shape: tuple[int, int] | None = None
     audio_condition: str | None = AUDIO
     handover: str = "re-encode"
-    text_first: bool = True
 
     @classmethod
     def of(cls, base) -> "OmniAvatarBackbone | None":
@@ -44,6 +43,10 @@ class OmniAvatarBackbone(Wan):
             return None
         width = base.diffusion_model.audio_proj.proj.in_features
         return cls(audio_shape=(SPEECH_LAYERS, width // (RATIO * (SPEECH_LAYERS + 1))))
+
+    def speech_guider(self):
+        from ..speech_guider import TextFirstGuider
+        return TextFirstGuider
 
     def chunk_frames_at(self, width: int, height: int) -> int:
         return chunk_frames(width, height)
