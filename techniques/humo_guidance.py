@@ -1,8 +1,7 @@
 """HuMo's guidance (Phantom-video/HuMo): text, speech and reference each with a scale of its own. The 17B has three
 predictions and leaves the reference out of the unconditional one below a timestep; the 1.7B has four.
-
-Weights of predictions that sum to 1; one of weight 0 need not be made.
 """
+from itertools import pairwise
 from typing import NamedTuple
 
 SWITCH_TIMESTEP, TEXT_DROP = 980, 2.0     # below it the 17B's text scale is lowered by so much
@@ -15,25 +14,34 @@ class Prediction(NamedTuple):
     reference: bool
 
 
-TEXT, NOTHING = Prediction(True, False, False), Prediction(False, False, False)
-WITH_AUDIO, WHOLE = Prediction(True, True, False), Prediction(True, True, True)
-PICTURED, ONLY_PICTURE = Prediction(True, False, True), Prediction(False, False, True)
+class Chain(NamedTuple):
+    """Predictions, each with a condition less than the one before, and the scale between any two: `shares` weighs
+    them."""
+    predictions: tuple[Prediction, ...]
+    scales: tuple[float, ...]
+
+    def among(self, speech: bool, reference: bool) -> "Chain":
+        """What is left where there is no speech or no reference: predictions that are the same are one, said to have
+        what is not there, and the scale between them goes."""
+        same = tuple(Prediction(made.prompt, made.speech or not speech, made.reference or not reference)
+                     for made in self.predictions)
+        differ = [index for index, (one, other) in enumerate(pairwise(same)) if one != other]
+        return Chain((same[0], *(same[index + 1] for index in differ)), tuple(self.scales[index] for index in differ))
 
 
-def large_weights(text_scale: float, audio_scale: float, timestep: float, reference: bool = True,
-                  switch_timestep: float = SWITCH_TIMESTEP) -> dict[Prediction, float]:
+WHOLE, PICTURED = Prediction(True, True, True), Prediction(True, False, True)
+WITH_AUDIO, TEXT = Prediction(True, True, False), Prediction(True, False, False)
+ONLY_PICTURE, NOTHING = Prediction(False, False, True), Prediction(False, False, False)
+
+
+def large_chain(text_scale: float, audio_scale: float, timestep: int, reference: bool = True,
+                switch_timestep: int = SWITCH_TIMESTEP) -> Chain:
     """Of the 17B at a whole `timestep` (0..1000); without a `reference` nothing is switched."""
-    if not reference:
-        return {WITH_AUDIO: audio_scale, TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
-    early = timestep > switch_timestep
-    scale = text_scale if early else text_scale - TEXT_DROP
-    return {WHOLE: audio_scale, PICTURED: scale - audio_scale, ONLY_PICTURE if early else NOTHING: 1 - scale}
+    if timestep > switch_timestep or not reference:
+        return Chain((WHOLE, PICTURED, ONLY_PICTURE), (audio_scale, text_scale))
+    return Chain((WHOLE, PICTURED, NOTHING), (audio_scale, text_scale - TEXT_DROP))
 
 
-def small_weights(text_scale: float, audio_scale: float, reference_scale: float, reference: bool = True
-                  ) -> dict[Prediction, float]:
+def small_chain(text_scale: float, audio_scale: float, reference_scale: float) -> Chain:
     """Of the 1.7B, at every timestep."""
-    weights = {TEXT: text_scale - audio_scale, NOTHING: 1 - text_scale}
-    if not reference:
-        return {WITH_AUDIO: audio_scale, **weights}
-    return {WHOLE: reference_scale, WITH_AUDIO: audio_scale - reference_scale, **weights}
+    return Chain((WHOLE, WITH_AUDIO, TEXT, NOTHING), (reference_scale, audio_scale, text_scale))

@@ -1,44 +1,58 @@
 """HuMo's guidance, references and solver, by their definitions."""
+import itertools
+
+import pytest
 import torch
 from lodestar.backbones.humo.references import concat_channels, fit_on_white, grey_latents
 from lodestar.techniques.audio.features import halve_rate
 from lodestar.techniques.flow_schedules import humo_schedule
-from lodestar.techniques.humo_guidance import large_weights, small_weights
+from lodestar.techniques.humo_guidance import Prediction, large_chain, small_chain
+from lodestar.techniques.speech_guidance import shares
 from lodestar.techniques.unipc import sample
 
 
+def guided(chain, made):
+    """The prediction of a chain, `made` being those of its parts."""
+    weights = shares(*chain.scales)
+    assert abs(sum(weights) - 1) < 1e-12
+    return sum(weight * made[part] for weight, part in zip(weights, chain.predictions, strict=True))
+
+
+def every_prediction():
+    """A number for each, and what gives it by (prompt, speech, reference)."""
+    made = {Prediction(*map(bool, bits)): torch.randn(()) for bits in itertools.product((0, 1), repeat=3)}
+    return made, lambda *bits: made[Prediction(*map(bool, bits))]
+
+
 def test_the_17b_drops_the_reference_and_two_of_the_text_scale_below_the_switch():
-    made = {key: torch.randn(()) for key in [*large_weights(5, 5.5, 999), *large_weights(5, 5.5, 980)]}
-
-    def v(prompt, speech, reference):
-        return made[(prompt, speech, reference)]
-
-    early = sum(weight * made[key] for key, weight in large_weights(5, 5.5, 981).items())
-    late = sum(weight * made[key] for key, weight in large_weights(5, 5.5, 980).items())
+    made, v = every_prediction()
+    early, late = (guided(large_chain(5, 5.5, timestep), made) for timestep in (981, 980))
     assert torch.isclose(early, 5.5 * (v(1, 1, 1) - v(1, 0, 1)) + 5 * (v(1, 0, 1) - v(0, 0, 1)) + v(0, 0, 1))
     assert torch.isclose(late, 5.5 * (v(1, 1, 1) - v(1, 0, 1)) + 3 * (v(1, 0, 1) - v(0, 0, 0)) + v(0, 0, 0))
 
 
 def test_the_17b_without_a_reference_never_switches():
-    assert large_weights(5, 5.5, 999, reference=False) == large_weights(5, 5.5, 1, reference=False)
-    assert not any(made.reference for made in large_weights(5, 5.5, 999, reference=False))
+    assert large_chain(5, 5.5, 999, False) == large_chain(5, 5.5, 1, False) != large_chain(5, 5.5, 1)
 
 
 def test_the_1_7b_weighs_four_predictions():
-    made = {key: torch.randn(()) for key in small_weights(7.5, 7, 4)}
-
-    def v(prompt, speech, reference):
-        return made[(prompt, speech, reference)]
-
-    guided = sum(weight * made[key] for key, weight in small_weights(7.5, 7, 4).items())
-    assert torch.isclose(guided, 4 * (v(1, 1, 1) - v(1, 1, 0)) + 7 * (v(1, 1, 0) - v(1, 0, 0))
+    made, v = every_prediction()
+    whole = guided(small_chain(7.5, 7, 4), made)
+    assert torch.isclose(whole, 4 * (v(1, 1, 1) - v(1, 1, 0)) + 7 * (v(1, 1, 0) - v(1, 0, 0))
                          + 7.5 * (v(1, 0, 0) - v(0, 0, 0)) + v(0, 0, 0))
-    assert len(small_weights(7.5, 7, 4, reference=False)) == 3
 
 
-def test_weights_sum_to_one():
-    for weights in (large_weights(5, 5.5, 999), large_weights(4, 2, 10), small_weights(7, 6, 5)):
-        assert abs(sum(weights.values()) - 1) < 1e-12
+@pytest.mark.parametrize(("chain", "left"), [((5, 5.5, 999), (3, 2, 3)), ((5, 5.5, 1), (3, 2, 3)), (None, (4, 3, 3))])
+def test_what_is_not_there_takes_a_prediction_and_its_scale_away(chain, left):
+    """Of a chain with speech and reference, without speech, without a reference."""
+    whole = small_chain(7.5, 7, 4) if chain is None else large_chain(*chain, chain[-1] > 980)
+    made, _ = every_prediction()
+    for (speech, reference), count in zip(((True, True), (False, True), (True, False)), left, strict=True):
+        found = whole.among(speech, reference)
+        assert len(found.predictions) == len(found.scales) + 1 == count and found.predictions[0] == (True, True, True)
+        alike = {part: made[part._replace(speech=part.speech or not speech, reference=part.reference or not reference)]
+                 for part in made}
+        assert torch.isclose(guided(found, alike), guided(whole, alike), atol=1e-5)
 
 
 def test_the_solver_is_exact_for_a_constant_prediction_and_ends_at_it():

@@ -303,16 +303,17 @@ class Run:
                 "latents": (last[:, own], stored[f"{self.name}.latents"])}
 
     def weights(self, timestep: int) -> dict:
-        from lodestar.techniques.humo_guidance import large_weights, small_weights
-        info = self.info["scales"]
+        """By what a prediction is really made from: the prompt, the speech, the reference."""
+        from lodestar.techniques.humo_guidance import large_chain, small_chain
+        from lodestar.techniques.speech_guidance import shares
+        info, speech = self.info["scales"], "no_audio" not in self.name
         if self.large:
-            found = large_weights(info["scale_t"], info["scale_a"], timestep, self.reference, info["step_change"])
+            chain = large_chain(info["scale_t"], info["scale_a"], timestep, self.reference, info["step_change"])
         else:
-            found = small_weights(info["scale_t"], info["scale_a"], info["scale_i"], self.reference)
-        if "no_audio" in self.name:
-            return {made._replace(speech=False): sum(found[other] for other in found if other._replace(speech=False)
-                                                     == made._replace(speech=False)) for made in found}
-        return found
+            chain = small_chain(info["scale_t"], info["scale_a"], info["scale_i"])
+        chain = chain.among(speech, self.reference)
+        return {made._replace(speech=made.speech and speech, reference=made.reference and self.reference): weight
+                for made, weight in zip(chain.predictions, shares(*chain.scales), strict=True)}
 
     # ------------------------------------------------------------ inside one call
 
