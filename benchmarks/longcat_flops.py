@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 import longcat
 from flops import Count, count, count_work
 from in_process import LATENT_SIZE, META
+from lodestar.techniques.block_sparse import BlockSparseAttention
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.technique import Technique
 from rows import Row, show
 
 STEPS = 8
 TWO_BLOCKS = replace(longcat.OFFICIAL, depth=2)     # every block costs the same
+REFINED = (88, 160)         # latents of 704x1280
 SKIP = ReferenceSkip(mode="upstream", radius=3)     # the authors' default: hides the reference from 7 of 20 latents
 
 
@@ -53,6 +55,13 @@ def count_chunk(*techniques: Technique, config=longcat.OFFICIAL, size: tuple[int
                  count(patched, x, {**conditions, "cache": caches[0]}), sum(cache.bytes for cache in caches[0]))
 
 
+def count_refinement(*techniques: Technique) -> Count:
+    """A step of LongCat-Video's 720p refinement: a first chunk of 24 latents at 704x1280, two blocks of it."""
+    config = replace(TWO_BLOCKS, audio=None)
+    model = in_process.with_techniques(longcat.longcat_model(config, META), *techniques)
+    return count(model, in_process.latents(24, META, REFINED))
+
+
 def rows() -> Iterator[Row]:
     plain = count_chunk()
     yield Row.at_most("LongCat 1.5: step with the KV cache / joint step, FLOPs", plain.step_ratio, 0.802)
@@ -66,6 +75,12 @@ def rows() -> Iterator[Row]:
     masked = plain.masked + skipping.masked
     yield Row("LongCat 1.5: attention calls with a mask in all of that", str(masked), "0", masked == 0)
     yield Row.at_most("LongCat 1.5: KV cache of a chunk, bf16, GB", plain.kept / 1e9, 6.14, 2)
+    dense, sparse = count_refinement(), count_refinement(BlockSparseAttention())
+    yield Row.at_most("LongCat-Video at 704x1280: block sparse / full self-attention, FLOPs of a step",
+                      sparse.self_attention / dense.self_attention, 0.0625)
+    yield Row("LongCat-Video at 704x1280: block sparse / full, all FLOPs of a step",
+              f"{sparse.flops / dense.flops:.4f}")
+    yield Row("LongCat-Video at 704x1280: attention calls with a mask", str(sparse.masked), "0", sparse.masked == 0)
 
 
 if __name__ == "__main__":

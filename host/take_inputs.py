@@ -154,6 +154,9 @@ class TakeInputs:
             raise ValueError(f"vae: it makes latents of {self.vae.latent_channels} channels, {self.backbone.name} "
                              f"wants {self.latent_shape[0]}. Load the VAE that belongs to the model")
         check_pictures(self.techniques, *self.latent_shape[1:])
+        for chunk in self.plan.chunks:
+            for technique in self.techniques:
+                technique.check_chunk(chunk.latents, chunk.context_latents, *self.latent_shape[1:])
         log_unused(self.techniques, self.plan.seconds)
         if self.plan.has_script and self.clip is None:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .layout import Layout
 from .protocols import Past
+from .sparse_blocks import SparseBlocks
 
-ORDER = ("LatentStitch", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip", "ConditioningCache")
+ORDER = ("LatentStitch", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip", "ConditioningCache",
+         "BlockSparseAttention")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,14 @@ class Technique:
         as channels."""
         return False
 
+    def sparse_attention(self) -> SparseBlocks | None:
+        """Which keys self-attention leaves out, for models that can."""
+        return None
+
+    def check_chunk(self, latents: int, context: int, height: int, width: int) -> None:
+        """Raises ValueError for a chunk of so many latents, `context` of them given, and a size in latents, that it
+        cannot have."""
+
     def pictures(self) -> Mapping[str, Tensor]:
         """Latents (1, C, k, h, w) of its own, by what the user calls them."""
         return {}
@@ -96,6 +106,11 @@ def find_handover(techniques: Iterable[Technique]) -> Technique | None:
 def find_conditioning_cache(techniques: Iterable[Technique]) -> str | None:
     """Where a KV cache of the conditioning frames is kept; None where no technique wants one."""
     return next(filter(None, (technique.conditioning_cache() for technique in techniques)), None)
+
+
+def find_sparse_attention(techniques: Iterable[Technique]) -> SparseBlocks | None:
+    """Which keys self-attention leaves out; None where it sees all."""
+    return next(filter(None, (technique.sparse_attention() for technique in techniques)), None)
 
 
 def lay_out(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition

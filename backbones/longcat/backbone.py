@@ -17,7 +17,7 @@ from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
 from ...techniques.layout import Layout
-from ...techniques.technique import find_conditioning_cache, restricts_visibility
+from ...techniques.technique import find_conditioning_cache, find_sparse_attention, restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import RUN, Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
 from ..frame_conditions import Cut, window_of
@@ -97,6 +97,8 @@ class LongCatBackbone(Backbone):
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is not own or restricts_visibility(techniques):
             call = with_layout(call, layout, visibility, process_in)
+        if (sparse := find_sparse_attention(techniques)) is not None:
+            call = call.with_extra(sparse=sparse)
         offload = find_conditioning_cache(techniques)
         return with_cache(call, offload, pictures) if offload is not None and in_run else call
 
@@ -221,6 +223,7 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     if blocks is not None:
         ends.callback(blocks.close)
     caches = call.executor.class_obj.make_caches(clean, lengths, transformer_options=theirs,
+                                                 sparse=call.extra.get("sparse"),
                                                  keep=None if blocks is None else blocks.park)
     if blocks is not None:
         caches = tuple(replace(cache, blocks=blocks.pairs(index)) for index, cache in enumerate(caches))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...techniques.kv_cache import KVCache
 from ...techniques.rope import rotation
+from ...techniques.sparse_blocks import SparseBlocks
 from ...techniques.visibility import Bias
 
 Groups = list[tuple[list[int], Bias]]
@@ -35,7 +36,8 @@ class Call:
     """One forward pass. The frames in hand are `clean` clean ones, then the noisy ones; `cached` ones come before.
 
     `rope`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
-    list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C).
+    list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C). `sparse`: which keys of the
+    self-attention are left out.
     """
     frames: int
     clean: int
@@ -46,6 +48,7 @@ class Call:
     text: Tensor | list[Tensor] | None = None
     audio: Tensor | None = None
     speakers: Speakers | None = None
+    sparse: SparseBlocks | None = None
     options: dict = field(default_factory=dict)
 
     @property

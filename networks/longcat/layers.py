@@ -50,7 +50,13 @@ class SelfAttention(nn.Module):
             positions = query_positions(shares, speakers.span, speakers.interval)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return self.attention(query, key, value, self.heads, transformer_options=call.options)
+            if call.sparse is None or query.shape[1] == call.tokens:
+                return self.attention(query, key, value, self.heads, transformer_options=call.options)
+            query, key, value = (part.unflatten(2, (self.heads, -1)) for part in (query, key, value))
+            return call.sparse.attend(attend_within, query, key, value, call.options["grid_sizes"][1:])
+
+        def attend_within(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return self.attention(query, key, value, 1, transformer_options=call.options)
 
         flat = (query.flatten(2), key.flatten(2), value.flatten(2))
         if len(call.groups) == 1 and not call.groups[0][1]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...techniques.kv_cache import KVCache
 from ...techniques.rope import Axes, rope_frequencies, rotate, scaled_axes, split_head
+from ...techniques.sparse_blocks import SparseBlocks
 from ...techniques.speaker_masks import centers, token_masks
 from ...techniques.visibility import closed_spans, query_groups
 from .call import Cached, Call, Groups, Speakers
@@ -125,7 +126,7 @@ class LongCat(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None, *,
                 clean: Sequence[int] = (), times: Sequence[float] | None = None,
                 visibility: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
-                speaker_masks: Tensor | None = None, cache: Standing = (),
+                speaker_masks: Tensor | None = None, cache: Standing = (), sparse: SparseBlocks | None = None,
                 transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
@@ -134,10 +135,10 @@ class LongCat(nn.Module):
         come before `x`, each with its time. `times`: RoPE time of every frame of `x`; 0, 1, ... where None.
         `visibility`: {(frame, frame it sees): weight} over the whole sequence, cached frames first. `audio` (B,
         streams, frames, window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end.
-        `speaker_masks`: in pixels, (B, K, H, W), of the first frame, needed when several speak. ValueError for sizes
-        that do not fit.
+        `speaker_masks`: in pixels, (B, K, H, W), of the first frame, needed when several speak. `sparse`: which keys
+        the self-attention leaves out. ValueError for sizes that do not fit.
         """
-        call = self.make_call(x, clean, times, visibility, cache, transformer_options)
+        call = self.make_call(x, clean, times, visibility, cache, transformer_options, sparse)
         if text is not None:
             call = self.add_text(call, text.to(x.dtype), text_mask)
         if audio is not None:
@@ -147,14 +148,14 @@ class LongCat(nn.Module):
         return self.unpatchify(self.final_layer(tokens, time), *x.shape[-2:])
 
     def make_caches(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None = None,
-                    transformer_options: dict | None = None, keep: Callable[..., object] | None = None
-                    ) -> tuple[KVCache, ...]:
+                    transformer_options: dict | None = None, keep: Callable[..., object] | None = None,
+                    sparse: SparseBlocks | None = None) -> tuple[KVCache, ...]:
         """A KV cache of each clean span of `x` (B, C, sum(clean), h, w), from one pass without text and audio: they see
         nothing else, so every step and guidance branch can share it.
 
         With `keep` they hold no blocks: it is given each block's tensors, the spans' keys and values in turn.
         """
-        call = self.make_call(x, clean, times, None, (), transformer_options)
+        call = self.make_call(x, clean, times, None, (), transformer_options, sparse)
         if call.clean != call.frames:
             raise ValueError(f"clean: got {call.frames} latent frames for clean spans of {tuple(clean)}, wanted "
                              f"{call.clean}: only clean frames go into the cache")
@@ -173,7 +174,8 @@ class LongCat(nn.Module):
 
     @torch.compiler.disable     # Python values of this call, which a graph would not read again
     def make_call(self, x: Tensor, clean: Sequence[int], times: Sequence[float] | None,
-                  visibility: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None) -> Call:
+                  visibility: Mapping[tuple[int, int], float] | None, cache: Standing, options: dict | None,
+                  sparse: SparseBlocks | None = None) -> Call:
         if x.shape[-2] % self.config.patch[1] or x.shape[-1] % self.config.patch[2]:
             raise ValueError(f"size: got latents of {x.shape[-1]}x{x.shape[-2]}, wanted even numbers (pixels in "
                              f"multiples of 16)")
@@ -188,6 +190,8 @@ class LongCat(nn.Module):
         if others and (clean or visibility):
             raise ValueError(f"cache: got frames of {sorted(others)} tokens, wanted whole ones of {grid[0] * grid[1]} "
                              "where not every frame sees all the others")
+        if sparse is not None:
+            check_sparse(sparse, [held.frames for held, _ in cache], clean, x.shape[2], visibility, grid)
         options = {**(options or {}), "grid_sizes": (x.shape[2], *grid), "total_blocks": len(self.blocks),
                    "block_type": "double"}
         caches = tuple(held for held, _ in cache)
@@ -195,7 +199,7 @@ class LongCat(nn.Module):
                  tuple(sorted((visibility or {}).items())), grid, scaled_axes(options.get("rope_options")))
         rope, groups, cached_rope = self.lay_out(place, caches, x.device, options)
         cached = tuple(zip(caches, cached_rope, strict=True))
-        return Call(x.shape[2], sum(clean), grid[0] * grid[1], rope, groups, cached, options=options)
+        return Call(x.shape[2], sum(clean), grid[0] * grid[1], rope, groups, cached, sparse=sparse, options=options)
 
     def lay_out(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
                ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
@@ -278,6 +282,15 @@ class LongCat(nn.Module):
         _, tall, wide = self.config.patch
         return rearrange(x, "b t (h w) (tall wide c) -> b c t (h tall) (w wide)", h=height // tall, w=width // wide,
                          tall=tall, wide=wide)
+
+
+def check_sparse(sparse: SparseBlocks, cached: Sequence[int], clean: Sequence[int], frames: int,
+                 visibility: Mapping[tuple[int, int], float] | None, grid: tuple[int, int]) -> None:
+    """Raises ValueError where a sequence does not fall into blocks, or something else decides what is seen."""
+    if visibility:
+        raise ValueError("block sparse attention: it chooses by itself what each frame sees, and cannot with Reference "
+                         "Skip. Remove one of them")
+    sparse.check_grid((*cached, *clean, frames - sum(clean)), *grid)
 
 
 def modulation(config: LongCatConfig, parts: int, operations, **kind) -> nn.Sequential:

@@ -50,6 +50,13 @@ def test_upstreams_skip_on_longcat_saves_what_it_hides_without_a_mask():
     assert skipping.masked == 0 and skipping.cached.calls == 2 * 2
 
 
+def test_block_sparse_attention_multiplies_a_sixteenth_without_a_mask():
+    dense, sparse = (longcat_flops.count_refinement(*techniques)
+                     for techniques in ((), (longcat_flops.BlockSparseAttention(),)))
+    assert sparse.self_attention / dense.self_attention == pytest.approx(82 / 1320, abs=1e-9)
+    assert sparse.masked == 0 and sparse.flops < 0.5 * dense.flops
+
+
 def test_a_longcat_block_moves_little_beside_its_products_and_a_second_speaker_adds_few_kernels():
     """Rotation, norms, modulation and residuals each read once and write once: no float32 copy of a sequence."""
     (alone, kernels), (pair, more) = longcat_bytes.block(), longcat_bytes.block(2)
