@@ -1,12 +1,7 @@
-"""One call of a ComfyUI Wan model's `_forward`, as seen from a DIFFUSION_MODEL wrapper, and the seams used there.
-
-Positions are handed in by standing in for the module's `rope_encode` for the length of the call: a stand-in belongs to
-one device's module and is taken away in `finally`, so nothing stays on the model.
-"""
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+"""One call of a ComfyUI Wan model: its arguments, its RoPE frequencies, and its attention with queries split."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,59 +9,17 @@ from ...techniques.layout import Span
 from ...techniques.rope import rope_frequencies, scaled_axes
 from ...techniques.visibility import attend_by_groups, query_groups
 from ..backbone import latents_of, once
+from ..model_call import ModelCall
 
-NAMES = ("x", "timestep", "context", "clip_fea", "time_dim_concat", "transformer_options")
 
-
-@dataclass(frozen=True, eq=False)
-class WanCall:
-    """`x`: (B, C, T, h, w) in model space. `timestep`: (B,) or (B, T). `extra`: the model's other conditions."""
-    executor: Any
-    x: Tensor
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WanCall(ModelCall):
+    """`timestep`: (B,) or (B, T). Positions are handed in by standing in for `rope_encode`."""
+    names: ClassVar = ("x", "timestep", "context", "clip_fea", "time_dim_concat", "transformer_options")
     timestep: Tensor
     context: Tensor
     clip_fea: Tensor | None
     time_dim_concat: Tensor | None
-    transformer_options: dict
-    extra: dict[str, Any]
-    stand_ins: Mapping[str, Callable] = field(default_factory=dict)     # for methods of the module, by name
-
-    @classmethod
-    def bind(cls, executor, args: Sequence, kwargs: dict) -> "WanCall":
-        named = dict(zip(NAMES, args, strict=False))
-        extra = {key: value for key, value in kwargs.items() if key not in NAMES}
-        named.update({key: value for key, value in kwargs.items() if key in NAMES})
-        return cls(executor, extra=extra, **{name: named.get(name) for name in NAMES})  # type: ignore[arg-type]
-
-    @property
-    def arguments(self) -> tuple:
-        """For the model, or the next pack's wrapper: its positional arguments; `extra` are the others."""
-        return tuple(getattr(self, name) for name in NAMES)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The stand-ins in place of the module's own methods, for the length of the block."""
-        before = {name: vars(self.module).get(name) for name in self.stand_ins}
-        try:
-            for name, stand_in in self.stand_ins.items():
-                setattr(self.module, name, stand_in)
-            yield
-        finally:
-            for name, own in before.items():
-                if own is None:
-                    delattr(self.module, name)
-                else:
-                    setattr(self.module, name, own)
-
-    def with_attention(self, override: Callable) -> "WanCall":
-        return self.change(transformer_options={**self.transformer_options, "optimized_attention_override": override})
-
-    def change(self, **fields) -> "WanCall":
-        return replace(self, **fields)
-
-    @property
-    def module(self):
-        return self.executor.class_obj
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -72,6 +72,6 @@ def test_timesteps_of_each_latent_from_another_node_stay(model, wan):
     """They are that node's count."""
     from lodestar.backbones.wan.call import WanCall
     from lodestar.backbones.wan.s2v_timesteps import with_exact_timesteps
-    call = WanCall(None, wan.random(1, 16, 5, 28, 44), torch.full((1, 5), 0.7), None, None, None, {},
-                   {"reference_motion": wan.random(1, 16, 19, 28, 44)})
+    call = WanCall.bind(None, (wan.random(1, 16, 5, 28, 44), torch.full((1, 5), 0.7)),
+                        {"reference_motion": wan.random(1, 16, 19, 28, 44)})
     assert with_exact_timesteps(call) is call
