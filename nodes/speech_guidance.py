@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..backbones import find
 from ..backbones.speech_guider import guide_speech
 from ..backbones.take_checks import check_prompt
+from ..techniques.projected_guidance import LARGEST_NORM, MOMENTUM, Projection
 from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
@@ -37,6 +38,17 @@ class LodestarSpeechGuidance(io.ComfyNode):
                 io.Boolean.Input("cfg_zero", default=False,
                                  tooltip="CFG-zero: projects the negative prediction onto the positive one first. "
                                          "The authors use it for LongCat-Video, not for Avatar."),
+                io.Boolean.Input("apg", default=False, optional=True,
+                                 tooltip="Adaptive projected guidance, as InfiniteTalk offers it: what of a direction "
+                                         "lies along the prediction itself is left out, so that high scales do not "
+                                         "oversaturate."),
+                io.Float.Input("apg_momentum", default=MOMENTUM, min=-1.0, max=1.0, step=0.05, round=0.01,
+                               optional=True,
+                               tooltip="Only for apg: how much of the step before's direction is added; below 0 it is "
+                                       "taken off."),
+                io.Float.Input("apg_norm", default=LARGEST_NORM, min=0.0, max=10000.0, step=1.0, round=0.01,
+                               optional=True,
+                               tooltip="Only for apg: the length to which a direction is cut. 0 leaves it."),
             ],
             outputs=[io.Guider.Output(tooltip="For Long Take or SamplerCustomAdvanced.")],
             **search_words("cfg", "guider", "audio cfg", "lip sync", "guidance scale"),
@@ -44,11 +56,16 @@ class LodestarSpeechGuidance(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, model, positive, negative, text_scale, audio_scale, cfg_zero) -> io.NodeOutput:
+    def execute(cls, model, positive, negative, text_scale, audio_scale, cfg_zero, apg=False, apg_momentum=MOMENTUM,
+                apg_norm=LARGEST_NORM) -> io.NodeOutput:
+        if apg and cfg_zero:
+            raise ValueError("apg, cfg_zero: both are on, and each is another way to guide. Switch one off")
         for name, prompt in (("positive", positive), ("negative", negative)):
             with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
         guider = guide_speech(model, positive, negative, text_scale, audio_scale, cfg_zero)
+        if apg:
+            guider.project_directions(Projection(apg_momentum, apg_norm))
         if guider.audio_condition is None:
             logger.warning("Speech Guidance: %s has no audio conditioning; audio_scale is not used, text_scale leads",
                            find(model).name)

@@ -23,7 +23,7 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
 
 def lab_of_rgb(rgb: Tensor) -> Tensor:
     """sRGB (..., 3) of 0..1 -> CIE L*a*b*, D65, float64."""
-    rgb = rgb.double()
+    rgb = rgb.to(torch.float32 if rgb.device.type == "mps" else torch.float64)    # which Apple's chips do not have
     light = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     xyz = light @ light.new_tensor(XYZ_OF_RGB).T / light.new_tensor(WHITE)
     root = torch.where(xyz > CUT, xyz.clamp(min=CUT) ** (1 / 3), SLOPE * xyz + FOOT)

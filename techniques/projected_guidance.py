@@ -4,6 +4,7 @@ Each guidance direction is summed up with a momentum, capped in length, and lose
 """
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -26,7 +27,8 @@ class Projection:
         if self.largest_norm:
             length = vector_norm(direction, dim=axes, keepdim=True)
             direction = direction * (self.largest_norm / length).clamp(max=1)
-        along = prediction.double()
+        wide = torch.float32 if direction.device.type == "mps" else torch.float64   # which Apple's chips do not have
+        along = prediction.to(wide)
         along = along / vector_norm(along, dim=axes, keepdim=True).clamp(min=1e-12)
-        share = (direction.double() * along).sum(axes, keepdim=True)
-        return (direction.double() - share * along).to(direction.dtype)
+        share = (direction.to(wide) * along).sum(axes, keepdim=True)
+        return (direction.to(wide) - share * along).to(direction.dtype)

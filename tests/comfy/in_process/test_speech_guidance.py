@@ -12,9 +12,10 @@ from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiTSimple
 from lodestar.backbones import attach
-from lodestar.backbones.speech_guider import SpeechGuider
+from lodestar.backbones.speech_guider import SpeechGuider, TextFirstGuider
 from lodestar.nodes.speech_guidance import LodestarSpeechGuidance
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.projected_guidance import Projection
 from lodestar.techniques.speech_guidance import zero_guided
 from lodestar.techniques.technique import ChunkPosition
 
@@ -282,3 +283,54 @@ def test_cfg_zero_is_the_formula_on_velocities(t2v, wan, scale):
     guided = (x - sampled(SpeechGuider(t2v, positive, negative, scale, 4.0, True), wan)) / SIGMA
     assert torch.allclose(guided, zero_guided(c, u, scale) if scale > 1 else c, atol=1e-4)
     assert scale == 1 or not torch.allclose(guided, u + scale * (c - u), atol=1e-2)
+
+
+def projected(chain, scales, projection, x, sigma):
+    """One step of adaptive projected guidance, from denoised predictions."""
+    velocities = [(x - made) / sigma for made in chain]
+    guided = velocities[0].clone()
+    for place, scale in enumerate(scales):
+        guided += (scale - 1) * projection.project(velocities[place] - velocities[place + 1], velocities[0])
+    return x - sigma * guided
+
+
+@pytest.mark.parametrize(("scales", "made"), [((5.0, 4.0), 3), ((4.0, 4.0), 3), ((5.0, 1.0), 2), ((1.0, 1.0), 1)])
+def test_projected_guidance_is_the_authors_formula(s2v, wan, speech, scales, made):
+    model, calls = counted(s2v)
+    positive, negative, projection = prompt(wan, 10, speech), prompt(wan, 11), Projection(-0.75, 0.5)
+    alone = [sampled(core(model, one, one, 1.0), wan)
+             for one in (positive, with_speech(negative, speech), with_speech(negative, torch.zeros_like(speech)))]
+    calls.clear()
+    guider = LodestarSpeechGuidance.execute(model, positive, negative, *scales, False, True, -0.75, 0.5).args[0]
+    found = sampled(guider, wan)
+    assert calls == [made]
+    start = wan.noise(model) * SIGMA        # flow matching: zeros and so much noise
+    assert torch.allclose(found, projected(alone, scales, projection, start, SIGMA), atol=1e-4)
+    if scales == (5.0, 4.0):
+        assert (found - sampled(SpeechGuider(model, positive, negative, *scales, False), wan)).abs().max() > 1e-3
+
+
+def test_the_momentum_is_of_the_run_alone(s2v, wan, speech):
+    """Two runs of one guider are alike; with another momentum the second step is another."""
+    positive, negative, runs = prompt(wan, 10, speech), prompt(wan, 11), []
+    for momentum in (-0.75, 0.0):
+        guider = LodestarSpeechGuidance.execute(s2v, positive, negative, 5.0, 4.0, False, True, momentum).args[0]
+        runs.append([sampled(guider, wan, (1.0, SIGMA, 0.0)) for _ in range(2)])
+        assert torch.equal(*runs[-1]) and not guider.momenta
+    assert (runs[0][0] - runs[1][0]).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="apg, cfg_zero: both are on"):
+        LodestarSpeechGuidance.execute(s2v, positive, negative, 5.0, 4.0, True, True)
+
+
+@pytest.mark.parametrize("first", [SpeechGuider, TextFirstGuider])
+def test_one_prompt_in_both_places_costs_no_third_prediction(s2v, wan, speech, first):
+    """There is nothing for the text's scale to guide, and a prompt of the story replaces both."""
+    model, calls = counted(s2v)
+    same = prompt(wan, 10, speech)
+    found = sampled(first(model, same, same, 1.0, 2.0, False), wan)
+    assert sum(calls) == 2
+    with_and_without = [sampled(core(model, one, one, 1.0), wan) for one in (
+        same, with_speech(same, torch.zeros_like(speech)) if first is SpeechGuider else prompt(wan, 10))]
+    assert torch.allclose(found, 2 * with_and_without[0] - with_and_without[1], atol=1e-4)
+    assert first(model, same, same, 1.0, 2.0, False).prompt_names == first.names
+    assert not first(model, same, prompt(wan, 11), 1.0, 2.0, False).one_prompt
