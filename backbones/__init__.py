@@ -1,25 +1,33 @@
 """Floor 2: how one model family is called. `find` gives a model its backbone, or refuses it by name."""
+from importlib import import_module
+
 from torch import Tensor
 
 from .backbone import Backbone
 
+FAMILIES = (     # the first that knows a model has it: one on top of another comes before it
+    "infinitetalk.backbone.InfiniteTalk",
+    "wan.base.Wan",
+    "wan.s2v.WanS2V",
+    "longcat.backbone.LongCatBackbone",
+    "omniavatar.backbone.OmniAvatarBackbone",
+    "humo.backbone.HuMo",
+)
+
+
+def families() -> tuple[type[Backbone], ...]:
+    """Every family, imported when it is first asked for: they need ComfyUI, and what stands in this folder."""
+    names = (name.rpartition(".") for name in FAMILIES)
+    return tuple(getattr(import_module(f".{module}", __name__), family) for module, _, family in names)
+
 
 def find(model) -> Backbone:
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
-    from .humo.backbone import HuMo
-    from .infinitetalk.backbone import InfiniteTalk
-    from .longcat.backbone import LongCatBackbone
-    from .omniavatar.backbone import OmniAvatarBackbone
-    from .wan.base import Wan
-    from .wan.s2v import WanS2V
-    families = (Wan, WanS2V, LongCatBackbone, OmniAvatarBackbone, HuMo)
-    if (speaking := InfiniteTalk.on(model)) is not None:
-        return speaking
-    for family in families:
-        found = family.of(model.model)
+    for family in families():
+        found = family.of(model)
         if found is not None:
             return found
-    supported = "; ".join(family.supported for family in (*families, InfiniteTalk))
+    supported = "; ".join(family.supported for family in families())
     raise ValueError(f"model: got {type(model.model).__name__} ({type(model.model.diffusion_model).__name__}), which "
                      f"Lodestar does not support. Supported: {supported}")
 

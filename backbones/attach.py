@@ -18,7 +18,7 @@ from torch import nn
 
 from ..techniques.technique import ChunkPosition, Technique, find_handover, sort_techniques
 from . import find
-from .backbone import CACHE_BYTES, RUN
+from .backbone import CACHE_BYTES, OWN, RUN
 from .frame_conditions import cut_conditions
 from .patches import check_patches
 
@@ -95,12 +95,10 @@ def outside_of_steps() -> AbstractContextManager:
 
 
 def with_run(executor, noise, *args, **kwargs):
-    """An OUTER_SAMPLE wrapper: gives the model's calls a store and its family's own conditions, and checks other nodes'
+    """An OUTER_SAMPLE wrapper: gives the model's calls a store and our own conditions, and checks other nodes'
     patches."""
     guider = executor.class_obj
-    own = find(guider.model_patcher).own_conditions
-    guider.conds = {name: [with_own_conditions(entry, own) for entry in entries]
-                    for name, entries in guider.conds.items()}
+    guider.conds = {name: list(map(with_own_conditions, entries)) for name, entries in guider.conds.items()}
     options = guider.model_options.setdefault("transformer_options", {})
     check_patches(guider.model_patcher.model.diffusion_model, options, find(guider.model_patcher).name)
     hooked = any("hooks" in entry for entries in guider.conds.values() for entry in entries)
@@ -112,9 +110,10 @@ def with_run(executor, noise, *args, **kwargs):
         options.pop(RUN, None)
 
 
-def with_own_conditions(entry: dict, names: tuple[str, ...]) -> dict:
-    """A condition whose values of these `names` reach the model's call, and are cut with the context windows."""
-    own = {name: comfy.conds.CONDRegular(entry[name]) for name in names if entry.get(name) is not None}
+def with_own_conditions(entry: dict) -> dict:
+    """A condition whose values by names of our own reach the model's call, and are cut with the context windows."""
+    own = {name: comfy.conds.CONDRegular(value) for name, value in entry.items()
+           if name.startswith(OWN) and value is not None}
     return {**entry, "model_conds": {**entry.get("model_conds", {}), **own}} if own else entry
 
 

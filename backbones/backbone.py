@@ -8,16 +8,23 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
+from comfy.latent_formats import LatentFormat
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
+from ..techniques.protocols import Past
 from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
 from .audio.speech import Speech
 from .frame_conditions import Cut
 
+if TYPE_CHECKING:
+    from .speech_guider import SpeechGuider
+
+OWN = "lodestar_"   # how names of conditions begin that are the pack's own
 CACHE_BYTES = "lodestar_cache_bytes"   # among a condition's values: VRAM that its KV cache takes (attach.py)
 T = TypeVar("T")
 RUN = "lodestar_run"    # in transformer_options: what is kept for the length of one sampling run (attach.py)
@@ -42,6 +49,19 @@ class ChunkRequest:
     picture_conditions: Mapping[str, Any] = field(default_factory=dict)
     padded: bool = False
 
+    def open_with(self, known: Tensor | None, latent_format: LatentFormat) -> tuple[Tensor, Tensor | None]:
+        """The chunk's samples (1, C, latents, h, w) and noise mask: `known` (1, C, k, h, w) opens it and is held, what
+        follows is zeros in model space. Plain zeros and no mask where nothing is known."""
+        channels, height, width = self.latent_shape
+        samples = torch.zeros(1, channels, self.latents, height, width)
+        if known is None:
+            return samples, None
+        samples = latent_format.process_out(samples)
+        samples[:, :, :known.shape[2]] = known
+        mask = torch.ones_like(samples[:, :1])
+        mask[:, :, :known.shape[2]] = 0
+        return samples, mask
+
 
 @dataclass(frozen=True, eq=False)
 class ChunkInputs:
@@ -51,26 +71,34 @@ class ChunkInputs:
     conditions: dict[str, Any] = field(default_factory=dict)
     uncond: dict[str, Any] = field(default_factory=dict)
     context: Tensor | None = None        # clean tokens that the patched model lays out itself
-    slots: int = 0                       # of references, which are sampled along behind the chunk's latents
+    before: int = 0                      # latents that are sampled along in front of the chunk's
+    behind: int = 0                      # and behind them
 
     @property
-    def slots_note(self) -> str:
-        """A line for who samples and decodes the chunk with other nodes; Long Take leaves the slots out."""
-        return f"the last {self.slots} of the latents is the reference's: cut it off before VAE Decode, with core's " \
-               "LatentCut along t" if self.slots else ""
+    def others_note(self) -> str:
+        """A line for who samples and decodes the chunk with other nodes; Long Take leaves the others out."""
+        if not self.before + self.behind:
+            return ""
+        sides = [f"the {side} {count}" for side, count in (("first", self.before), ("last", self.behind)) if count]
+        return f"{' and '.join(sides)} of the latents are the reference's: cut them off before VAE Decode, with " \
+               "core's LatentCut along t"
 
     def new_latents(self, sampled: Tensor, repeated: int) -> Tensor:
         """What was sampled (1, C, t, h, w) without the latents that repeat the last chunk's, where it has them."""
-        sampled = sampled[:, :, :sampled.shape[2] - self.slots]
+        sampled = sampled[:, :, self.before:sampled.shape[2] - self.behind]
         return sampled if self.context is not None else sampled[:, :, repeated:]
 
 
 class Backbone(ABC):
-    supported: ClassVar[str]             # for the refusal: what of this family is supported
-    frame_conditions: ClassVar[Mapping[str, Cut]] = {}   # what the model is given for each latent frame, by name
-    own_conditions: ClassVar[tuple[str, ...]] = ()   # values of CONDITIONING that core does not hand to the model
-    needs_speech: ClassVar[bool] = True      # of a family with audio conditioning: whether it cannot do without
-    encoder: ClassVar[str] = ""          # for the refusal: what makes the speech features it takes
+    """A new family is a folder with one of these, a line in FAMILIES, and methods where it differs from the defaults.
+
+    `supported`, `encoder`: for refusals, what of the family is supported and what makes its audio features.
+    `frame_conditions`: what the model is given for each latent frame, by name. Values of CONDITIONING whose names begin
+    with OWN reach the model though core does not know them.
+    """
+    supported: ClassVar[str]
+    frame_conditions: ClassVar[Mapping[str, Cut]] = {}
+    encoder: ClassVar[str] = ""
     name: str
     fps: int                             # what the family was trained at
     chunk_frames: int                    # a good chunk length, pixel frames
@@ -82,7 +110,11 @@ class Backbone(ABC):
     one_size: bool = False               # whether it knows no other, nor other proportions
     temporal_ratio: int = 4
     handover: str = "stitch"             # how the family continues a chunk, where the user does not say
-    follows_itself: bool = False         # without a picture it refers to the first latent of the take
+
+    @classmethod
+    @abstractmethod
+    def of(cls, model) -> "Backbone | None":
+        """The backbone of a ComfyUI MODEL; None where it is another family's."""
 
     @property
     def layers_taken(self) -> tuple[int, ...]:
@@ -102,9 +134,9 @@ class Backbone(ABC):
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim
 
-    def speech_guider(self):
+    def speech_guider(self) -> "type[SpeechGuider]":
         """The class of the GUIDER that guides text, speech and picture as the family was trained."""
-        from .speech_guider import SpeechGuider
+        from .speech_guider import SpeechGuider  # which finds a model's backbone
         return SpeechGuider
 
     def fps_note(self, fps: Fraction) -> str:
@@ -115,6 +147,14 @@ class Backbone(ABC):
     def context_latents(self, overlap: int) -> int:
         """How many latents of the take so far the next chunk wants handed over."""
         return overlap
+
+    def reference_latent(self, picture: Tensor | None, past: Past, chunk: int) -> Tensor | None:
+        """What says who the person is in chunk number `chunk` (1, C, 1, h, w), where the take's is `picture`."""
+        return picture
+
+    def check_silence(self) -> None:
+        """Raises ValueError where the family cannot do without speech. Asked only where `audio_shape` is."""
+        raise ValueError(f"audio_features: {self.name} is driven by speech. Connect Audio Features")
 
     def check_speech(self, speech: Speech, clock: Timeline) -> None:
         """Raises ValueError for audio features that this family cannot take. Asked only where `audio_shape` is."""

@@ -18,7 +18,6 @@ from ..techniques.speech_guidance import align_negative, as_pair, combine_predic
 from . import find
 
 NAMES = ("positive", "negative", "silent")   # text and speech, negative text and speech, negative text alone
-TEXT_FIRST = ("positive", "text", "silent")     # the middle one has the text without speech
 
 
 class SpeechGuider(comfy.samplers.CFGGuider):
@@ -139,23 +138,6 @@ class SpeechGuider(comfy.samplers.CFGGuider):
         made = theirs({**args, "conds": conds[:2], "model_options": model_options}) if theirs else []
         return made + comfy.samplers.calc_cond_batch(self.inner_model, conds[len(made):], args["input"], args["sigma"],
                                                      model_options)
-
-
-class TextFirstGuider(SpeechGuider):
-    """The text's scale is between the negative and the positive text, both without speech, the speech's between the
-    positive text without speech and with it, as OmniAvatar was trained."""
-    names, uncond_names, prompt_names = TEXT_FIRST, TEXT_FIRST[1:], TEXT_FIRST[:2]
-
-    def chain(self, timestep: Tensor | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        if self.one_prompt:
-            return ("positive", "silent"), (self.audio_scale,)
-        return self.names, (self.audio_scale, self.text_scale)
-
-    def make_conditions(self, positive: list, negative: list) -> dict[str, list]:
-        key = self.audio_condition
-        text, silent = ([[prompt, {name: value for name, value in values.items() if name != key}]
-                         for prompt, values in entries] for entries in (positive, negative))
-        return {"positive": positive, "text": text, "silent": silent}
 
 
 def guide_speech(model, *arguments) -> SpeechGuider:

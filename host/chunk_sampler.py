@@ -71,10 +71,8 @@ class GuiderChunkSampler:
                                              self.inputs.plan.timeline.temporal_ratio)
 
     def reference(self, chunk: Chunk, past: Past) -> Tensor | None:
-        """The take's picture; without one, for models that ask for it, the take's own first latent."""
-        if self.inputs.reference is None and self.inputs.backbone.follows_itself and chunk.index:
-            return past.first_latents(1)
-        return self.inputs.reference
+        """What says who the person is (1, C, 1, h, w)."""
+        return self.inputs.backbone.reference_latent(self.inputs.reference, past, chunk.index)
 
     def new_latents(self, chunk: Chunk, context: Tensor | None, reference: Tensor | None) -> Tensor:
         """(1, C, chunk.new_latents, h, w) float32."""

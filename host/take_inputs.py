@@ -174,9 +174,8 @@ class TakeInputs:
                 logger.warning("audio_features: %s has no audio conditioning; they are not used", self.backbone.name)
             return
         if self.speech is None:
-            if not self.backbone.needs_speech:
-                return
-            raise ValueError(f"audio_features: {self.backbone.name} is driven by speech. Connect Audio Features")
+            self.backbone.check_silence()
+            return
         self.speech.check_length(float(self.plan.seconds))
         self.speech.check_recording(recording)
         _ = self.speakers

@@ -60,4 +60,4 @@ class LodestarOneChunk(io.ComfyNode):
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.uncond}),
                              {name: value for name, value in latent.items() if value is not None},
-                             ui=ui.PreviewText(sentences([*lines, inputs.slots_note])))
+                             ui=ui.PreviewText(sentences([*lines, inputs.others_note])))

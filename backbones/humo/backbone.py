@@ -4,7 +4,7 @@ References are slots of the clip itself, behind the video's latents: sampled alo
 its concat channels, and held clean in the 1.7B. Anchor techniques move their time, further anchors follow them. Chunks
 continue from latents that the sampler holds; speech counts over the whole take, of any length or none.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import comfy.latent_formats
@@ -20,12 +20,12 @@ from ...techniques.technique import restricts_visibility
 from ...techniques.timeline import Timeline
 from ..audio.families import RATE
 from ..audio.speech import Speech, check_finite
-from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import window_of
 from ..wan.call import WanCall, split_attention
 from .features import FPS, WHISPER_HZ
 
-SPEECH, REFERENCE = "audio_embed", "humo_reference"
+SPEECH, REFERENCE = "audio_embed", OWN + "reference"
 GROUPS, STATES, WIDTH = len(WHISPER_GROUPS), WHISPER_GROUPS[-1][1], 1280     # whisper-large-v3
 
 
@@ -33,8 +33,6 @@ GROUPS, STATES, WIDTH = len(WHISPER_GROUPS), WHISPER_GROUPS[-1][1], 1280     # w
 class HuMo(Backbone):
     supported: ClassVar[str] = "HuMo 17B and 1.7B"
     encoder: ClassVar[str] = "Audio Features with whisper-large-v3, all of its layers or trained_as HuMo"
-    own_conditions: ClassVar[tuple[str, ...]] = (REFERENCE,)
-    needs_speech: ClassVar[bool] = False
     large: bool                                 # the 17B, with concat channels
     name: str = "HuMo"
     fps: int = FPS
@@ -45,10 +43,9 @@ class HuMo(Backbone):
     audio_condition: str | None = SPEECH
 
     @classmethod
-    def of(cls, base) -> "HuMo | None":
-        """The backbone for a comfy.model_base object, or None where it is another family."""
-        module = base.diffusion_model
-        if type(base) is not comfy.model_base.WAN21_HuMo or type(module) is not comfy.ldm.wan.model.HumoWanModel:
+    def of(cls, model) -> "HuMo | None":
+        module = model.model.diffusion_model
+        if type(model.model) is not comfy.model_base.WAN21_HuMo or type(module) is not comfy.ldm.wan.model.HumoWanModel:
             return None
         large = module.in_dim != module.out_dim
         return cls(large, f"HuMo {'17B' if large else '1.7B'}")
@@ -56,6 +53,9 @@ class HuMo(Backbone):
     @property
     def layers_taken(self) -> tuple[int, ...]:
         return GROUPS, STATES
+
+    def check_silence(self) -> None:
+        """It makes silent takes as well."""
 
     def check_speech(self, speech: Speech, clock: Timeline) -> None:
         super().check_speech(speech, clock)
@@ -83,15 +83,11 @@ class HuMo(Backbone):
         reference = torch.cat([known, picture], 1)
         audio = torch.zeros(1, request.latents, 8, GROUPS, WIDTH) if request.audio is None else request.audio
         audio = torch.cat([audio, audio.new_zeros(1, slots, *audio.shape[2:])], 1)
-        samples, mask = torch.zeros(1, channels, request.latents + slots, height, width), None
-        if request.context is not None:
-            opened = request.context.shape[2]
-            samples = comfy.latent_formats.Wan21().process_out(samples)     # zeros in model space beside the known ones
-            samples[:, :, :opened] = request.context
-            mask = torch.ones_like(samples[:, :1])
-            mask[:, :, :opened] = 0
+        with_slots = replace(request, latents=request.latents + slots)
+        samples, mask = with_slots.open_with(request.context, comfy.latent_formats.Wan21())
         return ChunkInputs(samples, mask, {SPEECH: audio, REFERENCE: reference},
-                           {SPEECH: torch.zeros_like(audio), REFERENCE: torch.zeros_like(reference)}, slots=slots)
+                           {SPEECH: torch.zeros_like(audio), REFERENCE: torch.zeros_like(reference)},
+                           behind=slots)
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)

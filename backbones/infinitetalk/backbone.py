@@ -17,14 +17,14 @@ from ...techniques.audio.talk_windows import MULTITALK_SLOTS, SLOTS, frame_steps
 from ...techniques.speaker_masks import token_masks
 from ...techniques.timeline import Timeline
 from ..audio.speech import CORE_RATE_HZ, Speech, check_finite
-from ..backbone import ChunkInputs, ChunkRequest
+from ..backbone import OWN, ChunkInputs, ChunkRequest
 from ..frame_conditions import Cut
-from ..wan.base import Wan
+from ..wan.base import Wan, WanI2V
 from ..wan.call import WanCall
 from .features import FPS, LAYERS, WIDTH
 from .speech_attention import SpeechAttention, speech_tokens
 
-SPEECH, HELD, SPEAKERS = "infinitetalk_speech", "infinitetalk_held", "infinitetalk_speakers"
+SPEECH, HELD, SPEAKERS = OWN + "speech", OWN + "held", OWN + "speakers"
 PER_LATENT = Cut(2, per_latent=1, first=1, core_cuts=True)
 PATCH = "lodestar_speech_patch"     # under which attach.py keeps a model's speech patch
 
@@ -37,13 +37,11 @@ class SpeechPatch:
 
 
 @dataclass(frozen=True)
-class InfiniteTalk(Wan):
+class InfiniteTalk(WanI2V):
     supported: ClassVar[str] = "InfiniteTalk and MultiTalk on Wan 2.1 I2V"
     encoder: ClassVar[str] = ("Audio Features with chinese-wav2vec2-base, its trained_as set to InfiniteTalk, or all "
                               "of its layers")
-    own_conditions: ClassVar[tuple[str, ...]] = (SPEECH, HELD, SPEAKERS)
     frame_conditions: ClassVar = {**Wan.frame_conditions, SPEECH: PER_LATENT, HELD: PER_LATENT}
-    mode: str = "i2v"
     name: str = "InfiniteTalk"
     fps: int = FPS
     overlap_frames: int = 9
@@ -53,10 +51,10 @@ class InfiniteTalk(Wan):
     patch: SpeechPatch | None = None
 
     @classmethod
-    def on(cls, model) -> "InfiniteTalk | None":
+    def of(cls, model) -> "InfiniteTalk | None":
         """The backbone of a MODEL that carries a speech patch, None for any other."""
-        patch, wan = model.attachments.get(PATCH), Wan.of(model.model)
-        return cls(patch=patch) if patch is not None and wan is not None and wan.mode == "i2v" else None
+        patch = model.attachments.get(PATCH)
+        return cls(patch=patch) if patch is not None and isinstance(Wan.of(model), WanI2V) else None
 
     @property
     def layers_taken(self) -> tuple[int, ...]:
@@ -99,19 +97,15 @@ class InfiniteTalk(Wan):
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         if request.reference is None or request.concat_latent is None:
             raise ValueError(f"reference: {self.name} starts from a picture. Connect one")
-        channels, height, width = request.latent_shape
         known = request.reference if request.context is None else request.context
-        opened = known.shape[2]
-        samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
-        samples[:, :, :opened] = known
-        mask = torch.ones(1, 1, request.latents, height, width)
-        mask[:, :, :opened] = 0
+        samples, mask = request.open_with(known, comfy.latent_formats.Wan21())
+        assert mask is not None
         picture_mask = torch.ones_like(mask)
         picture_mask[:, :, :1] = 0
         held = torch.cat([1 - mask, samples * (1 - mask)], 1)
         concat = request.concat_latent[:, :, :request.latents].clone()
         if request.padded:      # then the model is to go on from what was there, not from the picture
-            concat[:, :, :opened] = known
+            concat[:, :, :known.shape[2]] = known
         conditions = {"concat_latent_image": concat, "concat_mask": picture_mask, HELD: held,
                       **request.picture_conditions}
         uncond = {}
@@ -119,14 +113,15 @@ class InfiniteTalk(Wan):
             conditions[SPEECH], uncond[SPEECH] = request.audio, torch.zeros_like(request.audio[:, :1])
         if request.audio is not None and request.audio.shape[1] > 1:
             assert request.speaker_masks is not None
-            tokens = token_masks((request.speaker_masks > 0.5).float(), height // 2, width // 2)
+            rows, columns = (size // 2 for size in request.latent_shape[1:])
+            tokens = token_masks((request.speaker_masks > 0.5).float(), rows, columns)
             conditions[SPEAKERS] = tokens[:, :, None]
         return ChunkInputs(samples, mask, conditions, uncond)
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = super().prepare(executor, args, kwargs, techniques, position, process_in)
         extra = dict(call.extra)
-        windows, held, speakers = (extra.pop(name, None) for name in self.own_conditions)
+        windows, held, speakers = (extra.pop(name, None) for name in (SPEECH, HELD, SPEAKERS))
         call = call.change(extra=extra)
         if held is not None:
             latents = process_in(held[:, 1:].float()).to(call.x)

@@ -1,6 +1,6 @@
 """A Wan 2.1 I2V MODEL and core's MODEL_PATCH of InfiniteTalk or MultiTalk made one."""
 from .. import attach
-from ..wan.base import Wan
+from ..wan.base import Wan, WanI2V
 from .backbone import PATCH, SpeechPatch
 
 
@@ -16,8 +16,8 @@ def check_speech_patch(model, patch) -> None:
     if not hasattr(network, "audio_proj"):
         raise ValueError(f"model_patch: got {type(network).__name__}, wanted InfiniteTalk or MultiTalk from Load Model "
                          "Patch")
-    wan = Wan.of(model.model)
-    if wan is None or wan.mode != "i2v" or model.model.diffusion_model.img_emb is None:
+    wan = Wan.of(model)
+    if wan is None or not isinstance(wan, WanI2V) or model.model.diffusion_model.img_emb is None:
         raise ValueError(f"model: got {wan.name if wan else type(model.model).__name__}, wanted Wan 2.1 "
                          "image-to-video, on which InfiniteTalk was trained")
     wide, own = network.blocks[0].audio_cross_attn.dim, model.model.diffusion_model.dim

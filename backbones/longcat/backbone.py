@@ -17,6 +17,7 @@ from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
 from ...techniques.layout import Layout
+from ...techniques.protocols import Past
 from ...techniques.technique import find_conditioning_cache, find_sparse_attention, restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import RUN, Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
@@ -72,18 +73,22 @@ class LongCatBackbone(Backbone):
     handover: str
     size: tuple[int, int]
     one_size: bool
-    follows_itself: bool
 
     @classmethod
-    def of(cls, base) -> "LongCatBackbone | None":
+    def of(cls, model) -> "LongCatBackbone | None":
+        base = model.model
         if not isinstance(base, LongCatVideo):
             return None
         version, audio = base.version, base.diffusion_model.config.audio
         facts = {field.name: getattr(version, field.name) for field in fields(cls) if hasattr(version, field.name)}
         if audio is None:
-            return cls(**facts, audio_shape=None, follows_itself=False, audio_condition=None)
-        return cls(**facts, audio_shape=(version.layers, audio.width // version.layers), follows_itself=True,
+            return cls(**facts, audio_shape=None, audio_condition=None)
+        return cls(**facts, audio_shape=(version.layers, audio.width // version.layers),
                    audio_condition="audio_windows")
+
+    def reference_latent(self, picture: Tensor | None, past: Past, chunk: int) -> Tensor | None:
+        """Of an avatar without a picture it is the first latent of the take."""
+        return past.first_latents(1) if picture is None and chunk and self.audio_shape else picture
 
     def text_width(self, base) -> int:
         return base.diffusion_model.config.caption
@@ -122,14 +127,9 @@ class LongCatBackbone(Backbone):
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Context, or at the start of an image-driven take the picture, opens the latent and is masked out."""
-        channels, height, width = request.latent_shape
-        samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
         given = request.context if request.context is not None else request.reference
-        conditions, uncond, mask = {}, {}, None
-        if given is not None:
-            samples[:, :, :given.shape[2]] = given
-            mask = torch.ones(1, 1, request.latents, height, width)
-            mask[:, :, :given.shape[2]] = 0
+        samples, mask = request.open_with(given, comfy.latent_formats.Wan21())
+        conditions, uncond = {}, {}
         if request.context is not None and request.reference is not None and self.audio_shape:
             conditions["reference_latents"] = [request.reference]
         if request.audio is not None:

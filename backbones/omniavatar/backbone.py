@@ -16,8 +16,10 @@ from ...networks.omniavatar.settings import CHUNK_FRAMES, FPS, OVERLAP_FRAMES, R
 from ..audio.speech import Speech
 from ..backbone import ChunkInputs, ChunkRequest
 from ..frame_conditions import Cut
+from ..speech_guider import SpeechGuider
 from ..wan.base import Wan
 from ..wan.call import WanCall
+from .guider import TextFirstGuider
 from .model import AUDIO, OmniAvatar
 from .speech import FAMILY
 
@@ -27,7 +29,6 @@ class OmniAvatarBackbone(Wan):
     supported: ClassVar[str] = "OmniAvatar 14B and 1.3B"
     frame_conditions: ClassVar = {**Wan.frame_conditions, "audio": Cut(2, per_latent=1, first=1, core_cuts=True)}
     encoder: ClassVar[str] = "OmniAvatar Speech with wav2vec2-base-960h"
-    mode: str = "omniavatar"
     name: str = "OmniAvatar"
     fps: int = FPS
     chunk_frames: int = CHUNK_FRAMES
@@ -38,14 +39,13 @@ class OmniAvatarBackbone(Wan):
     handover: str = "re-encode"
 
     @classmethod
-    def of(cls, base) -> "OmniAvatarBackbone | None":
-        if not isinstance(base, OmniAvatar):
+    def of(cls, model) -> "OmniAvatarBackbone | None":
+        if not isinstance(model.model, OmniAvatar):
             return None
-        width = base.diffusion_model.audio_proj.proj.in_features
+        width = model.model.diffusion_model.audio_proj.proj.in_features
         return cls(audio_shape=(SPEECH_LAYERS, width // (RATIO * (SPEECH_LAYERS + 1))))
 
-    def speech_guider(self):
-        from ..speech_guider import TextFirstGuider
+    def speech_guider(self) -> type[SpeechGuider]:
         return TextFirstGuider
 
     def chunk_frames_at(self, width: int, height: int) -> int:
@@ -78,12 +78,8 @@ class OmniAvatarBackbone(Wan):
         """What is known, the picture or the last chunk's frames, opens the latent and is masked out."""
         if request.reference is None:
             raise ValueError("reference: OmniAvatar makes a picture talk, and none came. Connect one")
-        channels, height, width = request.latent_shape
-        samples = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, request.latents, height, width))
         known = request.reference if request.context is None else request.context
-        samples[:, :, :known.shape[2]] = known
-        mask = torch.ones(1, 1, request.latents, height, width)
-        mask[:, :, :known.shape[2]] = 0
+        samples, mask = request.open_with(known, comfy.latent_formats.Wan21())
         conditions, uncond = {"reference_latents": [request.reference]}, {}
         if request.audio is not None:
             conditions[AUDIO], uncond[AUDIO] = request.audio, torch.zeros_like(request.audio)

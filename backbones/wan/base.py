@@ -23,7 +23,6 @@ from .call import WanCall, split_attention
 class Wan(Backbone):
     supported: ClassVar[str] = "Wan 2.1 T2V, Wan 2.1 I2V, Wan 2.2 A14B T2V and I2V, Wan 2.2 TI2V-5B"
     frame_conditions: ClassVar = {"c_concat": Cut(2, per_latent=1, first=1, core_cuts=True)}
-    mode: str                            # "t2v", "i2v" or "ti2v"
     name: str = "Wan"
     fps: int = 16
     chunk_frames: int = 81
@@ -34,18 +33,17 @@ class Wan(Backbone):
     audio_condition: str | None = None
 
     @classmethod
-    def of(cls, base) -> "Wan | None":
-        """The backbone for a comfy.model_base object, or None where it is another family."""
-        module = base.diffusion_model
+    def of(cls, model) -> "Wan | None":
+        base, module = model.model, model.model.diffusion_model
         if type(module) is not comfy.ldm.wan.model.WanModel or module.ref_conv is not None:
             return None
         kind = (type(base), module.in_dim, module.out_dim)
         if kind == (comfy.model_base.WAN22, 48, 48):
-            return cls("ti2v", "Wan 2.2 TI2V-5B", fps=24, chunk_frames=121, grid=32, size=(1280, 704))
+            return WanTI2V()
         if kind == (comfy.model_base.WAN21, 16, 16):
-            return cls("t2v", "Wan text-to-video")
+            return WanT2V()
         if kind == (comfy.model_base.WAN21, 36, 16):
-            return cls("i2v", "Wan image-to-video")
+            return WanI2V()
         return None
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
@@ -92,32 +90,38 @@ class Wan(Backbone):
         timestep = torch.cat([own, own.new_zeros(own.shape[0], clean)], dim=1)
         return call.change(time_dim_concat=torch.cat(parts, dim=2), timestep=timestep)
 
-    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
-        return {"t2v": self.t2v_inputs, "i2v": self.i2v_inputs, "ti2v": self.ti2v_inputs}[self.mode](request)
 
-    def t2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
+@dataclass(frozen=True)
+class WanT2V(Wan):
+    name: str = "Wan text-to-video"
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Context as clean tokens before the chunk; the sampler sees only what is new."""
         channels, height, width = request.latent_shape
         handed = 0 if request.context is None else request.context.shape[2]
         return ChunkInputs(torch.zeros(1, channels, request.latents - handed, height, width), context=request.context)
 
-    def ti2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
+
+@dataclass(frozen=True)
+class WanTI2V(Wan):
+    name: str = "Wan 2.2 TI2V-5B"
+    fps: int = 24
+    chunk_frames: int = 121
+    grid: int = 32
+    size: tuple[int, int] = (1280, 704)
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Known frames open the latent and are masked out of denoising, which gives them timestep 0 in this model."""
-        channels, height, width = request.latent_shape
         known = request.context if request.context is not None else request.reference
-        samples = torch.zeros(1, channels, request.latents, height, width)
-        if known is None:
-            return ChunkInputs(samples)
-        samples = comfy.latent_formats.Wan22().process_out(samples)   # zeros in model space beside the known frames
-        samples[:, :, :known.shape[2]] = known
-        mask = torch.ones(1, 1, request.latents, height, width)
-        mask[:, :, :known.shape[2]] = 0
-        return ChunkInputs(samples, noise_mask=mask)
+        return ChunkInputs(*request.open_with(known, comfy.latent_formats.Wan22()))
+
+
+@dataclass(frozen=True)
+class WanI2V(Wan):
+    name: str = "Wan image-to-video"
 
     def concat_latent(self, encode, picture, latents, height, width, padding=None) -> Tensor | None:
-        """Grey after the picture, encoded in one go, as this model was trained (only for image-to-video)."""
-        if self.mode != "i2v":
-            return None
+        """Grey after the picture, encoded in one go, as this model was trained."""
         frames = torch.full(((latents - 1) * self.temporal_ratio + 1, height, width, 3), 0.5)
         if padding is not None:
             frames[:] = padding[0]
@@ -125,7 +129,7 @@ class Wan(Backbone):
             frames[0] = picture[0]
         return encode(frames)
 
-    def i2v_inputs(self, request: ChunkRequest) -> ChunkInputs:
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Conditioning frames as concat channels over the concat latent; the mask is 0 there."""
         channels, height, width = request.latent_shape
         assert request.concat_latent is not None

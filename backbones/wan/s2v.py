@@ -40,7 +40,8 @@ class WanS2V(Backbone):
     audio_condition: str | None = SPEECH
 
     @classmethod
-    def of(cls, base) -> "WanS2V | None":
+    def of(cls, model) -> "WanS2V | None":
+        base = model.model
         found = type(base) is comfy.model_base.WAN22_S2V
         return cls() if found and type(base.diffusion_model) is comfy.ldm.wan.model.WanModel_S2V else None
 

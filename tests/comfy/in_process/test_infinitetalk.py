@@ -32,7 +32,6 @@ from lodestar.backbones.infinitetalk.patching import with_speech_patch  # noqa: 
 from lodestar.techniques.latent_stitch import LatentStitch  # noqa: E402
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor  # noqa: E402
 from lodestar.techniques.reference_skip import ReferenceSkip  # noqa: E402
-from lodestar.techniques.technique import ChunkPosition  # noqa: E402
 from lodestar.techniques.timeline import Timeline  # noqa: E402
 
 
@@ -248,8 +247,7 @@ def test_a_take_of_three_chunks(model, tiny_models, tmp_path, monkeypatch, mode)
     assert opened == [1, 3, 3]
 
 
-def test_an_own_condition_reaches_the_call_and_no_other_model_s(model, plain):
-    entry = {"cross_attn": None, SPEECH: torch.zeros(1)}
-    assert set(attach.with_own_conditions(entry, (SPEECH, HELD))["model_conds"]) == {SPEECH}
-    assert attach.with_own_conditions(entry, ()) is entry
-    assert backbones.find(plain).own_conditions == () and ChunkPosition().context is None
+def test_a_condition_by_a_name_of_our_own_reaches_the_call_and_no_other_does():
+    entry = {"cross_attn": None, "audio_embed": torch.zeros(1), HELD: None}
+    assert set(attach.with_own_conditions({**entry, SPEECH: torch.zeros(1)})["model_conds"]) == {SPEECH}
+    assert attach.with_own_conditions(entry) is entry

@@ -18,9 +18,10 @@ from lodestar.backbones.audio.encoder import load_audio_encoder
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.backbone import ChunkRequest
 from lodestar.backbones.omniavatar.features import encode_speech, prepare_speech
+from lodestar.backbones.omniavatar.guider import TextFirstGuider
 from lodestar.backbones.omniavatar.model import AUDIO
 from lodestar.backbones.omniavatar.speech import delay, encode_delayed
-from lodestar.backbones.speech_guider import SpeechGuider, TextFirstGuider, guide_speech
+from lodestar.backbones.speech_guider import SpeechGuider, guide_speech
 from lodestar.networks.omniavatar.settings import CHUNK_FRAMES, SIZES
 from lodestar.pipelines.take.settings import choose_settings
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
