@@ -12,6 +12,7 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
     "longcat.backbone.LongCatBackbone",
     "omniavatar.backbone.OmniAvatarBackbone",
     "humo.backbone.HuMo",
+    "cogvideox.backbone.CogVideoX",
 )
 
 

@@ -80,7 +80,7 @@ class ChunkInputs:
         if not self.before + self.behind:
             return ""
         sides = [f"the {side} {count}" for side, count in (("first", self.before), ("last", self.behind)) if count]
-        return f"{' and '.join(sides)} of the latents are the reference's: cut them off before VAE Decode, with " \
+        return f"{' and '.join(sides)} of the latents are not the clip's: cut them off before VAE Decode, with " \
                "core's LatentCut along t"
 
     def new_latents(self, sampled: Tensor, repeated: int) -> Tensor:
@@ -164,6 +164,10 @@ class Backbone(ABC):
             raise ValueError(f"audio_features: got {speech.layers} layers of width {speech.width}"
                              f"{f' ({speech.family})' if speech.family else ''}, wanted {layers} of {width} for "
                              f"{self.name}. Use {self.encoder}")
+
+    def check_sampler(self, sampler) -> None:
+        """Raises ValueError for a SAMPLER that cannot sample this family."""
+        return None
 
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.utils
 from torch import Tensor
 
-from ..backbones import attach
+from ..backbones import attach, find
 from ..backbones.allocator import give_back
 from ..backbones.backbone import ChunkInputs
 from ..backbones.socket_values import name_input
@@ -32,7 +32,10 @@ class Sampling:
         return self.sigmas.shape[-1] - 1
 
     def check(self) -> None:
-        """Raises ValueError for a schedule that is not whole or a guider with another model's prompts."""
+        """Raises ValueError for a schedule that is not whole, a guider with another model's prompts, or a sampler that
+        its model cannot have."""
+        with name_input("sampler"):
+            find(self.guider.model_patcher).check_sampler(self.sampler)
         with name_input("sigmas"):
             check_schedule(self.guider.model_patcher, self.sigmas)
         with name_input("guider"):

@@ -160,11 +160,13 @@ def main() -> None:
     for name in MODELS:
         print(write_model(out_dir, name))
     from tiny_audio import write_tiny_encoders
+    from tiny_cogvideox import write_tiny_cogvideox
     from tiny_longcat import write_tiny_longcat
     from tiny_omniavatar import write_tiny_omniavatar
     from tiny_talk import write_tiny_talk
 
     print(*write_tiny_encoders(out_dir / "models" / "audio_encoders"), sep="\n")
+    print(*write_tiny_cogvideox(out_dir / "models" / "diffusion_models"), sep="\n")
     print(*write_tiny_longcat(out_dir / "models"), sep="\n")
     print(*write_tiny_omniavatar(out_dir / "models" / "diffusion_models"), sep="\n")
     print(*write_tiny_talk(out_dir / "models"), sep="\n")
