@@ -83,15 +83,17 @@ class CogVideoX(Backbone):
             call = call.with_visibility(between_frames(visibility, frames), len(frames))
         return call.with_positions([frame.time for frame in frames])
 
-    def concat_latent(self, encode, picture, latents, height, width) -> Tensor | None:
+    def concat_latent(self, encode, picture, latents, height, width, padding=None) -> Tensor | None:
         """The picture, then nothing: zeros, as this model was trained (only for image-to-video)."""
         if not self.with_picture:
             return None
         ratio = self.spatial_ratio
         channels = torch.zeros(1, CHANNELS, latents, height // ratio, width // ratio)
+        if padding is not None:
+            channels[:] = encode(padding.expand((latents - 1) * self.temporal_ratio + 1, -1, -1, -1))
         if picture is not None:
-            channels[:, :, :1] = encode(picture) * self.picture_scale
-        return channels
+            channels[:, :, :1] = encode(picture)
+        return channels * self.picture_scale
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         self.check_table(request)
