@@ -130,6 +130,11 @@ class Backbone(ABC):
         """A good chunk length at this size, pixel frames."""
         return self.chunk_frames
 
+    def nearest_bucket(self, proportion: float, pixels: int) -> tuple[int, int] | None:
+        """Of the sizes that the family was trained at, (width, height), the one nearest to a height / width and about
+        so many pixels; None for a family that has no list of them."""
+        return None
+
     def text_width(self, base) -> int:
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim

@@ -7,7 +7,16 @@ from ..pipelines.take.settings import choose_settings
 from ..pipelines.take.story import parse_story
 from ..techniques.timeline import Timeline
 from .input_checks import check_inputs, try_reading
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, PLAN, SIDE_STEP, opening_of, search_words, sentences
+from .sockets import (
+    LARGEST_SIDE,
+    LONGEST_CHUNK,
+    NEAREST_BUCKET,
+    PLAN,
+    SIDE_STEP,
+    opening_of,
+    search_words,
+    sentences,
+)
 
 LINES_ON_THE_NODE = 8
 
@@ -52,6 +61,7 @@ class LodestarPlanTake(io.ComfyNode):
                 io.Audio.Input("soundtrack", optional=True,
                                tooltip="The sound of the video where it is not the speech alone: the same recording "
                                        "with music, for instance. Cut where the speech ends."),
+                io.Boolean.Input("nearest_bucket", default=False, optional=True, tooltip=NEAREST_BUCKET),
             ],
             outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take, Reference Picture and Take Report."),
                      io.String.Output(display_name="summary", tooltip="The plan in words, cost included; the node "
@@ -62,16 +72,17 @@ class LodestarPlanTake(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step, max_seconds,
-                reference=None, soundtrack=None) -> io.NodeOutput:
+                reference=None, soundtrack=None, nearest_bucket=False) -> io.NodeOutput:
         backbone, speech = backbones.find(model), opening_of(audio, max_seconds)
         chosen = choose_settings(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
-                                 chunk_frames=chunk_frames, overlap_frames=overlap_frames)
+                                 chunk_frames=chunk_frames, overlap_frames=overlap_frames,
+                                 nearest_bucket=nearest_bucket)
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
                          seed_step, backbone.grid)
         cost = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
-        summary = "\n".join(filter(None, (chosen.note, cost, backbone.fps_note(clock.fps))))
+        summary = "\n".join(filter(None, (chosen.note, chosen.size_note, cost, backbone.fps_note(clock.fps))))
         track = speech if soundtrack is None else opening_of(soundtrack, float(plan.seconds))
         return io.NodeOutput(Take(plan, track, speech), summary, ui=ui.PreviewText(head_of(summary)))
 

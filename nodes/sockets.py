@@ -7,6 +7,8 @@ PLAN = io.Custom("LODESTAR_PLAN")
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
 LONGEST_CHUNK = 4097   # pixel frames
 WHICH_AVATAR = "Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, 1.5 for whisper."
+NEAREST_BUCKET = ("For models that were trained at a list of sizes (LongCat): takes the nearest of them. Off: the size "
+                  "stays, and what the node shows says which is the nearest.")
 NOISE_FLOOR = "Only for 1.0: a faint noise under the speech, as in training. Off, pauses are digital silence."
 NOISE_SEED = "Which noise. The same seed gives the same features."
 

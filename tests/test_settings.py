@@ -1,11 +1,14 @@
 """What is left to the model is the model's own, and said; what is typed stays as typed."""
+import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lodestar.networks.longcat import buckets
 from lodestar.networks.longcat.versions import AVATAR_10, AVATAR_15, BASE, PUPPET, version_of
 from lodestar.pipelines.take.settings import WIDEST, choose_settings
 
@@ -28,7 +31,9 @@ def test_everything_left_open_is_the_model_s_own(version, own):
 def test_what_is_typed_stays_and_is_not_said():
     chosen = choose_settings(AVATAR_15, picture(300, 200), width=64, height=48, fps=Fraction(30), chunk_frames=17,
                              overlap_frames=5)
-    assert vars(chosen) == {"fps": 30, "chunk_frames": 17, "overlap_frames": 5, "width": 64, "height": 48, "note": ""}
+    assert vars(chosen) == {"fps": 30, "chunk_frames": 17, "overlap_frames": 5, "width": 64, "height": 48, "note": "",
+                            "size_note": "64x48 is no size that LongCat-Avatar 1.5 was trained at; the nearest is "
+                                         "736x544, which nearest_bucket takes"}
     chosen = choose_settings(AVATAR_15, fps=Fraction(25), width=832, height=480, overlap_frames=0, chunk_frames=0)
     assert chosen.note == "taken from LongCat-Avatar 1.5: chunks of 93 frames"
 
@@ -76,3 +81,39 @@ def test_speech_features_say_which_version_it_is():
         [AVATAR_10, AVATAR_15, PUPPET]
     with pytest.raises(ValueError, match="320 speech features per step .3 layers., wanted 9216 or 6400"):
         version_of(320, 3)
+
+
+# ---------------------------------------------------------------- buckets
+
+BUCKETS = json.loads((Path(__file__).parent / "golden" / "longcat" / "scheduler" / "buckets.json").read_text("utf-8"))
+TABLES = {"table_480p": buckets.P480, "table_720p": buckets.P720, "table_720p_f64": buckets.REFINED}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_buckets_are_the_authors(name):
+    table = {f"{height / width:.2f}": [height, width] for width, height in TABLES[name]}
+    assert table == BUCKETS[name]
+
+
+@pytest.mark.parametrize("image", BUCKETS["map"])
+def test_a_picture_falls_into_the_authors_bucket(image):
+    name, _, size = image.split()
+    height, width = map(int, size.split("x"))
+    own = {"480p": (832, 480), "720p": (1280, 704)}[name]
+    chosen = choose_settings(replace(AVATAR_15, size=own), picture(1, 1).expand(1, height, width, 3),
+                             nearest_bucket=True)
+    assert [chosen.height, chosen.width] == BUCKETS["map"][image]
+
+
+def test_a_typed_size_becomes_the_nearest_bucket_and_both_are_said():
+    chosen = choose_settings(BASE, width=1280, height=720, nearest_bucket=True)
+    assert (chosen.width, chosen.height) == (1312, 704)
+    assert chosen.size_note == ("1312x704 in place of 1280x720: the nearest size that "
+                                "LongCat-Video was trained at")
+    assert choose_settings(BASE, width=832, height=480, nearest_bucket=True).size_note == ""
+    assert choose_settings(BASE, width=480, height=832).size_note == ""
+
+
+def test_a_model_without_a_list_keeps_the_size():
+    chosen = choose_settings(PUPPET, width=64, height=48, nearest_bucket=True)
+    assert (chosen.width, chosen.height, chosen.size_note) == (64, 48, "")

@@ -13,6 +13,7 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
+from ...networks.longcat.buckets import nearest_trained
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
@@ -89,6 +90,9 @@ class LongCatBackbone(Backbone):
     def reference_latent(self, picture: Tensor | None, past: Past, chunk: int) -> Tensor | None:
         """Of an avatar without a picture it is the first latent of the take."""
         return past.first_latents(1) if picture is None and chunk and self.audio_shape else picture
+
+    def nearest_bucket(self, proportion: float, pixels: int) -> tuple[int, int] | None:
+        return None if self.one_size else nearest_trained(proportion, pixels)
 
     def text_width(self, base) -> int:
         return base.diffusion_model.config.caption

@@ -1,6 +1,8 @@
 """What each LongCat was trained with (LongCat-Video-Avatar, its code) as named records: every fact stands here once."""
 from dataclasses import dataclass
 
+from .buckets import nearest_trained
+
 
 @dataclass(frozen=True)
 class Version:
@@ -28,6 +30,9 @@ class Version:
 
     def chunk_frames_at(self, width: int, height: int) -> int:
         return self.chunk_frames
+
+    def nearest_bucket(self, proportion: float, pixels: int) -> tuple[int, int] | None:
+        return None if self.one_size else nearest_trained(proportion, pixels)
 
     @property
     def audio_width(self) -> int | None:

@@ -16,6 +16,7 @@ class Trained(Protocol):
     @property
     def fps(self) -> int: ...
     def chunk_frames_at(self, width: int, height: int) -> int: ...
+    def nearest_bucket(self, proportion: float, pixels: int) -> tuple[int, int] | None: ...
     @property
     def overlap_frames(self) -> int: ...
     @property
@@ -28,21 +29,25 @@ class Trained(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """Frames are pixel frames. `note`: what was taken from the model, in words; empty where nothing was."""
+    """Frames are pixel frames. `note`: what was taken from the model, in words; empty where nothing was. `size_note`:
+    where the size is none that the model was trained at, which one is."""
     fps: Fraction
     chunk_frames: int
     overlap_frames: int
     width: int
     height: int
     note: str
+    size_note: str = ""
 
 
 def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int = 0, height: int = 0,
-                    fps: Fraction | None = None, chunk_frames: int = 0, overlap_frames: int = -1) -> Settings:
+                    fps: Fraction | None = None, chunk_frames: int = 0, overlap_frames: int = -1,
+                    nearest_bucket: bool = False) -> Settings:
     """What a user asked, and the model's own where nothing was: size 0, fps None, chunk 0, overlap -1.
 
     An own size has the proportions of `picture` (B, H, W, C) where there is one and the model knows others than its
-    own. ValueError for a size of which one side is missing, or an overlap where the model keeps its context outside.
+    own. `nearest_bucket`: any size becomes the nearest that the model was trained at, where it has a list of them.
+    ValueError for a size of which one side is missing, or an overlap where the model keeps its context outside.
     """
     if bool(width) != bool(height):
         raise ValueError(f"width, height: got {width} and {height}; give both, or 0 for both to take the model's own")
@@ -56,6 +61,7 @@ def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int
     sized = bool(width)
     if not sized:
         width, height = own_size(model, picture)
+    width, height, size_note = bucket_size(model, None if sized else picture, width, height, nearest_bucket)
     if not chunk_frames:
         chunk_frames = model.chunk_frames_at(width, height)
         own.append(f"chunks of {chunk_frames} frames")
@@ -66,7 +72,22 @@ def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int
         followed = picture is not None and not model.one_size
         own.append(f"{width}x{height}" + (" in the proportions of the reference" if followed else ""))
     return Settings(fps, chunk_frames, overlap_frames, width, height,
-                    f"taken from {model.name}: {', '.join(own)}" if own else "")
+                    f"taken from {model.name}: {', '.join(own)}" if own else "", size_note)
+
+
+def bucket_size(model: Trained, picture: Tensor | None, width: int, height: int, take: bool) -> tuple[int, int, str]:
+    """The size, or where `take` is on the nearest bucket's; and a line where the model has buckets and it was none.
+    `picture`: whose proportions are meant, where the size is only on the model's grid."""
+    proportion = height / width if picture is None else picture.shape[1] / picture.shape[2]
+    bucket = model.nearest_bucket(proportion, width * height)
+    if bucket in (None, (width, height)):
+        return width, height, ""
+    assert bucket is not None
+    if take:
+        return *bucket, (f"{bucket[0]}x{bucket[1]} in place of {width}x{height}: the nearest size that {model.name} "
+                         "was trained at")
+    return width, height, (f"{width}x{height} is no size that {model.name} was trained at; the nearest is "
+                           f"{bucket[0]}x{bucket[1]}, which nearest_bucket takes")
 
 
 def own_size(model: Trained, picture: Tensor | None) -> tuple[int, int]:
