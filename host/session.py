@@ -11,7 +11,6 @@ from typing import Any
 import folder_paths
 from torch import Tensor
 
-from ..backbones.vae import open_stream
 from ..pipelines.take.final_file import find_published, publish
 from ..pipelines.take.fingerprint import Fingerprints
 from ..pipelines.take.journal import Journal
@@ -120,7 +119,7 @@ class TakeSession:
         if not journal.finished and (other := unfinished_beside(journal.folder, prefix, journal.fingerprints[0])):
             logger.info(other)
         result = make_take(plan, self.make_sampler(self.inputs, self.sampling, progress),
-                           lambda: open_stream(self.inputs.vae), journal, writer, progress)
+                           self.inputs.open_stream, journal, writer, progress)
         progress.say_joining()
         tags = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo)
         return publish(journal, made_of, lambda path: writer.finish(result.segments, self.take.audio, tags, path),

@@ -18,10 +18,12 @@ from ..backbones.backbone import Backbone, ChunkRequest
 from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_pictures, check_prompt, log_unused
-from ..backbones.vae import encode_frames
+from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..techniques.latent_stitch import LatentStitch
-from ..techniques.technique import Technique
+from ..techniques.protocols import FrameStream
+from ..techniques.technique import Technique, finishing_frames
+from .finished_frames import FinishedFrames
 
 logger = logging.getLogger("lodestar")
 
@@ -135,6 +137,13 @@ class TakeInputs:
         return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
                             opening.concat_latent, self.speakers, opening.conditions, self.pads)
 
+    def open_stream(self) -> FrameStream:
+        """The VAE as a stream of frames, as the techniques finish them."""
+        finishing, stream = finishing_frames(self.techniques), open_stream(self.vae)
+        if not finishing or self.fitted_picture is None:
+            return stream
+        return FinishedFrames(stream, finishing, self.fitted_picture)
+
     def encode(self, frames: Tensor) -> Tensor:
         """(T, H, W, 3) -> (1, C, t, h, w)."""
         return encode_frames(self.vae, frames)
@@ -163,6 +172,9 @@ class TakeInputs:
                              "empty the script of Plan Take")
         if self.pads:
             _ = self.first_opening
+        if finishing_frames(self.techniques) and self.fitted_picture is None:
+            raise ValueError("reference: none came, and each frame is to have its colours (Colour Match). Connect the "
+                             "person's picture")
         self._check_speech(recording)
         with name_input("clip"):
             for prompt in self.prompts.values():

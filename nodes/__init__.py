@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension
 from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
+from .colour_match import LodestarColourMatch
 from .infinitetalk import LodestarInfiniteTalk
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
@@ -36,7 +37,7 @@ class Lodestar(ComfyExtension):
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
-                LodestarTakeReport, LodestarBlockSparseAttention]
+                LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -23,6 +23,13 @@ class LodestarInfiniteTalk(io.ComfyNode):
                 io.Float.Input("audio_scale", default=1.0, min=-10.0, max=10.0, step=0.01,
                                tooltip="How strongly the audio features drive the picture. 1 as trained; for stronger "
                                        "lips rather raise the audio_scale of Speech Guidance."),
+                io.ClipVision.Input("clip_vision", optional=True,
+                                    tooltip="clip_vision_h, from core's Load CLIP Vision: it sees each chunk's "
+                                            "picture, as the model was trained. Left out: the prompts must bring what "
+                                            "CLIP Vision Encode gives."),
+                io.Float.Input("colour_match", default=1.0, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
+                               tooltip="How much of the way each frame of Long Take is brought to the picture's "
+                                       "colours, so that they do not drift. 1 as its authors have it, 0 for none."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the speech patch attached.")],
             **search_words("multitalk", "talking head", "avatar", "lip sync", "audio to video", "wan talk"),
@@ -30,5 +37,5 @@ class LodestarInfiniteTalk(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, model, model_patch, audio_scale) -> io.NodeOutput:
-        return io.NodeOutput(with_speech_patch(model, model_patch, audio_scale))
+    def execute(cls, model, model_patch, audio_scale, clip_vision=None, colour_match=1.0) -> io.NodeOutput:
+        return io.NodeOutput(with_speech_patch(model, model_patch, audio_scale, clip_vision, colour_match))

@@ -1,12 +1,26 @@
 """Colour match (Reinhard et al. 2001): a frame's mean and deviation in Lab become those of a reference picture, as
 InfiniteTalk keeps each chunk at the colours of its conditioning picture. A flat frame takes the reference's mean.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from .technique import Technique
 
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)     # D65
 CUT, SLOPE, FOOT = 0.008856, 7.787, 16 / 116
+
+
+@dataclass(frozen=True, eq=False)
+class ColourMatch(Technique):
+    """Each decoded frame at the colours of the take's picture, by `strength` 0..1: what is written, and what the next
+    chunk is encoded from."""
+    strength: float = 1.0
+
+    def finish_frames(self, frames: Tensor, picture: Tensor) -> Tensor:
+        return match_colours(frames, picture.to(frames.device), self.strength)
 
 
 def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:

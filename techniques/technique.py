@@ -15,7 +15,7 @@ from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
 ORDER = ("LatentStitch", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip", "ConditioningCache",
-         "BlockSparseAttention")
+         "BlockSparseAttention", "ColourMatch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,11 @@ class Technique:
         """Where a KV cache of the conditioning frames is kept, for models that can: "VRAM" or "RAM"."""
         return None
 
+    def finish_frames(self, frames: Tensor, picture: Tensor) -> Tensor:
+        """Decoded frames (T, H, W, 3), 0..1, as they are written and the next chunk is given them; `picture`: the
+        take's own (1, H, W, 3)."""
+        return frames
+
     def pads(self) -> bool:
         """Whether the take's picture stands in a window where nothing is known yet, for models that take known frames
         as channels."""
@@ -101,6 +106,12 @@ def sort_techniques(techniques: Iterable[Technique]) -> tuple[Technique, ...]:
 def find_handover(techniques: Iterable[Technique]) -> Technique | None:
     """The technique that says what passes to the next chunk."""
     return next((technique for technique in techniques if type(technique).handover is not Technique.handover), None)
+
+
+def finishing_frames(techniques: Iterable[Technique]) -> tuple[Technique, ...]:
+    """Those that change decoded frames, in order."""
+    return tuple(technique for technique in techniques
+                 if type(technique).finish_frames is not Technique.finish_frames)
 
 
 def find_conditioning_cache(techniques: Iterable[Technique]) -> str | None:

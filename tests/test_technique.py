@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lodestar.techniques.colour_match import ColourMatch
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
@@ -16,10 +17,12 @@ from lodestar.techniques.technique import (
     Technique,
     find_conditioning_cache,
     find_handover,
+    finishing_frames,
     sort_techniques,
 )
 
-ALL = (LatentStitch(), LookaheadAnchor(), NarrativeKeyframes(), ReferenceSkip(), ConditioningCache("RAM"))
+ALL = (LatentStitch(), LookaheadAnchor(), NarrativeKeyframes(), ReferenceSkip(), ConditioningCache("RAM"),
+       ColourMatch())
 
 
 def test_every_technique_has_its_place_in_the_order():
@@ -50,8 +53,9 @@ def test_a_technique_of_another_pack_stands_where_what_it_inherits_does():
 
 def test_those_who_answer_are_found():
     assert find_handover(ALL) is ALL[0] and find_handover(ALL[1:]) is None
-    assert find_conditioning_cache(ALL) == "RAM" and find_conditioning_cache(ALL[:-1]) is None
-    assert [technique.stacks for technique in ALL] == [False, True, False, False, False]
+    assert find_conditioning_cache(ALL) == "RAM" and find_conditioning_cache(ALL[:-2]) is None
+    assert [technique.stacks for technique in ALL] == [False, True, False, False, False, False]
+    assert finishing_frames(ALL) == ALL[-1:] and not finishing_frames(ALL[:-1])
 
 
 def test_a_keyframe_outside_the_take_says_so():

@@ -6,7 +6,7 @@ sampled. Speech is in the numbers of the whole take, for any guidance, any batch
 """
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import torch
@@ -31,9 +31,11 @@ PATCH = "lodestar_speech_patch"     # under which attach.py keeps a model's spee
 
 @dataclass(frozen=True, eq=False)
 class SpeechPatch:
-    """`network`: of core's MODEL_PATCH, with audio_proj and blocks. `scale`: of the audio cross-attention."""
+    """`network`: of core's MODEL_PATCH, with audio_proj and blocks. `scale`: of the audio cross-attention. `vision`: a
+    CLIP_VISION."""
     network: torch.nn.Module
     scale: float = 1.0
+    vision: Any = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,12 @@ class InfiniteTalk(WanI2V):
 
     def picture_at(self, picture: Tensor | None, chunk: int, seconds: Fraction) -> Tensor | None:
         return picture
+
+    def picture_conditions(self, picture: Tensor) -> dict[str, Any]:
+        """What CLIP vision sees of the whole picture, squeezed into its square, as the model was trained."""
+        if self.patch is None or self.patch.vision is None:
+            return {}
+        return {"clip_vision_output": self.patch.vision.encode_image(picture, crop=False)}
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         if request.reference is None or request.concat_latent is None:

@@ -1,14 +1,19 @@
 """A Wan 2.1 I2V MODEL and core's MODEL_PATCH of InfiniteTalk or MultiTalk made one."""
+from ...techniques.colour_match import ColourMatch
 from .. import attach
 from ..wan.base import Wan, WanI2V
 from .backbone import PATCH, SpeechPatch
 
 
-def with_speech_patch(model, patch, scale: float):
-    """A clone of `model` driven by speech through `patch`, `scale` times as loud as trained. ValueError where the two
-    do not belong together."""
+def with_speech_patch(model, patch, scale: float = 1.0, vision=None, colours: float = 0.0):
+    """A clone of `model` driven by speech through `patch`, `scale` times as loud as trained. `vision`: a CLIP_VISION
+    that sees each chunk's picture. `colours`: how much of the way each frame is brought to the picture's. ValueError
+    where they do not belong together."""
     check_speech_patch(model, patch)
-    return attach.with_companion(model, PATCH, SpeechPatch(patch.model, scale), patch)
+    if vision is not None:
+        check_vision(model, vision)
+    joined = attach.with_companion(model, PATCH, SpeechPatch(patch.model, scale, vision), patch)
+    return attach.with_technique(joined, ColourMatch(colours)) if colours else joined
 
 
 def check_speech_patch(model, patch) -> None:
@@ -24,3 +29,11 @@ def check_speech_patch(model, patch) -> None:
     if wide != own:
         raise ValueError(f"model_patch: it is {wide} channels wide, the model {own}: they belong to different sizes "
                          "of Wan 2.1")
+
+
+def check_vision(model, vision) -> None:
+    """ValueError where a CLIP_VISION gives features of another width than the model reads."""
+    wanted, came = model.model.diffusion_model.img_emb.proj[0].normalized_shape[0], vision.config.get("hidden_size")
+    if came != wanted:
+        raise ValueError(f"clip_vision: got one of width {came}, wanted {wanted}. Load clip_vision_h, with which Wan "
+                         "2.1 image-to-video was trained")

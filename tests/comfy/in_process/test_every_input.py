@@ -112,7 +112,7 @@ def good(tiny_models, base, wan):
     components = Types.VideoComponents(images=drawn(8, SIZE, SIZE, 3), audio=None, frame_rate=Fraction(16))
     wires |= {"GUIDER": guider, "LODESTAR_PLAN": Take(plan, clip(SOUND)), "CLIP": None,
               "AUDIO_ENCODER_OUTPUT": encode_speech(wires["AUDIO_ENCODER"], clip(SOUND)),
-              "MODEL_PATCH": speech_patch(128),
+              "MODEL_PATCH": speech_patch(128), "CLIP_VISION": None,
               "VIDEO": InputImpl.VideoFromComponents(components)}
     return wires, {
         "LodestarLongCatSchedule": {"model": longcat}, "LodestarLoadLongCatLora": {

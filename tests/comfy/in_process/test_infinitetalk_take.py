@@ -1,11 +1,20 @@
-"""What a chunk of InfiniteTalk is given of pictures: padding, CLIP vision, the frames of a video that is dubbed."""
+"""What a chunk of InfiniteTalk is given of pictures (padding, CLIP vision, the frames of a video that is dubbed), and
+the colours that a take keeps.
+"""
+import av
+import comfy.clip_vision
 import pytest
 import torch
 
 pytest.importorskip("comfy.ldm.wan.model_multitalk")
-from infinitetalk_models import features, load, load_vae, session  # noqa: E402
+from infinitetalk_models import features, load, load_patch, load_plain, load_vae, session  # noqa: E402
 from lodestar.backbones import attach  # noqa: E402
+from lodestar.host import take_inputs  # noqa: E402
+from lodestar.nodes.colour_match import LodestarColourMatch  # noqa: E402
+from lodestar.nodes.infinitetalk import LodestarInfiniteTalk  # noqa: E402
 from lodestar.nodes.one_chunk import LodestarOneChunk  # noqa: E402
+from lodestar.pipelines.take.video_writer import VideoWriter  # noqa: E402
+from lodestar.techniques.colour_match import ColourMatch, lab_of_rgb  # noqa: E402
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor  # noqa: E402
 
 
@@ -54,3 +63,63 @@ def test_padding_is_no_span_and_needs_the_picture_itself(model, tiny_models, tmp
         LookaheadAnchor(placement="padding", latents=torch.zeros(1, 16, 1, 8, 8))
     assert attach.patch_of(padded).backbone.extra_latents(padded, (1, 16, 9, 8, 8), attach.techniques_of(padded),
                                                           attach.patch_of(padded).position) == 0
+
+
+def tiny_vision(width=1280):
+    """Core's CLIP vision in a size of its own, which no file can have."""
+    return seeded(comfy.clip_vision.ClipVisionModel({
+        "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+        "image_size": 28, "patch_size": 14, "num_channels": 3, "projection_dim": 8, "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5, "model_type": "clip_vision_model"}))
+
+
+def seeded(vision):
+    generator = torch.Generator().manual_seed(1)
+    for weight in vision.model.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator).to(weight.dtype) * 0.05
+    return vision
+
+
+def test_clip_vision_sees_the_whole_picture_in_every_chunk(tiny_models, tmp_path):
+    vision, picture = tiny_vision(), torch.rand(1, 96, 64, 3)
+    model = LodestarInfiniteTalk.execute(load_plain(tiny_models), load_patch(tiny_models), 1.0, vision, 0.0).args[0]
+    take = session(model, tiny_models, tmp_path, features(), picture)
+    before, unreadable = take.fingerprints(VideoWriter(64, 64, take.take.plan.timeline.fps))
+    seen = [given["clip_vision_output"] for given in conditions_of(take, lambda chunk: torch.zeros(1, 16, 3, 8, 8))]
+    wanted = vision.encode_image(take.inputs.fitted_picture, crop=False)
+    assert len(seen) == 3 and all(torch.equal(one.penultimate_hidden_states, wanted.penultimate_hidden_states)
+                                  for one in seen)
+    assert unreadable == [] and take.fingerprints(VideoWriter(64, 64, take.take.plan.timeline.fps))[0] == before
+    with pytest.raises(ValueError, match="clip_vision: got one of width 64, wanted 1280"):
+        LodestarInfiniteTalk.execute(load_plain(tiny_models), load_patch(tiny_models), 1.0, tiny_vision(64), 0.0)
+
+
+def test_colours_are_the_picture_s_by_default_and_the_node_s_where_there_is_one(tiny_models):
+    model = LodestarInfiniteTalk.execute(load_plain(tiny_models), load_patch(tiny_models), 1.0).args[0]
+    assert attach.technique_of(model, ColourMatch).strength == 1
+    assert attach.technique_of(LodestarColourMatch.execute(model, 0.25).args[0], ColourMatch).strength == 0.25
+
+
+def test_what_is_written_and_what_goes_on_have_the_picture_s_colours(model, tiny_models, tmp_path, monkeypatch):
+    picture = torch.tensor([0.6, 0.4, 0.3]).expand(1, 64, 64, 3) + torch.rand(1, 64, 64, 3) * 0.2
+    encode, given = take_inputs.encode_frames, []
+
+    def record(vae, frames):
+        given.append(frames)
+        return encode(vae, frames)
+
+    monkeypatch.setattr(take_inputs, "encode_frames", record)
+    matched = attach.with_technique(model, ColourMatch())
+    with torch.inference_mode():
+        path = session(matched, tiny_models, tmp_path, features(), picture).make("colours/take", False).path
+    wanted = lab_of_rgb(picture).mean((0, 1, 2))
+    handed = [frames for frames in given if len(frames) == 9]
+    assert len(handed) == 2 and all((lab_of_rgb(frames).mean((1, 2)) - wanted).abs().max() < 2 for frames in handed)
+    with av.open(str(path)) as container:
+        shown = [torch.from_numpy(frame.to_ndarray(format="rgb24")) / 255 for frame in container.decode(video=0)]
+    assert len(shown) == 75 and (lab_of_rgb(torch.stack(shown)).mean((1, 2)) - wanted).abs().max() < 4
+
+
+def test_colours_need_a_picture(tiny_models, tmp_path, model):
+    with pytest.raises(ValueError, match="reference: none came, and each frame is to have its colours"):
+        session(attach.with_technique(model, ColourMatch()), tiny_models, tmp_path, features()).check()
