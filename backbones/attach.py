@@ -4,9 +4,6 @@ The wrapper is a fresh object for each set of techniques and each chunk, and hol
 overrides are installed inside it, so that they chain whatever other packs put there, in any node order.
 """
 import copy
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import comfy.conds
@@ -18,9 +15,10 @@ from torch import nn
 
 from ..techniques.technique import ChunkPosition, Technique, find_handover, sort_techniques
 from . import find
-from .backbone import CACHE_BYTES, OWN, RUN
+from .backbone import CACHE_BYTES, OWN
 from .frame_conditions import cut_conditions
 from .patches import check_patches
+from .sampling_run import RUN, Run
 
 KEY = "lodestar"
 FORWARDS = ("forward", "_forward", "forward_orig")
@@ -64,34 +62,6 @@ def refuse_replaced_forward(module: nn.Module) -> None:
         if swapped is not None and getattr(swapped, "__func__", None) is not getattr(type(module), name, None):
             raise RuntimeError(f"another node replaced this model's {name} (TeaCache style, {swapped!r}), which "
                                f"switches Lodestar's anchors and skips off. Remove that node; core's EasyCache works")
-
-
-@dataclass(eq=False)
-class Run:
-    """What is kept for the length of one sampling run, and goes with it. `shape`: of the sampler's latent. `steady`: no
-    hook changes the weights between calls, so what they made is still what they would make. `ends`: what is then done.
-    """
-    shape: tuple[int, ...]
-    steady: bool = True
-    kept: dict[Hashable, Any] = field(default_factory=dict)
-    ends: ExitStack = field(default_factory=ExitStack)
-
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What `make` gave the first time it was asked for under this key, which holds host values alone. It outlives
-        the step, so ComfyUI's record of what a step allocates leaves it out."""
-        if key not in self.kept:
-            with outside_of_steps():
-                self.kept[key] = make()
-        return self.kept[key]
-
-
-def outside_of_steps() -> AbstractContextManager:
-    """ComfyUI's compiler records no allocation inside, where it has one."""
-    try:
-        from comfy.model_prefetch import pause_malloc_graph
-    except ImportError:
-        return nullcontext()
-    return pause_malloc_graph()
 
 
 def with_run(executor, noise, *args, **kwargs):

@@ -2,12 +2,10 @@
 
 A backbone turns a Layout plus conditions into latents on one family; it keeps no state between calls.
 """
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -20,6 +18,7 @@ from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
 from .audio.speech import Speech
 from .frame_conditions import Cut
+from .sampling_run import once, say
 
 if TYPE_CHECKING:
     from .speech_guider import SpeechGuider
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 OWN = "lodestar_"   # how names of conditions begin that are the pack's own
 CACHE_BYTES = "lodestar_cache_bytes"   # among a condition's values: VRAM that its KV cache takes (attach.py)
 T = TypeVar("T")
-RUN = "lodestar_run"    # in transformer_options: what is kept for the length of one sampling run (attach.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,18 +228,6 @@ def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: Chunk
         if notice is not None:
             say(notice, transformer_options)
     return layout, visibility
-
-
-def say(notice: str, transformer_options: dict) -> None:
-    """Log a warning, once in a sampling run."""
-    once(transformer_options, ("said", notice), partial(logging.getLogger("lodestar").warning, notice))
-
-
-def once(transformer_options: dict, key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` gives; in a sampling run it is made the first time and kept for its length. `key`: host values that
-    determine it."""
-    run = transformer_options.get(RUN)
-    return make() if run is None else run.once(key, make)
 
 
 def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor], transformer_options: dict

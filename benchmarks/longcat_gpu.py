@@ -40,8 +40,7 @@ def ceiling(device: torch.device, size: int) -> float:
 
 def cached_step(model, x: torch.Tensor, conditions: dict, place: str) -> tuple[Callable[[], torch.Tensor], Any]:
     """(one step as a sampler makes it within a run, that run: the first step makes what it keeps)."""
-    from lodestar.backbones.attach import Run
-    from lodestar.backbones.backbone import RUN
+    from lodestar.backbones.sampling_run import RUN, Run
     caching, run = in_process.with_techniques(model, ConditioningCache(place)), Run(tuple(x.shape))
     return lambda: in_process.denoise(caching, x, conditions, **{RUN: run}), run
 

@@ -7,8 +7,7 @@ import longcat
 import longcat_flops
 import torch
 from in_process import CPU
-from lodestar.backbones.attach import Run
-from lodestar.backbones.backbone import RUN
+from lodestar.backbones.sampling_run import RUN, Run
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.longcat.versions import REFERENCE_INDEX
 from lodestar.techniques.conditioning_cache import ConditioningCache

@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from lodestar.backbones import attach, find
+from lodestar.backbones import attach, find, sampling_run
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.backbone import ChunkInputs, ChunkRequest
 from lodestar.techniques.conditioning_cache import ConditioningCache
@@ -148,7 +148,7 @@ def watching() -> Iterator[Callable[[], Watch]]:
         watches.append(Watch())
         return watches[-1]
 
-    with patch.object(attach, "outside_of_steps", pause_watch):
+    with patch.object(sampling_run, "outside_of_steps", pause_watch):
         yield new
 
 

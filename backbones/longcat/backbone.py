@@ -21,9 +21,10 @@ from ...techniques.layout import Layout
 from ...techniques.protocols import Past
 from ...techniques.technique import find_conditioning_cache, find_sparse_attention, restricts_visibility
 from ..audio.speech import Speech
-from ..backbone import RUN, Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
 from ..frame_conditions import Cut, window_of
 from ..ram_blocks import RamBlocks
+from ..sampling_run import RUN
 from .model import REFERENCE_KEY, LongCatVideo
 
 CONTEXT_LATENTS = 4

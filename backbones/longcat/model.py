@@ -27,7 +27,8 @@ from ...techniques.rope import rotate
 from ...techniques.sparse_blocks import SparseBlocks
 from ...techniques.speaker_masks import check_masks
 from ...techniques.tensor_digest import digest_tensor
-from ..backbone import CACHE_BYTES, RUN
+from ..backbone import CACHE_BYTES
+from ..sampling_run import RUN
 
 TEXT_TOKENS = 512
 REFERENCE_KEY = "reference_key"     # among a condition's values: the digest of its reference

@@ -12,6 +12,7 @@ from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.longcat.model import REFERENCE_INDEX, LongCatNetwork
+from lodestar.backbones.sampling_run import RUN
 from lodestar.networks.longcat.network import LongCat
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
@@ -226,7 +227,7 @@ def test_a_second_run_builds_its_own(model, built):
     sample(caching)
     sample(caching, reference_latents=[random(1, 16, 1, *SIZE, seed=99)])
     assert len(built) == 2
-    assert attach.RUN not in caching.model_options["transformer_options"]
+    assert RUN not in caching.model_options["transformer_options"]
 
 
 def test_branches_with_references_of_their_own_share_nothing(model, built):

@@ -3,10 +3,9 @@ import comfy.model_management
 import pytest
 import torch
 from lodestar.backbones import attach
-from lodestar.backbones.attach import Run
-from lodestar.backbones.backbone import RUN
 from lodestar.backbones.longcat.model import LongCatNetwork
 from lodestar.backbones.ram_blocks import RamBlocks
+from lodestar.backbones.sampling_run import RUN, Run
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
