@@ -11,6 +11,7 @@ from .colour_match import LodestarColourMatch
 from .infinitetalk import LodestarInfiniteTalk
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
+from .load_cogvideox import LodestarLoadCogVideoX
 from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
 from .load_omniavatar import LodestarLoadOmniAvatar
@@ -37,7 +38,8 @@ class Lodestar(ComfyExtension):
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
-                LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch]
+                LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
+                LodestarLoadCogVideoX]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -58,3 +58,17 @@ def is_formula(table: Tensor, own: int) -> bool:
     """Whether time's quarter of a table is the sines of its row's number."""
     wanted = torch.stack([time_row(row, own, table.device) for row in range(len(table))])
     return torch.allclose(table[:, 0, :own].float(), wanted, atol=0.02)
+
+
+def formula_table(width: int, text: int, latents: int, rows: int, columns: int, spread: float) -> Tensor:
+    """(1, text + latents*rows*columns, width) float32: zeros for the text, then a quarter for time, and of the rest one
+    half for the column, one for the row; `spread` columns or rows are one step."""
+    def sines(count: int, part: int, step: float) -> Tensor:
+        return torch.stack([time_row(index / step, part, torch.device("cpu")) for index in range(count)])
+
+    time, side = width // 4, width // 8 * 3
+    across, down = sines(columns, side, spread), sines(rows, side, spread)
+    place = torch.cat([across[None].expand(rows, -1, -1), down[:, None].expand(-1, columns, -1)], 2).flatten(0, 1)
+    times = sines(latents, time, 1.0)
+    frames = torch.cat([times[:, None].expand(-1, len(place), -1), place[None].expand(latents, -1, -1)], 2)
+    return torch.cat([torch.zeros(text, width), frames.flatten(0, 1)])[None]

@@ -24,11 +24,15 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_omniavatar_wan21_t2v.safetensors", ""),
     "diffusion_models/OmniAvatar-14B.pt": ("diffusion_models/lodestar_tiny_omniavatar.pt", ""),
+    "diffusion_models/CogVideoX1.5-5B-I2V/transformer":
+        ("diffusion_models/lodestar_tiny_cogvideox_published.safetensors", SHARD),
+    "vae/cogvideox_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
     "audio_encoders/wav2vec2-base-960h": ("audio_encoders/lodestar_tiny_longcat_wav2vec2.safetensors", WHOLE),
     "audio_encoders/wav2vec2_large_english_fp16.safetensors": ("audio_encoders/lodestar_tiny_wav2vec2.safetensors", ""),
     "vae/wan_2.1_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
 }
-EMPTY = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+EMPTY = tuple(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled",
+                                                               "t5xxl_fp8_e4m3fn_scaled"))
 
 
 def place(models: Path) -> None:
@@ -41,8 +45,9 @@ def place(models: Path) -> None:
             link_or_copy(file, target / file.name)
         if source.is_file() and not inside:
             link_or_copy(source, target)
-    (models / EMPTY).parent.mkdir(parents=True, exist_ok=True)
-    (models / EMPTY).touch()
+    for name in EMPTY:
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / name).touch()
 
 
 def as_folder(file: Path, folder: Path, name: str) -> None:

@@ -54,6 +54,21 @@ def table() -> Tensor:
     return torch.cat([torch.zeros(TEXT_TOKENS, DIM).double(), whole.flatten(0, 1)])[None]
 
 
+def as_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names that their authors publish them by."""
+    published = {}
+    for name, weight in weights.items():
+        layer, block = name, name.startswith("blocks.")
+        for own, theirs in (("blocks.", "transformer_blocks."), (".attn_out.", ".attn1.to_out.0."),
+                            (".ff_proj.", ".ff.net.0.proj."), (".ff_out.", ".ff.net.2."),
+                            *((f".{part}.", f".attn1.to_{part}.") for part in "qkv"),
+                            *((f".norm_{part}.", f".attn1.norm_{part}.") for part in "qk")) if block else (
+                                ("_embedding_linear_", "_embedding.linear_"),):
+            layer = layer.replace(own, theirs, 1)
+        published[layer] = weight
+    return published
+
+
 def write_tiny_cogvideox(folder: Path) -> list[Path]:
     """All of them into `folder` (ComfyUI's models/diffusion_models)."""
     paths = []
@@ -64,4 +79,6 @@ def write_tiny_cogvideox(folder: Path) -> list[Path]:
             weights["patch_embed.pos_embedding"] = table().to(torch.bfloat16)
         paths.append(folder / f"{PREFIX}_{name}.safetensors")
         save_file(weights, paths[-1])
+    paths.append(folder / f"{PREFIX}_published.safetensors")     # the last, CogVideoX 1.5 I2V
+    save_file(as_published(weights), paths[-1], metadata={"config": "{}"})
     return paths
