@@ -35,8 +35,8 @@ class LodestarLoadCogVideoX(io.ComfyNode):
             node_id="LodestarLoadCogVideoX",
             display_name="Load CogVideoX",
             category="Lodestar/loaders",
-            description="Loads CogVideoX 2B, 5B and 5B I2V, and CogVideoX 1.5, as they are published, for ComfyUI's own "
-                        "network: one file, or a folder of shards. Needs ComfyUI 0.33.",
+            description="Loads CogVideoX 2B, 5B and 5B I2V, and CogVideoX 1.5, as they are published, for ComfyUI's "
+                        "own network: one file, or a folder of shards. Needs ComfyUI 0.33.",
             inputs=[
                 io.Combo.Input("model_name", options=model_names(),
                                tooltip="From models/diffusion_models: a file such as "

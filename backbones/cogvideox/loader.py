@@ -1,8 +1,8 @@
 """Reads CogVideoX as its authors publish it, for ComfyUI's own network, whose loader knows other names.
 
-What the weights alone do not say to ComfyUI is set here, as in the authors' configurations: the 2B's table of positions
-(their file leaves it out) and its noisier schedule, the 5B I2V's rotary positions beside its table, and rotary positions
-one apart in both 5B.
+What the weights alone do not say to ComfyUI is set here, as in the authors' configurations: the 2B's table of
+positions (their file leaves it out) and its noisier schedule, the 5B I2V's rotary positions beside its table, and
+rotary positions one apart in both 5B.
 """
 import re
 from pathlib import Path

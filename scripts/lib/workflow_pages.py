@@ -53,7 +53,9 @@ DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the 
     WAN_21 + "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
     WAN_21 + "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors",
     WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
-    WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors")}
+    WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors",
+    "https://huggingface.co/Comfy-Org/void-model/resolve/main/vae/cogvideox_vae.safetensors",
+    "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors")}
 COMFY, MEITUAN = "Comfy-Org's Wan files (Apache-2.0)", "meituan-longcat (MIT)"
 
 
@@ -194,4 +196,18 @@ PAGES = {
              ("longcat: the folder LongCat-Video/dit (about 27 GB)", UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
              "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.", minutes("5 hours", "1 hour"),
              "longcat_video")),
+    "cogvideox": Page(
+        "CogVideoX 1.5", "a picture continues for as long as the sound, at 16 fps",
+        (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),
+         Column(360, (Group("What keeps the person the same", (7,)), Group("Prompt", (4, 5)))),
+         Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("Plan", (8,)))),
+         Column(420, (Group("Chunk by chunk to one video", (13,)), Group("Read me", (14,))))),
+        note("CogVideoX 1.5 without audio conditioning: a picture continues for as long as the sound, each chunk from "
+             "the last 5 latents of the one before, with the picture ahead of it. Needs ComfyUI 0.33, whose VOID "
+             "Sampler is the only one that fits this model. The smaller CogVideoX 5B I2V makes 720x480 at 8 fps.",
+             ("diffusion_models: the folder transformer of zai-org/CogVideoX1.5-5B-I2V, in a folder of that name (11 "
+              "GB)", "text_encoders: t5xxl_fp16.safetensors (9.8 GB)", "vae: cogvideox_vae.safetensors (0.4 GB)"),
+             "zai-org (CogVideoX License: read it before commercial use; the 2B is Apache-2.0), Comfy-Org's void-model "
+             "(VAE, Apache-2.0) and comfyanonymous (text encoder, Apache-2.0)",
+             "24 GB; less with more RAM, slower.", minutes("5 hours", "1 hour"), "cogvideox")),
 }

@@ -32,7 +32,7 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "vae/wan_2.1_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
 }
 EMPTY = tuple(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled",
-                                                               "t5xxl_fp8_e4m3fn_scaled"))
+                                                               "t5xxl_fp16"))
 
 
 def place(models: Path) -> None:

@@ -1,4 +1,4 @@
-"""CogVideoX's published files through Load CogVideoX: names, shards, positions and schedule that weights do not show."""
+"""CogVideoX's published files through Load CogVideoX: names, shards, and what their weights do not show."""
 import comfy.model_base
 import comfy.model_management
 import pytest
