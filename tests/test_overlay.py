@@ -26,7 +26,7 @@ BREAKS = [  # file, name, its signature now (None: gone), what is said of it
     ("comfy/model_base.py", "ModelType.FLOW", None, "has no ModelType.FLOW"),
     ("comfy/sd.py", "VAE.upscale_ratio", None, "has no VAE.upscale_ratio"),
     (WAN, "AudioInjector_WAN.forward", "(self, x, block_id, audio_emb)", "keyword argument 'audio_emb_global'"),
-    (WAN, "WanModel._forward", "(self, x, context, timestep)", "NAMES is"),
+    (WAN, "WanModel._forward", "(self, x, context, timestep)", "WanCall.names is"),
     (WAN, "WanModel.rope_encode", "(self, t, h, w, source, t_start=...)", "rope_encode(self, t, h, w, source"),
     ("comfy/samplers.py", "CFGGuider.predict_noise", "(self, x, timestep, cond, model_options=..., seed=...)",
      "does not take"),

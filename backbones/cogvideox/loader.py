@@ -46,7 +46,8 @@ def load_cogvideox(path: Path, weight_dtype: str = "default", disable_dynamic: b
     if gaps := missing(weights):
         raise ValueError(f"model_name: {path.name} lacks {len(gaps)} weights, {gaps[0]} first; it is incomplete. "
                          "Download it again")
-    patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options, disable_dynamic=disable_dynamic)
+    fixed = {"disable_dynamic": True} if disable_dynamic else {}
+    patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options, **fixed)
     set_up(patcher.model, small)
     patcher.cached_patcher_init = (load_cogvideox, (path, weight_dtype))     # how ComfyUI makes one elsewhere
     return patcher

@@ -309,8 +309,13 @@ def function_at(path: Path, name: str) -> ast.FunctionDef:
 
 
 def constant_at(path: Path, name: str) -> tuple:
-    return next(ast.literal_eval(node.value) for node in ast.parse(path.read_text("utf-8")).body
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
+    """What is assigned to that name, dotted below a class."""
+    kind, _, own = name.rpartition(".")
+    body = next(node.body for node in ast.walk(ast.parse(path.read_text("utf-8")))
+                if getattr(node, "name", "") == kind or (not kind and isinstance(node, ast.Module)))
+    return next(ast.literal_eval(node.value) for node in body if isinstance(node, ast.Assign | ast.AnnAssign)
+                and node.value is not None
+                and ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target) == own)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ POINTS = {
         "super().extra_conds": f"{BASE}.extra_conds", "self.process_latent_in": f"{BASE}.process_latent_in",
         "self.out_dim": f"{WAN}.WanModel.out_dim"},
     "backbones/speech_guider.py": {
-        "super().__init__": GUIDER, "super().sample": f"{GUIDER}.sample", "self.set_cfg": f"{GUIDER}.set_cfg",
+        "super().__init__": GUIDER, "self.set_cfg": f"{GUIDER}.set_cfg",
         "self.inner_set_conds": f"{GUIDER}.inner_set_conds", "self.inner_model": f"{GUIDER}.inner_model",
         "self.conds": f"{GUIDER}.conds", "self.cfg": f"{GUIDER}.cfg"},
     "backbones/take_checks.py": {"model.get_model_object": f"{PATCHER}.get_model_object",
@@ -109,7 +109,7 @@ STAND_INS = {
     ("backbones/wan/s2v.py", "WanS2V.with_layout.rope"): f"{WAN}.WanModel.rope_encode",
 }
 # Lists of ours that are the first parameters of a function of ComfyUI's
-ORDERS = {("backbones/wan/call.py", "NAMES"): f"{WAN}.WanModel._forward"}
+ORDERS = {("backbones/wan/call.py", "WanCall.names"): f"{WAN}.WanModel._forward"}
 # Only asked for where the ComfyUI has it
 GUARDED = {"comfy.model_prefetch.pause_malloc_graph", "comfy.model_management.archive_model_dtypes",
            f"{PATCHER}.cached_patcher_init"}
