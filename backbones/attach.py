@@ -141,14 +141,16 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
               prompt: list | None = None):
     """A copy of any core GUIDER for one chunk: the model at `position`, and values set in its conditions.
 
-    `conditions` go into every condition; over them what the guider's own `choose_uncond` takes of `uncond` for it, or
-    all of it where its name for a condition says negative. `prompt` is CONDITIONING that replaces the text of the
-    positive one, or of the guider's own `prompt_names`.
+    Every MODEL that the guider holds stands at `position`. `conditions` go into every condition; over them what the
+    guider's own `choose_uncond` takes of `uncond` for it, or all of it where its name for a condition says negative.
+    `prompt` is CONDITIONING that replaces the text of the positive one, or of the guider's own `prompt_names`.
     """
     prompt_names = getattr(guider, "prompt_names", ("positive",))
     choose_uncond = getattr(guider, "choose_uncond", lambda name, values: values if "negative" in name else {})
     chunk_guider = copy.copy(guider)
-    chunk_guider.model_patcher = install_techniques(guider.model_patcher, techniques, position)
+    for name, held in vars(guider).items():
+        if isinstance(held, comfy.model_patcher.ModelPatcher):
+            setattr(chunk_guider, name, install_techniques(held, techniques, position))
     chunk_guider.model_options = chunk_guider.model_patcher.model_options
     chunk_guider.original_conds = {}
     for name, entries in guider.original_conds.items():

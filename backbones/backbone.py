@@ -108,6 +108,7 @@ class Backbone(ABC):
     one_size: bool = False               # whether it knows no other, nor other proportions
     temporal_ratio: int = 4
     handover: str = "stitch"             # how the family continues a chunk, where the user does not say
+    boundary: float | None = None        # of a pair: the sigma from which on downwards the low-noise model is asked
 
     @classmethod
     @abstractmethod

@@ -38,6 +38,8 @@ class Sampling:
             find(self.guider.model_patcher).check_sampler(self.sampler)
         with name_input("sigmas"):
             check_schedule(self.guider.model_patcher, self.sigmas)
+            if (check_own := getattr(self.guider, "check_schedule", None)) is not None:
+                check_own(self.sigmas)
         with name_input("guider"):
             check_guider(self.guider)
 

@@ -8,6 +8,7 @@ from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
+from .high_low_guider import LodestarHighLowGuider
 from .infinitetalk import LodestarInfiniteTalk
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
@@ -38,7 +39,7 @@ class Lodestar(ComfyExtension):
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
-                LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
+                LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX]
 
 

@@ -4,10 +4,11 @@ A technique is a frozen dataclass. It answers the questions that concern it and 
 `ORDER` is the order in which they are asked, so that the order of the nodes in the graph does not matter.
 """
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from .layout import Layout
@@ -101,6 +102,19 @@ class Technique:
 
 def sort_techniques(techniques: Iterable[Technique]) -> tuple[Technique, ...]:
     return tuple(sorted(techniques, key=lambda technique: technique.sort_key()))
+
+
+def equal_techniques(some: Any, others: Any) -> bool:
+    """Whether two techniques, or tuples of them, say the same: by value, pictures included."""
+    if type(some) is not type(others):
+        return False
+    if isinstance(some, Tensor):
+        return some.shape == others.shape and some.dtype == others.dtype and torch.equal(some.cpu(), others.cpu())
+    if is_dataclass(some):
+        return all(equal_techniques(getattr(some, part.name), getattr(others, part.name)) for part in fields(some))
+    if isinstance(some, tuple | list):
+        return len(some) == len(others) and all(map(equal_techniques, some, others))
+    return bool(some == others)
 
 
 def find_handover(techniques: Iterable[Technique]) -> Technique | None:

@@ -43,7 +43,8 @@ SCHEMA_FIELDS = {"node_id", "display_name", "category", "inputs", "outputs", "hi
 FILE_LINES, FUNCTION_LINES, EXECUTE_LINES = 400, 60, 15
 NODES_KNOW = {           # of the floors below host: how a model is found and loaded, plan and story, what is reported
     "backbones": ("attach", "find", "backbone.Backbone", "images", "audio", "socket_values", "speech_guider",
-                  "take_checks", "weight_loading", "longcat", "omniavatar", "infinitetalk", "humo", "cogvideox"),
+                  "high_low_guider", "take_checks", "weight_loading", "longcat", "omniavatar", "infinitetalk", "humo",
+                  "cogvideox"),
     "pipelines": ("take.plan", "take.settings", "take.story", "metrics")}
 FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands find the pack and each other
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",

@@ -31,6 +31,7 @@ class Wan(Backbone):
     size: tuple[int, int] = (832, 480)
     audio_shape: tuple[int, int] | None = None
     audio_condition: str | None = None
+    boundary: float | None = None
 
     @classmethod
     def of(cls, model) -> "Wan | None":
@@ -41,9 +42,9 @@ class Wan(Backbone):
         if kind == (comfy.model_base.WAN22, 48, 48):
             return WanTI2V()
         if kind == (comfy.model_base.WAN21, 16, 16):
-            return WanT2V()
+            return WanT2V(boundary=0.875)
         if kind == (comfy.model_base.WAN21, 36, 16):
-            return WanI2V()
+            return WanI2V(boundary=0.9)
         return None
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:

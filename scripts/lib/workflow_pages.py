@@ -50,6 +50,8 @@ WAN_21, WAN_22 = (f"https://huggingface.co/Comfy-Org/{name}/resolve/main/split_f
                   for name in ("Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged"))
 DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the frontend's own dialog of missing models
     WAN_22 + "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors",
+    WAN_22 + "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors",
+    WAN_22 + "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors",
     WAN_21 + "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
     WAN_21 + "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors",
     WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
@@ -124,6 +126,21 @@ PAGES = {
              ("diffusion_models: wan2.1_i2v_480p_14B_fp8_scaled.safetensors (16 GB)", UMT5, WAN_VAE), COMFY,
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "stitched_image_to_video"),
         Folded(17, "Sampling", ((11, 12, 13), (14, 15)), (("15", "noise_seed"), ("14", "steps"), ("12", "cfg")))),
+    "wan22_pair": Page(
+        "Wan 2.2 pair", "Wan 2.2 I2V: the high- and the low-noise model in every chunk",
+        (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The picture and the sound", (5,)))),
+         Column(360, (Group("The anchor, for both models", (6,)), Group("Prompt", (7, 8)))),
+         Column(360, (Group("Both models in one run", (11,)), Group("Sampling", (16,)), Group("Plan", (9,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (17,))))),
+        note("Wan 2.2 image-to-video whole: in each chunk the high-noise model makes the first steps, the low-noise "
+             "model the rest, at the authors' boundary, each with its own scale. The anchor is on one of the two and "
+             "acts on both. This model has no audio conditioning: the sound only sets the length.",
+             ("diffusion_models: wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors (14 GB)",
+              "diffusion_models: wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors (14 GB)", UMT5, WAN_VAE), COMFY,
+             "24 GB, and 64 GB of RAM: one model at a time is on the card.", minutes("90 minutes", "20"), "wan22_pair",
+             "**In 4 steps:** lightx2v's two LoRAs (wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise and _low_noise, "
+             "Apache-2.0, in loras), each behind its loader in a *LoraLoaderModelOnly*; steps 4, both scales 1."),
+        Folded(16, "Sampling", ((10, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "longcat_avatar_15": Page(
         "LongCat Avatar 1.5", "a talking person at 25 fps, 8 steps a chunk",
         (Column(360, (Group("Models", (1, 4, 2, 3, 8)),)),

@@ -138,6 +138,7 @@ def draw(name: str, shape: tuple[int, ...], vae: bool) -> Tensor:
 MODELS = {
     "diffusion_models/lodestar_tiny_wan21_t2v": lambda: wan(16, 16),
     "diffusion_models/lodestar_tiny_wan21_i2v": lambda: wan(36, 16, picture=True),
+    "diffusion_models/lodestar_tiny_wan22_i2v": lambda: wan(36, 16),
     "diffusion_models/lodestar_tiny_wan22_ti2v": lambda: wan(48, 48),
     "diffusion_models/lodestar_tiny_wan22_s2v": wan_s2v,
     "vae/lodestar_tiny_wan_vae": wan_vae,

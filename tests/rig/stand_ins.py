@@ -21,6 +21,10 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
         ("diffusion_models/lodestar_tiny_wan22_s2v.safetensors", ""),
     "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_wan21_i2v.safetensors", ""),
+    "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors":
+        ("diffusion_models/lodestar_tiny_wan22_i2v.safetensors", ""),
+    "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors":
+        ("diffusion_models/lodestar_tiny_wan22_i2v.safetensors", ""),
     "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_omniavatar_wan21_t2v.safetensors", ""),
     "diffusion_models/OmniAvatar-14B.pt": ("diffusion_models/lodestar_tiny_omniavatar.pt", ""),

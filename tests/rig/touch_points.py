@@ -27,6 +27,13 @@ POINTS = {
         "patcher.object_patches": f"{PATCHER}.object_patches", "patcher.hook_backup": f"{PATCHER}.hook_backup",
         "patcher.get_model_object": f"{PATCHER}.get_model_object", "value.patcher": f"{VAE}.patcher"},
     "networks/longcat/layers.py": {"self.attention": "comfy.ldm.modules.attention.attention_basic"},
+    "backbones/high_low_guider.py": {
+        "super().outer_sample": f"{GUIDER}.outer_sample", "self.inner_set_conds": f"{GUIDER}.inner_set_conds",
+        "super().outer_predict_noise": f"{GUIDER}.outer_predict_noise", "other.inner_set_conds":
+            f"{GUIDER}.inner_set_conds",
+        "self.set_cfg": f"{GUIDER}.set_cfg", "self.model_options": f"{GUIDER}.model_options",
+        "self.original_conds": f"{GUIDER}.original_conds", "self.model_patcher.pre_run": f"{PATCHER}.pre_run",
+        "high.sample": f"{GUIDER}.sample", "low.sample": f"{GUIDER}.sample"},
     "backbones/longcat/loader.py": {
         "manager.get_torch_device": f"{MEMORY}.get_torch_device", "manager.unet_dtype": f"{MEMORY}.unet_dtype",
         "manager.unet_offload_device": f"{MEMORY}.unet_offload_device",
@@ -98,6 +105,8 @@ POINTS = {
 STAND_INS = {
     ("backbones/attach.py", "with_run"): f"{GUIDER}.outer_sample",
     ("backbones/attach.py", "with_room"): "comfy.sampler_helpers.prepare_sampling",
+    ("backbones/high_low_guider.py", "HighLowGuider.sample"): f"{GUIDER}.sample",
+    ("backbones/high_low_guider.py", "FirstPart.outer_predict_noise"): f"{GUIDER}.outer_predict_noise",
     ("backbones/longcat/model.py", "LongCatVideo.extra_conds"): f"{BASE}.extra_conds",
     ("backbones/longcat/model.py", "LongCatVideo.extra_conds_shapes"): f"{BASE}.extra_conds_shapes",
     ("backbones/longcat/model.py", "LongCatVideo.memory_required"): f"{BASE}.memory_required",

@@ -14,7 +14,7 @@ from served_takes import without_text_encoder, workflow
 
 WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
-FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "longcat_video": 15,
+FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
        "cogvideox": 16,
        "puppet": 25}
