@@ -3,6 +3,7 @@ from importlib import import_module
 
 from torch import Tensor
 
+from .audio.recipes import Recipe
 from .backbone import Backbone
 
 FAMILIES = (     # the first that knows a model has it: one on top of another comes before it
@@ -20,6 +21,12 @@ def families() -> tuple[type[Backbone], ...]:
     """Every family, imported when it is first asked for: they need ComfyUI, and what stands in this folder."""
     names = (name.rpartition(".") for name in FAMILIES)
     return tuple(getattr(import_module(f".{module}", __name__), family) for module, _, family in names)
+
+
+def recipes(speakers: int = 1) -> dict[str, Recipe]:
+    """The families' ways to audio features for so many speakers, by the names that users know."""
+    found = (family.recipe for family in families())
+    return {recipe.name: recipe for recipe in found if recipe is not None and recipe.speakers >= speakers}
 
 
 def find(model) -> Backbone:

@@ -16,6 +16,7 @@ from ..techniques.layout import Layout, Span
 from ..techniques.protocols import Past
 from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
+from .audio.recipes import Recipe
 from .audio.speech import Speech
 from .frame_conditions import Cut
 from .sampling_run import once, say
@@ -91,12 +92,14 @@ class Backbone(ABC):
     """A new family is a folder with one of these, a line in FAMILIES, and methods where it differs from the defaults.
 
     `supported`, `encoder`: for refusals, what of the family is supported and what makes its audio features.
+    `recipe`: its way to audio features, for Audio Features' and Two Speakers' choice.
     `frame_conditions`: what the model is given for each latent frame, by name. Values of CONDITIONING whose names begin
     with OWN reach the model though core does not know them.
     """
     supported: ClassVar[str]
     frame_conditions: ClassVar[Mapping[str, Cut]] = {}
     encoder: ClassVar[str] = ""
+    recipe: ClassVar[Recipe | None] = None
     name: str
     fps: int                             # what the family was trained at
     chunk_frames: int                    # a good chunk length, pixel frames

@@ -1,11 +1,8 @@
 """Audio Features: speech of any length to speech-encoder features, in the memory of one segment."""
 from comfy_api.latest import io
 
+from ..backbones import recipes
 from ..backbones.audio.encoder import as_speech_encoder, encode_speech
-from ..backbones.humo.speech import NAME as HUMO
-from ..backbones.humo.speech import encode_stream
-from ..backbones.infinitetalk.speech import NAME as INFINITETALK
-from ..backbones.infinitetalk.speech import encode_streams
 from ..backbones.longcat.speech import resample_speech
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.segments import select_layers
@@ -37,7 +34,7 @@ class LodestarAudioFeatures(io.ComfyNode):
                 io.Float.Input("overlap_seconds", default=4.0, min=0.0, max=60.0, step=0.5,
                                tooltip="Shared by neighbouring segments and cut in the middle. Below 2.6 s the "
                                        "features of wav2vec2 change at the seams."),
-                io.Combo.Input("trained_as", options=[CORE, INFINITETALK, HUMO], default=CORE, optional=True,
+                io.Combo.Input("trained_as", options=[CORE, *recipes()], default=CORE, optional=True,
                                tooltip="core: every layer at the encoder's own rate, as ComfyUI's node makes them. "
                                        "InfiniteTalk: as it and MultiTalk were trained, at -23 LUFS and 25 Hz, brought "
                                        "to that rate before the transformer. HuMo: whisper in stretches of 30 s, five "
@@ -62,10 +59,9 @@ class LodestarAudioFeatures(io.ComfyNode):
     @check_inputs
     def execute(cls, audio, audio_encoder, layers, window_seconds, overlap_seconds, trained_as=CORE) -> io.NodeOutput:
         encoder = as_speech_encoder(audio_encoder)
-        if trained_as == INFINITETALK:
-            features = encode_streams(encoder, [resample_speech(audio)])
-        elif trained_as == HUMO:
-            features = encode_stream(encoder, resample_speech(audio))
+        own = recipes().get(trained_as)
+        if own is not None:
+            features = own.encode(encoder, [resample_speech(audio)])
         else:
             features = encode_speech(encoder, audio, layers, window_seconds, overlap_seconds)
         return io.NodeOutput({**features, "sound_marks": sound_marks(audio)})

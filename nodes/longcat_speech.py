@@ -37,5 +37,5 @@ class LodestarLongCatSpeech(io.ComfyNode):
     @check_inputs
     def execute(cls, audio, audio_encoder, version, noise_floor, noise_floor_seed) -> io.NodeOutput:
         seed = noise_floor_seed if noise_floor else None
-        features = encode_streams(audio_encoder, [resample_speech(audio)], version, seed)
+        features = encode_streams(audio_encoder, [resample_speech(audio)], version=version, noise_seed=seed)
         return io.NodeOutput({**features, "sound_marks": sound_marks(audio)})

@@ -1,8 +1,10 @@
 """Two Speakers: two speakers in one picture, together or in turn, each with an audio stream of their own."""
+from functools import partial
+
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..backbones.infinitetalk import speech as infinitetalk
+from ..backbones import recipes
 from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams
 from ..backbones.longcat.two_speakers import join_speakers
 from ..techniques.audio.recording_digests import sound_marks
@@ -11,6 +13,7 @@ from ..techniques.speaker_masks import box_mask, box_masks, drawn_mask, join_mas
 from .input_checks import check_inputs, name_input
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words
 
+SPEAKERS = 2
 PLACE = "Where speaker {} is: left, top, right, bottom, each from 0 to 1 of the picture, such as {}. Empty: {} half."
 
 
@@ -43,7 +46,7 @@ class LodestarTwoSpeakers(io.ComfyNode):
                 io.String.Input("box_2", default="", tooltip=PLACE.format(2, "0.55, 0.1, 0.95, 0.9", "the right")),
                 io.String.Input("others", default="", multiline=True,
                                 tooltip="Boxes of others in the picture, who do not speak, one per line, as in box_1."),
-                io.Combo.Input("version", options=[AUTO, *AVATARS, infinitetalk.NAME], default=AUTO,
+                io.Combo.Input("version", options=[AUTO, *AVATARS, *recipes(SPEAKERS)], default=AUTO,
                                tooltip=f"{WHICH_AVATAR} InfiniteTalk: for it and MultiTalk, from "
                                        "chinese-wav2vec2-base."),
                 io.Boolean.Input("noise_floor", default=True, tooltip=NOISE_FLOOR),
@@ -65,10 +68,9 @@ class LodestarTwoSpeakers(io.ComfyNode):
         tracks, mix = join_speakers(mode, audio_1, audio_2)
         if masks.shape[1] > 3:     # others get an audio stream of silence
             tracks.append(tracks[0].new_zeros(len(tracks[0])))
-        if version == infinitetalk.NAME:
-            features = infinitetalk.encode_streams(audio_encoder, tracks, masks)
-        else:
-            features = encode_streams(audio_encoder, tracks, version, noise_floor_seed if noise_floor else None, masks)
+        longcat = partial(encode_streams, version=version, noise_seed=noise_floor_seed if noise_floor else None)
+        own = recipes(SPEAKERS).get(version)
+        features = (longcat if own is None else own.encode)(audio_encoder, tracks, masks)
         return io.NodeOutput({**features, "sound_marks": sound_marks(mix)}, mix)
 
 

@@ -41,10 +41,9 @@ PATCHER_DOORS = re.compile(r"add_(wrapper|callback|object_patch|weight_wrapper|p
 SCHEMA_FIELDS = {"node_id", "display_name", "category", "inputs", "outputs", "hidden", "description", "is_input_list",
                  "is_output_node", "is_deprecated", "is_experimental", "is_api_node", "not_idempotent", "enable_expand"}
 FILE_LINES, FUNCTION_LINES, EXECUTE_LINES = 400, 60, 15
-NODES_KNOW = {           # of the floors below host: how a model is found and loaded, plan and story, what is reported
-    "backbones": ("attach", "find", "backbone.Backbone", "images", "audio", "socket_values", "speech_guider",
-                  "high_low_guider", "take_checks", "weight_loading", "longcat", "omniavatar", "infinitetalk", "humo",
-                  "cogvideox"),
+NODES_KNOW = {           # of the floors below host, beside the rooms of the families: how a model is found and loaded,
+    "backbones": ("attach", "find", "recipes", "backbone.Backbone", "images", "socket_values", "speech_guider",
+                  "high_low_guider", "take_checks", "weight_loading"),     # plan and story, what is reported
     "pipelines": ("take.plan", "take.settings", "take.story", "metrics")}
 FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands find the pack and each other
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",
@@ -86,7 +85,8 @@ def may_import(root: Path, source: Source, parts: tuple[str, ...]) -> bool:
         return False
     if source.floor == "nodes" and floor in NODES_KNOW and len(parts) > 1:
         module = ".".join(parts[1:]) + "."
-        return any(module.startswith(f"{known}.") for known in NODES_KNOW[floor])
+        family = floor in FAMILY_FLOORS and room != ""
+        return family or any(module.startswith(f"{known}.") for known in NODES_KNOW[floor])
     if floor == "networks" and source.floor == "pipelines":
         return own_room in NETWORKS_IN
     if floor == "techniques" and source.floor == "networks":

@@ -24,6 +24,7 @@ from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import window_of
 from ..wan.call import WanCall, split_attention
 from .features import FPS, WHISPER_HZ
+from .speech import RECIPE
 
 SPEECH, REFERENCE = "audio_embed", OWN + "reference"
 GROUPS, STATES, WIDTH = len(WHISPER_GROUPS), WHISPER_GROUPS[-1][1], 1280     # whisper-large-v3
@@ -33,6 +34,7 @@ GROUPS, STATES, WIDTH = len(WHISPER_GROUPS), WHISPER_GROUPS[-1][1], 1280     # w
 class HuMo(Backbone):
     supported: ClassVar[str] = "HuMo 17B and 1.7B"
     encoder: ClassVar[str] = "Audio Features with whisper-large-v3, all of its layers or trained_as HuMo"
+    recipe: ClassVar = RECIPE
     large: bool                                 # the 17B, with concat channels
     name: str = "HuMo"
     fps: int = FPS

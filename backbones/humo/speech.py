@@ -1,31 +1,30 @@
 """HuMo's audio features as a node makes them: five groups of whisper's states at 25 Hz, in a file."""
-import comfy.model_management
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from ..allocator import give_back
 from ..audio.encoder import as_speech_encoder, report_progress
 from ..audio.families import Whisper
-from ..audio.feature_file import FeatureFile
+from ..audio.recipes import Pieces, Recipe, write_features
 from .features import FPS, encode_speech
 
 NAME = "HuMo"
 
 
-@torch.no_grad()
-def encode_stream(audio_encoder, speech: Tensor) -> dict:
-    """A waveform (N,) at 16 kHz -> AUDIO_ENCODER_OUTPUT as the backbone reads it. ValueError where the encoder is no
+def encode_streams(audio_encoder, streams: Sequence[Tensor], masks: Tensor | None = None) -> dict:
+    """One waveform (N,) at 16 kHz -> AUDIO_ENCODER_OUTPUT as the backbone reads it. ValueError where the encoder is no
     whisper."""
-    encoder = as_speech_encoder(audio_encoder)
-    if not isinstance(encoder.family, Whisper):
-        raise ValueError(f"audio_encoder: got {encoder.family.name}, wanted whisper-large-v3: {NAME} was trained with "
+    encoder, (speech,) = as_speech_encoder(audio_encoder), streams
+    family = encoder.family
+    if not isinstance(family, Whisper):
+        raise ValueError(f"audio_encoder: got {family.name}, wanted whisper-large-v3: {NAME} was trained with "
                          "it")
-    give_back()
-    comfy.model_management.load_model_gpu(encoder.patcher)
-    file = FeatureFile()
-    for rows in encode_speech(encoder.family, encoder.patcher.load_device, speech, report_progress):
-        file.append([group[None] for group in rows.unbind(1)])
-    give_back()
-    layers = file.layers()
-    return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": len(speech),
-            "rate_hz": float(FPS), "family": NAME, "files": (file,)}
+
+    def pieces() -> Pieces:
+        for rows in encode_speech(family, encoder.patcher.load_device, speech, report_progress):
+            yield [group[None] for group in rows.unbind(1)]
+
+    return write_features(encoder, [pieces], len(speech), FPS, NAME, masks)
+
+
+RECIPE = Recipe(NAME, encode_streams)

@@ -22,6 +22,7 @@ from ..frame_conditions import Cut
 from ..wan.base import Wan, WanI2V
 from ..wan.call import WanCall
 from .features import FPS, LAYERS, WIDTH
+from .speech import RECIPE
 from .speech_attention import SpeechAttention, speech_tokens
 
 SPEECH, HELD, SPEAKERS = OWN + "speech", OWN + "held", OWN + "speakers"
@@ -43,6 +44,7 @@ class InfiniteTalk(WanI2V):
     supported: ClassVar[str] = "InfiniteTalk and MultiTalk on Wan 2.1 I2V"
     encoder: ClassVar[str] = ("Audio Features with chinese-wav2vec2-base, its trained_as set to InfiniteTalk, or all "
                               "of its layers")
+    recipe: ClassVar = RECIPE
     frame_conditions: ClassVar = {**Wan.frame_conditions, SPEECH: PER_LATENT, HELD: PER_LATENT}
     name: str = "InfiniteTalk"
     fps: int = FPS

@@ -5,10 +5,10 @@ Encoded segment by segment into a file, so memory is that of one segment. Every 
 the whole clip, and what belongs to the whole clip (loudness, variance, the first norm) is measured over all of it.
 """
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -17,11 +17,10 @@ from ...techniques.audio.features import halve_rate, silence_after, whisper_grou
 from ...techniques.audio.segments import Segment, plan_segments
 from ...techniques.audio.speaker_tracks import pad_track
 from ...techniques.audio.waveform import level_loudness, mix_to_mono, prepare_speech
-from ..allocator import give_back
 from ..audio.at_frame_rate import encode_at
 from ..audio.encoder import SpeechEncoder, as_speech_encoder, report_progress
 from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper
-from ..audio.feature_file import FeatureFile
+from ..audio.recipes import Pieces, write_features
 from ..audio.resampler import resample
 
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
@@ -30,17 +29,14 @@ SEGMENT_SECONDS, OVERLAP_SECONDS = 30, 4
 WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
 logger = logging.getLogger("lodestar")
 
-Pieces = Iterator[list[Tensor]]     # per piece every layer (1, n, C)
-
 
 def resample_speech(audio: dict) -> Tensor:
     """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
     return resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
 
 
-@torch.no_grad()
-def encode_streams(audio_encoder, streams: Sequence[Tensor], version: str = AUTO, noise_seed: int | None = None,
-                   speakers: Tensor | None = None) -> dict:
+def encode_streams(audio_encoder, streams: Sequence[Tensor], speakers: Tensor | None = None, version: str = AUTO,
+                   noise_seed: int | None = None) -> dict:
     """Waveforms (N,) at 16 kHz, one per speaker -> AUDIO_ENCODER_OUTPUT as the LongCat backbone reads it.
 
     Each is followed by silence, to the end of the longest one's last chunk (`silence_after`). `noise_seed`: of 1.0's
@@ -49,25 +45,19 @@ def encode_streams(audio_encoder, streams: Sequence[Tensor], version: str = AUTO
     """
     encoder = as_speech_encoder(audio_encoder)
     record = match_encoder(encoder, version)
-    encode = ENCODE[type(encoder.family)]
-    give_back()     # what decoding the sound left behind
-    comfy.model_management.load_model_gpu(encoder.patcher)
-    files = tuple(FeatureFile() for _ in streams)
     longest = max(len(speech) for speech in streams)
     end = longest + silence_after(longest, RATE, record.fps, record.chunk_frames, record.overlap_frames)
-    for speaker, (speech, file) in enumerate(zip(streams, files, strict=True)):
+
+    def pieces(speaker: int) -> Pieces:
+        speech = streams[speaker]
         noise = None if noise_seed is None or not record.noise_floor else \
             torch.Generator().manual_seed(noise_seed + speaker)
         logger.info("LongCat %s: audio stream %d of %d, %.2f s of speech", record.avatar, speaker + 1, len(streams),
                     len(speech) / RATE)
-        for layers in encode(encoder.family, encoder.patcher.load_device, speech, end, noise):
-            file.append(layers)
-            del layers      # or the next segment would be made beside it
-    give_back()
-    stored = tuple(file.layers() for file in files)
-    several = {"audio_streams": stored, "speaker_masks": speakers} if speakers is not None else {}
-    return {"encoded_audio": stored[0][-1], "encoded_audio_all_layers": stored[0], "audio_samples": longest,
-            "rate_hz": float(record.rate_hz), "family": f"longcat {record.avatar}", "files": files, **several}
+        return ENCODE[type(encoder.family)](encoder.family, encoder.patcher.load_device, speech, end, noise)
+
+    makers = [partial(pieces, speaker) for speaker in range(len(streams))]
+    return write_features(encoder, makers, longest, record.rate_hz, f"longcat {record.avatar}", speakers)
 
 
 def match_encoder(encoder: SpeechEncoder, avatar: str) -> Version:

@@ -3,18 +3,15 @@
 Upstream shows the picture as frame 0, gives frame 1 the first feature, and delays the finished video's sound to
 match. Here the delay comes first: one AUDIO for the plan, and frame f has the features of what sounds with it.
 """
-import comfy.model_management
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ...networks.omniavatar.settings import CHUNK_FRAMES, FPS, SPEECH_LAYERS, speech_frames
 from ...techniques.audio.recording_digests import sound_marks
 from ...techniques.audio.waveform import mix_to_mono
-from ..allocator import give_back
 from ..audio.encoder import as_speech_encoder, report_progress
 from ..audio.families import RATE, Wav2Vec2
-from ..audio.feature_file import FeatureFile
+from ..audio.recipes import Pieces, write_features
 from ..audio.resampler import resample
 from .features import encode_speech, prepare_speech
 
@@ -27,7 +24,6 @@ def delay(audio: dict, seconds: float) -> dict:
     return {**audio, "waveform": pad(audio["waveform"], (samples, 0))}
 
 
-@torch.no_grad()
 def encode_delayed(audio_encoder, audio: dict) -> dict:
     """A delayed AUDIO -> AUDIO_ENCODER_OUTPUT as the OmniAvatar backbone reads it: 13 layers, a row for each
     video frame, zeros for the first. Silence follows the speech to the end of its last whole chunk.
@@ -35,22 +31,20 @@ def encode_delayed(audio_encoder, audio: dict) -> dict:
     ValueError where the encoder is not the one that the model was trained with.
     """
     encoder = as_speech_encoder(audio_encoder)
-    if not isinstance(encoder.family, Wav2Vec2) or encoder.family.layer_count != SPEECH_LAYERS:
-        raise ValueError(f"audio_encoder: got {encoder.family.name} with {encoder.family.layer_count - 1} layers, "
+    family = encoder.family
+    if not isinstance(family, Wav2Vec2) or family.layer_count != SPEECH_LAYERS:
+        raise ValueError(f"audio_encoder: got {family.name} with {family.layer_count - 1} layers, "
                          f"wanted wav2vec2-base-960h with {SPEECH_LAYERS - 1}, which OmniAvatar was trained with")
-    give_back()     # what decoding the sound left behind
     speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
     own = speech[RATE // FPS:]
     frames = speech_frames(max(1, -(-len(own) * FPS // RATE)), CHUNK_FRAMES)
-    comfy.model_management.load_model_gpu(encoder.patcher)
-    file = FeatureFile()
-    for index, layers in enumerate(encode_speech(encoder.family, encoder.patcher.load_device,
-                                                 prepare_speech(own, frames), frames, report_progress)):
-        file.append(layers if index else [with_picture(layer) for layer in layers])
-    give_back()
-    stored = file.layers()
-    return {"encoded_audio": stored[-1], "encoded_audio_all_layers": stored, "audio_samples": len(speech),
-            "rate_hz": float(FPS), "family": FAMILY, "files": (file,), "sound_marks": sound_marks(audio)}
+
+    def pieces() -> Pieces:
+        for index, layers in enumerate(encode_speech(family, encoder.patcher.load_device,
+                                                     prepare_speech(own, frames), frames, report_progress)):
+            yield layers if index else [with_picture(layer) for layer in layers]
+
+    return {**write_features(encoder, [pieces], len(speech), FPS, FAMILY), "sound_marks": sound_marks(audio)}
 
 
 def with_picture(layer: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def test_only_one_window_is_ever_alive(encoders, monkeypatch, version, place, na
         return states
 
     monkeypatch.setattr(place, name, watched)
-    encode_streams(encoders[version], [resample_speech(audio(100))], version)
+    encode_streams(encoders[version], [resample_speech(audio(100))], version=version)
     assert len(calls) == 4 and set(calls) == {12 if version == "1.0" else 33}
 
 
