@@ -137,6 +137,12 @@ def install_techniques(model, techniques: tuple[Technique, ...], position: Chunk
     return clone
 
 
+def ready_model(model):
+    """The model itself where it carries our wrappers, else a clone that does: without them its family's own conditions
+    do not reach its calls."""
+    return install_techniques(model, (), ChunkPosition()) if patch_of(model) is None else model
+
+
 def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition, conditions: dict, uncond: dict,
               prompt: list | None = None):
     """A copy of any core GUIDER for one chunk: the model at `position`, and values set in its conditions.
@@ -161,6 +167,20 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider
+
+
+def with_whole_timesteps(model_options: dict) -> dict:
+    """The options of a sampler's calls, in which the model is given its timestep without what stands behind the
+    point."""
+    options = model_options.get("transformer_options", {})
+    wrappers = options.get("wrappers", {})
+    keyed = {**wrappers.get(WrappersMP.DIFFUSION_MODEL, {}), f"{KEY}_whole_timesteps": [truncate_timestep]}
+    return {**model_options,
+            "transformer_options": {**options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: keyed}}}
+
+
+def truncate_timestep(executor, x, timestep, *args, **kwargs):
+    return executor(x, timestep.trunc(), *args, **kwargs)
 
 
 def with_companion(model, key: str, value: Any, companion):

@@ -9,6 +9,7 @@ from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
 from .high_low_guider import LodestarHighLowGuider
+from .humo_sampler import LodestarHuMoSampler
 from .infinitetalk import LodestarInfiniteTalk
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
@@ -40,7 +41,7 @@ class Lodestar(ComfyExtension):
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
-                LodestarLoadCogVideoX]
+                LodestarLoadCogVideoX, LodestarHuMoSampler]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -1,4 +1,5 @@
-"""Speech Guidance (LongCat-Video-Avatar): a guider with one scale for the text and one for the speech."""
+"""Speech Guidance (LongCat-Video-Avatar): a guider with one scale for the text and one for the speech, as each family
+was trained to be guided."""
 import logging
 
 from comfy_api.latest import io
@@ -49,6 +50,9 @@ class LodestarSpeechGuidance(io.ComfyNode):
                 io.Float.Input("apg_norm", default=LARGEST_NORM, min=0.0, max=10000.0, step=1.0, round=0.01,
                                optional=True,
                                tooltip="Only for apg: the length to which a direction is cut. 0 leaves it."),
+                io.Float.Input("reference_scale", **scale, optional=True,
+                               tooltip="Only for HuMo 1.7B, which is guided by its reference, too: how strongly the "
+                                       "picture leads. 4 as its authors have it."),
             ],
             outputs=[io.Guider.Output(tooltip="For Long Take or SamplerCustomAdvanced.")],
             **search_words("cfg", "guider", "audio cfg", "lip sync", "guidance scale"),
@@ -57,13 +61,13 @@ class LodestarSpeechGuidance(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, positive, negative, text_scale, audio_scale, cfg_zero, apg=False, apg_momentum=MOMENTUM,
-                apg_norm=LARGEST_NORM) -> io.NodeOutput:
+                apg_norm=LARGEST_NORM, reference_scale=4.0) -> io.NodeOutput:
         if apg and cfg_zero:
             raise ValueError("apg, cfg_zero: both are on, and each is another way to guide. Switch one off")
         for name, prompt in (("positive", positive), ("negative", negative)):
             with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
-        guider = guide_speech(model, positive, negative, text_scale, audio_scale, cfg_zero)
+        guider = guide_speech(model, positive, negative, text_scale, audio_scale, cfg_zero, reference_scale)
         if apg:
             guider.project_directions(Projection(apg_momentum, apg_norm))
         if guider.audio_condition is None:

@@ -20,13 +20,13 @@ class Chain(NamedTuple):
     predictions: tuple[Prediction, ...]
     scales: tuple[float, ...]
 
-    def among(self, speech: bool, reference: bool) -> "Chain":
-        """What is left where there is no speech or no reference: predictions that are the same are one, said to have
-        what is not there, and the scale between them goes."""
-        same = tuple(Prediction(made.prompt, made.speech or not speech, made.reference or not reference)
+    def among(self, speech: bool, reference: bool, prompts: bool = True) -> "Chain":
+        """What is left where there is no speech, no reference, or one prompt in place of two: predictions that are then
+        the same are one, and the scale between them goes."""
+        left = tuple(Prediction(made.prompt or not prompts, made.speech and speech, made.reference and reference)
                      for made in self.predictions)
-        differ = [index for index, (one, other) in enumerate(pairwise(same)) if one != other]
-        return Chain((same[0], *(same[index + 1] for index in differ)), tuple(self.scales[index] for index in differ))
+        differ = [index for index, (one, other) in enumerate(pairwise(left)) if one != other]
+        return Chain((left[0], *(left[index + 1] for index in differ)), tuple(self.scales[index] for index in differ))
 
 
 WHOLE, PICTURED = Prediction(True, True, True), Prediction(True, False, True)
@@ -36,10 +36,11 @@ ONLY_PICTURE, NOTHING = Prediction(False, False, True), Prediction(False, False,
 
 def large_chain(text_scale: float, audio_scale: float, timestep: int, reference: bool = True,
                 switch_timestep: int = SWITCH_TIMESTEP) -> Chain:
-    """Of the 17B at a whole `timestep` (0..1000); without a `reference` nothing is switched."""
+    """Of the 17B at a whole `timestep` (0..1000); without a `reference` nothing is switched. No text scale is lowered
+    below 1, which is no guidance: distilled models have it."""
     if timestep > switch_timestep or not reference:
         return Chain((WHOLE, PICTURED, ONLY_PICTURE), (audio_scale, text_scale))
-    return Chain((WHOLE, PICTURED, NOTHING), (audio_scale, text_scale - TEXT_DROP))
+    return Chain((WHOLE, PICTURED, NOTHING), (audio_scale, max(text_scale - TEXT_DROP, min(text_scale, 1.0))))
 
 
 def small_chain(text_scale: float, audio_scale: float, reference_scale: float) -> Chain:

@@ -35,6 +35,11 @@ def test_the_17b_without_a_reference_never_switches():
     assert large_chain(5, 5.5, 999, False) == large_chain(5, 5.5, 1, False) != large_chain(5, 5.5, 1)
 
 
+@pytest.mark.parametrize(("scale", "late"), [(5, 3), (3, 1), (2, 1), (1, 1), (0.5, 0.5)])
+def test_a_low_text_scale_is_not_lowered_below_no_guidance(scale, late):
+    assert large_chain(scale, 1, 500).scales == (1, late)
+
+
 def test_the_1_7b_weighs_four_predictions():
     made, v = every_prediction()
     whole = guided(small_chain(7.5, 7, 4), made)
@@ -49,8 +54,9 @@ def test_what_is_not_there_takes_a_prediction_and_its_scale_away(chain, left):
     made, _ = every_prediction()
     for (speech, reference), count in zip(((True, True), (False, True), (True, False)), left, strict=True):
         found = whole.among(speech, reference)
-        assert len(found.predictions) == len(found.scales) + 1 == count and found.predictions[0] == (True, True, True)
-        alike = {part: made[part._replace(speech=part.speech or not speech, reference=part.reference or not reference)]
+        assert len(found.predictions) == len(found.scales) + 1 == count
+        assert found.predictions[0] == (True, speech, reference)
+        alike = {part: made[part._replace(speech=part.speech and speech, reference=part.reference and reference)]
                  for part in made}
         assert torch.isclose(guided(found, alike), guided(whole, alike), atol=1e-5)
 

@@ -52,6 +52,10 @@ class HuMo(Backbone):
         large = module.in_dim != module.out_dim
         return cls(large, f"HuMo {'17B' if large else '1.7B'}")
 
+    def speech_guider(self):
+        from .guider import HuMoGuider
+        return HuMoGuider
+
     @property
     def layers_taken(self) -> tuple[int, ...]:
         return GROUPS, STATES

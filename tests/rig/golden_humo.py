@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import golden
+import golden_humo_graph
 import golden_recipe
 import numpy
 import torch
@@ -166,6 +167,18 @@ class HuMo(golden_recipe.Family):
             self.networks[variant] = network.eval()
         return self.networks[variant]
 
+    @cached_property
+    def models(self) -> dict:
+        return {}
+
+    def model(self, variant: str):
+        """A MODEL of ComfyUI's."""
+        self.network(variant)       # where there is none, the case is left out
+        if variant not in self.models:
+            weights = self.weights(variant, {"17b": 0, "1.7b": 1}[variant])
+            self.models[variant] = golden_humo_graph.load(self, variant, weights)
+        return self.models[variant]
+
     def tensor(self, name: str, shape: tuple[int, ...], scale: float) -> Tensor:
         """config.json's "tensor_recipe", which has no check."""
         state = numpy.random.RandomState((zlib.crc32(name.encode()) ^ (self.config["base_seed"] + 3)) & 0xffffffff)
@@ -196,6 +209,8 @@ class Run:
     def cases(self) -> dict:
         dit = self.fixtures.load("dit")
         found = {"conditioning": self.conditioning, "velocities": self.velocities, "sample": self.sample}
+        if self.name != "17b_tia_two_refs":     # whose grey video varies over the picture; ComfyUI's does not
+            found["graph"] = self.sample_in_graph
         found |= {"taps": self.taps} if f"{self.name}.tap.x" in dit else {}
         return found | ({"anchors": self.anchors} if f"{self.name}.anchor.d1" in dit else {})
 
@@ -302,6 +317,9 @@ class Run:
                 "x_after_step": (after[:, :, own], stored[f"{self.name}.x_after_step"][:, :, own]),
                 "latents": (last[:, own], stored[f"{self.name}.latents"])}
 
+    def sample_in_graph(self):
+        return golden_humo_graph.sample(self, self.fixtures.model(self.info["model"]))
+
     def weights(self, timestep: int) -> dict:
         """By what a prediction is really made from: the prompt, the speech, the reference."""
         from lodestar.techniques.humo_guidance import large_chain, small_chain
@@ -312,8 +330,7 @@ class Run:
         else:
             chain = small_chain(info["scale_t"], info["scale_a"], info["scale_i"])
         chain = chain.among(speech, self.reference)
-        return {made._replace(speech=made.speech and speech, reference=made.reference and self.reference): weight
-                for made, weight in zip(chain.predictions, shares(*chain.scales), strict=True)}
+        return dict(zip(chain.predictions, shares(*chain.scales), strict=True))
 
     # ------------------------------------------------------------ inside one call
 

@@ -1,7 +1,6 @@
 """HuMo on ComfyUI's own HumoWanModel: references in their slots, anchors, speech of any length, whole takes."""
 import types
 
-import comfy.model_management
 import comfy.samplers
 import comfy.sd
 import comfy.utils
@@ -10,10 +9,10 @@ import pytest
 import tiny_talk
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from humo_models import FRAMES, RATE, SIZE, anchored, features, inputs_of, load, random, sample
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.backbone import ChunkRequest
 from lodestar.backbones.humo.backbone import REFERENCE, SPEECH, HuMo
 from lodestar.backbones.humo.references import concat_channels, grey_latents
 from lodestar.host.chunk_sampler import Sampling
@@ -24,43 +23,12 @@ from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.timeline import Timeline
 
-FRAMES, SIZE, SECONDS, RATE = 5, (8, 8), 3, 16000
+SECONDS = 3
 
 
 @pytest.fixture(scope="module", params=tiny_talk.HUMO)
 def model(request, tiny_models):
-    path = tiny_models / "models" / "diffusion_models" / f"{request.param}.safetensors"
-    loaded = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
-    comfy.model_management.load_models_gpu([loaded])
-    return loaded
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def features(steps=75, layers=5, rate_hz=25.0):
-    made = tuple(random(1, steps, 1280, seed=5 + layer) for layer in range(layers))
-    return {"encoded_audio": made[-1], "encoded_audio_all_layers": made, "rate_hz": rate_hz,
-            "audio_samples": int(steps / rate_hz * RATE)}
-
-
-def inputs_of(model, speech=True, picture=True, context=None, latents=FRAMES):
-    backbone = backbones.find(model)
-    audio = backbone.audio_for(Speech.of(features()), Timeline(25), 0, latents) if speech else None
-    return backbone.chunk_inputs(ChunkRequest(latents, (16, *SIZE), context,
-                                              random(1, 16, 1, *SIZE, seed=2) if picture else None, audio))
-
-
-def sample(model, inputs, scale=1.0, sigmas=(1.0, 0.5, 0.0)):
-    """Through a CFG guider, as a sampler does: the denoised latents with their slots."""
-    made, text = comfy.samplers.CFGGuider(model), random(1, 7, 4096, seed=3)
-    made.set_conds([[text, inputs.conditions]], [[text, {**inputs.conditions, **inputs.uncond}]])
-    made.set_cfg(scale)
-    with torch.inference_mode():
-        return made.sample(random(*inputs.samples.shape, seed=1), inputs.samples,
-                           comfy.samplers.sampler_object("euler"), torch.tensor(sigmas),
-                           denoise_mask=inputs.noise_mask, seed=1, disable_pbar=True)
+    return load(tiny_models, request.param)
 
 
 def by_hand(model, inputs, rows=None):
@@ -81,12 +49,6 @@ def by_hand(model, inputs, rows=None):
     finally:
         vars(module).pop("rope_encode", None)
     return (x - velocity)[:, :, :-1]
-
-
-def anchored(model, *techniques):
-    for technique in techniques:
-        model = attach.with_technique(model, technique)
-    return attach.install_techniques(model, attach.techniques_of(model), attach.ChunkPosition())
 
 
 def test_references_stand_in_their_slots_as_trained(model):
@@ -119,8 +81,7 @@ def test_further_anchors_and_a_skip_change_the_result_and_keep_its_shape(model):
 
 
 def test_positions_are_exact_in_bfloat16_at_5000(tiny_models):
-    path = tiny_models / "models" / "diffusion_models" / "lodestar_tiny_humo_1_7b.safetensors"
-    half = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
+    half = load(tiny_models, "lodestar_tiny_humo_1_7b", torch.bfloat16)
     seen, patched = [], anchored(half, LookaheadAnchor(5000))
     record = {("double_block", 0): lambda args, extra: (seen.append(args["pe"]), extra["original_block"](args))[1]}
     patched.model_options["transformer_options"]["patches_replace"] = {"dit": record}
@@ -132,7 +93,7 @@ def test_positions_are_exact_in_bfloat16_at_5000(tiny_models):
 def test_without_speech_or_picture_it_runs(model):
     """Core's node fails without audio."""
     for speech, picture in ((False, True), (True, False), (False, False)):
-        inputs = inputs_of(model, speech, picture)
+        inputs = inputs_of(model, speech, int(picture))
         assert sample(anchored(model), inputs, 4.0).isfinite().all()
 
 
