@@ -11,7 +11,7 @@ from time import process_time
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.headless import sampling as headless
+from lodestar.pipelines.headless import longcat_sampling as headless
 from lodestar.training.puppet import face_probe
 from lodestar.training.puppet.drawing import STATE
 from lodestar.training.puppet.export import weights_file

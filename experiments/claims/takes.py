@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from lodestar.pipelines.headless.sampling import Request, sample
+from lodestar.pipelines.headless.longcat_sampling import Request, sample
 from lodestar.techniques.audio.features import slot_steps
 from lodestar.techniques.audio.mel import mel_steps
 from lodestar.techniques.flow_schedules import schedule

@@ -29,7 +29,7 @@ from ..take.protocols import Events
 from ..take.settings import choose_settings
 from ..take.take import make_take
 from ..take.video_writer import VideoWriter
-from .chunk_sampler import LongCatChunkSampler
+from .longcat_chunk_sampler import LongCatChunkSampler
 from .wan_vae import WanVae
 
 Inputs = Mapping[str, Any]

@@ -6,7 +6,7 @@ from lodestar.networks.longcat.checkpoint_formats import convert_to_official
 from lodestar.networks.longcat.config import LongCatConfig
 from lodestar.networks.longcat.network import LongCat
 from lodestar.networks.packed import PackedLayers, state_of
-from lodestar.pipelines.headless.sampling import attention
+from lodestar.pipelines.headless.longcat_sampling import attention
 from safetensors.torch import load_file
 
 from .lora import add, is_lora

@@ -10,7 +10,7 @@ from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.speech_guider import SpeechGuider
 from lodestar.networks.longcat.config import LongCatConfig
 from lodestar.networks.longcat.network import LongCat
-from lodestar.pipelines.headless import sampling as headless
+from lodestar.pipelines.headless import longcat_sampling as headless
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip

@@ -10,7 +10,7 @@ from ...techniques.audio.features import slot_steps
 from ...techniques.protocols import Past
 from ...techniques.technique import ChunkPosition, Technique
 from ..take.plan import Chunk, ChunkPlan
-from .sampling import Request, sample
+from .longcat_sampling import Request, sample
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""One chunk without ComfyUI: Euler on the network itself, with techniques, KV cache and guidance as in ComfyUI.
+"""A chunk of LongCat without ComfyUI: Euler on the network itself, techniques, KV cache and guidance as in ComfyUI.
 
 Latents are in model space throughout. For training, for measuring, and where there is no ComfyUI.
 """
