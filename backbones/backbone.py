@@ -4,7 +4,7 @@ A backbone turns a Layout plus conditions into latents on one family; it keeps n
 """
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -18,7 +18,7 @@ from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
 from .audio.recipes import Recipe
 from .audio.speech import Speech
-from .frame_conditions import Cut
+from .frame_conditions import WINDOW, Cut
 from .sampling_run import once, say
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class Backbone(ABC):
     """
     supported: ClassVar[str]
     frame_conditions: ClassVar[Mapping[str, Cut]] = {}
+    memory: ClassVar[str] = ""           # of a family whose latents may each have their own level, how clean ones are
+    #                                      seen: "joint", they ride in every call, "closed", they see only one another
     encoder: ClassVar[str] = ""
     recipe: ClassVar[Recipe | None] = None
     name: str
@@ -225,7 +227,10 @@ class Backbone(ABC):
 
 def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition, transformer_options: dict
                  ) -> tuple[Layout, dict[tuple[int, int], float]]:
-    """As techniques.technique.lay_out; a technique that changes nothing in this layout says so once a run."""
+    """As techniques.technique.lay_out, at the place of the rolling window where the call is of one; a technique that
+    changes nothing in this layout says so once a run."""
+    if (window := transformer_options.get(WINDOW)) is not None:
+        position = replace(position, first_latent=position.first_latent + window.latents[0])
     layout, visibility = lay_out(own, techniques, position)
     for technique in techniques:
         notice = technique.notice(layout)

@@ -14,9 +14,11 @@ WINDOW = "lodestar_window"     # in transformer_options: a Window of ours
 
 @dataclass(frozen=True)
 class Window:
-    """`latents`: which of the sampler's `total` latent frames a call holds, in its order."""
+    """`latents`: which of the sampler's `total` latent frames a call holds, in its order; the first `finished` of them
+    are clean."""
     latents: tuple[int, ...]
     total: int
+    finished: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,13 @@ from .one_chunk import LodestarOneChunk
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
+from .rolling_window import LodestarRollingWindow
 from .sample_person import LodestarSamplePerson
 from .speech_guidance import LodestarSpeechGuidance
+from .student_schedule import LodestarStudentSchedule
+from .style_anchor import LodestarStyleAnchor
 from .take_report import LodestarTakeReport
+from .temporal_anchor import LodestarTemporalAnchor
 from .two_speakers import LodestarTwoSpeakers
 
 
@@ -41,7 +45,8 @@ class Lodestar(ComfyExtension):
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
-                LodestarLoadCogVideoX, LodestarHuMoSampler]
+                LodestarLoadCogVideoX, LodestarHuMoSampler,
+                LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor]
 
 
 async def comfy_entrypoint() -> Lodestar:

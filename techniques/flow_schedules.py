@@ -1,4 +1,5 @@
-"""Noise schedules of LongCat-Video: normal, distilled in 16 and in 8 steps, the sharper tail, refinement; and HuMo's.
+"""Noise schedules: LongCat-Video's (normal, distilled in 16 and in 8 steps, the sharper tail, refinement), HuMo's, and
+the levels that students of a rolling window know.
 
 Rectified flow: x = (1 - sigma) * x0 + sigma * noise, timestep = 1000 * sigma. The core schedulers of ComfyUI lack the
 end point 0.001 and the tails, so the sigmas are made here; in float32 throughout, as the authors make them, since the
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor
 
 KINDS = ("normal", "distilled", "distilled 8", "enhance-hf", "refine")
+STUDENTS: dict[str, tuple[float, ...]] = {      # levels before the shift; of "even" as many as asked for
+    "AvatarForcing": (1.0, 0.8, 0.4, 0.2), "Self-Forcing": (1.0, 0.75, 0.5, 0.25),
+    "Causal-Forcing 4": (1.0, 0.75, 0.5, 0.25), "Causal-Forcing 2": (1.0, 0.5), "Causal-Forcing 1": (1.0,), "even": ()}
 HUMO_FIRST = 0.999
 LAST_SIGMA = 0.001
 TAIL = tuple(step / 20 for step in range(10, 0, -1))    # 0.5, 0.45, ... 0.05
@@ -49,6 +53,19 @@ def humo_schedule(steps: int, shift: float = 5.0) -> Tensor:
     if steps < 1:
         raise ValueError(f"steps: got {steps}, wanted at least 1")
     grid = torch.linspace(HUMO_FIRST, 0, steps + 1, dtype=torch.float64)[:-1]
+    return torch.cat([shift_sigmas(grid, shift), grid.new_zeros(1)]).float()
+
+
+def student_levels(student: str, blocks: int, passes: int, shift: float) -> Tensor:
+    """The noise levels of a rolling window of `blocks` that is refined `passes` times, and a 0, float32: as the student
+    was distilled, or "even" ones. Raises ValueError where a student knows another number of levels."""
+    if student not in STUDENTS:
+        raise ValueError(f"student: got {student!r}, wanted one of {', '.join(STUDENTS)}")
+    levels, known = blocks * passes, STUDENTS[student]
+    if known and len(known) != levels:
+        raise ValueError(f"blocks, passes: got {blocks} x {passes} = {levels} levels, but {student} was distilled for "
+                         f"{len(known)}. Use {len(known)} blocks and 1 pass, another student, or even")
+    grid = torch.tensor(known or [1 - level / levels for level in range(levels)], dtype=torch.float64)
     return torch.cat([shift_sigmas(grid, shift), grid.new_zeros(1)]).float()
 
 

@@ -15,8 +15,8 @@ from .layout import Layout
 from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
-ORDER = ("LatentStitch", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip", "ConditioningCache",
-         "BlockSparseAttention", "ColourMatch")
+ORDER = ("LatentStitch", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip",
+         "ConditioningCache", "BlockSparseAttention", "ColourMatch")
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ class SpeechPatch:
 
 @dataclass(frozen=True)
 class InfiniteTalk(WanI2V):
+    memory: ClassVar[str] = "joint"
     supported: ClassVar[str] = "InfiniteTalk and MultiTalk on Wan 2.1 I2V"
     encoder: ClassVar[str] = ("Audio Features with chinese-wav2vec2-base, its trained_as set to InfiniteTalk, or all "
                               "of its layers")

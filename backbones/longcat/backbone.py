@@ -61,6 +61,7 @@ class LongCatCall:
 @dataclass(frozen=True)
 class LongCatBackbone(Backbone):
     supported: ClassVar[str] = "LongCat-Video, LongCat-Video-Avatar 1.0 and 1.5"
+    memory: ClassVar[str] = "closed"
     frame_conditions: ClassVar = {"audio": Cut(2, per_latent=4, first=1)}
     encoder: ClassVar[str] = "LongCat Speech with chinese-wav2vec2-base for 1.0, whisper-large-v3 for 1.5"
     name: str
@@ -171,6 +172,8 @@ def in_window(call: LongCatCall) -> LongCatCall:
     window = window_of(call.transformer_options)
     if window is None:
         return call
+    if window.finished:
+        return call.with_extra(num_cond_frames=window.finished)
     given = (place for place, frame in enumerate(window.latents) if frame >= call.num_cond_frames)
     return call.with_extra(num_cond_frames=next(given, len(window.latents)))
 

@@ -26,6 +26,7 @@ from .speech import FAMILY
 
 @dataclass(frozen=True)
 class OmniAvatarBackbone(Wan):
+    memory: ClassVar[str] = "joint"
     supported: ClassVar[str] = "OmniAvatar 14B and 1.3B"
     frame_conditions: ClassVar = {**Wan.frame_conditions, "audio": Cut(2, per_latent=1, first=1, core_cuts=True)}
     encoder: ClassVar[str] = "OmniAvatar Speech with wav2vec2-base-960h"

@@ -21,6 +21,7 @@ from .call import WanCall, split_attention
 
 @dataclass(frozen=True)
 class Wan(Backbone):
+    memory: ClassVar[str] = "joint"
     supported: ClassVar[str] = "Wan 2.1 T2V, Wan 2.1 I2V, Wan 2.2 A14B T2V and I2V, Wan 2.2 TI2V-5B"
     frame_conditions: ClassVar = {"c_concat": Cut(2, per_latent=1, first=1, core_cuts=True)}
     name: str = "Wan"

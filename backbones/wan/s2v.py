@@ -28,6 +28,7 @@ SPEECH_WIDTH = 1024     # wav2vec2-large
 
 @dataclass(frozen=True)
 class WanS2V(Backbone):
+    memory: ClassVar[str] = "joint"
     supported: ClassVar[str] = "Wan 2.2 S2V"
     frame_conditions: ClassVar = {"control_video": Cut(2, per_latent=1, first=1, core_cuts=True)}
     encoder: ClassVar[str] = "wav2vec2-large, or one layer of an encoder of that width, through Audio Features"

@@ -1,0 +1,184 @@
+"""AvatarForcing's rolling window as a SAMPLER: a clip is denoised block by block, each latent at a noise level of its
+own.
+
+The model is called with the clean latents that stay in sight and the window, as one clip: the former at level 0. Core's
+samplers give all frames one level, so the levels are put in around ComfyUI's own call: the timestep of each latent
+below the model's wrappers, and x0 = x - sigma * v above them, for flow models alone.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_sampling
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..backbones import attach
+from ..backbones.backbone import Backbone
+from ..backbones.frame_conditions import WINDOW, Window
+from ..techniques.rolling_window import Call, Rolling, noise_seed, roll, spread_levels
+from ..techniques.technique import ChunkPosition
+from ..techniques.temporal_anchor import count_recents
+
+KEY = "lodestar_levels"
+CACHES = ("easycache", "lazycache")     # keys under which core's nodes wrap a model that they leave out calls of
+
+
+class RollingSampler(comfy.samplers.Sampler):
+    """`block_latents`, `passes`, `renoise`: as of techniques' Rolling; its levels are the sigmas that a sampler is
+    given.
+
+    A leading latent that the noise mask keeps is the take's picture: it is given back as it came, and never in the
+    window.
+    """
+
+    def __init__(self, block_latents: int, passes: int, renoise: str):
+        self.block_latents, self.passes, self.renoise = block_latents, passes, renoise
+
+    def sample(self, model_wrap, sigmas: Tensor, extra_args: dict, callback: Callable | None, noise: Tensor,
+               latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False
+               ) -> Tensor:
+        """What core's samplers give: (B, C, T, h, w) in model space."""
+        rolling = Rolling(tuple(sigmas.tolist()), self.block_latents, self.passes, self.renoise)
+        run = ClipRun.of(rolling, model_wrap, extra_args, noise, latent_image, denoise_mask)
+        made = noise.new_empty(noise.shape) if latent_image is None else latent_image.clone()
+        first = run.given
+        for block in roll(rolling, run.blocks, run.recents, run.predict, run.noise_of, run.remember):
+            made[:, :, first:first + block.shape[2]] = block
+            first += block.shape[2]
+            if callback is not None:
+                callback(run.count_step(rolling), made, made, rolling.levels)
+        return made
+
+
+@dataclass(eq=False)
+class ClipRun:
+    """One clip through the window. `given`: leading latents that are kept. `recents`: how many finished ones stay in
+    sight, `seen`: they, oldest first."""
+    rolling: Rolling
+    guider: Any
+    extra_args: dict
+    noise: Tensor
+    latent_image: Tensor | None
+    given: int
+    recents: int
+    emitted: int = 0
+    seen: Tensor | None = None
+
+    @classmethod
+    def of(cls, rolling: Rolling, guider, extra_args: dict, noise: Tensor, latent_image: Tensor | None,
+           denoise_mask: Tensor | None) -> "ClipRun":
+        backbone = check_model(guider)
+        given = count_given(denoise_mask, noise.shape[2])
+        check_length(rolling, noise.shape[2], given, backbone.temporal_ratio)
+        recents = count_recents(attach.techniques_of(guider.model_patcher))
+        return cls(rolling, guider, extra_args, noise, latent_image, given, recents)
+
+    @property
+    def blocks(self) -> int:
+        return (self.noise.shape[2] - self.given) // self.rolling.block_latents
+
+    def count_step(self, rolling: Rolling) -> int:
+        """The step of `rolling.levels` that a progress bar shows."""
+        self.emitted += 1
+        return min(rolling.levels * self.emitted // self.blocks, rolling.levels) - 1
+
+    def place(self, latents: range) -> range:
+        """Where latents of a take, whose picture is number 0, are in the clip."""
+        return range(latents.start - 1 + self.given, latents.stop - 1 + self.given)
+
+    def noise_of(self, block: int, level: int) -> Tensor:
+        """The sampler's own at level 0; below it that of the block's and level's seed, on any machine the same."""
+        own = self.place(self.rolling.latents_of(range(block, block + 1)))
+        if level == 0:
+            sampling = self.guider.inner_model.model_sampling
+            start = None if self.latent_image is None else self.latent_image[:, :, own.start:own.stop]
+            drawn, sigma = self.noise[:, :, own.start:own.stop], self.noise.new_tensor(self.rolling.sigmas[0])
+            return sampling.noise_scaling(sigma, drawn, torch.zeros_like(drawn) if start is None else start)
+        seed = noise_seed(self.extra_args.get("seed") or 0, block, level, self.rolling.levels) % 2 ** 63
+        shape = (*self.noise.shape[:2], len(own), *self.noise.shape[3:])
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.noise)
+
+    def predict(self, call: Call, x: Tensor) -> Tensor:
+        """The clean prediction of the window, by the guider, beside the finished latents that it sees."""
+        seen = [] if self.seen is None or not call.recents else [self.seen[:, :, -len(call.recents):]]
+        held = len(call.recents) if seen else 0
+        levels = (0.0,) * held + spread_levels(self.rolling.sigmas, call, self.rolling.block_latents)
+        place = self.place(call.latents)
+        window = Window(tuple(range(place.start - held, place.stop)), self.noise.shape[2], held)
+        whole = torch.cat([*seen, x], 2)
+        options = with_levels(self.guider.model_patcher, self.extra_args["model_options"], window,
+                              torch.tensor(levels).to(x), self.guider.inner_model.model_sampling)
+        made = self.guider(whole, x.new_ones(len(x)), **{**self.extra_args, "model_options": options})
+        return made[:, :, held:]
+
+    def remember(self, call: Call, clean: Tensor) -> None:
+        whole = clean if self.seen is None else torch.cat([self.seen, clean], 2)
+        self.seen = whole[:, :, -self.recents:]
+
+
+def with_levels(model, model_options: dict, window: Window, levels: Tensor, model_sampling) -> dict:
+    """The options of one call of the model, whose latents stand at `levels` (F,). `window`: which of the clip's they
+    are.
+
+    Below the pack's wrapper each latent has a timestep of its own; above it, core's x - 1 * v becomes x - level * v.
+    """
+    timesteps = model_sampling.timestep(levels).float()
+    patch = attach.patch_of(model) or attach.Patch(model, (), ChunkPosition())
+
+    def spread_timesteps(executor, x, timestep, *args, **kwargs):
+        return executor(x, timesteps.expand(len(x), -1), *args, **kwargs)
+
+    def spread_prediction(executor, x, *args, **kwargs):
+        return x - levels.view(-1, 1, 1) * (x - executor(x, *args, **kwargs))
+
+    options = model_options["transformer_options"]
+    wrappers = options.get("wrappers", {})
+    own = {WrappersMP.DIFFUSION_MODEL: (spread_timesteps, patch), WrappersMP.APPLY_MODEL: (spread_prediction,
+                                                                                        patch.cut_conditions)}
+    wrappers = {**wrappers, **{kind: {KEY: [first], attach.KEY: [then], **{
+        key: value for key, value in wrappers.get(kind, {}).items() if key != attach.KEY}}
+        for kind, (first, then) in own.items()}}
+    return {**model_options, "transformer_options": {**options, "wrappers": wrappers, WINDOW: window}}
+
+
+def check_model(guider) -> Backbone:
+    """The family of the guider's model. Raises ValueError for one that takes one level for all latents, and for other
+    nodes that keep what belongs to other latents."""
+    model = guider.model_patcher
+    backbone = attach.patch_of(model).backbone if attach.patch_of(model) else attach.find(model)
+    if not backbone.memory or not isinstance(guider.inner_model.model_sampling, comfy.model_sampling.CONST):
+        raise ValueError(f"model: {backbone.name} takes one noise level for all frames, a rolling window has one for "
+                         "each. Use an ordinary sampler, or a Wan or LongCat model")
+    options = guider.model_options.get("transformer_options", {})
+    if guider.model_options.get("context_handler") is not None:
+        raise ValueError("model: it has context windows on it, whose parts are not the rolling window's. Remove them")
+    if any(name in options for name in CACHES):
+        raise ValueError("model: it has EasyCache or LazyCache on it, which keeps what belongs to other latents. "
+                         "Remove it")
+    return backbone
+
+
+def count_given(denoise_mask: Tensor | None, latents: int) -> int:
+    """How many leading latents a noise mask keeps: none, or one, the picture. ValueError for another mask."""
+    if denoise_mask is None:
+        return 0
+    kept = [bool((frame == 0).all()) for frame in denoise_mask.expand(-1, -1, latents, -1, -1)[0].unbind(1)]
+    given = int(kept[0])
+    if any(kept[given:]) or not bool((denoise_mask.expand(-1, -1, latents, -1, -1)[:, :, given:] == 1).all()):
+        raise ValueError("noise mask: a rolling window may keep the first latent, the picture, and this mask keeps "
+                         f"others of the {latents}. Remove it; Long Take continues a clip")
+    return given
+
+
+def check_length(rolling: Rolling, latents: int, given: int, temporal_ratio: int) -> None:
+    """ValueError unless the clip is whole blocks behind its picture; it names the two nearest lengths."""
+    size, rest = rolling.block_latents, (latents - given) % rolling.block_latents
+    if rest or latents == given:
+        below = latents - rest
+        fitting = [count for count in (below, below + size) if count > given]
+        frames = " or ".join(f"{(count - 1) * temporal_ratio + 1} frames ({count} latents)" for count in fitting)
+        raise ValueError(f"latent: got {latents} latents, {given} of them given, which blocks of {size} do not fill. "
+                         f"Use {frames}")

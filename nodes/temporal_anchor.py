@@ -1,0 +1,33 @@
+"""Temporal Anchor (AvatarForcing): the last finished latents stay in sight of a rolling window."""
+from comfy_api.latest import io
+
+from .. import backbones
+from ..backbones import attach
+from ..techniques.temporal_anchor import TemporalAnchor
+from .input_checks import check_inputs
+from .sockets import search_words
+
+
+class LodestarTemporalAnchor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LodestarTemporalAnchor",
+            display_name="Temporal Anchor",
+            category="Lodestar/techniques",
+            description="Keeps a stream smooth: the last finished latents stay in sight of the rolling window, clean "
+                        "(AvatarForcing).",
+            inputs=[
+                io.Model.Input("model", tooltip="A model that will be sampled with Rolling Window."),
+                io.Int.Input("latents", default=2, min=0, max=64,
+                             tooltip="Finished latents that stay in sight. 0: none."),
+            ],
+            outputs=[io.Model.Output()],
+            **search_words("streaming", "context", "kv cache", "avatarforcing", "smooth"),
+        )
+
+    @classmethod
+    @check_inputs
+    def execute(cls, model, latents) -> io.NodeOutput:
+        backbones.find(model)
+        return io.NodeOutput(attach.with_technique(model, TemporalAnchor(latents)))

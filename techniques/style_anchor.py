@@ -1,0 +1,50 @@
+"""AvatarForcing's style anchor: the picture's keys, rotated anew in every call so that it stays at one distance.
+
+K(i) = RoPE(K before RoPE, u + d), u the oldest latent that the call sees and d = -1 by default; in local time that is d
+itself. Without re-indexing it stays at the take's own first latent, as a cache of rotated keys has it, and the stream
+leaves it behind. The authors' code does that in the calls that write a finished block, which the paper does not say.
+"""
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .layout import Layout, Span
+from .technique import ChunkPosition, Technique
+
+IN_WRITE = ("same", "upstream")
+
+
+@dataclass(frozen=True, eq=False)
+class StyleAnchor(Technique):
+    """`distance`: latents from the oldest one that is seen. `reindex`: whether it moves along. `window_audio`: whether
+    its audio features are the window's first, instead of zeros. `in_write`: "upstream" leaves it behind in writes.
+    `latents`: (1, C, 1, h, w), None for the take's own picture."""
+    distance: float = -1.0
+    reindex: bool = True
+    window_audio: bool = False
+    in_write: str = "same"
+    latents: Tensor | None = None
+
+    def __post_init__(self):
+        if self.in_write not in IN_WRITE:
+            raise ValueError(f"in_write: got {self.in_write!r}, wanted one of {', '.join(IN_WRITE)}")
+
+    def pictures(self) -> dict[str, Tensor]:
+        return {} if self.latents is None else {"style anchor": self.latents}
+
+    def time(self, local_zero: int, writing: bool = False) -> float:
+        """RoPE time in a call whose oldest other latent is number `local_zero` of the take and stands at 0. `writing`:
+        whether the call is made to remember a finished block."""
+        behind = not self.reindex or (writing and self.in_write == "upstream")
+        return -local_zero if behind else self.distance
+
+    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
+        time = self.time(position.first_latent)
+        if self.latents is None and layout.find("reference") is not None:
+            return layout.change("reference", times=tuple(time + frame for frame in range(
+                len(layout["reference"].times))))
+        latents = self.latents if self.latents is not None else position.reference
+        if latents is None:
+            raise ValueError("style anchor: no picture came. Connect a LATENT to its anchor input (Reference Picture "
+                             "makes one) or a reference to Long Take")
+        return layout.append(Span("anchor", tuple(time + frame for frame in range(latents.shape[2])), latents=latents))

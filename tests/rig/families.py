@@ -1,0 +1,176 @@
+"""The model families that the pack supports: each one a record with its tiny model, and what a chunk of it looks like.
+
+Whatever must hold on every family is a test over FAMILIES; a new family joins all of them with its record here.
+"""
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from draws import random
+from lodestar import backbones
+from lodestar.backbones import attach
+from lodestar.backbones.audio.speech import Speech
+from lodestar.backbones.backbone import ChunkInputs, ChunkRequest
+from lodestar.backbones.infinitetalk.patching import with_speech_patch
+from lodestar.backbones.longcat.loader import load_longcat
+from lodestar.backbones.omniavatar.loader import load_omniavatar
+from lodestar.techniques.latent_stitch import LatentStitch
+from lodestar.techniques.technique import ChunkPosition
+from lodestar.techniques.timeline import Timeline
+from torch import Tensor
+
+SIZE, LATENTS, FIRST = (8, 8), 6, 4     # of latents; a chunk's, the number of its first
+TEXT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Family:
+    """`title`: in the table of backbones. `load`: a MODEL of a tiny checkpoint in the folder of tiny models.
+
+    `module`: of ComfyUI, without which it cannot run. `by_core`: whether ComfyUI runs the model without the pack.
+    `own_reference`: whether the take's picture is one of the model's own frames. `attention`: a layer whose weight a
+    LoRA may change. `text`: width of its prompts.
+    """
+    title: str
+    load: Callable[[Path], Any]
+    module: str = "comfy.ldm.wan.model"
+    by_core: bool = True
+    own_reference: bool = False
+    attention: str = "blocks.0.self_attn.q"
+    text: int = 4096
+    vae: str = "lodestar_tiny_wan_vae.safetensors"
+
+    @property
+    def exists(self) -> bool:
+        """Whether this ComfyUI has it."""
+        return importlib.util.find_spec(self.module) is not None
+
+
+def load_by_core(name: str, models: Path):
+    return comfy.sd.load_diffusion_model(str(models / "diffusion_models" / f"lodestar_tiny_{name}.safetensors"),
+                                         model_options={"dtype": torch.float32})
+
+
+def load_by_pack(name: str, models: Path):
+    return load_longcat(str(models / "diffusion_models" / f"lodestar_tiny_{name}.safetensors"))
+
+
+def load_omni(models: Path):
+    folder = models / "diffusion_models"
+    return load_omniavatar(folder / "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
+                           folder / "lodestar_tiny_omniavatar.pt")
+
+
+def load_infinitetalk(models: Path):
+    from comfy_extras.nodes_model_patch import ModelPatchLoader
+    folder_paths.add_model_folder_path("model_patches", str(models / "model_patches"))
+    patch = ModelPatchLoader().load_model_patch("lodestar_tiny_infinitetalk.safetensors")[0]
+    return with_speech_patch(load_by_core("infinitetalk_i2v", models), patch, 1.0)
+
+
+LONGCAT: dict[str, Any] = {"by_core": False, "attention": "blocks.0.attn.proj"}
+FAMILIES = {
+    "wan21_t2v": Family("Wan 2.1, 2.2 T2V", partial(load_by_core, "wan21_t2v")),
+    "wan21_i2v": Family("Wan 2.1, 2.2 I2V", partial(load_by_core, "wan21_i2v")),
+    "wan22_ti2v": Family("Wan 2.2 TI2V-5B", partial(load_by_core, "wan22_ti2v")),
+    "wan22_s2v": Family("Wan 2.2 S2V", partial(load_by_core, "wan22_s2v"), own_reference=True),
+    "infinitetalk": Family("InfiniteTalk, MultiTalk", load_infinitetalk, "comfy.ldm.wan.model_multitalk", False),
+    "humo_17b": Family("HuMo 17B", partial(load_by_core, "humo_17b"), by_core=False,
+                       own_reference=True),
+    "humo_1_7b": Family("HuMo 1.7B", partial(load_by_core, "humo_1_7b"), by_core=False,
+                        own_reference=True),
+    "omniavatar": Family("OmniAvatar 14B, 1.3B", load_omni, by_core=False),
+    "longcat_video": Family("LongCat-Video", partial(load_by_pack, "longcat_video"), **LONGCAT),
+    "longcat_avatar": Family("LongCat-Video-Avatar 1.0", partial(load_by_pack, "longcat_avatar"), **LONGCAT),
+    "longcat_avatar15": Family("LongCat-Video-Avatar 1.5", partial(load_by_pack, "longcat_avatar15"), **LONGCAT),
+}
+
+
+@cache
+def load_family(name: str, models: Path):
+    """Its MODEL, loaded, once in a process."""
+    model = FAMILIES[name].load(models)
+    comfy.model_management.load_models_gpu([model])
+    return model
+
+
+@dataclass(frozen=True)
+class FamilyChunk:
+    """One chunk of a take on one family: what Long Take gives it, and one run of ComfyUI's sampler."""
+    family: Family
+    model: Any
+
+    @property
+    def backbone(self) -> backbones.Backbone:
+        return backbones.find(self.model)
+
+    @property
+    def repeated(self) -> int:
+        """How many of the chunk's latents repeat the last one's, where it has them."""
+        return 2 if self.backbone.overlap_frames else 0
+
+    def picture(self, seed: int, frames: int = 1) -> Tensor:
+        """A LATENT's samples (1, C, frames, h, w)."""
+        return random(1, self.model.model.latent_format.latent_channels, frames, *SIZE, seed=seed)
+
+    def audio(self, seed: int = 20, latents: int = LATENTS, first: int = FIRST) -> Tensor | None:
+        """The chunk's audio features."""
+        backbone = self.backbone
+        if backbone.audio_shape is None:
+            return None
+        layers, width = backbone.audio_shape
+        stream = tuple(random(1, 400, width, seed=seed + layer) for layer in range(layers))
+        speech = Speech((stream,), 32.0 if backbone.fps == 16 else 25.0)
+        return backbone.audio_for(speech, Timeline(Fraction(backbone.fps)), first, latents)
+
+    def inputs(self, chunk: int = 1, context: int = 7, picture: int = 6, latents: int = LATENTS) -> ChunkInputs:
+        """Of the take's `chunk`, 0 or 1. `context`: the seed of what is handed over, `picture`: of the take's."""
+        past = self.picture(context, self.backbone.context_latents(2)) if chunk else None
+        first = FIRST * chunk
+        return self.backbone.chunk_inputs(ChunkRequest(
+            latents, (self.model.model.latent_format.latent_channels, *SIZE), past, self.picture(picture),
+            self.audio(20, latents, first), self.picture(8, latents)))
+
+    def prompt(self, seed: int) -> list:
+        return [[random(1, TEXT_TOKENS, self.family.text, seed=seed), {}]]
+
+    def guider(self, model) -> comfy.samplers.CFGGuider:
+        """Core's, both branches."""
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(self.prompt(3), self.prompt(4))
+        guider.set_cfg(2.0)
+        return guider
+
+    def guider_at(self, guider, techniques, inputs: ChunkInputs, chunk: int = 1, seconds: int = 1):
+        """The same for the chunk, as Long Take makes it: a later one is stitched."""
+        techniques = (LatentStitch(self.backbone.handover), *techniques) if chunk else techniques
+        position = ChunkPosition(Fraction(seconds), self.picture(6), inputs.context, chunk, FIRST * chunk)
+        return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond)
+
+    def run(self, guider, inputs: ChunkInputs, steps: int = 2) -> Tensor:
+        """What the sampler gives: (1, C, t, h, w)."""
+        with torch.inference_mode():
+            return guider.sample(random(*inputs.samples.shape, seed=1), inputs.samples,
+                                 comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, steps + 1),
+                                 denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1)
+
+    def sample(self, *techniques, model=None, chunk: int = 1, seconds: int = 1, steps: int = 2, **inputs) -> Tensor:
+        """The chunk's new latents, with `techniques`. `model`: with other nodes' patches. `inputs`: as of `inputs`."""
+        given = self.inputs(chunk, **inputs)
+        guider = self.guider_at(self.guider(self.model if model is None else model), techniques, given, chunk, seconds)
+        return given.new_latents(self.run(guider, given, steps), self.repeated * chunk)
+
+
+def load_vae(family: Family, models: Path):
+    """The VAE that belongs to it, tiny."""
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(models / "vae" / family.vae)), dtype=torch.float32)
