@@ -11,6 +11,7 @@ from .colour_match import LodestarColourMatch
 from .high_low_guider import LodestarHighLowGuider
 from .humo_sampler import LodestarHuMoSampler
 from .infinitetalk import LodestarInfiniteTalk
+from .infinitetalk_sampler import LodestarInfiniteTalkSampler
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
 from .load_cogvideox import LodestarLoadCogVideoX
@@ -45,7 +46,7 @@ class Lodestar(ComfyExtension):
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
-                LodestarLoadCogVideoX, LodestarHuMoSampler,
+                LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor]
 
 

@@ -55,6 +55,8 @@ DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the 
     WAN_21 + "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
     WAN_21 + "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors",
     WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
+    WAN_21 + "model_patches/wan2.1_infiniteTalk_single_fp16.safetensors",
+    WAN_21 + "clip_vision/clip_vision_h.safetensors",
     WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors",
     "https://huggingface.co/Comfy-Org/void-model/resolve/main/vae/cogvideox_vae.safetensors",
     "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors")}
@@ -201,6 +203,27 @@ PAGES = {
              "omniavatar"),
         Folded(16, "Sampling", ((11, 12), (13, 14)),
                (("11", "text_scale"), ("11", "audio_scale"), ("14", "noise_seed")))),
+    "infinitetalk": Page(
+        "InfiniteTalk", "a talking person at 25 fps on Wan 2.1, 8 steps a chunk",
+        (Column(360, (Group("Models", (1, 3, 4, 5, 6, 7)),)),
+         Column(360, (Group("Driven by speech", (2, 8)), Group("The person and the speech", (9,)),
+                      Group("Prompt", (10,)))),
+         Column(360, (Group("Audio features", (11,)), Group("Plan", (12,)), Group("Sampling", (17,)))),
+         Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (18,))))),
+        note("A picture talks at 25 fps, by InfiniteTalk on Wan 2.1. Each chunk begins with the last 9 frames of the "
+             "one before and has the picture beside it; each frame keeps the picture's colours. With the LoRA: 8 "
+             "steps, shift 2, one prompt in both places, audio_scale 2. Without it: 40 steps, shift 7, a negative "
+             "prompt, text_scale 5, audio_scale 4. Two speakers: the multi patch, and *Two Speakers* in place of "
+             "*Audio Features*.",
+             ("diffusion_models: wan2.1_i2v_480p_14B_fp8_scaled.safetensors (16 GB)",
+              "model_patches: wan2.1_infiniteTalk_single_fp16.safetensors (5.1 GB), from MeiGen-AI (Apache-2.0)",
+              "loras: lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors (0.7 GB), from lightx2v "
+              "(Apache-2.0), by Kijai",
+              "audio_encoders: wav2vec2-chinese-base_fp16.safetensors (0.2 GB), from TencentGameMate (MIT), by Kijai",
+              "clip_vision: clip_vision_h.safetensors (1.3 GB)", UMT5, WAN_VAE), COMFY,
+             "24 GB; less with more RAM, slower.", minutes("60 minutes", "13"), "infinitetalk"),
+        Folded(17, "Sampling", ((13, 14), (15,)),
+               (("13", "audio_scale"), ("14", "steps"), ("14", "shift"), ("15", "noise_seed")))),
     "longcat_video": Page(
         "LongCat Video", "a picture continues for as long as the sound",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),

@@ -32,10 +32,11 @@ def workflow(name: str) -> Graph:
 
 
 def without_text_encoder(graph: Graph) -> Graph:
-    """Put Blank Prompt where a text encoder stands, and give no script to read: the official encoders are not tiny."""
+    """Put Blank Prompt where a text encoder stands, and give no script to read, nor CLIP vision: the official encoders
+    are not tiny."""
     for node in graph.all("CLIPTextEncode"):
         node.become("LodestarBlankPrompt", tokens=16, width=4096)
-    for loader in graph.all("CLIPLoader"):
+    for loader in graph.all("CLIPLoader", "CLIPVisionLoader"):
         for node in graph.readers(loader):
             node.unset(*[name for name, value in node.inputs.items() if value == loader[0]])
         graph.remove(loader)

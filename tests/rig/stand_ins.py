@@ -1,6 +1,7 @@
 """Tiny models under the names of official ones, so that workflows made for those open and run as they are.
 
-The text encoder cannot be tiny: an empty file of its name stands where it would be, to be listed and never loaded.
+Text encoder and CLIP vision cannot be tiny: an empty file of its name stands where each would be, to be listed and
+never loaded.
 """
 import json
 from pathlib import Path
@@ -20,11 +21,17 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_wan22_s2v.safetensors", ""),
     "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors":
-        ("diffusion_models/lodestar_tiny_wan21_i2v.safetensors", ""),
+        ("diffusion_models/lodestar_tiny_infinitetalk_i2v.safetensors", ""),
     "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_wan22_i2v.safetensors", ""),
     "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_wan22_i2v.safetensors", ""),
+    "model_patches/wan2.1_infiniteTalk_single_fp16.safetensors":
+        ("model_patches/lodestar_tiny_infinitetalk.safetensors", ""),
+    "loras/lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors":
+        ("loras/lodestar_tiny_infinitetalk_lora.safetensors", ""),
+    "audio_encoders/wav2vec2-chinese-base_fp16.safetensors":
+        ("audio_encoders/lodestar_tiny_chinese_wav2vec2.safetensors", ""),
     "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_omniavatar_wan21_t2v.safetensors", ""),
     "diffusion_models/OmniAvatar-14B.pt": ("diffusion_models/lodestar_tiny_omniavatar.pt", ""),
@@ -35,8 +42,8 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "audio_encoders/wav2vec2_large_english_fp16.safetensors": ("audio_encoders/lodestar_tiny_wav2vec2.safetensors", ""),
     "vae/wan_2.1_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
 }
-EMPTY = tuple(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled",
-                                                               "t5xxl_fp16"))
+EMPTY = (*(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled", "t5xxl_fp16")),
+         "clip_vision/clip_vision_h.safetensors")
 
 
 def place(models: Path) -> None:

@@ -19,6 +19,7 @@ DIM, HEADS, FFN, LAYERS, TEXT, TIME, CLIP = 80, 4, 160, 2, 4096, 256, 1280
 PATCH_BLOCKS, TOKENS, TOKEN_DIM, INNER = 40, 32, 32, 8      # ComfyUI builds all 40 blocks
 SPEECH_LAYERS, SPEECH_WIDTH, SLOTS, LATER_SLOTS = 12, 768, 5, 8
 INFINITETALK = "lodestar_tiny_infinitetalk"
+LORA = f"{INFINITETALK}_lora.safetensors"
 ENCODER = "lodestar_tiny_chinese_wav2vec2.safetensors"      # as wide as the model patch, whose input is fixed
 HUMO = {"lodestar_tiny_humo_17b": 36, "lodestar_tiny_humo_1_7b": 16}        # name: channels of its input
 CONFIG = {"config": json.dumps({"transformer": {"num_heads": HEADS, "text_dim": TEXT}})}
@@ -66,6 +67,12 @@ def speech_patch() -> Shapes:
     return found
 
 
+def lora(rank: int = 4) -> Shapes:
+    """As step-distilled LoRAs for Wan are published."""
+    name = "diffusion_model.blocks.0.self_attn.q"
+    return {f"{name}.lora_down.weight": (rank, DIM), f"{name}.lora_up.weight": (DIM, rank)}
+
+
 def humo(channels: int) -> Shapes:
     """HuMo: the Wan transformer with speech attention. Its audio projection has one size, 39 million parameters."""
     found, wide = make_tiny_models.wan(channels, 16), make_tiny_models.DIM
@@ -101,5 +108,6 @@ def write_tiny_talk(models: Path) -> list[Path]:
     return [encoder,
             write(models / "diffusion_models" / f"{INFINITETALK}_i2v.safetensors", wan(36, picture=True), CONFIG),
             write(models / "model_patches" / f"{INFINITETALK}.safetensors", speech_patch()),
+            write(models / "loras" / LORA, lora()),
             *(write(models / "diffusion_models" / f"{name}.safetensors", humo(channels), half=True)
               for name, channels in HUMO.items())]

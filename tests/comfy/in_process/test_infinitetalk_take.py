@@ -12,6 +12,7 @@ from lodestar.backbones import attach  # noqa: E402
 from lodestar.host import take_inputs  # noqa: E402
 from lodestar.nodes.colour_match import LodestarColourMatch  # noqa: E402
 from lodestar.nodes.infinitetalk import LodestarInfiniteTalk  # noqa: E402
+from lodestar.nodes.infinitetalk_sampler import LodestarInfiniteTalkSampler  # noqa: E402
 from lodestar.nodes.one_chunk import LodestarOneChunk  # noqa: E402
 from lodestar.pipelines.take.video_writer import VideoWriter  # noqa: E402
 from lodestar.techniques.colour_match import ColourMatch, lab_of_rgb  # noqa: E402
@@ -123,3 +124,12 @@ def test_what_is_written_and_what_goes_on_have_the_picture_s_colours(model, tiny
 def test_colours_need_a_picture(tiny_models, tmp_path, model):
     with pytest.raises(ValueError, match="reference: none came, and each frame is to have its colours"):
         session(attach.with_technique(model, ColourMatch()), tiny_models, tmp_path, features()).check()
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(40, 7.0), (8, 2.0)])
+def test_the_schedule_is_the_authors(steps, shift):
+    """Timesteps from 1000 to 1 and then 0, shifted."""
+    timesteps = torch.linspace(1000, 1, steps, dtype=torch.float64) / 1000
+    wanted = [*(shift * timesteps / (1 + (shift - 1) * timesteps)).tolist(), 0.0]
+    sigmas = LodestarInfiniteTalkSampler.execute(steps, shift).args[1]
+    assert sigmas.tolist() == pytest.approx(wanted, rel=1e-5)

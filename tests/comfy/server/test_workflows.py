@@ -16,12 +16,12 @@ WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
-       "cogvideox": 16,
-       "puppet": 25}
+       "cogvideox": 16, "infinitetalk": 25, "puppet": 25}
 SHORT = {
     "LodestarPlanTake": {"max_seconds": SECONDS, "width": 64, "height": 64, "chunk_frames": 25},
     "LodestarAudioFeatures": {"layers": "last"},       # the tiny encoder has fewer than S2V asks for
     "BasicScheduler": {"steps": 2},
+    "LodestarInfiniteTalkSampler": {"steps": 2},
     "LodestarLookaheadAnchor": {"index": 5.0},
     "LodestarReferenceSkip": {"mode": "hard", "radius": 1},
     "LodestarLongTake": {"filename_prefix": "workflows/take"},
