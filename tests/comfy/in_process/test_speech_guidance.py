@@ -12,7 +12,8 @@ from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiTSimple
 from lodestar.backbones import attach
-from lodestar.backbones.speech_guider import SpeechGuider, TextFirstGuider
+from lodestar.backbones.omniavatar.guider import TextFirstGuider
+from lodestar.backbones.speech_guider import SpeechGuider
 from lodestar.nodes.speech_guidance import LodestarSpeechGuidance
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.projected_guidance import Projection
