@@ -13,6 +13,7 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
     "longcat.backbone.LongCatBackbone",
     "omniavatar.backbone.OmniAvatarBackbone",
     "humo.backbone.HuMo",
+    "animate.backbone.WanAnimate",
     "cogvideox.backbone.CogVideoX",
 )
 

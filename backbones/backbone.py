@@ -3,7 +3,7 @@
 A backbone turns a Layout plus conditions into latents on one family; it keeps no state between calls.
 """
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -13,7 +13,7 @@ from comfy.latent_formats import LatentFormat
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
-from ..techniques.protocols import Past
+from ..techniques.protocols import ChunkFrames, Past
 from ..techniques.technique import ChunkPosition, Technique, lay_out
 from ..techniques.timeline import Timeline
 from .audio.recipes import Recipe
@@ -36,7 +36,9 @@ class ChunkRequest:
     `latents`: of the whole chunk. `context`: (1, C, k, h, w) passed on, None for the first chunk. `reference`: (1, C,
     1, h, w). `audio`: from the backbone's `audio_for`, `concat_latent` and `picture_conditions`: from its methods of
     those names. `padded`: whether the picture stands in the concat latent where nothing is known yet.
-    `speaker_masks`: (1, K, H, W).
+    `speaker_masks`: (1, K, H, W). `context_frames`: (T, H, W, 3) that the context was encoded from, None where latents
+    passed. `driving`: of a driving video by name (pose, face, background, mask), a frame for each of the chunk's, its
+    first latent counted as one frame. `encode`: (T, H, W, 3) -> (1, C, t, h, w), for what is each chunk's own.
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -47,6 +49,9 @@ class ChunkRequest:
     speaker_masks: Tensor | None = None
     picture_conditions: Mapping[str, Any] = field(default_factory=dict)
     padded: bool = False
+    context_frames: Tensor | None = None
+    driving: Mapping[str, ChunkFrames] = field(default_factory=dict)
+    encode: Callable[[Tensor], Tensor] | None = None
 
     def open_with(self, known: Tensor | None, latent_format: LatentFormat) -> tuple[Tensor, Tensor | None]:
         """The chunk's samples (1, C, latents, h, w) and noise mask: `known` (1, C, k, h, w) opens it and is held, what
@@ -197,6 +202,12 @@ class Backbone(ABC):
                     position: ChunkPosition) -> int:
         """VRAM that keys and values kept for a sampling run take, however many guidance branches it has."""
         return 0
+
+    def check_driving(self, names: Collection[str]) -> None:
+        """Raises ValueError where the model cannot be driven by what a driving video holds; `names`: of its parts,
+        none where no driving video came."""
+        if names:
+            raise ValueError(f"driving: {self.name} follows no driving video. Use Wan-Animate, or disconnect it")
 
     @abstractmethod
     def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], position: ChunkPosition,

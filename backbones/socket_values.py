@@ -166,7 +166,12 @@ def first_picture(image: Any) -> Tensor:
 
 
 def first_mask(mask: Any) -> Tensor:
-    """The first mask of a MASK, (1, H, W) float32 about 0..1. (H, W) is one; bytes are scaled."""
+    """The first mask of a MASK, (1, H, W) float32 about 0..1."""
+    return all_masks(mask[:1] if isinstance(mask, Tensor) and mask.ndim > 2 else mask)
+
+
+def all_masks(mask: Any) -> Tensor:
+    """Every mask of a MASK, (T, H, W) float32 about 0..1. (H, W) is one; bytes are scaled."""
     if not isinstance(mask, Tensor):
         raise ValueError(f"got {describe(mask)}, wanted a mask, as Load Image gives")
     came, found = tuple(mask.shape), mask[None] if mask.ndim == 2 else mask
@@ -176,7 +181,7 @@ def first_mask(mask: Any) -> Tensor:
         raise ValueError(f"got shape {came}, wanted (masks, height, width)")
     if not found.is_floating_point() and found.numel() and int(found.max()) <= 1:     # 0 and 1 of any kind
         found = found.float()
-    return unit_values(found[:1], "values", "draw the mask again")
+    return unit_values(found, "values", "draw the mask again")
 
 
 def unit_values(values: Tensor, what: str, advice: str) -> Tensor:

@@ -65,23 +65,32 @@ class GuiderChunkSampler:
 
     def sample(self, chunk: Chunk, past: Past) -> Iterator[Tensor]:
         self.progress.begin_chunk(chunk)
-        yield self.new_latents(chunk, self.context(chunk, past), self.reference(chunk, past))
+        yield self.new_latents(chunk, *self.context(chunk, past), self.reference(chunk, past))
         give_back()     # what sampling it and decoding it left
 
-    def context(self, chunk: Chunk, past: Past) -> Tensor | None:
-        """The clean latents (1, C, k, h, w) that the chunk continues from."""
+    def context(self, chunk: Chunk, past: Past) -> tuple[Tensor | None, Tensor | None]:
+        """The clean latents (1, C, k, h, w) that the chunk continues from, and where they were encoded for it, the
+        frames (T, H, W, 3)."""
         if not chunk.index or not self.context_latents:
-            return None
-        return self.inputs.handover.handover(past, self.context_latents, self.inputs.encode,
-                                             self.inputs.plan.timeline.temporal_ratio)
+            return None, None
+        encoded: list[Tensor] = []
+
+        def encode(frames: Tensor) -> Tensor:
+            encoded.append(frames)
+            return self.inputs.encode(frames)
+
+        context = self.inputs.handover.handover(past, self.context_latents, encode,
+                                                self.inputs.plan.timeline.temporal_ratio)
+        return context, encoded[0] if encoded else None
 
     def reference(self, chunk: Chunk, past: Past) -> Tensor | None:
         """What says who the person is (1, C, 1, h, w)."""
         return self.inputs.backbone.reference_latent(self.inputs.reference, past, chunk.index)
 
-    def new_latents(self, chunk: Chunk, context: Tensor | None, reference: Tensor | None) -> Tensor:
+    def new_latents(self, chunk: Chunk, context: Tensor | None, frames: Tensor | None, reference: Tensor | None
+                    ) -> Tensor:
         """(1, C, chunk.new_latents, h, w) float32."""
-        inputs = self.inputs.backbone.chunk_inputs(self.inputs.request(chunk, context, reference))
+        inputs = self.inputs.chunk_inputs(chunk, context, reference, frames)
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index,
                                  chunk.first_latent)
         sampled = self.run_sampler(self.chunk_guider(chunk, position, inputs), chunk, inputs)

@@ -101,13 +101,15 @@ class TakeSession:
         inputs, sampling = self.inputs, self.sampling
         common = {"techniques": inputs.techniques, "sampler": sampling.sampler, "sigmas": sampling.sigmas,
                   "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,
-                  "people": inputs.speakers, "writer": writer.fingerprint}
+                  "people": inputs.speakers, "clip vision": inputs.clip_vision, "writer": writer.fingerprint,
+                  "driving video": inputs.driving and inputs.driving.identity()}
 
         def own(chunk: Chunk) -> dict[str, Any]:
             picture = inputs.chunk_picture(chunk)
             return {**self.take.plan.fingerprint_of(chunk), "prompt": inputs.prompts.get(chunk.prompt),
                     "speech": inputs.audio_for(chunk),
-                    "chunk picture": None if picture is inputs.fitted_picture else picture}
+                    "chunk picture": None if picture is inputs.fitted_picture else picture,
+                    "driving frames": inputs.driving_times(chunk)}
 
         return take_fingerprints(sampling.guider, common, map(own, self.take.plan.chunks))
 

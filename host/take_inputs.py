@@ -4,7 +4,7 @@ Long Take and One Chunk both ask here, so a clip is given what the first chunk o
 """
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,12 @@ from torch import Tensor
 from .. import backbones
 from ..backbones import attach
 from ..backbones.audio.speech import Speech
-from ..backbones.backbone import Backbone, ChunkRequest
+from ..backbones.backbone import Backbone, ChunkInputs, ChunkRequest
 from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_pictures, check_prompt, log_unused
 from ..backbones.vae import encode_frames, open_stream
+from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..techniques.latent_stitch import LatentStitch
 from ..techniques.protocols import FrameStream
@@ -31,13 +32,16 @@ logger = logging.getLogger("lodestar")
 @dataclass(frozen=True, eq=False)
 class TakeInputs:
     """Each part is made once, when it is first asked for. `model` carries its techniques; `picture` is an IMAGE,
-    `features` what an audio encoder gave, `clip` reads the plan's script."""
+    `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is what an encoder made of the
+    picture."""
     model: Any
     vae: Any
     plan: ChunkPlan
     picture: Tensor | None = None
     features: dict | None = None
     clip: Any = None
+    driving: DrivingVideo | None = None
+    clip_vision: Any = None
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -110,6 +114,10 @@ class TakeInputs:
             return None
         return self.backbone.audio_for(self.speech, self.plan.timeline, chunk.first_latent, chunk.latents)
 
+    def driving_times(self, chunk: Chunk) -> tuple[Fraction, ...]:
+        """Which frames of the driving video a chunk has, in its seconds."""
+        return self.driving.times(self.plan.timeline, chunk.first_latent, chunk.latents) if self.driving else ()
+
     @cached_property
     def pads(self) -> bool:
         """Whether the picture stands in each window where nothing is known yet."""
@@ -131,11 +139,22 @@ class TakeInputs:
             return self.blank_opening
         return self.first_opening if picture is self.fitted_picture else self._open(picture)
 
-    def request(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None) -> ChunkRequest:
-        """What the model is asked for; `context`: what was handed over."""
+    def request(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
+                context_frames: Tensor | None = None) -> ChunkRequest:
+        """What the model is asked for; `context`: what was handed over, `context_frames`: what it was encoded from."""
         opening = self.chunk_opening(chunk)
+        beside = self.driving.beside(self.plan.timeline, chunk.first_latent, chunk.latents) if self.driving else {}
         return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
-                            opening.concat_latent, self.speakers, opening.conditions, self.pads)
+                            opening.concat_latent, self.speakers, opening.conditions, self.pads, context_frames,
+                            beside, self.encode)
+
+    def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
+                     context_frames: Tensor | None = None) -> ChunkInputs:
+        """What the sampler is given for a chunk: the backbone's, and what the vision encoder made of the picture."""
+        inputs = self.backbone.chunk_inputs(self.request(chunk, context, reference, context_frames))
+        if self.clip_vision is None:
+            return inputs
+        return replace(inputs, conditions={"clip_vision_output": self.clip_vision, **inputs.conditions})
 
     def open_stream(self) -> FrameStream:
         """The VAE as a stream of frames, as the techniques finish them."""
@@ -157,11 +176,18 @@ class TakeInputs:
                              f"{'in' if self.backbone.overlap_frames else 'out'}side the chunk). Connect that model to "
                              "Plan Take")
 
-    def check(self, recording: dict[str, Any]) -> None:
+    def check_driving(self) -> None:
+        """Raises ValueError for a driving video that the model cannot follow, or one that ends before the take."""
+        self.backbone.check_driving(self.driving.sources if self.driving else ())
+        if self.driving is not None:
+            self.driving.check_length(self.plan.total_frames, self.plan.timeline.fps)
+
+    def check(self, recording: dict[str, Any] | None) -> None:
         """Raises ValueError for what does not fit together. `recording`: the sound that the plan was made for."""
         if self.vae.latent_channels != self.latent_shape[0]:
             raise ValueError(f"vae: it makes latents of {self.vae.latent_channels} channels, {self.backbone.name} "
                              f"wants {self.latent_shape[0]}. Load the VAE that belongs to the model")
+        self.check_driving()
         check_pictures(self.techniques, *self.latent_shape[1:])
         for chunk in self.plan.chunks:
             for technique in self.techniques:
@@ -180,7 +206,7 @@ class TakeInputs:
             for prompt in self.prompts.values():
                 check_prompt(self.model, [text for text, _ in prompt])
 
-    def _check_speech(self, recording: dict[str, Any]) -> None:
+    def _check_speech(self, recording: dict[str, Any] | None) -> None:
         if self.backbone.audio_shape is None:
             if self.features is not None:
                 logger.warning("audio_features: %s has no audio conditioning; they are not used", self.backbone.name)
@@ -189,7 +215,8 @@ class TakeInputs:
             self.backbone.check_silence()
             return
         self.speech.check_length(float(self.plan.seconds))
-        self.speech.check_recording(recording)
+        if recording is not None:
+            self.speech.check_recording(recording)
         _ = self.speakers
 
     def _open(self, picture: Tensor | None) -> "Opening":

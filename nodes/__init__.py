@@ -8,6 +8,7 @@ from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
+from .driving_video import LodestarDrivingVideo
 from .high_low_guider import LodestarHighLowGuider
 from .humo_sampler import LodestarHuMoSampler
 from .infinitetalk import LodestarInfiniteTalk
@@ -40,7 +41,7 @@ from .two_speakers import LodestarTwoSpeakers
 
 class Lodestar(ComfyExtension):
     async def get_node_list(self):
-        return [LodestarSamplePerson, LodestarPlanTake, LodestarLongTake, LodestarOneChunk, LodestarReferencePicture,
+        return [LodestarSamplePerson, LodestarDrivingVideo, LodestarPlanTake, LodestarLongTake, LodestarOneChunk, LodestarReferencePicture,
                 LodestarLookaheadAnchor, LodestarNarrativeKeyframe, LodestarReferenceSkip, LodestarLatentStitch,
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,

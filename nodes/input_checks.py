@@ -10,8 +10,11 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
+from torch import Tensor
+
 from ..backbones.audio.encoder import as_speech_encoder
 from ..backbones.socket_values import (
+    all_masks,
     audio_clip,
     conditioning,
     describe,
@@ -25,6 +28,7 @@ from ..backbones.socket_values import (
     speech_features,
     whole_number,
 )
+from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Take
 
 logger = logging.getLogger("lodestar")
@@ -111,6 +115,17 @@ def plan(value: Any) -> Take:
     return value
 
 
+def driving(value: Any) -> Any:
+    if not isinstance(value, DrivingVideo):
+        raise ValueError(f"got {describe(value)}, wanted what Driving Video gives")
+    return value
+
+
+def mask_or_video(value: Any) -> Any:
+    """A VIDEO as it is; a MASK with all its frames, (T, H, W)."""
+    return all_masks(value) if isinstance(value, Tensor) else WIRES["VIDEO"](value)
+
+
 def model(value: Any) -> Any:
     if getattr(getattr(value, "model", None), "diffusion_model", None) is None:
         raise ValueError(f"got {describe(value)}, wanted a MODEL, as Load Diffusion Model gives")
@@ -141,9 +156,12 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "MODEL": model,
     "MODEL_PATCH": Has("a MODEL_PATCH, as Load Model Patch gives", ("model",)),
     "LODESTAR_PLAN": plan,
+    "LODESTAR_DRIVING": driving,
+    "MASK,VIDEO": mask_or_video,
     "VIDEO": Has("a VIDEO, as Load Video or Long Take gives", ("get_components", "save_to")),
     "VAE": Has("a VAE, as Load VAE gives", ("encode", "decode", "first_stage_model")),
     "CLIP_VISION": Has("a CLIP_VISION, as Load CLIP Vision gives", ("encode_image", "config")),
+    "CLIP_VISION_OUTPUT": Has("what CLIP Vision Encode gives", ("penultimate_hidden_states",)),
     "CLIP": Has("a text encoder, as Load CLIP gives", ("tokenize", "encode_from_tokens_scheduled")),
     "NOISE": Has("the noise of Random Noise", ("generate_noise", "seed")),
     "GUIDER": Has("a guider, such as CFG Guider", ("model_patcher", "original_conds", "sample")),

@@ -6,7 +6,15 @@ from ..backbones.take_checks import check_prompt
 from ..host.clip_plan import plan_clip
 from ..host.take_inputs import TakeInputs
 from .input_checks import check_inputs, name_input
-from .sockets import LARGEST_SIDE, LONGEST_CHUNK, NEAREST_BUCKET, SIDE_STEP, search_words, sentences
+from .sockets import (
+    DRIVING,
+    LARGEST_SIDE,
+    LONGEST_CHUNK,
+    NEAREST_BUCKET,
+    SIDE_STEP,
+    search_words,
+    sentences,
+)
 
 
 class LodestarOneChunk(io.ComfyNode):
@@ -39,6 +47,11 @@ class LodestarOneChunk(io.ComfyNode):
                                tooltip="The person's picture, cropped to the size: the first frame or the reference, "
                                        "as the model takes it."),
                 io.Boolean.Input("nearest_bucket", default=False, optional=True, tooltip=NEAREST_BUCKET),
+                DRIVING.Input("driving", optional=True,
+                              tooltip="From Driving Video, for models that follow one; its beginning is used."),
+                io.ClipVisionOutput.Input("clip_vision_output", optional=True,
+                                          tooltip="From core's CLIP Vision Encode of the reference, for Wan 2.1 "
+                                                  "image-to-video and Wan-Animate."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
                      io.Conditioning.Output(display_name="negative", tooltip="The same with unconditional audio."),
@@ -50,13 +63,14 @@ class LodestarOneChunk(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, positive, negative, vae, width, height, chunk_frames, audio_features=None, reference=None,
-                nearest_bucket=False) -> io.NodeOutput:
+                nearest_bucket=False, driving=None, clip_vision_output=None) -> io.NodeOutput:
         for name, prompt in (("positive", positive), ("negative", negative)):
             with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
         plan, lines = plan_clip(model, reference, width, height, chunk_frames, nearest_bucket)
-        take = TakeInputs(model, vae, plan, reference, audio_features)
-        inputs = take.backbone.chunk_inputs(take.request(plan.chunks[0], reference=take.reference))
+        take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision_output)
+        take.check_driving()
+        inputs = take.chunk_inputs(plan.chunks[0], reference=take.reference)
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.uncond}),

@@ -2,12 +2,14 @@
 from comfy_api.latest import io, ui
 
 from .. import backbones
+from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps, plan_take
 from ..pipelines.take.settings import choose_settings
 from ..pipelines.take.story import parse_story
 from ..techniques.timeline import Timeline
 from .input_checks import check_inputs, try_reading
 from .sockets import (
+    DRIVING,
     LARGEST_SIDE,
     LONGEST_CHUNK,
     NEAREST_BUCKET,
@@ -33,7 +35,9 @@ class LodestarPlanTake(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that will make the take: it knows its frame rate, chunk "
                                                 "length, overlap and size."),
-                io.Audio.Input("audio", tooltip="The speech. The finished video carries it as it is."),
+                io.Audio.Input("audio", optional=True,
+                               tooltip="The speech. The finished video carries it as it is. It may be left out where "
+                                       "a driving video is connected."),
                 io.Image.Input("reference", optional=True,
                                tooltip="Optional: the person's picture, as for Long Take. With width and height 0 the "
                                        "video gets its proportions, so that nothing is cropped."),
@@ -62,6 +66,9 @@ class LodestarPlanTake(io.ComfyNode):
                                tooltip="The sound of the video where it is not the speech alone: the same recording "
                                        "with music, for instance. Cut where the speech ends."),
                 io.Boolean.Input("nearest_bucket", default=False, optional=True, tooltip=NEAREST_BUCKET),
+                DRIVING.Input("driving", optional=True,
+                              tooltip="From Driving Video, for models that follow one. Without speech the take is as "
+                                      "long as it is, and has its sound where soundtrack gives no other."),
             ],
             outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take, Reference Picture and Take Report."),
                      io.String.Output(display_name="summary", tooltip="The plan in words, cost included; the node "
@@ -71,24 +78,46 @@ class LodestarPlanTake(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, model, audio, width, height, fps, chunk_frames, overlap_frames, script, seed_step, max_seconds,
-                reference=None, soundtrack=None, nearest_bucket=False) -> io.NodeOutput:
-        backbone, speech = backbones.find(model), opening_of(audio, max_seconds)
+    def execute(cls, model, audio=None, width=0, height=0, fps=0.0, chunk_frames=0, overlap_frames=-1, script="",
+                seed_step=1, max_seconds=0.0, reference=None, soundtrack=None, nearest_bucket=False, driving=None
+                ) -> io.NodeOutput:
+        backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
+        backbone.check_driving(driving.sources if driving else ())
         chosen = choose_settings(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
                                  chunk_frames=chunk_frames, overlap_frames=overlap_frames,
                                  nearest_bucket=nearest_bucket)
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
-        frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
+        frames = frames_of(clock, speech, driving, max_seconds)
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
                          seed_step, backbone.grid)
         cost = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
         summary = "\n".join(filter(None, (chosen.note, chosen.size_note, cost, backbone.fps_note(clock.fps))))
-        track = speech if soundtrack is None else opening_of(soundtrack, float(plan.seconds))
-        return io.NodeOutput(Take(plan, track, speech), summary, ui=ui.PreviewText(head_of(summary)))
+        track = sound_of(soundtrack, speech, driving, float(plan.seconds))
+        return io.NodeOutput(Take(plan, track, speech, driving), summary, ui=ui.PreviewText(head_of(summary)))
 
     @classmethod
     def validate_inputs(cls, script=None):
         return try_reading(parse_story, script)
+
+
+def frames_of(clock: Timeline, speech: dict | None, driving: DrivingVideo | None, max_seconds: float) -> int:
+    """Pixel frames of the take: the speech's, or without speech the driving video's. Raises ValueError."""
+    if speech is not None:
+        frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
+    elif driving is not None:
+        own = driving.frames_at(clock.fps)
+        frames = min(own, clock.frames_for_seconds(max_seconds)) if max_seconds else own
+    else:
+        raise ValueError("audio: nothing says how long the take is. Connect the speech, or a Driving Video to driving")
+    if driving is not None:
+        driving.check_length(frames, clock.fps)
+    return frames
+
+
+def sound_of(soundtrack: dict | None, speech: dict | None, driving: DrivingVideo | None, seconds: float) -> dict | None:
+    """The sound of the video: another that was given, the speech, or the driving video's own."""
+    own = soundtrack or (driving.sound() if speech is None and driving else None)
+    return speech if own is None else opening_of(own, seconds)
 
 
 def head_of(text: str) -> str:

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from ..pipelines.take.plan import Take
 
 PLAN = io.Custom("LODESTAR_PLAN")
+DRIVING = io.Custom("LODESTAR_DRIVING")
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
 LONGEST_CHUNK = 4097   # pixel frames
 WHICH_AVATAR = "Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, 1.5 for whisper."

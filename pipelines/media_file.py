@@ -43,7 +43,8 @@ class MediaFile:
     def pictures(self, container: Any) -> Iterator[Any]:
         """The frames of the first video track."""
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        if not stream.codec_context.is_open:    # as it is where a seek has read ahead
+            stream.thread_type = "AUTO"
         frames = container.decode(stream)
         while (frame := self.read(lambda: next(frames, None))) is not None:
             yield frame
@@ -75,22 +76,27 @@ class MediaFile:
 
     def mono(self, sample_rate: int, from_seconds: float = 0.0) -> Iterator[np.ndarray]:
         """The sound track from `from_seconds` on, mono float32, in pieces; silence where it begins later."""
+        return (piece[0] for piece in self.sound(sample_rate, from_seconds, "mono"))
+
+    def sound(self, sample_rate: int, from_seconds: float = 0.0, layout: str = "stereo") -> Iterator[np.ndarray]:
+        """As `mono`, each piece (channels, samples)."""
         with self.open_container() as container:
             stream = container.streams.audio[self.sound_track]
             left, late = stated_samples(container, stream, sample_rate), None
-            for seconds, samples in self._pieces(container, stream, sample_rate):
+            for seconds, samples in self._pieces(container, stream, sample_rate, layout):
                 if late is None:
                     late = round((seconds - from_seconds) * sample_rate)
-                    yield np.zeros(max(late, 0), np.float32)
-                samples = samples[:max(min(left, len(samples)), 0)]
-                left -= len(samples)
-                early = min(max(-late, 0), len(samples))    # sound from before `from_seconds`
+                    yield np.zeros((len(samples), max(late, 0)), np.float32)
+                samples = samples[:, :max(min(left, samples.shape[1]), 0)]
+                left -= samples.shape[1]
+                early = min(max(-late, 0), samples.shape[1])    # sound from before `from_seconds`
                 late += early
-                yield samples[early:]
+                yield samples[:, early:]
 
-    def _pieces(self, container: Any, stream: Any, sample_rate: int) -> Iterator[tuple[float, np.ndarray]]:
-        """Of each packet: when it begins, in seconds, and its samples."""
-        resampler, damaged = av.AudioResampler("fltp", "mono", sample_rate), 0
+    def _pieces(self, container: Any, stream: Any, sample_rate: int, layout: str
+                ) -> Iterator[tuple[float, np.ndarray]]:
+        """Of each packet: when it begins, in seconds, and its samples (channels, samples)."""
+        resampler, damaged = av.AudioResampler("fltp", layout, sample_rate), 0
         packets = container.demux(stream)
         while (packet := self.read(lambda: next(packets, None))) is not None:
             seconds = float((packet.pts or 0) * stream.time_base)
@@ -98,13 +104,14 @@ class MediaFile:
                 frames = packet.decode()
             except av.error.FFmpegError:
                 damaged += 1
-                yield seconds, np.zeros(round((packet.duration or 0) * stream.time_base * sample_rate), np.float32)
+                silent = round((packet.duration or 0) * stream.time_base * sample_rate)
+                yield seconds, np.zeros((1 if layout == "mono" else 2, silent), np.float32)
                 continue
             for frame in frames:
                 for part in resampler.resample(frame):
-                    yield float(frame.time or 0), part.to_ndarray()[0]
+                    yield float(frame.time or 0), part.to_ndarray()
         for part in resampler.resample(None):
-            yield 0.0, part.to_ndarray()[0]
+            yield 0.0, part.to_ndarray()
         if damaged:
             logger.warning("%s: %d damaged packets of sound are replaced by silence", self.name, damaged)
 

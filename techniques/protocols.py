@@ -1,5 +1,6 @@
-"""What several floors ask of each other's objects: the take so far, and a VAE that decodes as a stream."""
-from collections.abc import Iterator
+"""What several floors ask of each other's objects: the take so far, a VAE that decodes as a stream, and the frames of a
+video that drive a chunk."""
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from torch import Tensor
@@ -42,3 +43,10 @@ class FrameStream(Protocol):
 
     def peek(self) -> Tensor | None:
         """The frames that `flush` would give now, with the stream left as it is; None when nothing is held back."""
+
+
+class ChunkFrames(Protocol):
+    """Of one video the frames that stand beside a chunk's own; they are read when they are asked for."""
+
+    def read(self, fit: Callable[[Tensor], Tensor]) -> Tensor:
+        """(frames, ...): each (H, W, channels), 0..1, as `fit` makes it. Only fitted frames are held."""

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from ...techniques.timeline import Timeline
+from .driving import DrivingVideo
 from .story import clock, parse_story, prompts_for_chunks
 
 MIN_FPS, MAX_FPS = 1, 240
@@ -108,13 +109,14 @@ class ChunkPlan:
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}.
+    """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}, None without.
 
-    `speech`: what it was made for, where the video is to have another sound.
+    `speech`: what it was made for, where the video is to have another sound. `driving`: what the person is to do.
     """
     plan: ChunkPlan
-    audio: dict[str, Any]
+    audio: dict[str, Any] | None
     speech: dict[str, Any] | None = None
+    driving: DrivingVideo | None = None
 
 
 def exact_fps(fps: float) -> Fraction:

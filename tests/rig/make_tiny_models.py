@@ -160,6 +160,7 @@ def main() -> None:
     out_dir = parser.parse_args().out_dir
     for name in MODELS:
         print(write_model(out_dir, name))
+    from tiny_animate import write_tiny_animate
     from tiny_audio import write_tiny_encoders
     from tiny_cogvideox import write_tiny_cogvideox
     from tiny_longcat import write_tiny_longcat
@@ -171,6 +172,7 @@ def main() -> None:
     print(*write_tiny_longcat(out_dir / "models"), sep="\n")
     print(*write_tiny_omniavatar(out_dir / "models" / "diffusion_models"), sep="\n")
     print(*write_tiny_talk(out_dir / "models"), sep="\n")
+    print(*write_tiny_animate(out_dir / "models"), sep="\n")
 
 
 if __name__ == "__main__":

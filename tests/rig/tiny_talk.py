@@ -95,7 +95,7 @@ def draw(name: str, shape: tuple[int, ...]) -> Tensor:
     return noise * (0.1 if name.endswith(("bias", "modulation")) else 1 / math.sqrt(math.prod(shape[1:])))
 
 
-def write(path: Path, shapes: Shapes, metadata: dict[str, str] | None = None, half: bool = False) -> Path:
+def write(path: Path, shapes: Shapes, metadata: dict[str, str] | None = None, half: bool = False, draw=draw) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: draw(name, shape) for name, shape in shapes.items()}
     save_file({name: weight.half() if half else weight for name, weight in weights.items()}, path, metadata=metadata)

@@ -62,9 +62,9 @@ class RecordingSampler(GuiderChunkSampler):
         super().__init__(*parts)
         self.made: list[Made] = []
 
-    def new_latents(self, chunk, context, reference):
+    def new_latents(self, chunk, context, frames, reference):
         self.made.append(Made(chunk, context, reference))
-        self.made[-1].latents = super().new_latents(chunk, context, reference)
+        self.made[-1].latents = super().new_latents(chunk, context, frames, reference)
         return self.made[-1].latents
 
     def chunk_guider(self, chunk, position, inputs):

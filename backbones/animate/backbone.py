@@ -1,0 +1,102 @@
+"""Wan-Animate (Wan 2.2 Animate 14B) on ComfyUI's AnimateWanModel: a picture moved by the poses and the face of a video.
+
+Its reference is a slot before the video's latents: sampled along with them, with the picture in its concat channels.
+Anchor techniques move its time, further anchors are clean tokens behind the video. Chunks continue through the concat
+channels, from re-encoded frames as trained or from latents; each reads the driving frames beside its own.
+"""
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+import comfy.ldm.wan.model_animate
+import comfy.model_base
+import torch
+from torch import Tensor
+
+from ...techniques.layout import Layout, Span
+from ..backbone import ChunkInputs, ChunkRequest
+from ..frame_conditions import window_of
+from ..wan.base import WanI2V
+from ..wan.call import WanCall
+from .conditioning import face_pixels, known_latents, pose_latents, unknown_mask
+
+LATENTS = 16        # channels of a latent; the model's call has them, 4 of the mask and those of what is known
+
+
+@dataclass(frozen=True)
+class WanAnimate(WanI2V):
+    supported: ClassVar[str] = "Wan-Animate (Wan 2.2 Animate 14B)"
+    frame_conditions: ClassVar = {}
+    parts: ClassVar[tuple[str, ...]] = ("pose", "face", "background", "mask")     # of a driving video
+    name: str = "Wan-Animate"
+    fps: int = 30
+    chunk_frames: int = 77
+    overlap_frames: int = 5
+    handover: str = "re-encode"
+
+    @classmethod
+    def of(cls, model) -> "WanAnimate | None":
+        base, module = model.model, model.model.diffusion_model
+        found = type(base) is comfy.model_base.WAN22_Animate
+        return cls() if found and type(module) is comfy.ldm.wan.model_animate.AnimateWanModel else None
+
+    def check_driving(self, names: Collection[str]) -> None:
+        if not names:
+            raise ValueError(f"driving: {self.name} follows a driving video, and none came. Connect Driving Video to "
+                             "Plan Take")
+        if over := [name for name in names if name not in self.parts]:
+            raise ValueError(f"driving: {self.name} has no use for {' and '.join(over)}. Disconnect it from Driving "
+                             "Video")
+
+    def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
+        call = WanCall.bind(executor, args, kwargs)
+        if window_of(call.transformer_options) is not None:
+            raise ValueError(f"context windows: {self.name} has its reference before the first latent, where no window "
+                             "but the first would have it. Remove the context windows; Long Take makes takes of any "
+                             "length")
+        return super().prepare(executor, args, kwargs, techniques, position, process_in)
+
+    @staticmethod
+    def own_layout(call: WanCall) -> Layout:
+        """The reference, then the video's latents."""
+        frames = call.x.shape[2]
+        layout = Layout((Span("reference", (0,), clean=False), Span("chunk", tuple(range(1, frames)), clean=False)))
+        if call.time_dim_concat is None:
+            return layout
+        added = call.time_dim_concat.shape[2]
+        return layout.append(Span("concat", tuple(range(frames, frames + added)), clean=False))
+
+    @staticmethod
+    def with_clean_frames(call: WanCall, layout: Layout, process_in) -> WanCall:
+        """Anchors as clean tokens; a keyframe that takes the reference's place stands in its concat channels."""
+        reference = layout["reference"]
+        if reference.latents is not None:
+            x = call.x.clone()
+            x[:, -LATENTS:, :1] = call.latents(reference, process_in)
+            call, layout = call.change(x=x), layout.change("reference", latents=None)
+        return WanI2V.with_clean_frames(call, layout, process_in)
+
+    def concat_latent(self, encode, picture, latents, height, width, padding=None) -> Tensor | None:
+        """Nothing known: of a chunk that no frames open and that has no background."""
+        if padding is not None:
+            raise ValueError(f"anchor: placement 'padding' fills channels for known frames, which in {self.name} hold "
+                             "the background alone. Choose another placement in Lookahead Anchor, such as lookahead")
+        return super().concat_latent(encode, None, latents, height, width)
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        self.check_driving(request.driving)
+        if request.reference is None:
+            raise ValueError(f"reference: {self.name} moves the person of a picture, and none came. Connect one")
+        channels, height, width = request.latent_shape
+        slots = request.reference.shape[2]
+        mask = unknown_mask(request)
+        conditions = {"concat_latent_image": torch.cat([request.reference, known_latents(request)], 2),
+                      "concat_mask": torch.cat([torch.zeros_like(mask[:, :, :slots]), mask], 2),
+                      "pose_video_latent": pose_latents(request)}
+        uncond = {}
+        if (face := face_pixels(request)) is not None:
+            conditions["face_video_pixels"], uncond["face_video_pixels"] = face, torch.full_like(face, -1)
+        samples = torch.zeros(1, channels, request.latents + slots, height, width)
+        return ChunkInputs(samples, conditions=conditions, uncond=uncond, before=slots)
+
+

@@ -1,0 +1,168 @@
+"""Frames of a video by their time: from a file, never more than a few decoded at once, or from pictures in memory.
+
+Both give the frame that is nearest to a time, so that the rate of the one who asks need not be the video's.
+"""
+import hashlib
+import io
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .media_file import MediaFile
+
+JUMP_SECONDS = 5    # a time so far ahead is sought in the file, anything nearer is decoded on the way
+
+
+class FrameSource(Protocol):
+    name: str
+    fps: Fraction
+    seconds: Fraction | None    # None: one picture, for any length
+
+    def at(self, times: Sequence[Fraction]) -> Iterator[Tensor]:
+        """For rising times, in seconds from the first frame: the frame (H, W, channels) nearest to each, 0..1."""
+
+    def identity(self) -> Any:
+        """What tells it by value."""
+
+    def sound(self) -> dict[str, Any] | None:
+        """AUDIO of the same stretch; None where there is none."""
+
+
+class FileFrames:
+    """A file that FFmpeg reads, or a BytesIO of one, from `start` seconds on; `length` seconds of it, all for 0.
+
+    Raises ValueError for what is no video. One pass over its packets tells how long it is; none is decoded for it.
+    """
+
+    def __init__(self, source: str | Path | io.BytesIO, start: Fraction = Fraction(0), length: Fraction = Fraction(0)):
+        self.media, self.start, self.length = MediaFile(source), start, length
+        self.name = self.media.name
+        with self.media.open_container() as container:
+            stream = next(iter(container.streams.video), None)
+            rate = stream and (stream.average_rate or stream.guessed_rate)
+            if not stream or not rate or not stream.width:
+                raise ValueError(f"{self.name} has no video track. Give a video file, such as an MP4")
+            self.fps, self.size = Fraction(rate), (stream.width, stream.height)
+            self._first, end = self._ends(container, stream)
+        own = end - self._first - start
+        self.seconds: Fraction | None = min(own, length) if length else own
+        if self.seconds <= 0:
+            raise ValueError(f"{self.name} has no frames{' behind the trim' if start else ''}. Give another video")
+
+    def _ends(self, container: Any, stream: Any) -> tuple[Fraction, Fraction]:
+        """When the first frame comes and the last one ends, on the file's clock."""
+        first = end = None
+        count, packets = 0, container.demux(stream)
+        while (packet := self.media.read(lambda: next(packets, None))) is not None:
+            if packet.size == 0 or packet.is_discard:
+                continue
+            count += 1
+            if packet.pts is not None:
+                time = packet.pts * Fraction(stream.time_base)
+                shown = max((packet.duration or 0) * Fraction(stream.time_base), 1 / self.fps)
+                first = time if first is None else min(first, time)
+                end = time + shown if end is None else max(end, time + shown)
+        return (Fraction(0), count / self.fps) if first is None or end is None else (first, end)
+
+    def at(self, times: Sequence[Fraction]) -> Iterator[Tensor]:
+        place = 0
+        while place < len(times):
+            for frame in self._onwards(times[place:]):
+                yield frame
+                place += 1
+
+    def _onwards(self, times: Sequence[Fraction]) -> Iterator[Tensor]:
+        """The frames of the first times, up to one that is better sought."""
+        frames = self._decode(times[0])
+        (now, shown), after = next(frames), next(frames, None)
+        for index, time in enumerate(times):
+            if index and time - times[index - 1] > JUMP_SECONDS:
+                return
+            while after is not None and after[0] - time < time - now:
+                (now, shown), after = after, next(frames, None)
+            yield upright(shown)
+
+    def _decode(self, time: Fraction) -> Iterator[tuple[Fraction, Any]]:
+        """(seconds, frame) from a key frame before `time` on: the last one, or where the file's index leads elsewhere
+        an earlier one, or the first of all."""
+        for begin in (time, time - 2 * JUMP_SECONDS, None):
+            if begin is not None and begin + self.start < JUMP_SECONDS:
+                continue
+            with self.media.open_container() as container:
+                frames = self._frames_from(container, begin)
+                first = next(frames, None)
+                if first is not None and (begin is None or first[0] <= time):
+                    yield first
+                    yield from frames
+                    return
+        raise ValueError(f"{self.name} has no frame that FFmpeg can decode. Give another video")
+
+    def _frames_from(self, container: Any, begin: Fraction | None) -> Iterator[tuple[Fraction, Any]]:
+        """Frames from the key frame before `begin`, with their time behind the start; one without a time follows the
+        last by a frame."""
+        stream, zero = container.streams.video[0], self._first + self.start
+        if begin is not None:
+            self.media.read(lambda: container.seek(int((zero + begin) / stream.time_base), stream=stream))
+        time = self._first - 1 / self.fps
+        for frame in self.media.pictures(container):
+            if frame.pts is None and begin is not None:
+                return      # a file whose frames can only be counted
+            time = time + 1 / self.fps if frame.pts is None else frame.pts * Fraction(frame.time_base)
+            yield time - zero, frame
+
+    def identity(self) -> Any:
+        found = hashlib.sha256()
+        if isinstance(self.media.source, io.BytesIO):
+            found.update(self.media.source.getbuffer())
+        else:
+            with open(self.media.source, "rb") as file:
+                while piece := file.read(1 << 20):
+                    found.update(piece)
+        return ["video file", found.hexdigest(), self.start, self.length]
+
+    def sound(self) -> dict[str, Any] | None:
+        rate = self.media.sound_rate
+        if not rate:
+            return None
+        assert self.seconds is not None
+        pieces, left = [], math.ceil(self.seconds * rate)
+        for piece in self.media.sound(rate, float(self._first + self.start)):
+            pieces.append(torch.from_numpy(piece[:, :left].copy()))
+            left -= pieces[-1].shape[1]
+            if left <= 0:
+                break
+        waveform = torch.cat(pieces, 1)[None] if pieces else torch.zeros(1, 2, 0)
+        return {"waveform": waveform, "sample_rate": rate} if waveform.shape[-1] else None
+
+
+def upright(frame: Any) -> Tensor:
+    """(H, W, 3) in 0..1, turned as the file says: phones store pictures on their side."""
+    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")) / 255
+    turned = round(getattr(frame, "rotation", 0) / 90)
+    return picture if turned % 4 == 0 else picture.rot90(turned, (0, 1))
+
+
+class ClipFrames:
+    """Frames (T, H, W, channels), 0..1, that are in memory; one alone stands for any length unless it is `moving`."""
+
+    def __init__(self, frames: Tensor, fps: Fraction, name: str, audio: dict[str, Any] | None = None,
+                 moving: bool = True):
+        if not len(frames):
+            raise ValueError(f"{name} has no frames. Give another video")
+        self.frames, self.fps, self.name, self._audio = frames, fps, name, audio
+        self.seconds: Fraction | None = len(frames) / fps if moving else None
+
+    def at(self, times: Sequence[Fraction]) -> Iterator[Tensor]:
+        for time in times:
+            yield self.frames[min(max(math.ceil(time * self.fps - Fraction(1, 2)), 0), len(self.frames) - 1)].float()
+
+    def identity(self) -> Any:
+        return ["frames", self.frames, self.fps]
+
+    def sound(self) -> dict[str, Any] | None:
+        return self._audio
