@@ -41,7 +41,8 @@ from .two_speakers import LodestarTwoSpeakers
 
 class Lodestar(ComfyExtension):
     async def get_node_list(self):
-        return [LodestarSamplePerson, LodestarDrivingVideo, LodestarPlanTake, LodestarLongTake, LodestarOneChunk, LodestarReferencePicture,
+        return [LodestarSamplePerson, LodestarDrivingVideo, LodestarPlanTake, LodestarLongTake, LodestarOneChunk,
+                LodestarReferencePicture,
                 LodestarLookaheadAnchor, LodestarNarrativeKeyframe, LodestarReferenceSkip, LodestarLatentStitch,
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,

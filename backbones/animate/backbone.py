@@ -8,7 +8,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-import comfy.ldm.wan.model_animate
 import comfy.model_base
 import torch
 from torch import Tensor
@@ -36,9 +35,7 @@ class WanAnimate(WanI2V):
 
     @classmethod
     def of(cls, model) -> "WanAnimate | None":
-        base, module = model.model, model.model.diffusion_model
-        found = type(base) is comfy.model_base.WAN22_Animate
-        return cls() if found and type(module) is comfy.ldm.wan.model_animate.AnimateWanModel else None
+        return cls() if type(model.model) is comfy.model_base.WAN22_Animate else None
 
     def check_driving(self, names: Collection[str]) -> None:
         if not names:

@@ -97,6 +97,9 @@ POINTS = {
     "nodes/long_take.py": {"PLAN.Input": f"{IO}.Input"},
     "nodes/longcat_schedule.py": {"model.get_model_object('model_sampling').shift": f"{FLOW}.shift"},
     "nodes/plan_take.py": {"PLAN.Output": f"{IO}.Output"},
+    "host/driving_sources.py": {
+        "video.get_stream_source": f"{VIDEO}.get_stream_source", "video.get_dimensions": f"{VIDEO}.get_dimensions",
+        "video.save_to": f"{VIDEO}.save_to"},
     "nodes/take_report.py": {"video.get_stream_source": f"{VIDEO}.get_stream_source", "bar.total": f"{BAR}.total",
                              "video.save_to": f"{VIDEO}.save_to", "video.get_dimensions": f"{VIDEO}.get_dimensions",
                              "bar.update_absolute": f"{BAR}.update_absolute"},
