@@ -17,7 +17,7 @@ from ...techniques.audio.talk_windows import MULTITALK_SLOTS, SLOTS, frame_steps
 from ...techniques.speaker_masks import token_masks
 from ...techniques.timeline import Timeline
 from ..audio.speech import CORE_RATE_HZ, Speech, check_finite
-from ..backbone import OWN, ChunkInputs, ChunkRequest
+from ..backbone import OWN, ChunkInputs, ChunkRequest, say
 from ..frame_conditions import Cut
 from ..wan.base import Wan, WanI2V
 from ..wan.call import WanCall
@@ -70,6 +70,12 @@ class InfiniteTalk(WanI2V):
         if clock.fps != self.fps:
             raise ValueError(f"plan: {float(clock.fps):g} fps, but {self.name} has audio for {self.fps} a second. Set "
                              f"fps of Plan Take to {self.fps}")
+        if speech.rate_hz != CORE_RATE_HZ and (speech.rate_hz != FPS or speech.family not in ("", RECIPE.name)):
+            raise ValueError(f"audio_features: got {speech.family or 'features'} at {speech.rate_hz:g} Hz, made for "
+                             f"another model than {self.name}. Use {self.encoder}")
+        if len(speech.streams) > 1 and speech.speakers is None:
+            raise ValueError("audio_features: got several audio streams and no masks of who speaks where. Use Two "
+                             f"Speakers with version {RECIPE.name}")
         if len(speech.streams) > 2 or (speech.speakers is not None and speech.speakers.shape[1] > 3):
             raise ValueError(f"audio_features: {len(speech.streams)} audio streams, but {self.name} has two speakers "
                              "and nobody else. Empty the others of Two Speakers")
@@ -131,6 +137,9 @@ class InfiniteTalk(WanI2V):
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = super().prepare(executor, args, kwargs, techniques, position, process_in)
+        if call.clip_fea is None:
+            say(f"{self.name}: no CLIP vision of the picture, with which it was trained. Connect clip_vision to the "
+                "InfiniteTalk node, or CLIP Vision Encode to the prompts", call.transformer_options)
         extra = dict(call.extra)
         windows, held, speakers = (extra.pop(name, None) for name in (SPEECH, HELD, SPEAKERS))
         call = call.change(extra=extra)

@@ -1,6 +1,8 @@
 """What a chunk of InfiniteTalk is given of pictures (padding, CLIP vision, the frames of a video that is dubbed), and
 the colours that a take keeps.
 """
+import logging
+
 import av
 import comfy.clip_vision
 import pytest
@@ -9,14 +11,18 @@ import torch
 pytest.importorskip("comfy.ldm.wan.model_multitalk")
 from infinitetalk_models import features, load, load_patch, load_plain, load_vae, session  # noqa: E402
 from lodestar.backbones import attach  # noqa: E402
+from lodestar.backbones.audio.encoder import load_audio_encoder  # noqa: E402
+from lodestar.backbones.speech_guider import SpeechGuider  # noqa: E402
 from lodestar.host import take_inputs  # noqa: E402
 from lodestar.nodes.colour_match import LodestarColourMatch  # noqa: E402
 from lodestar.nodes.infinitetalk import LodestarInfiniteTalk  # noqa: E402
 from lodestar.nodes.infinitetalk_sampler import LodestarInfiniteTalkSampler  # noqa: E402
 from lodestar.nodes.one_chunk import LodestarOneChunk  # noqa: E402
+from lodestar.nodes.two_speakers import LodestarTwoSpeakers  # noqa: E402
 from lodestar.pipelines.take.video_writer import VideoWriter  # noqa: E402
 from lodestar.techniques.colour_match import ColourMatch, lab_of_rgb  # noqa: E402
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor  # noqa: E402
+from tiny_talk import ENCODER  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +139,47 @@ def test_the_schedule_is_the_authors(steps, shift):
     wanted = [*(shift * timesteps / (1 + (shift - 1) * timesteps)).tolist(), 0.0]
     sigmas = LodestarInfiniteTalkSampler.execute(steps, shift).args[1]
     assert sigmas.tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+# ---------------------------------------------------------------- what does not belong together, before any sampling
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"rate_hz": 32.0, "family": "longcat 1.0"}, "got longcat 1.0 at 32 Hz, made for another model than InfiniteTalk"),
+    ({"family": "omniavatar"}, "got omniavatar at 25 Hz, made for another model"),
+    ({"audio_streams": (features()["encoded_audio_all_layers"],) * 2}, "several audio streams and no masks"),
+    ({"encoded_audio_all_layers": features(layers=5)["encoded_audio_all_layers"]}, "got 5 layers of width 768"),
+])
+def test_another_model_s_speech_is_refused(model, tiny_models, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=f"audio_features: .*{message}"):
+        session(model, tiny_models, tmp_path, {**features(), **changes}, torch.rand(1, 64, 64, 3)).check()
+
+
+def test_speech_without_the_patch_is_refused(tiny_models, tmp_path):
+    """The model went past the InfiniteTalk node: what was made for it would be heard by nobody."""
+    plain, picture = load_plain(tiny_models), torch.rand(1, 64, 64, 3)
+    with pytest.raises(ValueError, match="audio_features: they were made for InfiniteTalk, .*image-to-video has no"):
+        session(plain, tiny_models, tmp_path, {**features(), "family": "InfiniteTalk"}, picture).check()
+    session(plain, tiny_models, tmp_path, features(), picture).check()      # core's own are said to be unused
+
+
+def test_masks_of_nothing_are_refused(model, tiny_models, tmp_path):
+    """When they are drawn, and where the take's shape leaves nothing of them."""
+    folder = tiny_models / "models" / "audio_encoders"
+    encoder, speech = load_audio_encoder(folder / ENCODER), {"waveform": torch.rand(1, 1, 16000), "sample_rate": 16000}
+    empty = torch.zeros(1, 64, 64)
+    with pytest.raises(ValueError, match="mask_1: "):
+        LodestarTwoSpeakers.execute(torch.rand(1, 64, 64, 3), encoder, "together", "", "", "", "InfiniteTalk", False, 0,
+                                    speech, speech, empty, 1 - empty)
+    cropped = features(speakers=2)
+    cropped["speaker_masks"] = torch.zeros(1, 3, 64, 192)
+    cropped["speaker_masks"][:, 0, :, :20] = cropped["speaker_masks"][:, 1, :, 90:] = 1
+    with pytest.raises(ValueError, match="speaker"):
+        session(model, tiny_models, tmp_path, cropped, torch.rand(1, 64, 192, 3)).check()
+
+
+def test_a_take_without_clip_vision_says_so_once_a_chunk(model, tiny_models, tmp_path, caplog):
+    text = [[torch.randn(1, 7, 4096), {}]]
+    guider = SpeechGuider(model, text, text, 1.0, 2.0, False)
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        session(model, tiny_models, tmp_path, features(), torch.rand(1, 64, 64, 3), guider).make("blind/take", False)
+    assert caplog.text.count("no CLIP vision of the picture") == 3
