@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..techniques.layout import Layout, Span
 from ..techniques.protocols import ChunkFrames, Past
-from ..techniques.technique import ChunkPosition, Technique, lay_out
+from ..techniques.technique import ChunkPosition, Technique, lay_out, restricts_visibility
 from ..techniques.timeline import Timeline
 from .audio.recipes import Recipe
 from .audio.speech import Speech
@@ -248,6 +248,18 @@ def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: Chunk
         if notice is not None:
             say(notice, transformer_options)
     return layout, visibility
+
+
+def needs_layout(own: Layout, layout: Layout, techniques: tuple[Technique, ...], dtype: torch.dtype,
+                 transformer_options: Mapping) -> bool:
+    """Whether a call must be laid out by us: a technique changes what is in it or sees what, or ComfyUI would round its
+    positions, which it counts in the model's dtype (in bf16 from 256 on). Without techniques it never is."""
+    if layout is not own or restricts_visibility(techniques):
+        return True
+    farthest = max(time for span in own.spans for time in span.times)
+    rounds = torch.finfo(dtype).bits < 32 and ("rope_options" in transformer_options    # ScaleROPE's are no integers
+                                               or farthest > 2 / torch.finfo(dtype).eps)
+    return bool(techniques) and rounds
 
 
 def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor], transformer_options: dict

@@ -20,7 +20,7 @@ from ...techniques.technique import restricts_visibility
 from ...techniques.timeline import Timeline
 from ..audio.families import RATE
 from ..audio.speech import Speech, check_finite
-from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import window_of
 from ..wan.call import WanCall, split_attention
 from .features import FPS, WHISPER_HZ
@@ -110,7 +110,7 @@ class HuMo(Backbone):
         elif layout is not own or restricts_visibility(techniques):
             raise ValueError(f"conditioning: {self.name} has no reference slots in it that an anchor could move. Use "
                              "Long Take, or One Chunk in place of WanHuMoImageToVideo")
-        if layout is own and not restricts_visibility(techniques):
+        if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
         call = self.with_anchors(call, layout, process_in)
         times = [time for span in layout.spans for time in span.times]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...techniques.layout import Layout, Span
 from ...techniques.technique import restricts_visibility
-from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
 from .call import WanCall, split_attention
 
@@ -52,7 +52,7 @@ class Wan(Backbone):
         call = WanCall.bind(executor, args, kwargs)
         own = self.own_layout(call)
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
-        if layout is own and not restricts_visibility(techniques):
+        if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
         if call.extra.get("context_latents") is not None:
             raise ValueError("conditioning: this one brings in-context latents, whose tokens Lodestar cannot lay out "

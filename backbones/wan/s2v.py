@@ -16,7 +16,7 @@ from torch import Tensor
 from ...techniques.layout import Layout, Span
 from ...techniques.technique import restricts_visibility
 from ..audio.speech import Speech
-from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
 from .call import WanCall, split_attention
 from .s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
@@ -60,7 +60,7 @@ class WanS2V(Backbone):
     def with_layout(self, call: WanCall, techniques, position, process_in) -> WanCall:
         own = self.own_layout(call)
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
-        if layout is own and not restricts_visibility(techniques):
+        if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
         call = with_references(call, layout, process_in)
         times = tuple(time for span in layout.references for time in span.times)
