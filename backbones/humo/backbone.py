@@ -106,7 +106,7 @@ class HuMo(Backbone):
                 raise ValueError(f"context windows: {self.name} has its references behind the last latent, where a "
                                  "window would cut them off. Remove the context windows; Long Take makes takes of any "
                                  "length")
-            call = self.with_slots(call.change(extra=extra), reference, process_in)
+            call = self.with_slots(call.change(extra=extra), reference, layout.find("reference"), process_in)
         elif layout is not own or restricts_visibility(techniques):
             raise ValueError(f"conditioning: {self.name} has no reference slots in it that an anchor could move. Use "
                              "Long Take, or One Chunk in place of WanHuMoImageToVideo")
@@ -119,10 +119,13 @@ class HuMo(Backbone):
             call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
         return call.change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
-    def with_slots(self, call: WanCall, reference: Tensor, process_in) -> WanCall:
-        """The references in their slots: of the 17B in its concat channels, of the 1.7B in the latents themselves."""
+    def with_slots(self, call: WanCall, reference: Tensor, span: Span, process_in) -> WanCall:
+        """The references in their slots: of the 17B in its concat channels, of the 1.7B in the latents themselves.
+        What stands in `span` (a keyframe) takes the place of a picture, never of the unconditional one."""
         slots, known = reference.shape[2], (reference[:, :1] > 0.5).to(call.x)
         pictures = process_in(reference[:, 1:].float()).to(call.x)
+        if span.latents is not None:
+            pictures = call.latents(span, process_in)
         x = call.x.clone()
         if self.large:
             x[:, 16:20, -slots:] = 1
@@ -133,7 +136,8 @@ class HuMo(Backbone):
 
     def with_anchors(self, call: WanCall, layout: Layout, process_in) -> WanCall:
         """Further anchors behind the slots, without noise; they have no audio."""
-        parts = [call.latents(span, process_in) for span in layout.spans if span.latents is not None]
+        parts = [call.latents(span, process_in) for span in layout.spans
+                 if span.latents is not None and span.name != "reference"]
         if not parts:
             return call
         anchors = torch.cat(parts, 2)
