@@ -29,15 +29,20 @@ OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again
 class WanStream:
     """Wan 2.1 and Wan 2.2 VAE: the first latent alone, then pairs, an odd one held back for its pair or the flush."""
 
+    first_group = 1
+
     def __init__(self, vae):
         self._vae = vae
         self._decoder = vae.first_stage_model.decoder
-        self._cache: list = [None] * sum(isinstance(module, CausalConv3d) for module in self._decoder.modules())
+        self._open()
         self._parked: dict[int, Tensor] = {}    # buffers in RAM, by place in the cache
         weakref.finalize(self, lambda parked: release(parked.values()), self._parked)
         self._held: Tensor | None = None
         self._decoded = 0
         self._flushed = False
+
+    def _open(self) -> None:
+        self._cache: list = [None] * sum(isinstance(module, CausalConv3d) for module in self._decoder.modules())
         self.warmup_latents = visible_latents(self._decoder) + 1  # the first of a stream decodes to one frame: not seen
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
@@ -48,7 +53,7 @@ class WanStream:
             latents = torch.cat([self._held, latents], dim=2)
         self._load(latents)
         self._cache = move_cache(self._cache, self._vae.device)
-        size = GROUP_LATENTS if self._decoded else 1
+        size = GROUP_LATENTS if self._decoded else self.first_group
         while latents.shape[2] >= size:
             frames = self._decode(latents[:, :, :size], self._cache)
             latents, self._decoded, size = latents[:, :, size:], self._decoded + size, GROUP_LATENTS
@@ -81,11 +86,14 @@ class WanStream:
 
     def _load(self, latents: Tensor) -> None:
         """Have ComfyUI bring the VAE to its device and make room for what is to be decoded."""
-        # ComfyUI's estimate for a long video, which `_decoded` makes this one, includes the feature cache
-        shape = (*latents.shape[:2], self._decoded + latents.shape[2], *latents.shape[3:])
+        shape = (*latents.shape[:2], self._estimated_latents(latents), *latents.shape[3:])
         memory = self._vae.memory_used_decode(shape, self._vae.vae_dtype)
         model_management.load_models_gpu([self._vae.patcher], memory_required=memory,
                                          force_full_load=self._vae.disable_offload)
+
+    def _estimated_latents(self, latents: Tensor) -> int:
+        """ComfyUI's estimate for a long video, which `_decoded` makes this one, includes the feature cache."""
+        return self._decoded + latents.shape[2]
 
     @torch.inference_mode()
     def _decode(self, group: Tensor, cache: list) -> Tensor:
@@ -135,6 +143,9 @@ def open_stream(vae) -> FrameStream:
     """A stream over ComfyUI's VAE object. ValueError when it is not a causal video VAE."""
     check_video_vae(vae)
     carried = isinstance(vae.first_stage_model, (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE))
+    if hasattr(vae.first_stage_model, "num_latent_frames_batch_size"):     # ComfyUI 0.33's AutoencoderKLCogVideoX
+        from .cogvideox_stream import CogVideoXStream
+        return CogVideoXStream(vae)
     return WanStream(vae) if carried else OverlapStream(vae)
 
 
