@@ -210,8 +210,9 @@ class TakeInputs:
         if self.backbone.audio_shape is None:
             if self.features is not None and (made_for := self.features.get("family")) in backbones.recipes():
                 raise ValueError(f"audio_features: they were made for {made_for}, and the guider's "
-                                 f"{self.backbone.name} has no audio conditioning. Connect {made_for}'s model to Plan Take and the guider; "
-                                 "where that is a model patch, behind the node that adds it")
+                                 f"{self.backbone.name} has no audio conditioning. Connect "
+                                 f"{made_for}'s model to Plan Take and the guider; where that is a model patch, behind "
+                                 "the node that adds it")
             if self.features is not None:
                 logger.warning("audio_features: %s has no audio conditioning; they are not used", self.backbone.name)
             return
