@@ -39,6 +39,7 @@ class ChunkRequest:
     `speaker_masks`: (1, K, H, W). `context_frames`: (T, H, W, 3) that the context was encoded from, None where latents
     passed. `driving`: of a driving video by name (pose, face, background, mask), a frame for each of the chunk's, its
     first latent counted as one frame. `encode`: (T, H, W, 3) -> (1, C, t, h, w), for what is each chunk's own.
+    `given`: names of the values that the user's conditioning has.
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -52,6 +53,7 @@ class ChunkRequest:
     context_frames: Tensor | None = None
     driving: Mapping[str, ChunkFrames] = field(default_factory=dict)
     encode: Callable[[Tensor], Tensor] | None = None
+    given: frozenset[str] = frozenset()
 
     def open_with(self, known: Tensor | None, latent_format: LatentFormat) -> tuple[Tensor, Tensor | None]:
         """The chunk's samples (1, C, latents, h, w) and noise mask: `known` (1, C, k, h, w) opens it and is held, what
@@ -147,6 +149,10 @@ class Backbone(ABC):
     def text_width(self, base) -> int:
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim
+
+    def prompt_values(self, base) -> dict[str, Any]:
+        """What such a model reads of a prompt beside its tokens, as a prompt of zeros has it."""
+        return {}
 
     def speech_guider(self) -> "type[SpeechGuider]":
         """The class of the GUIDER that guides text, speech and picture as the family was trained."""

@@ -33,11 +33,14 @@ def never_called(module: nn.Module, transformer_options: Mapping) -> list[str]:
 
 
 def sources(module: nn.Module) -> list[str]:
-    """The source of each file with a layer of `module`, in the packages that define the whole of it."""
+    """The source of each file with a layer of `module`, in the packages that define the whole of it; of a layer from
+    elsewhere, beside which stand others that this network has not, its class alone."""
     kinds = {kind for layer in {type(layer) for layer in module.modules()} for kind in layer.__mro__}
     homes = {package(kind) for kind in type(getattr(module, "_orig_mod", module)).__mro__} - {"torch.nn.modules", ""}
-    return [inspect.getsource(sys.modules[name]) for name in sorted({kind.__module__ for kind in kinds
-                                                                     if package(kind) in homes})]
+    own = {kind for kind in kinds if package(kind) in homes}
+    borrowed = [kind for kind in kinds - own if kind.__module__.startswith("comfy.ldm.")]
+    return [inspect.getsource(sys.modules[name]) for name in sorted({kind.__module__ for kind in own})] + \
+        [inspect.getsource(kind) for kind in borrowed]
 
 
 def package(kind: type) -> str:

@@ -31,6 +31,11 @@ class Sampling:
     def steps(self) -> int:
         return self.sigmas.shape[-1] - 1
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the values that the guider's conditioning has."""
+        return frozenset(name for entries in self.guider.original_conds.values() for entry in entries for name in entry)
+
     def check(self) -> None:
         """Raises ValueError for a schedule that is not whole, a guider with another model's prompts, or a sampler that
         its model cannot have."""

@@ -28,12 +28,14 @@ from .finished_frames import FinishedFrames
 
 logger = logging.getLogger("lodestar")
 
+CLIP_VISION = "clip_vision_output"     # in CONDITIONING
+
 
 @dataclass(frozen=True, eq=False)
 class TakeInputs:
     """Each part is made once, when it is first asked for. `model` carries its techniques; `picture` is an IMAGE,
     `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is what an encoder made of the
-    picture."""
+    picture. `given`: names of the values that the user's conditioning has."""
     model: Any
     vae: Any
     plan: ChunkPlan
@@ -42,6 +44,7 @@ class TakeInputs:
     clip: Any = None
     driving: DrivingVideo | None = None
     clip_vision: Any = None
+    given: frozenset[str] = frozenset()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -143,10 +146,11 @@ class TakeInputs:
                 context_frames: Tensor | None = None) -> ChunkRequest:
         """What the model is asked for; `context`: what was handed over, `context_frames`: what it was encoded from."""
         opening = self.chunk_opening(chunk)
+        given = self.given if self.clip_vision is None else self.given | {CLIP_VISION}
         beside = self.driving.beside(self.plan.timeline, chunk.first_latent, chunk.latents) if self.driving else {}
         return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
                             opening.concat_latent, self.speakers, opening.conditions, self.pads, context_frames,
-                            beside, self.encode)
+                            beside, self.encode, given)
 
     def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
                      context_frames: Tensor | None = None) -> ChunkInputs:
@@ -154,7 +158,7 @@ class TakeInputs:
         inputs = self.backbone.chunk_inputs(self.request(chunk, context, reference, context_frames))
         if self.clip_vision is None:
             return inputs
-        return replace(inputs, conditions={"clip_vision_output": self.clip_vision, **inputs.conditions})
+        return replace(inputs, conditions={CLIP_VISION: self.clip_vision, **inputs.conditions})
 
     def open_stream(self) -> FrameStream:
         """The VAE as a stream of frames, as the techniques finish them."""

@@ -36,5 +36,8 @@ class LodestarBlankPrompt(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, tokens, width, model=None) -> io.NodeOutput:
-        own = UMT5_WIDTH if model is None else find(model).text_width(model.model)
-        return io.NodeOutput([[torch.zeros(1, tokens, width or own), {}]])
+        if model is None:
+            return io.NodeOutput([[torch.zeros(1, tokens, width or UMT5_WIDTH), {}]])
+        backbone = find(model)
+        text = torch.zeros(1, tokens, width or backbone.text_width(model.model))
+        return io.NodeOutput([[text, backbone.prompt_values(model.model)]])

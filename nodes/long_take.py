@@ -61,9 +61,10 @@ class LodestarLongTake(io.ComfyNode):
     @check_inputs
     def execute(cls, noise, guider, sampler, sigmas, vae, plan, audio_features=None, reference=None, clip=None,
                 filename_prefix="lodestar/take", keep_chunks=False, clip_vision_output=None) -> io.NodeOutput:
+        sampling = Sampling(noise, guider, sampler, sigmas)
         inputs = TakeInputs(guider.model_patcher, vae, plan.plan, reference, audio_features, clip, plan.driving,
-                            clip_vision_output)
-        session = TakeSession(inputs, Sampling(noise, guider, sampler, sigmas), plan, cls.hidden)
+                            clip_vision_output, sampling.given)
+        session = TakeSession(inputs, sampling, plan, cls.hidden)
         take = session.make(filename_prefix, keep_chunks)
         preview = ui.PreviewVideo([ui.SavedResult(take.path.name, take.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(take.path)), str(take.path), {"samples": take.tail},

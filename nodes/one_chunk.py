@@ -68,7 +68,8 @@ class LodestarOneChunk(io.ComfyNode):
             with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
         plan, lines = plan_clip(model, reference, width, height, chunk_frames, nearest_bucket)
-        take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision_output)
+        take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision_output,
+                          frozenset(name for _, values in positive for name in values))
         take.check_driving()
         inputs = take.chunk_inputs(plan.chunks[0], reference=take.reference)
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
