@@ -15,6 +15,7 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
     "humo.backbone.HuMo",
     "animate.backbone.WanAnimate",
     "cogvideox.backbone.CogVideoX",
+    "hunyuan.backbone.HunyuanVideo",
 )
 
 

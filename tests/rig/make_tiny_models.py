@@ -163,6 +163,7 @@ def main() -> None:
     from tiny_animate import write_tiny_animate
     from tiny_audio import write_tiny_encoders
     from tiny_cogvideox import write_tiny_cogvideox
+    from tiny_hunyuan import write_tiny_hunyuan
     from tiny_longcat import write_tiny_longcat
     from tiny_omniavatar import write_tiny_omniavatar
     from tiny_talk import write_tiny_talk
@@ -171,6 +172,7 @@ def main() -> None:
     print(*write_tiny_cogvideox(out_dir / "models" / "diffusion_models"), sep="\n")
     print(*write_tiny_longcat(out_dir / "models"), sep="\n")
     print(*write_tiny_omniavatar(out_dir / "models" / "diffusion_models"), sep="\n")
+    print(*write_tiny_hunyuan(out_dir / "models" / "diffusion_models"), sep="\n")
     print(*write_tiny_talk(out_dir / "models"), sep="\n")
     print(*write_tiny_animate(out_dir / "models"), sep="\n")
 

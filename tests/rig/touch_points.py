@@ -121,7 +121,8 @@ STAND_INS = {
     ("backbones/wan/s2v.py", "WanS2V.with_layout.rope"): f"{WAN}.WanModel.rope_encode",
 }
 # Lists of ours that are the first parameters of a function of ComfyUI's
-ORDERS = {("backbones/wan/call.py", "WanCall.names"): f"{WAN}.WanModel._forward"}
+ORDERS = {("backbones/wan/call.py", "WanCall.names"): f"{WAN}.WanModel._forward",
+          ("backbones/hunyuan/call.py", "HunyuanCall.names"): "comfy.ldm.hunyuan_video.model.HunyuanVideo._forward"}
 # Only asked for where the ComfyUI has it
 GUARDED = {"comfy.model_prefetch.pause_malloc_graph", "comfy.model_management.archive_model_dtypes",
            f"{PATCHER}.cached_patcher_init"}
