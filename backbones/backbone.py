@@ -19,6 +19,7 @@ from ..techniques.timeline import Timeline
 from .audio.recipes import Recipe
 from .audio.speech import Speech
 from .frame_conditions import WINDOW, Cut
+from .images import fit_picture
 from .sampling_run import once, say
 
 if TYPE_CHECKING:
@@ -219,6 +220,10 @@ class Backbone(ABC):
     def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], position: ChunkPosition,
                 process_in: Callable[[Tensor], Tensor]):
         """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
+
+    def fit_pictures(self, pictures: Tensor, width: int, height: int) -> Tensor:
+        """The user's pictures (n, H, W, C) as the family takes them, (1, height, width, 3): here the first, cropped."""
+        return fit_picture(pictures[:1], width, height)
 
     def picture_at(self, picture: Tensor | None, chunk: int, seconds: Fraction) -> Tensor | None:
         """The picture (1, H, W, C) that a chunk shows the model as its first frame, of any size, where the take has

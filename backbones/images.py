@@ -6,13 +6,14 @@ from torch import Tensor
 from .socket_values import SMALLEST_PICTURE
 from .vae import encode_frames
 
-FITS = ("crop", "pad")
+FITS = ("crop", "pad", "white")
 
 
 def fit_picture(picture: Tensor, width: int, height: int, fit: str = "crop") -> Tensor:
     """(1, H, W, 3 or 4) in 0..1, on the CPU -> (1, height, width, 3).
 
-    Alpha is flattened onto white. `crop` fills the size and cuts what is over; `pad` keeps everything on black bars.
+    Alpha is flattened onto white. `crop` fills the size and cuts what is over; `pad` keeps everything on black bars,
+    `white` on white ones, in steps of 1 / 255.
     Raises ValueError for what is too narrow to crop.
     """
     rows, columns = picture.shape[1:3]
@@ -22,6 +23,8 @@ def fit_picture(picture: Tensor, width: int, height: int, fit: str = "crop") -> 
                          "proportions")
     if picture.shape[-1] == 4:
         picture = picture[..., :3] * picture[..., 3:] + (1 - picture[..., 3:])
+    if fit == "white":
+        return fit_on_white(picture[0], width, height)[None]
     channels_first = picture.movedim(-1, 1)                     # BHWC -> BCHW
     if fit == "crop":
         return comfy.utils.common_upscale(channels_first, width, height, "area" if is_larger(picture, width, height)
@@ -34,6 +37,19 @@ def fit_picture(picture: Tensor, width: int, height: int, fit: str = "crop") -> 
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     padded[:, top:top + inner_height, left:left + inner_width] = inner
     return padded
+
+
+def fit_on_white(picture: Tensor, width: int, height: int) -> Tensor:
+    """(H, W, 3) of 0..1 -> (height, width, 3): the whole picture, in the middle of white, by Pillow's Lanczos."""
+    import numpy
+    from PIL import Image
+
+    image = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    scale = min(width / image.width, height / image.height)
+    size = max(int(image.width * scale), 1), max(int(image.height * scale), 1)
+    page = Image.new("RGB", (width, height), (255, 255, 255))
+    page.paste(image.resize(size, Image.Resampling.LANCZOS), ((width - size[0]) // 2, (height - size[1]) // 2))
+    return torch.from_numpy(numpy.asarray(page).copy()).float() / 255
 
 
 def is_larger(picture: Tensor, width: int, height: int) -> bool:

@@ -153,8 +153,9 @@ def speech_features(features: Any) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- pictures
 
-def first_picture(image: Any) -> Tensor:
-    """The first picture of an IMAGE, (1, H, W, 3 or 4) float32 about 0..1. (H, W, 3 or 4) is one; bytes are scaled."""
+def first_pictures(image: Any, most: int = 1) -> Tensor:
+    """The first pictures of an IMAGE, (1..most, H, W, 3 or 4) float32 about 0..1. (H, W, 3 or 4) is one; bytes are
+    scaled. What is in any but the first is for whoever uses it to check."""
     if not isinstance(image, Tensor):
         raise ValueError(f"got {describe(image)}, wanted a picture, as Load Image gives")
     came, picture = tuple(image.shape), image[None] if image.ndim == 3 and image.shape[-1] in (3, 4) else image
@@ -162,7 +163,9 @@ def first_picture(image: Any) -> Tensor:
             or min(picture.shape[1:3]) < SMALLEST_PICTURE:
         raise ValueError(f"got shape {came}, wanted (pictures, height, width, 3 or 4 channels), at least "
                          f"{SMALLEST_PICTURE} pixels each way. Load a picture of the person")
-    return unit_values(picture[:1], "pixels", "load the picture again")
+    first = unit_values(picture[:1], "pixels", "load the picture again")
+    others = picture[1:most].cpu().float() / (255 if picture.dtype == torch.uint8 else 1)
+    return torch.cat([first, others])
 
 
 def first_mask(mask: Any) -> Tensor:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import backbones
@@ -67,12 +68,12 @@ class TakeInputs:
 
     @cached_property
     def own_picture(self) -> Tensor | None:
-        """(1, H, W, C) as it came: the user's, or one that the model brings."""
+        """(n, H, W, C) as they came: the user's, or one that the model brings."""
         return self.backbone.picture_at(self.picture, 0, Fraction(0))
 
     @cached_property
     def fitted_picture(self) -> Tensor | None:
-        """(1, H, W, 3), cropped to the take's size."""
+        """(n, H, W, 3), brought to the take's size as the model takes it; all but the first are further references."""
         return self._fit(self.own_picture)
 
     def chunk_picture(self, chunk: Chunk) -> Tensor | None:
@@ -83,12 +84,14 @@ class TakeInputs:
 
     def _fit(self, picture: Tensor | None) -> Tensor | None:
         with name_input("reference"):
-            return None if picture is None else fit_picture(picture, self.plan.width, self.plan.height)
+            return None if picture is None else self.backbone.fit_pictures(picture, self.plan.width, self.plan.height)
 
     @cached_property
     def reference(self) -> Tensor | None:
-        """The picture's latent (1, C, 1, h, w)."""
-        return None if self.fitted_picture is None else self.encode(self.fitted_picture)
+        """The picture's latent (1, C, 1, h, w); of several pictures one each, along the frames."""
+        if self.fitted_picture is None:
+            return None
+        return torch.cat([self.encode(picture) for picture in self.fitted_picture.split(1)], 2)
 
     @cached_property
     def prompts(self) -> dict[str, list]:
@@ -165,11 +168,19 @@ class TakeInputs:
         finishing, stream = finishing_frames(self.techniques), open_stream(self.vae)
         if not finishing or self.fitted_picture is None:
             return stream
-        return FinishedFrames(stream, finishing, self.fitted_picture)
+        assert self.own_picture is not None
+        return FinishedFrames(stream, finishing, fit_picture(self.own_picture[:1], self.plan.width, self.plan.height))
 
     def encode(self, frames: Tensor) -> Tensor:
         """(T, H, W, 3) -> (1, C, t, h, w)."""
+        self.check_vae()
         return encode_frames(self.vae, frames)
+
+    def check_vae(self) -> None:
+        """Raises ValueError for another model's VAE."""
+        if self.vae.latent_channels != self.latent_shape[0]:
+            raise ValueError(f"vae: it makes latents of {self.vae.latent_channels} channels, {self.backbone.name} "
+                             f"wants {self.latent_shape[0]}. Load the VAE that belongs to the model")
 
     def check_plan(self) -> None:
         """Raises ValueError for a plan that was made for another model."""
@@ -188,9 +199,7 @@ class TakeInputs:
 
     def check(self, recording: dict[str, Any] | None) -> None:
         """Raises ValueError for what does not fit together. `recording`: the sound that the plan was made for."""
-        if self.vae.latent_channels != self.latent_shape[0]:
-            raise ValueError(f"vae: it makes latents of {self.vae.latent_channels} channels, {self.backbone.name} "
-                             f"wants {self.latent_shape[0]}. Load the VAE that belongs to the model")
+        self.check_vae()
         self.check_driving()
         check_pictures(self.techniques, *self.latent_shape[1:])
         for chunk in self.plan.chunks:

@@ -19,7 +19,7 @@ from ..backbones.socket_values import (
     conditioning,
     describe,
     first_mask,
-    first_picture,
+    first_pictures,
     latent,
     loudness_peak,
     name_input,
@@ -68,6 +68,8 @@ def try_reading(read: Callable[[str], object], text: str | None) -> bool | str:
 def check(value: Any, socket) -> Any:
     """`value` as its socket wants it; ValueError where it cannot be."""
     kind = socket.get_io_type()
+    if kind == "IMAGE":
+        return first_pictures(value, socket.extra_dict.get("pictures", 1))
     return WIRES[kind](value) if kind in WIRES else WIDGETS[kind](value, socket)
 
 
@@ -146,7 +148,6 @@ class Has:
 
 WIRES: dict[str, Callable[[Any], Any]] = {
     "AUDIO": audible,
-    "IMAGE": first_picture,
     "MASK": first_mask,
     "LATENT": latent,
     "CONDITIONING": conditioning,

@@ -6,7 +6,7 @@ from ..host.output_names import problem_of
 from ..host.session import TakeSession
 from ..host.take_inputs import TakeInputs
 from .input_checks import check_inputs
-from .sockets import PLAN, search_words
+from .sockets import PLAN, SEVERAL, search_words
 
 
 class LodestarLongTake(io.ComfyNode):
@@ -31,10 +31,10 @@ class LodestarLongTake(io.ComfyNode):
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
                                             tooltip="From Audio Features for S2V, from LongCat Speech or Two Speakers "
                                                     "for LongCat Avatar."),
-                io.Image.Input("reference", optional=True,
+                io.Image.Input("reference", optional=True, extra_dict=SEVERAL,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
                                        "and the picture of an anchor that has none of its own. Cropped to the take's "
-                                       "size."),
+                                       "size; HuMo takes up to 8, each whole on white."),
                 io.Clip.Input("clip", optional=True,
                               tooltip="The text encoder, only needed when the plan has a script of prompts."),
                 io.String.Input("filename_prefix", default="lodestar/take",

@@ -2,6 +2,7 @@
 import node_helpers
 from comfy_api.latest import io, ui
 
+from ..backbones import attach
 from ..backbones.take_checks import check_prompt
 from ..host.clip_plan import plan_clip
 from ..host.take_inputs import TakeInputs
@@ -11,6 +12,7 @@ from .sockets import (
     LARGEST_SIDE,
     LONGEST_CHUNK,
     NEAREST_BUCKET,
+    SEVERAL,
     SIDE_STEP,
     search_words,
     sentences,
@@ -43,9 +45,9 @@ class LodestarOneChunk(io.ComfyNode):
                                      "trained with."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
                                             tooltip="From Audio Features, LongCat Speech or Two Speakers."),
-                io.Image.Input("reference", optional=True,
+                io.Image.Input("reference", optional=True, extra_dict=SEVERAL,
                                tooltip="The person's picture, cropped to the size: the first frame or the reference, "
-                                       "as the model takes it."),
+                                       "as the model takes it. HuMo takes up to 8, each whole on white."),
                 io.Boolean.Input("nearest_bucket", default=False, optional=True, tooltip=NEAREST_BUCKET),
                 DRIVING.Input("driving", optional=True,
                               tooltip="From Driving Video, for models that follow one; its beginning is used."),
@@ -56,7 +58,9 @@ class LodestarOneChunk(io.ComfyNode):
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
                      io.Conditioning.Output(display_name="negative", tooltip="The same with unconditional audio."),
                      io.Latent.Output(display_name="latent",
-                                      tooltip="The empty clip, with its first frame where one is given.")],
+                                      tooltip="The empty clip, with its first frame where one is given."),
+                     io.Model.Output(display_name="model", tooltip="The model, ready to read that conditioning: for "
+                                                                   "the sampler or guider.")],
             **search_words("talking head", "avatar", "lip sync", "audio to video", "image to video", "single clip"),
         )
 
@@ -76,4 +80,5 @@ class LodestarOneChunk(io.ComfyNode):
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.uncond}),
                              {name: value for name, value in latent.items() if value is not None},
+                             attach.ready_model(model),
                              ui=ui.PreviewText(sentences([*lines, inputs.others_note])))

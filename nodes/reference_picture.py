@@ -28,7 +28,8 @@ class LodestarReferencePicture(io.ComfyNode):
                              tooltip="The take's height, a multiple of 16, where no plan is connected. 0: the plan's."),
                 io.Combo.Input("fit", options=list(FITS), default="crop",
                                tooltip="crop: fill the size and keep the middle. pad: keep the whole picture between "
-                                       "black bars, which the model may reproduce."),
+                                       "black bars, which the model may reproduce. white: between white bars, as HuMo "
+                                       "was trained."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The picture as one latent frame."),
                      io.Image.Output(display_name="image", tooltip="The fitted picture, as the model will get it.")],

@@ -3,7 +3,6 @@ import itertools
 
 import pytest
 import torch
-from lodestar.backbones.humo.references import concat_channels, fit_on_white, grey_latents
 from lodestar.techniques.audio.features import halve_rate
 from lodestar.techniques.flow_schedules import humo_schedule
 from lodestar.techniques.humo_guidance import Prediction, large_chain, small_chain
@@ -88,22 +87,6 @@ def test_the_solver_s_second_order_beats_its_first():
 def test_the_sigmas_are_whole_timesteps_of_a_thousand():
     sigmas = humo_schedule(50)
     assert (sigmas[:-1] * 1000).long()[:5].tolist() == [999, 995, 991, 987, 982] and sigmas[-1] == 0
-
-
-def test_the_concat_channels_mark_the_slots_in_both_conditions():
-    grey, references = grey_latents(6, 2, 3), torch.randn(1, 16, 2, 2, 3)
-    known, null = concat_channels(grey, references, 2), concat_channels(grey, None, 2)
-    for channels in (known, null):
-        assert channels[:, :4, :4].eq(0).all() and channels[:, :4, 4:].eq(1).all()
-        assert torch.equal(channels[:, 4:, :4], grey[:, :, :4])
-    assert torch.equal(known[:, 4:, 4:], references) and torch.equal(null[:, 4:, 4:], grey[:, :, 4:])
-    assert not torch.equal(grey[:, :, 0], grey[:, :, 1]) and torch.equal(grey[:, :, 2], grey[:, :, 5])
-
-
-def test_a_picture_stands_whole_in_the_middle_of_white():
-    fitted = fit_on_white(torch.zeros(40, 20, 3), 64, 32)
-    assert fitted.shape == (32, 64, 3) and fitted[:, 24:40].max() == 0
-    assert fitted[:, :24].min() == 1 and fitted[:, 40:].min() == 1
 
 
 def test_a_lost_step_stretches_the_whole_speech():

@@ -111,20 +111,20 @@ PICTURE = torch.rand(2, 9, 10, 3, generator=torch.Generator().manual_seed(0))
     (PICTURE / 0, "infinite")])
 def test_what_is_no_picture_is_refused(image, words):
     with pytest.raises(ValueError, match=f"^got .*{words}"):
-        values.first_picture(image)
+        values.first_pictures(image)
 
 
 @pytest.mark.parametrize(("image", "step"), [
     (PICTURE, 0), (PICTURE[0], 0), (PICTURE.double(), 1e-7), (PICTURE.half(), 1e-3),
     ((PICTURE * 255).round().byte(), 0.5 / 255 + 1e-6)], ids=["float", "one", "double", "half", "bytes"])
 def test_every_kind_of_picture_is_one_from_0_to_1(image, step):
-    found = values.first_picture(image)
+    found = values.first_pictures(image)
     assert found.dtype == torch.float32 and found.shape == (1, 9, 10, 3)
     assert (found - PICTURE[:1]).abs().max() <= step
 
 
 def test_only_the_first_picture_is_looked_at():
-    assert values.first_picture(torch.cat([PICTURE[:1], PICTURE[1:] * torch.nan])).shape == (1, 9, 10, 3)
+    assert values.first_pictures(torch.cat([PICTURE[:1], PICTURE[1:] * torch.nan])).shape == (1, 9, 10, 3)
 
 
 MASK = (torch.arange(90).view(1, 9, 10) > 44).float()

@@ -22,8 +22,11 @@ from ..audio.families import RATE
 from ..audio.speech import Speech, check_finite
 from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import window_of
+from ..images import fit_picture
+from ..socket_values import unit_values
 from ..wan.call import WanCall, split_attention
 from .features import FPS, WHISPER_HZ
+from .references import check_count, concat_channels
 from .speech import RECIPE
 
 SPEECH, REFERENCE = "audio_embed", OWN + "reference"
@@ -55,6 +58,12 @@ class HuMo(Backbone):
     def speech_guider(self):
         from .guider import HuMoGuider
         return HuMoGuider
+
+    def fit_pictures(self, pictures: Tensor, width: int, height: int) -> Tensor:
+        """(n, height, width, 3): each whole on white, as it was trained."""
+        check_count(len(pictures), self.name)
+        pictures = unit_values(pictures, "pixels", "load the pictures again")
+        return torch.cat([fit_picture(picture, width, height, "white") for picture in pictures.split(1)])
 
     @property
     def layers_taken(self) -> tuple[int, ...]:
@@ -126,13 +135,11 @@ class HuMo(Backbone):
         pictures = process_in(reference[:, 1:].float()).to(call.x)
         if span.latents is not None:
             pictures = call.latents(span, process_in)
-        x = call.x.clone()
-        if self.large:
-            x[:, 16:20, -slots:] = 1
-            x[:, 20:, -slots:] = known * pictures + (1 - known) * x[:, 20:, -slots:]     # else the grey video's
-        else:
-            x[:, :, -slots:] = known * pictures
-        return call.change(x=x)
+        if not self.large:
+            return call.change(x=torch.cat([call.x[:, :, :-slots], known * pictures], 2))
+        noise, grey = call.x[:, :16], call.x[:, 20:]
+        shown = known * pictures + (1 - known) * grey[:, :, -slots:]
+        return call.change(x=torch.cat([noise, concat_channels(grey, shown, slots)], 1))
 
     def with_anchors(self, call: WanCall, layout: Layout, process_in) -> WanCall:
         """Further anchors behind the slots, without noise; they have no audio."""

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import golden
 import golden_humo_graph
 import golden_recipe
+import humo_grey
 import numpy
 import torch
 from torch import Tensor
@@ -217,7 +218,7 @@ class Run:
     # ------------------------------------------------------------ what goes in
 
     def pictures(self) -> list[Tensor]:
-        from lodestar.backbones.humo.references import fit_on_white
+        from lodestar.backbones.images import fit_on_white
         inputs, config = self.fixtures.load("inputs"), self.fixtures.config
         fitted = [fit_on_white(inputs[name].float() / 255, config["width"], config["height"])
                   for name in ("picture_a", "picture_b")]
@@ -237,11 +238,10 @@ class Run:
         return torch.stack(latents, 1)[None]
 
     def grey(self) -> Tensor:
-        from lodestar.backbones.humo.references import grey_latents
         _, frames, height, width = self.info["noise_shape"]
         if self.name == "17b_tia_two_refs":
             return self.fixtures.load("inputs")["zero_vae_varying"][None, :, :frames]
-        return grey_latents(frames, height, width)
+        return humo_grey.latents(frames, height, width)
 
     def concat(self, reference: bool) -> Tensor | None:
         from lodestar.backbones.humo.references import concat_channels

@@ -149,7 +149,7 @@ def test_ksampler_advanced_twice_on_one_chunk_s_output_is_the_same(tiny_models, 
     file = tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(file)), dtype=torch.float32)
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
-    positive, negative, latent = LodestarOneChunk.execute(high, prompt(wan, 10), prompt(wan, 11), vae, 64, 64, 17,
+    positive, negative, latent, _ = LodestarOneChunk.execute(high, prompt(wan, 10), prompt(wan, 11), vae, 64, 64, 17,
                                                           reference=picture).args
     high, low = (attach.with_technique(model, LookaheadAnchor(3.0, latents=wan.picture(high))) for model in (high, low))
     noise = comfy.sample.prepare_noise(latent["samples"], 5)

@@ -5,19 +5,23 @@ import comfy.samplers
 import comfy.sd
 import comfy.utils
 import folder_paths
+import humo_grey
 import pytest
 import tiny_talk
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
-from humo_models import FRAMES, RATE, SIZE, anchored, features, inputs_of, load, random, sample
+from humo_models import FRAMES, RATE, SIZE, anchored, features, inputs_of, load, prompt, random, sample
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
+from lodestar.backbones.backbone import ChunkInputs
 from lodestar.backbones.humo.backbone import REFERENCE, SPEECH, HuMo
-from lodestar.backbones.humo.references import concat_channels, grey_latents
+from lodestar.backbones.humo.references import concat_channels
+from lodestar.backbones.images import fit_on_white
 from lodestar.host.chunk_sampler import Sampling
 from lodestar.host.session import TakeSession
 from lodestar.host.take_inputs import TakeInputs
+from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -37,7 +41,7 @@ def by_hand(model, inputs, rows=None):
     x = random(*inputs.samples.shape, seed=1)
     picture = base.process_latent_in(inputs.conditions[REFERENCE][:, 1:])
     if module.in_dim == 36:
-        whole = torch.cat([x, concat_channels(grey_latents(x.shape[2], *SIZE), picture, 1)], 1)
+        whole = torch.cat([x, concat_channels(humo_grey.latents(x.shape[2], *SIZE), picture, 1)], 1)
     else:
         whole = torch.cat([x[:, :, :-1], picture], 2)
     if rows is not None:
@@ -135,13 +139,55 @@ def test_what_does_not_fit_is_refused(model):
         sample(anchored(model, LookaheadAnchor(4, latents=random(1, 16, 1, *SIZE))), inputs)
 
 
-def test_a_take_of_three_chunks(model, tiny_models, tmp_path):
+@pytest.fixture(scope="module")
+def vae(tiny_models):
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(
+        tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors")), dtype=torch.float32)
+
+
+def one_chunk(model, vae, pictures=None):
+    """What One Chunk gives a sampler: a clip of 17 frames."""
+    with torch.inference_mode():
+        return LodestarOneChunk.execute(model, prompt(3), prompt(4), vae, 64, 64, 17, features(), pictures)
+
+
+def test_pictures_stand_whole_on_white_each_in_a_slot_of_its_own(model, vae):
+    pictures = torch.rand(2, 40, 90, 3, generator=torch.Generator().manual_seed(1))
+    positive, negative, latent, _ = one_chunk(model, vae, pictures).args
+    assert latent["samples"].shape == (1, 16, FRAMES + 2, *SIZE)
+    reference = positive[0][1][REFERENCE]
+    assert reference[:, :1].min() == 1 and not negative[0][1][REFERENCE].any()
+    for slot, picture in enumerate(pictures):
+        with torch.inference_mode():
+            wanted = vae.encode(fit_on_white(picture, 64, 64)[None])
+        assert torch.allclose(reference[:, 1:, slot:slot + 1], wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="reference: got 9 pictures or more, wanted 1 to 8 for HuMo"):
+        one_chunk(model, vae, torch.rand(30, 16, 16, 3))
+
+
+def test_one_chunk_s_own_model_sees_the_reference(model, vae):
+    """The model as its loader gives it reads no conditions of ours."""
+    made = []
+    for seed in (1, 2):
+        picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(seed))
+        positive, negative, latent, ready = one_chunk(model, vae, picture).args
+        guider = comfy.samplers.CFGGuider(ready)
+        guider.set_conds(positive, negative)
+        made.append(sample(ready, ChunkInputs(latent["samples"]), guider=guider))
+    assert attach.patch_of(model) is None and (made[0] - made[1]).abs().max() > 1e-4
+
+
+def test_another_model_s_vae_is_refused_before_it_encodes(model):
+    other = types.SimpleNamespace(latent_channels=48, encode=None, decode=None, first_stage_model=None)
+    with pytest.raises(ValueError, match="vae: it makes latents of 48 channels, HuMo .* wants 16"):
+        one_chunk(model, other, torch.rand(1, 64, 64, 3))
+
+
+def test_a_take_of_three_chunks(model, vae, tmp_path):
     patched = attach.with_technique(model, LookaheadAnchor(3))
     audio = {"waveform": torch.zeros(1, 1, SECONDS * RATE), "sample_rate": RATE}
     take = LodestarPlanTake.execute(model=patched, audio=audio, fps=25.0, script="", width=64, height=64,
                                     chunk_frames=33, overlap_frames=5, seed_step=1, max_seconds=0.0).args[0]
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(
-        tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors")), dtype=torch.float32)
     guider, text = comfy.samplers.CFGGuider(patched), [[random(1, 7, 4096, seed=3), {}]]
     guider.set_conds(text, text)
     guider.set_cfg(3.0)

@@ -62,6 +62,11 @@ def test_crop_cuts_the_middle_and_pad_keeps_all(vae):
     assert padded[0, 32, :200].max() < 0.02 and padded[0, 32, 300:].min() > 0.98
 
 
+def test_white_keeps_all_in_the_middle_of_white(vae):
+    picture = fitted(vae, torch.zeros(1, 80, 40, 3), 128, 64, "white")
+    assert picture[:, :, 48:80].max() == 0 and picture[:, :, :48].min() == picture[:, :, 80:].min() == 1
+
+
 def test_a_large_picture_is_averaged_down_not_sampled(vae):
     stripes = (torch.arange(1920) % 2).float().expand(1, 2880, 1920)[..., None].expand(-1, -1, -1, 3)
     assert (fitted(vae, stripes) - 0.5).abs().max() < 0.01

@@ -156,7 +156,7 @@ def test_a_clip_of_one_chunk_gets_the_tokens_of_a_take_s_start(model, wan, speec
     text = [[wan.random(1, 7, 4096, seed=3), {}]]
     weights = comfy.utils.load_torch_file(str(tiny_models / "models" / "vae" / "lodestar_tiny_wan_vae.safetensors"))
     features = {"encoded_audio_all_layers": speech.streams[0], "rate_hz": 50.0}
-    positive, _, latent = LodestarOneChunk.execute(model, text, text, comfy.sd.VAE(sd=weights), 64, 64, 17,
+    positive, _, latent, _ = LodestarOneChunk.execute(model, text, text, comfy.sd.VAE(sd=weights), 64, 64, 17,
                                                             features).args
     with listening(model) as audio_in, torch.inference_mode():
         comfy.sample.sample(model, wan.noise(model, CHUNK), 1, 1.0, "euler", "simple", positive, positive,
