@@ -6,7 +6,7 @@ samplers give all frames one level, so the levels are put in around ComfyUI's ow
 below the model's wrappers, and x0 = x - sigma * v above them, for flow models alone.
 """
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_sampling
@@ -24,6 +24,7 @@ from ..techniques.temporal_anchor import count_recents
 
 KEY = "lodestar_levels"
 CACHES = ("easycache", "lazycache")     # keys under which core's nodes wrap a model that they leave out calls of
+Noise = Callable[[int, int], Tensor]    # of a block at a level
 
 
 class RollingSampler(comfy.samplers.Sampler):
@@ -37,86 +38,108 @@ class RollingSampler(comfy.samplers.Sampler):
     def __init__(self, block_latents: int, passes: int, renoise: str):
         self.block_latents, self.passes, self.renoise = block_latents, passes, renoise
 
+    def rolling(self, sigmas: Tensor) -> Rolling:
+        return Rolling(tuple(sigmas.tolist()), self.block_latents, self.passes, self.renoise)
+
     def sample(self, model_wrap, sigmas: Tensor, extra_args: dict, callback: Callable | None, noise: Tensor,
                latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False
                ) -> Tensor:
         """What core's samplers give: (B, C, T, h, w) in model space."""
-        rolling = Rolling(tuple(sigmas.tolist()), self.block_latents, self.passes, self.renoise)
-        run = ClipRun.of(rolling, model_wrap, extra_args, noise, latent_image, denoise_mask)
-        made = noise.new_empty(noise.shape) if latent_image is None else latent_image.clone()
-        first = run.given
-        for block in roll(rolling, run.blocks, run.recents, run.predict, run.noise_of, run.remember):
-            made[:, :, first:first + block.shape[2]] = block
-            first += block.shape[2]
-            if callback is not None:
-                callback(run.count_step(rolling), made, made, rolling.levels)
-        return made
+        rolling, backbone = self.rolling(sigmas), check_model(model_wrap)
+        given = count_given(denoise_mask, noise.shape[2])
+        check_length(rolling, noise.shape[2], given, backbone.temporal_ratio)
+        start = torch.zeros_like(noise) if latent_image is None else latent_image
+        scaled = model_wrap.inner_model.model_sampling.noise_scaling(sigmas[0], noise, start)
+
+        def noise_of(block: int, level: int) -> Tensor:
+            """The sampler's own at level 0; below it that of the block's and level's seed, on any machine the same."""
+            own = range(given + block * self.block_latents, given + (block + 1) * self.block_latents)
+            if level == 0:
+                return scaled[:, :, own.start:own.stop]
+            seed = noise_seed(extra_args.get("seed") or 0, block, level)
+            shape = (*noise.shape[:2], len(own), *noise.shape[3:])
+            return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(noise)
+
+        stream = Stream(rolling, (noise.shape[2] - given) // rolling.block_latents, noise_of, 1 - given)
+        return stream.run(model_wrap, extra_args, callback, start)
 
 
 @dataclass(eq=False)
-class ClipRun:
-    """One clip through the window. `given`: leading latents that are kept. `recents`: how many finished ones stay in
-    sight, `seen`: they, oldest first."""
+class Stream:
+    """Some windows of a stream of so many `blocks`, for one run of a guider, whose latents begin with number
+    `first_latent` of the take. `windows`: which, None for all.
+
+    `seen`: the finished latents before them, in model space, and afterwards those after. `held`: likewise the blocks
+    that are in the window.
+    """
     rolling: Rolling
-    guider: Any
-    extra_args: dict
-    noise: Tensor
-    latent_image: Tensor | None
-    given: int
-    recents: int
-    emitted: int = 0
+    blocks: int
+    noise_of: Noise
+    first_latent: int = 0
+    windows: range | None = None
     seen: Tensor | None = None
+    held: dict[int, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, rolling: Rolling, guider, extra_args: dict, noise: Tensor, latent_image: Tensor | None,
-           denoise_mask: Tensor | None) -> "ClipRun":
-        backbone = check_model(guider)
-        given = count_given(denoise_mask, noise.shape[2])
-        check_length(rolling, noise.shape[2], given, backbone.temporal_ratio)
-        recents = count_recents(attach.techniques_of(guider.model_patcher))
-        return cls(rolling, guider, extra_args, noise, latent_image, given, recents)
-
-    @property
-    def blocks(self) -> int:
-        return (self.noise.shape[2] - self.given) // self.rolling.block_latents
-
-    def count_step(self, rolling: Rolling) -> int:
-        """The step of `rolling.levels` that a progress bar shows."""
-        self.emitted += 1
-        return min(rolling.levels * self.emitted // self.blocks, rolling.levels) - 1
+    def run(self, guider, extra_args: dict, callback: Callable | None, start: Tensor) -> Tensor:
+        """`start` (B, C, T, h, w) with the blocks that leave the window in their places."""
+        made, model, steps = start.clone(), guider.model_patcher, self.rolling.levels
+        recents = count_recents(attach.techniques_of(model))
+        calls = Calls(self, guider, extra_args, start.shape[2])
+        emitted = range(self.blocks) if self.windows is None else self.rolling.emitted_in(self.windows)
+        blocks = roll(self.rolling, self.blocks, recents, calls.predict, self.noise_of, calls.remember, self.windows,
+                      self.held)
+        for count, (block, clean) in enumerate(zip(emitted, blocks, strict=True), 1):
+            place = self.place(self.rolling.latents_of(range(block, block + 1)))
+            made[:, :, place.start:place.stop] = clean
+            if callback is not None:
+                callback(max(steps * count // len(emitted), 1) - 1, made, made, steps)
+        return made
 
     def place(self, latents: range) -> range:
-        """Where latents of a take, whose picture is number 0, are in the clip."""
-        return range(latents.start - 1 + self.given, latents.stop - 1 + self.given)
+        """Where latents of the take are in the run."""
+        return range(latents.start - self.first_latent, latents.stop - self.first_latent)
 
-    def noise_of(self, block: int, level: int) -> Tensor:
-        """The sampler's own at level 0; below it that of the block's and level's seed, on any machine the same."""
-        own = self.place(self.rolling.latents_of(range(block, block + 1)))
-        if level == 0:
-            sampling = self.guider.inner_model.model_sampling
-            start = None if self.latent_image is None else self.latent_image[:, :, own.start:own.stop]
-            drawn, sigma = self.noise[:, :, own.start:own.stop], self.noise.new_tensor(self.rolling.sigmas[0])
-            return sampling.noise_scaling(sigma, drawn, torch.zeros_like(drawn) if start is None else start)
-        seed = noise_seed(self.extra_args.get("seed") or 0, block, level, self.rolling.levels) % 2 ** 63
-        shape = (*self.noise.shape[:2], len(own), *self.noise.shape[3:])
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.noise)
+
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """The calls of the guider that a stream makes. `latents`: how many its conditions are for."""
+    stream: Stream
+    guider: Any
+    extra_args: dict
+    latents: int
 
     def predict(self, call: Call, x: Tensor) -> Tensor:
-        """The clean prediction of the window, by the guider, beside the finished latents that it sees."""
-        seen = [] if self.seen is None or not call.recents else [self.seen[:, :, -len(call.recents):]]
-        held = len(call.recents) if seen else 0
-        levels = (0.0,) * held + spread_levels(self.rolling.sigmas, call, self.rolling.block_latents)
-        place = self.place(call.latents)
-        window = Window(tuple(range(place.start - held, place.stop)), self.noise.shape[2], held)
-        whole = torch.cat([*seen, x], 2)
+        """The clean prediction of the window beside the finished latents that it sees."""
+        stream, held, parts = self.stream, len(call.recents), [x]
+        if held:
+            assert stream.seen is not None
+            parts = [stream.seen[:, :, -held:].to(x), x]
+        levels = (0.0,) * held + spread_levels(stream.rolling.sigmas, call, stream.rolling.block_latents)
+        place = stream.place(call.latents)
+        window = Window(tuple(range(place.start - held, place.stop)), self.latents, held)
         options = with_levels(self.guider.model_patcher, self.extra_args["model_options"], window,
                               torch.tensor(levels).to(x), self.guider.inner_model.model_sampling)
-        made = self.guider(whole, x.new_ones(len(x)), **{**self.extra_args, "model_options": options})
+        made = self.guider(torch.cat(parts, 2), x.new_ones(len(x)), **{**self.extra_args, "model_options": options})
         return made[:, :, held:]
 
     def remember(self, call: Call, clean: Tensor) -> None:
-        whole = clean if self.seen is None else torch.cat([self.seen, clean], 2)
-        self.seen = whole[:, :, -self.recents:]
+        stream, most = self.stream, count_recents(attach.techniques_of(self.guider.model_patcher))
+        whole = clean if stream.seen is None else torch.cat([stream.seen.to(clean), clean], 2)
+        stream.seen = whole[:, :, -most:]
+
+
+class StreamSampler(comfy.samplers.Sampler):
+    """The SAMPLER of one chunk of a stream: where its windows put the blocks that leave them."""
+
+    def __init__(self, stream: Stream):
+        self.stream = stream
+
+    def sample(self, model_wrap, sigmas: Tensor, extra_args: dict, callback: Callable | None, noise: Tensor,
+               latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False
+               ) -> Tensor:
+        """(B, C, T, h, w) in model space, zeros where no block has left the window."""
+        check_model(model_wrap)
+        return self.stream.run(model_wrap, extra_args, callback, torch.zeros_like(noise))
 
 
 def with_levels(model, model_options: dict, window: Window, levels: Tensor, model_sampling) -> dict:

@@ -20,10 +20,11 @@ from ..pipelines.take.protocols import ChunkSampler
 from ..pipelines.take.reusable_chunks import copy_reusable_chunks, take_folder
 from ..pipelines.take.take import make_take
 from ..pipelines.take.video_writer import VideoWriter
-from .chunk_sampler import GuiderChunkSampler, Sampling
+from .chunk_sampler import Sampling
 from .metadata import graph_tags
 from .output_names import fill_in, free_paths, problem_of, subfolder_of
 from .progress import TakeProgress
+from .stream_chunk_sampler import choose_chunk_sampler
 from .take_fingerprints import take_fingerprints
 from .take_inputs import TakeInputs
 
@@ -44,7 +45,7 @@ class TakeSession:
     sampling: Sampling
     take: Take
     hidden: Any
-    make_sampler: Callable[[TakeInputs, Sampling, TakeProgress], ChunkSampler] = GuiderChunkSampler
+    make_sampler: Callable[[TakeInputs, Sampling, TakeProgress], ChunkSampler] = choose_chunk_sampler
 
     def make(self, prefix: str, keep_chunks: bool) -> FinishedTake:
         """Make or resume the take and write the video. Raises ValueError for inputs that do not fit together."""

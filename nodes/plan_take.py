@@ -69,6 +69,9 @@ class LodestarPlanTake(io.ComfyNode):
                 DRIVING.Input("driving", optional=True,
                               tooltip="From Driving Video, for models that follow one. Without speech the take is as "
                                       "long as it is, and has its sound where soundtrack gives no other."),
+                io.Int.Input("block_latents", default=0, min=0, max=16, optional=True,
+                             tooltip="0: chunks. Otherwise a stream: blocks of that many latents for Rolling Window, "
+                                     "without chunk_frames, overlap_frames and seed_step."),
             ],
             outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take, Reference Picture and Take Report."),
                      io.String.Output(display_name="summary", tooltip="The plan in words, cost included; the node "
@@ -79,17 +82,17 @@ class LodestarPlanTake(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, audio=None, width=0, height=0, fps=0.0, chunk_frames=0, overlap_frames=-1, script="",
-                seed_step=1, max_seconds=0.0, reference=None, soundtrack=None, nearest_bucket=False, driving=None
-                ) -> io.NodeOutput:
+                seed_step=1, max_seconds=0.0, reference=None, soundtrack=None, nearest_bucket=False, driving=None,
+                block_latents=0) -> io.NodeOutput:
         backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
         backbone.check_driving(driving.sources if driving else ())
         chosen = choose_settings(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
                                  chunk_frames=chunk_frames, overlap_frames=overlap_frames,
-                                 nearest_bucket=nearest_bucket)
+                                 nearest_bucket=nearest_bucket, stream=bool(block_latents))
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = frames_of(clock, speech, driving, max_seconds)
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
-                         seed_step, backbone.grid)
+                         seed_step, backbone.grid, block_latents)
         cost = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
         summary = "\n".join(filter(None, (chosen.note, chosen.size_note, cost, backbone.fps_note(clock.fps))))
         track = sound_of(soundtrack, speech, driving, float(plan.seconds))

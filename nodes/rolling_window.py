@@ -26,7 +26,7 @@ class LodestarRollingWindow(io.ComfyNode):
                                tooltip="fresh: new noise between levels, for distilled students. keep: the same "
                                        "path, for any other flow model."),
             ],
-            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced, with the sigmas of Student Schedule.")],
+            outputs=[io.Sampler.Output(tooltip="For Long Take or SamplerCustomAdvanced, with Student Schedule.")],
             **search_words("streaming", "sampler", "causal", "self forcing", "avatarforcing", "real time"),
         )
 

@@ -8,6 +8,7 @@ latents; here they are latents. The code's provisional writes in the ramp-up are
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -75,6 +76,14 @@ class Rolling:
         for index in range(blocks + self.length - 1):
             yield Window(index, range(max(0, index - self.length + 1), min(blocks - 1, index) + 1))
 
+    def windows_of(self, blocks: range) -> range:
+        """The windows that some blocks leave, with the first of all the ramp-up before it."""
+        return range(blocks.start and blocks.start + self.length - 1, blocks.stop - 1 + self.length)
+
+    def emitted_in(self, windows: range) -> range:
+        """The blocks that leave some windows."""
+        return range(max(0, windows.start - self.length + 1), max(0, windows.stop - self.length + 1))
+
     def find_emitted(self, window: Window) -> int | None:
         """The block that is clean after the window's last pass, if there is one."""
         return None if window.index < self.length - 1 else window.blocks.start
@@ -118,10 +127,15 @@ class Call:
         return len(self.recents)
 
 
-def list_calls(rolling: Rolling, blocks: int, recents: int) -> Iterator[Call]:
-    """Every forward of a take of so many blocks, `recents` clean latents of which stay in sight (T)."""
-    held = range(1, 1)
+def list_calls(rolling: Rolling, blocks: int, recents: int, windows: range | None = None) -> Iterator[Call]:
+    """Every forward of a take of so many blocks, `recents` clean latents of which stay in sight (T); or those of some
+    `windows` of it."""
+    first = 0 if windows is None else windows.start
+    stop = rolling.latents_of(range(max(0, first - rolling.length + 1))).stop
+    held = range(max(1, stop - recents), stop)
     for window in rolling.windows(blocks):
+        if windows is not None and window.index not in windows:
+            continue
         own, emits = rolling.latents_of(window.blocks), rolling.find_emitted(window)
         for refinement in range(rolling.passes):
             levels, last = window.levels(rolling.passes, refinement), refinement == rolling.passes - 1
@@ -136,15 +150,17 @@ def list_calls(rolling: Rolling, blocks: int, recents: int) -> Iterator[Call]:
 
 
 def roll(rolling: Rolling, blocks: int, recents: int, predict: Callable[[Call, Tensor], Tensor],
-         noise: Callable[[int, int], Tensor], write: Callable[[Call, Tensor], None] = lambda call, clean: None
-         ) -> Iterator[Tensor]:
+         noise: Callable[[int, int], Tensor], write: Callable[[Call, Tensor], None] = lambda call, clean: None,
+         windows: range | None = None, held: dict[int, Tensor] | None = None) -> Iterator[Tensor]:
     """The blocks of a stream (1, C, B, h, w), one after the other, each as its clean prediction.
 
     `predict(call, x)`: the clean prediction of (1, C, F, h, w) at the levels of the call. `noise(block, level)`: of one
-    block, the same whenever it is asked for. `write(call, clean)` remembers an emitted block; `recents`: T.
+    block, the same whenever it is asked for. `write(call, clean)` remembers an emitted block; `recents`: T. Where some
+    `windows` of a take are rolled, `held` has the blocks that are in the window before them, and afterwards those
+    after.
     """
-    held: dict[int, Tensor] = {}
-    for call in list_calls(rolling, blocks, recents):
+    held = {} if held is None else held
+    for call in list_calls(rolling, blocks, recents, windows):
         if call.writes:
             write(call, held.pop(call.blocks.start))
             continue
@@ -158,9 +174,10 @@ def roll(rolling: Rolling, blocks: int, recents: int, predict: Callable[[Call, T
             yield held[call.emits] if recents else held.pop(call.emits)
 
 
-def noise_seed(seed: int, block: int, level: int, levels: int) -> int:
-    """Of one block at one level, whatever the take's length, its windows and where it was taken up again."""
-    return seed + block * levels + level
+def noise_seed(seed: int, block: int, level: int) -> int:
+    """Of one block at one level, 0 to 2**63 - 1, whatever the take's length, its windows and where it was taken up
+    again: mixed, so that takes of neighbouring seeds share no noise."""
+    return int.from_bytes(sha256(f"{seed} {block} {level}".encode()).digest()[:8], "big") >> 1
 
 
 def spread_levels(sigmas: Sequence[float], call: Call, block_latents: int) -> tuple[float, ...]:

@@ -32,7 +32,7 @@ def seen_by(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def noise(block: int, level: int, size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(noise_seed(7, block, level, 100))
+    generator = torch.Generator().manual_seed(noise_seed(7, block, level))
     return torch.randn(1, 1, size, 1, 1, generator=generator, dtype=torch.float64)
 
 

@@ -14,6 +14,7 @@ from .story import clock, parse_story, prompts_for_chunks
 
 MIN_FPS, MAX_FPS = 1, 240
 FILM_TOLERANCE = 0.0002     # of the rate: people type 23.98 for 24000/1001
+CHUNK_SECONDS = 2           # of a stream: what is sampled in one run, and may be lost when it is broken off
 SEGMENT_BITS_PER_PIXEL = 0.2  # talking heads at the writer's default quality; an estimate, named so in `describe`
 ENCODER_LOOKAHEAD_FRAMES = 64  # what libx264 holds back, as yuv420p, at 4 threads
 
@@ -55,6 +56,7 @@ class ChunkPlan:
     height: int
     chunks: tuple[Chunk, ...]
     notes: tuple[str, ...] = ()   # what was snapped, said to the user
+    block_latents: int = 0        # of a rolling window's blocks, which latent 0 precedes; 0: chunks are sampled whole
 
     @property
     def total_latents(self) -> int:
@@ -104,6 +106,7 @@ class ChunkPlan:
             "fps": f"{self.timeline.fps}, {self.timeline.temporal_ratio} frames per latent",
             "prompt": chunk.prompt,
             "seed offset": str(chunk.seed_offset),
+            **({"blocks": f"{self.block_latents} latents of {self.total_latents}"} if self.block_latents else {}),
         }
 
 
@@ -129,8 +132,8 @@ def exact_fps(fps: float) -> Fraction:
 
 
 def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_frames: int, width: int, height: int,
-              script: str | None = None, seed_step: int = 1, grid: int = 16) -> ChunkPlan:
-    """Cut a take of `total_frames` pixel frames into chunks.
+              script: str | None = None, seed_step: int = 1, grid: int = 16, block_latents: int = 0) -> ChunkPlan:
+    """Cut a take of `total_frames` pixel frames into chunks, or with `block_latents` as `plan_stream` does.
 
     `chunk_frames` and `overlap_frames` are snapped down to whole latents: 81 -> 21, 80 -> 20, 13 -> 4, overlap 0 -> 0.
     Every chunk but the first repeats `overlap` latents. A take that fits one chunk is one chunk of exactly the latents
@@ -141,6 +144,8 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     Raises ValueError for a chunk not longer than its overlap, fps outside 1..240, a size off the grid, no frames, or a
     script that cannot be read.
     """
+    if block_latents:
+        return plan_stream(timeline, total_frames, block_latents, width, height, script, grid)
     _check_picture(timeline.fps, width, height, grid)
     if total_frames < 1:
         raise ValueError(f"the take has {total_frames} frames; the audio must last at least one frame "
@@ -159,6 +164,28 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
                    for index, (first, context, latents) in enumerate(windows))
     snapped = _snap_notes(timeline, chunk_frames, chunk_latents, overlap_frames, overlap_latents)
     return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(snapped + notes))
+
+
+def plan_stream(timeline: Timeline, total_frames: int, block_latents: int, width: int, height: int,
+                script: str | None = None, grid: int = 16) -> ChunkPlan:
+    """Cut a take of `total_frames` pixel frames into chunks of whole blocks, about two seconds each, for a rolling
+    window.
+
+    Latent 0 is the picture; the last block is whole, and what of it lies behind the take is trimmed. Raises ValueError
+    as `plan_take` does, and for blocks without a latent.
+    """
+    _check_picture(timeline.fps, width, height, grid)
+    if total_frames < 1 or block_latents < 1:
+        raise ValueError(f"the take has {total_frames} frames and blocks of {block_latents} latents; it needs at least "
+                         "one of each")
+    blocks = max(1, -(-(timeline.latents_for_frames(total_frames) - 1) // block_latents))
+    size = max(1, round(CHUNK_SECONDS * timeline.fps / (timeline.temporal_ratio * block_latents)))
+    firsts = range(0, blocks, size)
+    places = [(first and 1 + first * block_latents, 1 + min(first + size, blocks) * block_latents) for first in firsts]
+    starts = [timeline.seconds_at(timeline.first_frame(first)) for first, _ in places]
+    prompts, notes = prompts_for_chunks(parse_story(script or ""), starts, timeline.seconds_at(total_frames))
+    chunks = tuple(Chunk(index, first, 0, end - first, prompts[index], 0) for index, (first, end) in enumerate(places))
+    return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(notes), block_latents)
 
 
 def disk_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> tuple[int, int]:
@@ -183,6 +210,8 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
     last = "" if lengths[-1] == lengths[0] else f", the last {_window_words(plan.timeline, lengths[-1])}"
     overlap = plan.overlap_latents
     lines = [
+        *([f"a stream of blocks of {plan.block_latents} latents ({plan.block_latents * plan.timeline.temporal_ratio} "
+           "frames); a rolling window looks all but one of its blocks ahead"] if plan.block_latents else []),
         f"{len(lengths)} {'chunk' if len(lengths) == 1 else 'chunks'} of {_window_words(plan.timeline, lengths[0])}"
         + last + (f", each repeating {overlap} latents of the one before" if overlap else ""),
         f"video: {clock(plan.seconds)}, {plan.total_frames} frames at {_rate(plan.timeline.fps)} fps, "

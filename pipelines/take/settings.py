@@ -42,12 +42,13 @@ class Settings:
 
 def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int = 0, height: int = 0,
                     fps: Fraction | None = None, chunk_frames: int = 0, overlap_frames: int = -1,
-                    nearest_bucket: bool = False) -> Settings:
+                    nearest_bucket: bool = False, stream: bool = False) -> Settings:
     """What a user asked, and the model's own where nothing was: size 0, fps None, chunk 0, overlap -1.
 
     An own size has the proportions of `picture` (B, H, W, C) where there is one and the model knows others than its
     own. `nearest_bucket`: any size becomes the nearest that the model was trained at, where it has a list of them.
-    ValueError for a size of which one side is missing, or an overlap where the model keeps its context outside.
+    `stream`: chunks and overlap are not asked for. ValueError for a size of which one side is missing, or an overlap
+    where the model keeps its context outside.
     """
     if bool(width) != bool(height):
         raise ValueError(f"width, height: got {width} and {height}; give both, or 0 for both to take the model's own")
@@ -64,10 +65,11 @@ def choose_settings(model: Trained, picture: Tensor | None = None, *, width: int
     width, height, size_note = bucket_size(model, None if sized else picture, width, height, nearest_bucket)
     if not chunk_frames:
         chunk_frames = model.chunk_frames_at(width, height)
-        own.append(f"chunks of {chunk_frames} frames")
+        own += [] if stream else [f"chunks of {chunk_frames} frames"]
     if overlap_frames < 0:
         overlap_frames = model.overlap_frames
-        own.append(f"{overlap_frames} frames of overlap" if overlap_frames else "context outside the chunk")
+        own += [] if stream else [f"{overlap_frames} frames of overlap" if overlap_frames else
+                                  "context outside the chunk"]
     if not sized:
         followed = picture is not None and not model.one_size
         own.append(f"{width}x{height}" + (" in the proportions of the reference" if followed else ""))

@@ -155,7 +155,7 @@ def test_another_model_s_speech_is_refused(model, tiny_models, tmp_path, changes
 
 
 def test_speech_without_the_patch_is_refused(tiny_models, tmp_path):
-    """The model went past the InfiniteTalk node: what was made for it would be heard by nobody."""
+    """The model went past the InfiniteTalk node: what was made for it would reach no block."""
     plain, picture = load_plain(tiny_models), torch.rand(1, 64, 64, 3)
     with pytest.raises(ValueError, match="audio_features: they were made for InfiniteTalk, .*image-to-video has no"):
         session(plain, tiny_models, tmp_path, {**features(), "family": "InfiniteTalk"}, picture).check()

@@ -86,7 +86,7 @@ def by_hand(chunk, sigmas, size, passes, recents, picture, distance, latents, re
                     state[block] = state[block] + (later - sigmas[level]) * flow[:, :, begin:begin + size]
                 else:
                     fresh = torch.randn(own.shape, generator=torch.Generator().manual_seed(
-                        noise_seed(1, block, level + 1, len(sigmas) - 1)))
+                        noise_seed(1, block, level + 1)))
                     state[block] = (1 - later) * own + later * fresh if later else own
         if step >= length - 1:
             done += list(state[inside[0]].split(1, 2))

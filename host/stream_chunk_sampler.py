@@ -1,0 +1,120 @@
+"""The chunk sampler of a stream: Rolling Window inside Long Take, a chunk of some blocks in each run of the guider.
+
+What the window holds between two chunks is the sampler's state, in the journal; the finished latents that stay in sight
+are the journal's own. The first latent of the take is its picture, as it was encoded.
+"""
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..backbones import attach
+from ..backbones.allocator import give_back
+from ..pipelines.take.plan import Chunk
+from ..pipelines.take.protocols import ChunkSampler
+from ..techniques.protocols import Past
+from ..techniques.rolling_window import noise_seed
+from ..techniques.technique import ChunkPosition
+from ..techniques.temporal_anchor import count_recents
+from .chunk_sampler import GuiderChunkSampler, Sampling
+from .progress import TakeProgress
+from .rolling_sampler import RollingSampler, Stream, StreamSampler
+from .take_inputs import TakeInputs
+
+
+class StreamChunkSampler:
+    """A ChunkSampler that yields a chunk's blocks, all of one run; the first chunk begins with the picture."""
+    past_frames = 0
+
+    def __init__(self, inputs: TakeInputs, sampling: Sampling, progress: TakeProgress):
+        check_stream(inputs, sampling)
+        self.inputs, self.sampling, self.progress = inputs, sampling, progress
+        self.rolling = sampling.sampler.rolling(sampling.sigmas)
+        self.recents = count_recents(inputs.techniques)
+        self.blocks = (inputs.plan.total_latents - 1) // self.rolling.block_latents
+        self.held: dict[int, Tensor] = {}
+
+    def state(self) -> dict[str, Tensor]:
+        """The blocks in the window, as noisy as they are."""
+        return {f"block_{block}": x.cpu() for block, x in self.held.items()}
+
+    def restore(self, state: dict[str, Tensor], past: Past) -> None:
+        self.held = {int(name.removeprefix("block_")): x for name, x in state.items()}
+
+    def sample(self, chunk: Chunk, past: Past) -> Iterator[Tensor]:
+        self.progress.begin_chunk(chunk)
+        size = self.rolling.block_latents
+        blocks = range((chunk.first_latent - 1) // size if chunk.index else 0, (chunk.end_latent - 1) // size)
+        stream = self.make_stream(blocks, past)
+        sampled = self.run(chunk, stream).float().cpu()
+        self.held = stream.held
+        if not chunk.index:
+            yield self.inputs.reference
+        for block in blocks:
+            place = stream.place(self.rolling.latents_of(range(block, block + 1)))
+            yield sampled[:, :, place.start:place.stop]
+        give_back()
+
+    def make_stream(self, blocks: range, past: Past) -> Stream:
+        """The windows that these blocks leave, behind what is finished."""
+        seen = min(self.recents, blocks.start * self.rolling.block_latents)
+        first = self.rolling.latents_of(blocks).start - seen
+        finished = self.inputs.model.model.process_latent_in(past.latents(seen)) if seen else None
+        return Stream(self.rolling, self.blocks, self.noise_of, first, self.rolling.windows_of(blocks), finished,
+                      dict(self.held))
+
+    def noise_of(self, block: int, level: int) -> Tensor:
+        """The take's noise of a seed that block and level have to themselves."""
+        noise = copy.copy(self.sampling.noise)
+        noise.seed = noise_seed(self.sampling.noise.seed, block, level)
+        channels, height, width = self.inputs.latent_shape
+        samples = torch.zeros(1, channels, self.rolling.block_latents, height, width)
+        drawn = noise.generate_noise({"samples": samples}).to(self.inputs.model.load_device, torch.float32)
+        return drawn if level else self.rolling.sigmas[0] * drawn
+
+    def run(self, chunk: Chunk, stream: Stream) -> Tensor:
+        """One run of the guider: (1, C, t, h, w) of all latents that its windows touch."""
+        assert stream.windows is not None
+        end = self.rolling.latents_of(range(min(self.blocks, stream.windows.stop))).stop
+        touched = replace(chunk, first_latent=stream.first_latent, latents=end - stream.first_latent)
+        reference = self.inputs.reference
+        inputs = self.inputs.backbone.chunk_inputs(self.inputs.request(touched, None, reference))
+        position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, None, chunk.index,
+                                 stream.first_latent)
+        guider = attach.guider_at(self.sampling.guider, self.inputs.techniques, position, inputs.conditions,
+                                  inputs.uncond, self.inputs.prompts.get(chunk.prompt))
+        channels, height, width = self.inputs.latent_shape
+        samples, model = torch.zeros(1, channels, touched.latents, height, width), self.inputs.model
+        callback = self.progress.sampler_callback(chunk, model.load_device, model.model.latent_format)
+        sampled = guider.sample(samples, samples, StreamSampler(stream), self.sampling.sigmas, callback=callback,
+                                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=self.sampling.noise.seed)
+        self.progress.end_sampling()
+        return sampled
+
+
+def choose_chunk_sampler(inputs: TakeInputs, sampling: Sampling, progress: TakeProgress) -> ChunkSampler:
+    """The take's: a stream's where the sampler is a Rolling Window. Raises ValueError for a plan of the other kind."""
+    if isinstance(sampling.sampler, RollingSampler):
+        return StreamChunkSampler(inputs, sampling, progress)
+    if inputs.plan.block_latents:
+        raise ValueError(f"plan: it is a stream of blocks of {inputs.plan.block_latents} latents, which only a Rolling "
+                         "Window makes. Connect one as the sampler, or set block_latents of Plan Take to 0")
+    return GuiderChunkSampler(inputs, sampling, progress)
+
+
+def check_stream(inputs: TakeInputs, sampling: Sampling) -> None:
+    """Raises ValueError for a plan, picture or model that a stream cannot be made of."""
+    size, planned = sampling.sampler.block_latents, inputs.plan.block_latents
+    if size != planned:
+        was = f"blocks of {planned}" if planned else "chunks"
+        raise ValueError(f"plan: it has {was}, the Rolling Window moves {size} latents at a time. Set block_latents of "
+                         f"Plan Take to {size}")
+    if inputs.picture is None:
+        raise ValueError("reference: a stream begins with its picture, and none came. Connect one to Long Take")
+    if inputs.first_opening.concat_latent is not None:
+        raise ValueError(f"model: {inputs.backbone.name} is given its picture in channels that belong to a chunk, "
+                         "which a stream does not have. Use another sampler, or another model, such as LongCat or "
+                         "Wan T2V")
