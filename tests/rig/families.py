@@ -79,6 +79,7 @@ def load_infinitetalk(models: Path):
 
 
 LONGCAT: dict[str, Any] = {"by_core": False, "attention": "blocks.0.attn.proj"}
+COGVIDEOX: dict[str, Any] = {"module": "comfy.ldm.cogvideo.model", "attention": "blocks.0.q"}
 FAMILIES = {
     "wan21_t2v": Family("Wan 2.1, 2.2 T2V", partial(load_by_core, "wan21_t2v")),
     "wan21_i2v": Family("Wan 2.1, 2.2 I2V", partial(load_by_core, "wan21_i2v")),
@@ -93,6 +94,10 @@ FAMILIES = {
     "longcat_video": Family("LongCat-Video", partial(load_by_pack, "longcat_video"), **LONGCAT),
     "longcat_avatar": Family("LongCat-Video-Avatar 1.0", partial(load_by_pack, "longcat_avatar"), **LONGCAT),
     "longcat_avatar15": Family("LongCat-Video-Avatar 1.5", partial(load_by_pack, "longcat_avatar15"), **LONGCAT),
+    "cogvideox_5b": Family("CogVideoX", partial(load_by_core, "cogvideox_5b"), **COGVIDEOX),
+    "cogvideox_5b_i2v": Family("CogVideoX I2V", partial(load_by_core, "cogvideox_5b_i2v"), **COGVIDEOX),
+    "cogvideox_15": Family("CogVideoX 1.5", partial(load_by_core, "cogvideox_15"), **COGVIDEOX),
+    "cogvideox_15_i2v": Family("CogVideoX 1.5 I2V", partial(load_by_core, "cogvideox_15_i2v"), **COGVIDEOX),
 }
 
 
