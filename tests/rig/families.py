@@ -38,7 +38,8 @@ class Family:
     """`title`: in the table of backbones. `load`: a MODEL of a tiny checkpoint in the folder of tiny models.
 
     `module`: of ComfyUI, without which it cannot run. `by_core`: whether ComfyUI runs the model without the pack.
-    `own_reference`: whether the take's picture is one of the model's own frames. `attention`: a layer whose weight a
+    `own_reference`: whether the take's picture is one of the model's own frames. `joint`: whether text is in one
+    attention with the frames, so that it tells them of what they do not attend to. `attention`: a layer whose weight a
     LoRA may change. `text`: width of its prompts.
     """
     title: str
@@ -46,6 +47,7 @@ class Family:
     module: str = "comfy.ldm.wan.model"
     by_core: bool = True
     own_reference: bool = False
+    joint: bool = False
     attention: str = "blocks.0.self_attn.q"
     text: int = 4096
     vae: str = "lodestar_tiny_wan_vae.safetensors"
@@ -79,7 +81,7 @@ def load_infinitetalk(models: Path):
 
 
 LONGCAT: dict[str, Any] = {"by_core": False, "attention": "blocks.0.attn.proj"}
-COGVIDEOX: dict[str, Any] = {"module": "comfy.ldm.cogvideo.model", "attention": "blocks.0.q"}
+COGVIDEOX: dict[str, Any] = {"module": "comfy.ldm.cogvideo.model", "attention": "blocks.0.q", "joint": True}
 FAMILIES = {
     "wan21_t2v": Family("Wan 2.1, 2.2 T2V", partial(load_by_core, "wan21_t2v")),
     "wan21_i2v": Family("Wan 2.1, 2.2 I2V", partial(load_by_core, "wan21_i2v")),
@@ -94,8 +96,8 @@ FAMILIES = {
     "longcat_video": Family("LongCat-Video", partial(load_by_pack, "longcat_video"), **LONGCAT),
     "longcat_avatar": Family("LongCat-Video-Avatar 1.0", partial(load_by_pack, "longcat_avatar"), **LONGCAT),
     "longcat_avatar15": Family("LongCat-Video-Avatar 1.5", partial(load_by_pack, "longcat_avatar15"), **LONGCAT),
-    "cogvideox_5b": Family("CogVideoX", partial(load_by_core, "cogvideox_5b"), **COGVIDEOX),
-    "cogvideox_5b_i2v": Family("CogVideoX I2V", partial(load_by_core, "cogvideox_5b_i2v"), **COGVIDEOX),
+    "cogvideox_5b": Family("CogVideoX 5B", partial(load_by_core, "cogvideox_5b"), **COGVIDEOX),
+    "cogvideox_5b_i2v": Family("CogVideoX 5B I2V", partial(load_by_core, "cogvideox_5b_i2v"), **COGVIDEOX),
     "cogvideox_15": Family("CogVideoX 1.5", partial(load_by_core, "cogvideox_15"), **COGVIDEOX),
     "cogvideox_15_i2v": Family("CogVideoX 1.5 I2V", partial(load_by_core, "cogvideox_15_i2v"), **COGVIDEOX),
 }
