@@ -147,6 +147,11 @@ class Backbone(ABC):
         so many pixels; None for a family that has no list of them."""
         return None
 
+    def refined_size(self, proportion: float) -> tuple[int, int] | None:
+        """(width, height) that a finished video of this height / width is refined to; None where the family refines
+        none."""
+        return None
+
     def text_width(self, base) -> int:
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim

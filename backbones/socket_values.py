@@ -257,12 +257,25 @@ def sigmas(values: Any) -> Tensor:
     return schedule
 
 
-def check_whole_schedule(schedule: Tensor, largest: float) -> None:
-    """ValueError where `sigmas` are not a whole run from the model's `largest` sigma, which is noise alone, to 0."""
-    first, last = float(schedule[0]), float(schedule[-1])
-    if last > LEFTOVER * largest:
+def check_end(schedule: Tensor, largest: float) -> None:
+    """ValueError where `sigmas` leave noise behind."""
+    if (last := float(schedule[-1])) > LEFTOVER * largest:
         raise ValueError(f"got a schedule that ends at {last:g}, wanted 0: the video would keep that much noise. "
                          "Connect a whole schedule, not the first half of a split one")
+
+
+def check_partial_schedule(schedule: Tensor, largest: float) -> None:
+    """ValueError where `sigmas` begin with noise alone, which forgets the video that came, or do not end at 0."""
+    check_end(schedule, largest)
+    if (first := float(schedule[0])) >= OPENING * largest:
+        raise ValueError(f"got a schedule that begins at {first:g}, which is noise alone and forgets the video; wanted "
+                         "one that begins at about half. Connect LongCat Schedule with kind refine")
+
+
+def check_whole_schedule(schedule: Tensor, largest: float) -> None:
+    """ValueError where `sigmas` are not a whole run from the model's `largest` sigma, which is noise alone, to 0."""
+    first = float(schedule[0])
+    check_end(schedule, largest)
     if first < OPENING * largest:
         raise ValueError(f"got a schedule that begins at {first:g}, wanted {largest:g}: every chunk begins as noise "
                          "alone. Connect a whole schedule with a denoise of 1, not the second half of a split one")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..techniques.technique import Technique
 from . import find
-from .socket_values import check_text, check_whole_schedule, name_input
+from .socket_values import check_partial_schedule, check_text, check_whole_schedule, name_input
 
 logger = logging.getLogger("lodestar")
 
@@ -35,6 +35,11 @@ def check_guider(guider) -> None:
 def check_schedule(model, schedule: Tensor) -> None:
     """That the sigmas (steps + 1) run from noise alone to no noise at all."""
     check_whole_schedule(schedule, float(model.get_model_object("model_sampling").sigma_max))
+
+
+def check_refining_schedule(model, schedule: Tensor) -> None:
+    """That the sigmas (steps + 1) begin with part of the noise, so that the video that came shows, and end without."""
+    check_partial_schedule(schedule, float(model.get_model_object("model_sampling").sigma_max))
 
 
 def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> None:

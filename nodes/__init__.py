@@ -29,6 +29,7 @@ from .one_chunk import LodestarOneChunk
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
+from .refine_take import LodestarRefineTake
 from .rolling_window import LodestarRollingWindow
 from .sample_person import LodestarSamplePerson
 from .speech_guidance import LodestarSpeechGuidance
@@ -49,7 +50,8 @@ class Lodestar(ComfyExtension):
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
-                LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor]
+                LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
+                LodestarRefineTake]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -13,7 +13,7 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
-from ...networks.longcat.buckets import nearest_trained
+from ...networks.longcat.buckets import REFINED, nearest, nearest_trained
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
@@ -95,6 +95,9 @@ class LongCatBackbone(Backbone):
 
     def nearest_bucket(self, proportion: float, pixels: int) -> tuple[int, int] | None:
         return None if self.one_size else nearest_trained(proportion, pixels)
+
+    def refined_size(self, proportion: float) -> tuple[int, int] | None:
+        return nearest(REFINED, proportion) if self.audio_shape is None else None
 
     def text_width(self, base) -> int:
         return base.diffusion_model.config.caption
