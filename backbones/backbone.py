@@ -18,7 +18,7 @@ from ..techniques.technique import ChunkPosition, Technique, lay_out, restricts_
 from ..techniques.timeline import Timeline
 from .audio.recipes import Recipe
 from .audio.speech import Speech
-from .frame_conditions import WINDOW, Cut
+from .frame_conditions import WINDOW, Cut, window_of
 from .images import fit_picture
 from .sampling_run import once, say
 
@@ -254,13 +254,16 @@ class Backbone(ABC):
 
 def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition, transformer_options: dict
                  ) -> tuple[Layout, dict[tuple[int, int], float]]:
-    """As techniques.technique.lay_out, at the place of the rolling window where the call is of one; a technique that
-    changes nothing in this layout says so once a run."""
-    if (window := transformer_options.get(WINDOW)) is not None:
+    """As techniques.technique.lay_out, at the place of the rolling or context window where the call is of one; a
+    technique that changes nothing in this layout says so once a run."""
+    window = window_of(transformer_options)
+    if window is not None and WINDOW in transformer_options:
         position = replace(position, first_latent=position.first_latent + window.latents[0])
+    elif window is not None:
+        position = replace(position, window=window.latents, whole=window.total)
     layout, visibility = lay_out(own, techniques, position)
     for technique in techniques:
-        notice = technique.notice(layout)
+        notice = technique.notice(layout, position)
         if notice is not None:
             say(notice, transformer_options)
     return layout, visibility

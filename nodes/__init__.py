@@ -9,6 +9,7 @@ from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
 from .driving_video import LodestarDrivingVideo
+from .global_time import LodestarGlobalTime
 from .high_low_guider import LodestarHighLowGuider
 from .humo_sampler import LodestarHuMoSampler
 from .infinitetalk import LodestarInfiniteTalk
@@ -51,7 +52,7 @@ class Lodestar(ComfyExtension):
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
-                LodestarRefineTake]
+                LodestarRefineTake, LodestarGlobalTime]
 
 
 async def comfy_entrypoint() -> Lodestar:

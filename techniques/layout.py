@@ -3,6 +3,7 @@
 A span's frames are clean (timestep 0) or noisy (the sampler's timestep); a span without latents of its own is one
 that the model brings itself, such as the chunk being denoised or Wan S2V's reference.
 """
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -22,10 +23,16 @@ class Span:
         if self.latents is not None and self.latents.shape[2] != len(self.times):
             raise ValueError(f"{self.name}: {self.latents.shape[2]} latent frames came with {len(self.times)} times")
 
+    def at(self, times: Iterable[float]) -> "Span":
+        """The same frames at other times."""
+        return replace(self, times=tuple(times))
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
+    """`has_more`: whether the model has frames beside these that stay where they are, such as S2V's motion frames."""
     spans: tuple[Span, ...]
+    has_more: bool = False
 
     @classmethod
     def of_chunk(cls, latents: int) -> "Layout":
@@ -52,13 +59,13 @@ class Layout:
         return tuple(span for span in self.spans if span.name in ("reference", "anchor"))
 
     def append(self, span: Span) -> "Layout":
-        return Layout((*self.spans, span))
+        return replace(self, spans=(*self.spans, span))
 
     def change(self, name: str, **fields) -> "Layout":
         """The same layout with the first span called `name` changed."""
         changed = replace(self[name], **fields)
         index = self.spans.index(self[name])
-        return Layout((*self.spans[:index], changed, *self.spans[index + 1:]))
+        return replace(self, spans=(*self.spans[:index], changed, *self.spans[index + 1:]))
 
     def frame_indices(self, span: Span) -> range:
         """Where `span` stands in the sequence, counted in latent frames."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .layout import Layout
-from .technique import Technique
+from .technique import ChunkPosition, Technique
 
 MODES = ("hard", "soft", "upstream")
 
@@ -46,7 +46,7 @@ class ReferenceSkip(Technique):
         return self.radius > 0 and layout["chunk"].times[0] <= time - self.radius \
             and time + self.radius <= layout.last_time
 
-    def notice(self, layout: Layout) -> str | None:
+    def notice(self, layout: Layout, position: ChunkPosition) -> str | None:
         if not layout.references:
             return "reference skip is inactive: there is no reference or anchor in this chunk"
         if self.visibility(layout):

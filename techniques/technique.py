@@ -15,8 +15,8 @@ from .layout import Layout
 from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
-ORDER = ("LatentStitch", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor", "NarrativeKeyframes", "ReferenceSkip",
-         "ConditioningCache", "BlockSparseAttention", "ColourMatch")
+ORDER = ("LatentStitch", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor", "NarrativeKeyframes", "GlobalTime",
+         "ReferenceSkip", "ConditioningCache", "BlockSparseAttention", "ColourMatch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +25,16 @@ class ChunkPosition:
 
     `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
     `context`: (1, C, k, h, w) clean latents that open the chunk, for models that take them as tokens. `chunk`: its
-    number, from 0. `first_latent`: index of the chunk's first latent in the take.
+    number, from 0. `first_latent`: index of the chunk's first latent in the take. `window`: which latents of the
+    sampler's `whole` number a call holds, in its order, where a node samples in context windows.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
     context: Tensor | None = None
     chunk: int = 0
     first_latent: int = 0
+    window: tuple[int, ...] = ()
+    whole: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,7 @@ class Technique:
         """Latents (1, C, k, h, w) of its own, by what the user calls them."""
         return {}
 
-    def notice(self, layout: Layout) -> str | None:
+    def notice(self, layout: Layout, position: ChunkPosition) -> str | None:
         """A sentence for the log when the technique changes nothing in this layout."""
         return None
 

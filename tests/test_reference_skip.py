@@ -6,6 +6,8 @@ from lodestar.techniques.layout import Layout, Span
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.technique import ChunkPosition
 
+HERE = ChunkPosition()
+
 
 def layout(time: float, frames: int = 10) -> Layout:
     return Layout.of_chunk(frames).append(Span("anchor", (time,), latents=torch.zeros(1, 16, 1, 4, 4)))
@@ -38,9 +40,9 @@ def test_the_radius_is_settable_and_the_band_is_clipped_to_the_chunk():
 def test_a_band_outside_the_chunk_is_announced(time):
     skip = ReferenceSkip()
     assert skip.visibility(layout(time)) == {}
-    assert f"inactive: the reference stands at {time}" in skip.notice(layout(time))
-    assert skip.notice(layout(4)) is None
-    assert "no reference" in skip.notice(Layout.of_chunk(10))
+    assert f"inactive: the reference stands at {time}" in skip.notice(layout(time), HERE)
+    assert skip.notice(layout(4), HERE) is None
+    assert "no reference" in skip.notice(Layout.of_chunk(10), HERE)
 
 
 def test_the_band_follows_the_chunk_s_times_behind_a_stitched_context():
@@ -61,7 +63,7 @@ def test_upstream_mode_is_all_or_nothing(time, radius):
     placed = stitched.append(Span("anchor", (time,), latents=torch.zeros(1, 16, 1, 4, 4)))
     skip = ReferenceSkip("upstream", radius)
     assert set(skip.visibility(placed)) == {(query, 10) for query in (range(start, end) if active else ())}
-    assert active or "in upstream mode" in skip.notice(placed)
+    assert active or "in upstream mode" in skip.notice(placed, HERE)
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "medium"}, {"radius": -1}, {"factor": 1.5}])

@@ -51,9 +51,10 @@ class LongCatNetwork(LongCat):
 
     def lay_out(self, place: Place, caches: tuple[KVCache, ...], device: torch.device, options: dict
                ) -> tuple[Tensor, Groups, tuple[Tensor, ...]]:
-        """Made once in a sampling run that has a store."""
+        """Made once in a sampling run that has a store, but for context windows at places of their own."""
         run, make = options.get(RUN), partial(super().lay_out, place, caches, device, options)
-        if run is None:
+        _, times, *_ = place
+        if run is None or ("context_window" in options and times[-1] >= len(times)):
             return make()
         key = "layout", id(self), place, tuple(map(id, caches)), device
         return run.once(key, lambda: (make(), caches))[0]     # while they are kept, their ids are no others'

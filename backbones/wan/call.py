@@ -1,6 +1,7 @@
 """One call of a ComfyUI Wan model: its arguments, its RoPE frequencies, and its attention with queries split."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -30,12 +31,15 @@ class WanCall(ModelCall):
 
     def rows(self, times: Sequence[float]) -> Tensor:
         """RoPE frequencies for latent frames at `times`, with ScaleROPE's options acting on them as on the model's
-        own."""
+        own. Kept for the run, but for context windows at places of their own, of which there are many."""
         embedder, device = self.module.rope_embedder, self.x.device
         axes = scaled_axes(self.transformer_options.get("rope_options"))
         place = (tuple(times), self.grid, tuple(embedder.axes_dim), embedder.theta, axes)
-        return once(self.transformer_options, ("rope frequencies", place, device), lambda: rope_frequencies(
-            times, *self.grid, embedder.axes_dim, theta=embedder.theta, scale=axes[0], shift=axes[1], device=device))
+        make = partial(rope_frequencies, times, *self.grid, embedder.axes_dim, theta=embedder.theta, scale=axes[0],
+                       shift=axes[1], device=device)
+        if times[0] > 0 and "context_window" in self.transformer_options:
+            return make()
+        return once(self.transformer_options, ("rope frequencies", place, device), make)
 
     def latents(self, span: Span, process_in: Callable[[Tensor], Tensor]) -> Tensor:
         return latents_of(span, self.x, self.module.out_dim, process_in, self.transformer_options)

@@ -4,7 +4,7 @@ Its own reference already stands in the future at max(30, n+9) with timestep 0: 
 further anchors join it as reference frames. Its context is outside the chunk (19 motion latents). Chunks and context
 windows get the audio features of the whole take (s2v_audio.py).
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import comfy.latent_formats
@@ -84,6 +84,7 @@ class WanS2V(Backbone):
     @staticmethod
     def own_layout(call: WanCall) -> Layout:
         layout, reference = Layout.of_chunk(call.x.shape[2]), call.extra.get("reference_latent")
+        layout = replace(layout, has_more=call.extra.get("reference_motion") is not None)
         if reference is None:
             return layout
         first = max(30, call.x.shape[2] + 9)
