@@ -85,10 +85,10 @@ class RefinementSession(TakeSession):
 class Asked:
     """What the user chose: `mode` of RATES; sizes and frames (of the source) that are 0, and an overlap of -1, are the
     model's own."""
-    mode: str = next(iter(RATES))
+    mode: str = "spatial and temporal"
     width: int = 0
     height: int = 0
-    fit: str = FITS[0]
+    fit: str = "crop"
     chunk_frames: int = 0
     overlap_frames: int = -1
 

@@ -63,7 +63,7 @@ class EnlargedVideo:
     rate: int
     width: int
     height: int
-    fit: str = FITS[0]
+    fit: str = "crop"
 
     def frames(self, first: int, count: int) -> Tensor:
         """(count, height, width, 3) in 0..1 from frame `first` on; behind the end the last one is repeated."""
