@@ -236,6 +236,10 @@ class Backbone(ABC):
         included. For chunk 0 it is the take's own picture."""
         return None if chunk else picture
 
+    def first_picture(self, picture: Tensor | None) -> Tensor | None:
+        """The take's own picture: what came, or one that the model brings."""
+        return self.picture_at(picture, 0, Fraction(0))
+
     def picture_conditions(self, picture: Tensor) -> Mapping[str, Any]:
         """What is set in every condition of a chunk that shows `picture` (1, H, W, 3)."""
         return {}

@@ -17,8 +17,9 @@ def plan_clip(model, picture: Tensor | None, width: int, height: int, chunk_fram
     Raises ValueError for a size that the model cannot have.
     """
     backbone = backbones.find(model)
-    chosen = choose_settings(backbone, picture, width=width, height=height, fps=Fraction(backbone.fps),
-                             chunk_frames=chunk_frames, overlap_frames=0, nearest_bucket=nearest_bucket)
+    chosen = choose_settings(backbone, backbone.first_picture(picture), width=width, height=height,
+                             fps=Fraction(backbone.fps), chunk_frames=chunk_frames, overlap_frames=0,
+                             nearest_bucket=nearest_bucket)
     clock = Timeline(chosen.fps, backbone.temporal_ratio)
     latents = clock.latents_for_frames(chosen.chunk_frames)
     frames = clock.frames_for_latents(latents)

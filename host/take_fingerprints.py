@@ -10,6 +10,7 @@ import comfyui_version
 
 from ..backbones.comfy_values import ComfyValues
 from ..pipelines import VERSION
+from ..pipelines.frames_at_times import ClipFrames, FileFrames
 from ..pipelines.take.fingerprint import Fingerprints
 
 READ_ALONE = ("model_patcher", "model_options", "original_conds")   # of a guider, under names of their own
@@ -21,10 +22,17 @@ def take_fingerprints(guider, given: Mapping[str, Any], chunks: Iterable[Mapping
 
     `given`: what is the same for all chunks; `chunks`: what is a chunk's own. Names are shown where a value changed.
     """
-    prints, held = Fingerprints(ComfyValues()), vars(guider)
+    prints, held = Fingerprints(TakeValues()), vars(guider)
     values = {"model": [held["model_patcher"], held["model_options"]], "conditioning": held["original_conds"],
               "guider": [type(guider), {name: value for name, value in held.items() if name not in READ_ALONE}],
               "version": f"Lodestar {VERSION}, ComfyUI {comfyui_version.__version__}", **given}
     common = {name: prints.of(value, name) for name, value in values.items()}
     found = [{**common, **{name: prints.of(value, name) for name, value in chunk.items()}} for chunk in chunks]
     return found, prints.unreadable
+
+
+class TakeValues(ComfyValues):
+    """A video that a model brings counts by the frames that chunks have of it, which each chunk's own part tells."""
+
+    def __call__(self, value: Any) -> Any:
+        return "video" if isinstance(value, FileFrames | ClipFrames) else super().__call__(value)

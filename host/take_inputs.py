@@ -69,7 +69,7 @@ class TakeInputs:
     @cached_property
     def own_picture(self) -> Tensor | None:
         """(n, H, W, C) as they came: the user's, or one that the model brings."""
-        return self.backbone.picture_at(self.picture, 0, Fraction(0))
+        return self.backbone.first_picture(self.picture)
 
     @cached_property
     def fitted_picture(self) -> Tensor | None:
@@ -200,6 +200,8 @@ class TakeInputs:
     def check(self, recording: dict[str, Any] | None) -> None:
         """Raises ValueError for what does not fit together. `recording`: the sound that the plan was made for."""
         self.check_vae()
+        if self.picture is not None and self.own_picture is not self.picture:
+            logger.warning("reference: it is not used, since the model brings a video whose frames are the pictures")
         self.check_driving()
         check_pictures(self.techniques, *self.latent_shape[1:])
         for chunk in self.plan.chunks:

@@ -2,7 +2,8 @@
 from comfy_api.latest import io
 
 from ..backbones.infinitetalk.patching import with_speech_patch
-from .input_checks import check_inputs
+from ..host.driving_sources import open_video
+from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
 
@@ -30,6 +31,9 @@ class LodestarInfiniteTalk(io.ComfyNode):
                 io.Float.Input("colour_match", default=1.0, min=0.0, max=1.0, step=0.05, round=0.01, optional=True,
                                tooltip="How much of the way each frame of Long Take is brought to the picture's "
                                        "colours, so that they do not drift. 1 as its authors have it, 0 for none."),
+                io.Video.Input("video", optional=True,
+                               tooltip="A video to dub: each chunk has its frame at that time in place of the picture, "
+                                       "behind its end the last one. It is read frame by frame."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the speech patch attached.")],
             **search_words("multitalk", "talking head", "avatar", "lip sync", "audio to video", "wan talk"),
@@ -37,5 +41,7 @@ class LodestarInfiniteTalk(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, model, model_patch, audio_scale, clip_vision=None, colour_match=1.0) -> io.NodeOutput:
-        return io.NodeOutput(with_speech_patch(model, model_patch, audio_scale, clip_vision, colour_match))
+    def execute(cls, model, model_patch, audio_scale, clip_vision=None, colour_match=1.0, video=None) -> io.NodeOutput:
+        with name_input("video"):
+            frames = None if video is None else open_video(video, "the video")
+        return io.NodeOutput(with_speech_patch(model, model_patch, audio_scale, clip_vision, colour_match, frames))

@@ -86,9 +86,10 @@ class LodestarPlanTake(io.ComfyNode):
                 block_latents=0) -> io.NodeOutput:
         backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
         backbone.check_driving(driving.sources if driving else ())
-        chosen = choose_settings(backbone, reference, width=width, height=height, fps=exact_fps(fps) if fps else None,
-                                 chunk_frames=chunk_frames, overlap_frames=overlap_frames,
-                                 nearest_bucket=nearest_bucket, stream=bool(block_latents))
+        chosen = choose_settings(backbone, backbone.first_picture(reference), width=width, height=height,
+                                 fps=exact_fps(fps) if fps else None, chunk_frames=chunk_frames,
+                                 overlap_frames=overlap_frames, nearest_bucket=nearest_bucket,
+                                 stream=bool(block_latents))
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = frames_of(clock, speech, driving, max_seconds)
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,

@@ -33,10 +33,11 @@ PATCH = "lodestar_speech_patch"     # under which attach.py keeps a model's spee
 @dataclass(frozen=True, eq=False)
 class SpeechPatch:
     """`network`: of core's MODEL_PATCH, with audio_proj and blocks. `scale`: of the audio cross-attention. `vision`: a
-    CLIP_VISION."""
+    CLIP_VISION. `video`: of which each chunk shows the frame at its beginning, as pipelines' FrameSource gives it."""
     network: torch.nn.Module
     scale: float = 1.0
     vision: Any = None
+    video: Any = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ class InfiniteTalk(WanI2V):
         return torch.cat([torch.cat([first, empty])[None], later])
 
     def picture_at(self, picture: Tensor | None, chunk: int, seconds: Fraction) -> Tensor | None:
-        return picture
+        """In every chunk: the take's picture, or the video's at that time, its last one behind its end."""
+        if self.patch is None or self.patch.video is None:
+            return picture
+        video = self.patch.video
+        return next(video.at([min(seconds, max(video.seconds - 1 / video.fps, Fraction(0)))]))[None]
 
     def picture_conditions(self, picture: Tensor) -> dict[str, Any]:
         """What CLIP vision sees of the whole picture, squeezed into its square, as the model was trained."""

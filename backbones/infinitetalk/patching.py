@@ -5,14 +5,15 @@ from ..wan.base import Wan, WanI2V
 from .backbone import PATCH, SpeechPatch
 
 
-def with_speech_patch(model, patch, scale: float = 1.0, vision=None, colours: float = 0.0):
+def with_speech_patch(model, patch, scale: float = 1.0, vision=None, colours: float = 0.0,
+                      video=None):
     """A clone of `model` driven by speech through `patch`, `scale` times as loud as trained. `vision`: a CLIP_VISION
-    that sees each chunk's picture. `colours`: how much of the way each frame is brought to the picture's. ValueError
-    where they do not belong together."""
+    that sees each chunk's picture. `colours`: how much of the way each frame is brought to the picture's. `video`: a
+    FrameSource whose frames are the chunks' pictures. ValueError where they do not belong together."""
     check_speech_patch(model, patch)
     if vision is not None:
         check_vision(model, vision)
-    joined = attach.with_companion(model, PATCH, SpeechPatch(patch.model, scale, vision), patch)
+    joined = attach.with_companion(model, PATCH, SpeechPatch(patch.model, scale, vision, video), patch)
     return attach.with_technique(joined, ColourMatch(colours)) if colours else joined
 
 

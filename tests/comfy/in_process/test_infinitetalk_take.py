@@ -2,11 +2,14 @@
 the colours that a take keeps.
 """
 import logging
+from fractions import Fraction
 
 import av
 import comfy.clip_vision
+import numpy as np
 import pytest
 import torch
+from comfy_api.latest import InputImpl, Types
 
 pytest.importorskip("comfy.ldm.wan.model_multitalk")
 from infinitetalk_models import features, load, load_patch, load_plain, load_vae, session  # noqa: E402
@@ -183,3 +186,66 @@ def test_a_take_without_clip_vision_says_so_once_a_chunk(model, tiny_models, tmp
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         session(model, tiny_models, tmp_path, features(), torch.rand(1, 64, 64, 3), guider).make("blind/take", False)
     assert caplog.text.count("no CLIP vision of the picture") == 3
+
+
+def dubbed(tiny_models, video):
+    plain, patch = load_plain(tiny_models), load_patch(tiny_models)
+    return LodestarInfiniteTalk.execute(plain, patch, 1.0, None, 0.0, video).args[0]
+
+
+def grey_video(path, frames=60, fps=25):
+    """A file whose frame i is of brightness 4 * i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.options = 96, 80, "yuv444p", {"crf": "0"}
+        for index in range(frames):
+            picture = np.full((80, 96, 3), 4 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return InputImpl.VideoFromFile(str(path))
+
+
+def in_memory(frames=60, fps=25):
+    pictures = (torch.arange(frames) * 4 / 255).view(-1, 1, 1, 1).expand(-1, 80, 96, 3)
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images=pictures, audio=None, frame_rate=Fraction(fps)))
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_dubbed_video_shows_each_chunk_its_frame_at_that_time(tiny_models, tmp_path, from_file):
+    """Chunks begin at frames 0, 24 and 48 of the take; behind the video's end the last one stays, and no reference is
+    needed."""
+    for frames, wanted in ((60, (0, 24, 48)), (30, (0, 24, 29))):
+        video = grey_video(tmp_path / f"{frames}.mp4", frames) if from_file else in_memory(frames)
+        model = dubbed(tiny_models, video)
+        take = session(model, tiny_models, tmp_path, features())
+        take.check()
+        shown = [take.inputs.chunk_picture(chunk).mean().item() * 255 for chunk in take.inputs.plan.chunks]
+        assert shown == pytest.approx([4 * frame for frame in wanted], abs=1.5)
+        first, second, _ = conditions_of(take, lambda chunk: torch.zeros(1, 16, 3, 8, 8) if chunk.index else None)
+        assert not torch.equal(first["concat_latent_image"], second["concat_latent_image"])
+        assert torch.equal(second["concat_latent_image"], take.inputs.backbone.concat_latent(
+            take.inputs.encode, take.inputs.chunk_picture(take.inputs.plan.chunks[1]), 9, 64, 64))
+
+
+def test_a_dubbed_take_is_known_by_the_frames_it_has(tiny_models, tmp_path):
+    """A video of another name is the same; one that differs later leaves the first chunks as they were."""
+    def prints(video):
+        take = session(dubbed(tiny_models, video), tiny_models, tmp_path, features())
+        return take.fingerprints(VideoWriter(64, 64, take.take.plan.timeline.fps))
+
+    whole, unreadable = prints(grey_video(tmp_path / "one.mp4"))
+    assert unreadable == [] and whole == prints(grey_video(tmp_path / "two.mp4"))[0]
+    shorter = prints(grey_video(tmp_path / "short.mp4", 30))[0]
+    assert shorter[:2] == whole[:2] and shorter[2]["chunk picture"] != whole[2]["chunk picture"]
+
+
+def test_a_dubbed_take_is_as_long_as_its_speech(tiny_models, tmp_path, caplog):
+    model = dubbed(tiny_models, grey_video(tmp_path / "grey.mp4"))
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        path = session(model, tiny_models, tmp_path, features(), torch.rand(1, 64, 64, 3)).make("dub/take", False).path
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 75
+    assert "reference: it is not used" in caplog.text
+    with pytest.raises(ValueError, match="video: .*cannot be read"):
+        (tmp_path / "broken.mp4").write_bytes(b"no video")
+        dubbed(tiny_models, InputImpl.VideoFromFile(str(tmp_path / "broken.mp4")))
