@@ -44,8 +44,9 @@ LONGCAT: dict[str, tuple[Technique, ...]] = {
     "KV cache": (ConditioningCache("VRAM"),), "KV cache in RAM": (ConditioningCache("RAM"),),
     "KV cache and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
+COGVIDEOX = ("cogvideox_5b", "cogvideox_15_i2v")
 CASES = {f"{model}, {name}": (model, name)
-         for model in (*WAN, "omniavatar", "longcat_video", "longcat_avatar", "longcat_avatar15")
+         for model in (*WAN, "omniavatar", *COGVIDEOX, "longcat_video", "longcat_avatar", "longcat_avatar15")
          for name in (*TECHNIQUES, "keyframes", "context windows", *(LONGCAT if model.startswith("longcat") else ()),
                       *(("two speakers",) if "longcat_avatar" in model else ()))}
 

@@ -17,7 +17,7 @@ from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.timeline import Timeline
 from rows import Row, show
 
-MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar")
+MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar", "cogvideox_5b", "cogvideox_15_i2v")
 SIZE, CHUNK_FRAMES, OVERLAP_FRAMES = 64, 13, 5   # S2V packs motion frames by 8x8 latents: no smaller
 
 
@@ -43,7 +43,7 @@ def plan_for(model, chunks: int):
 
 
 def session(model, vae, plan):
-    """The node's own session, fed as a graph would feed it: Basic Guider, euler, two steps."""
+    """The node's own session, fed as a graph would feed it: Basic Guider, two steps of euler, or VOID Sampler's."""
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_Basic, Noise_RandomNoise
     from lodestar.host.chunk_sampler import Sampling
@@ -55,8 +55,20 @@ def session(model, vae, plan):
     features = features_for(find(model), float(plan.seconds))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
     return TakeSession(TakeInputs(model, vae, plan, torch.rand(1, 80, 80, 3), features),
-                       Sampling(Noise_RandomNoise(7), guider, comfy.samplers.sampler_object("euler"), sigmas),
+                       Sampling(Noise_RandomNoise(7), guider, sampler_for(model), sigmas),
                        Take(plan, speech), SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
+
+
+def sampler_for(model):
+    """Core's SAMPLER that the model takes."""
+    import comfy.samplers
+    euler = comfy.samplers.sampler_object("euler")
+    try:
+        find(model).check_sampler(euler)
+    except ValueError:
+        from comfy_extras.nodes_void import VOID_DDIM
+        return VOID_DDIM()
+    return euler
 
 
 def features_for(backbone, seconds: float) -> dict | None:
