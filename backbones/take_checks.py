@@ -52,6 +52,17 @@ def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> 
                                  "the picture at the take's width and height")
 
 
+def check_vision(model, vision) -> None:
+    """ValueError where a CLIP_VISION gives features of another width than the model reads, or it reads none."""
+    reader = getattr(model.model.diffusion_model, "img_emb", None)
+    if reader is None:
+        raise ValueError(f"clip_vision: {find(model).name} was not trained with it. Disconnect it")
+    wanted, came = reader.proj[0].normalized_shape[0], vision.config.get("hidden_size")
+    if came != wanted:
+        raise ValueError(f"clip_vision: got one of width {came}, wanted {wanted}. Load clip_vision_h, with which Wan "
+                         "2.1 image-to-video was trained")
+
+
 def log_unused(techniques: Iterable[Technique], end_seconds: Fraction) -> None:
     """In the log: what of the techniques a take that ends at `end_seconds` never uses."""
     for technique in techniques:

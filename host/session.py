@@ -102,7 +102,7 @@ class TakeSession:
         inputs, sampling = self.inputs, self.sampling
         common = {"techniques": inputs.techniques, "sampler": sampling.sampler, "sigmas": sampling.sigmas,
                   "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,
-                  "people": inputs.speakers, "clip vision": inputs.clip_vision, "writer": writer.fingerprint,
+                  "people": inputs.speakers, "clip vision": inputs.vision_conditions, "writer": writer.fingerprint,
                   "driving video": inputs.driving and inputs.driving.identity()}
 
         def own(chunk: Chunk) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..backbones.audio.speech import Speech
 from ..backbones.backbone import Backbone, ChunkInputs, ChunkRequest
 from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
-from ..backbones.take_checks import check_pictures, check_prompt, log_unused
+from ..backbones.take_checks import check_pictures, check_prompt, check_vision, log_unused
 from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Chunk, ChunkPlan
@@ -35,8 +35,8 @@ CLIP_VISION = "clip_vision_output"     # in CONDITIONING
 @dataclass(frozen=True, eq=False)
 class TakeInputs:
     """Each part is made once, when it is first asked for. `model` carries its techniques; `picture` is an IMAGE,
-    `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is what an encoder made of the
-    picture. `given`: names of the values that the user's conditioning has."""
+    `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is shown the picture. `given`:
+    names of the values that the user's conditioning has."""
     model: Any
     vae: Any
     plan: ChunkPlan
@@ -159,9 +159,14 @@ class TakeInputs:
                      context_frames: Tensor | None = None) -> ChunkInputs:
         """What the sampler is given for a chunk: the backbone's, and what the vision encoder made of the picture."""
         inputs = self.backbone.chunk_inputs(self.request(chunk, context, reference, context_frames))
-        if self.clip_vision is None:
-            return inputs
-        return replace(inputs, conditions={CLIP_VISION: self.clip_vision, **inputs.conditions})
+        return replace(inputs, conditions={**self.vision_conditions, **inputs.conditions})
+
+    @cached_property
+    def vision_conditions(self) -> Mapping[str, Any]:
+        """What CLIP vision sees of the whole picture, squeezed into its square, as Wan was trained."""
+        if self.clip_vision is None or self.fitted_picture is None:
+            return {}
+        return {CLIP_VISION: self.clip_vision.encode_image(self.fitted_picture, crop=False)}
 
     def open_stream(self) -> FrameStream:
         """The VAE as a stream of frames, as the techniques finish them."""
@@ -191,8 +196,11 @@ class TakeInputs:
                              f"{'in' if self.backbone.overlap_frames else 'out'}side the chunk). Connect that model to "
                              "Plan Take")
 
-    def check_driving(self) -> None:
-        """Raises ValueError for a driving video that the model cannot follow, or one that ends before the take."""
+    def check_guides(self) -> None:
+        """Raises ValueError for a driving video that the model cannot follow or that ends before the take, and for a
+        vision encoder that is not the model's."""
+        if self.clip_vision is not None:
+            check_vision(self.model, self.clip_vision)
         self.backbone.check_driving(self.driving.sources if self.driving else ())
         if self.driving is not None:
             self.driving.check_length(self.plan.total_frames, self.plan.timeline.fps)
@@ -202,7 +210,7 @@ class TakeInputs:
         self.check_vae()
         if self.picture is not None and self.own_picture is not self.picture:
             logger.warning("reference: it is not used, since the model brings a video whose frames are the pictures")
-        self.check_driving()
+        self.check_guides()
         check_pictures(self.techniques, *self.latent_shape[1:])
         for chunk in self.plan.chunks:
             for technique in self.techniques:

@@ -162,7 +162,6 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "VIDEO": Has("a VIDEO, as Load Video or Long Take gives", ("get_components", "save_to")),
     "VAE": Has("a VAE, as Load VAE gives", ("encode", "decode", "first_stage_model")),
     "CLIP_VISION": Has("a CLIP_VISION, as Load CLIP Vision gives", ("encode_image", "config")),
-    "CLIP_VISION_OUTPUT": Has("what CLIP Vision Encode gives", ("penultimate_hidden_states",)),
     "CLIP": Has("a text encoder, as Load CLIP gives", ("tokenize", "encode_from_tokens_scheduled")),
     "NOISE": Has("the noise of Random Noise", ("generate_noise", "seed")),
     "GUIDER": Has("a guider, such as CFG Guider", ("model_patcher", "original_conds", "sample")),

@@ -43,9 +43,9 @@ class LodestarLongTake(io.ComfyNode):
                 io.Boolean.Input("keep_chunks", default=False,
                                  tooltip="Keep the chunks' latents and video segments after the video is finished, so "
                                          "that after a later change only the chunks it affects are made again."),
-                io.ClipVisionOutput.Input("clip_vision_output", optional=True,
-                                          tooltip="From core's CLIP Vision Encode of the reference, for Wan 2.1 "
-                                                  "image-to-video and Wan-Animate."),
+                io.ClipVision.Input("clip_vision", optional=True,
+                                    tooltip="clip_vision_h, which is shown the reference, for Wan 2.1 image-to-video "
+                                            "and Wan-Animate."),
             ],
             outputs=[io.Video.Output(display_name="video",
                                      tooltip="The finished file, for Save Video, preview or further nodes."),
@@ -60,10 +60,10 @@ class LodestarLongTake(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, noise, guider, sampler, sigmas, vae, plan, audio_features=None, reference=None, clip=None,
-                filename_prefix="lodestar/take", keep_chunks=False, clip_vision_output=None) -> io.NodeOutput:
+                filename_prefix="lodestar/take", keep_chunks=False, clip_vision=None) -> io.NodeOutput:
         sampling = Sampling(noise, guider, sampler, sigmas)
         inputs = TakeInputs(guider.model_patcher, vae, plan.plan, reference, audio_features, clip, plan.driving,
-                            clip_vision_output, sampling.given)
+                            clip_vision, sampling.given)
         session = TakeSession(inputs, sampling, plan, cls.hidden)
         take = session.make(filename_prefix, keep_chunks)
         preview = ui.PreviewVideo([ui.SavedResult(take.path.name, take.subfolder, io.FolderType.output)])

@@ -51,9 +51,9 @@ class LodestarOneChunk(io.ComfyNode):
                 io.Boolean.Input("nearest_bucket", default=False, optional=True, tooltip=NEAREST_BUCKET),
                 DRIVING.Input("driving", optional=True,
                               tooltip="From Driving Video, for models that follow one; its beginning is used."),
-                io.ClipVisionOutput.Input("clip_vision_output", optional=True,
-                                          tooltip="From core's CLIP Vision Encode of the reference, for Wan 2.1 "
-                                                  "image-to-video and Wan-Animate."),
+                io.ClipVision.Input("clip_vision", optional=True,
+                                    tooltip="clip_vision_h, which is shown the reference, for Wan 2.1 image-to-video "
+                                            "and Wan-Animate."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
                      io.Conditioning.Output(display_name="negative", tooltip="The same with unconditional audio."),
@@ -67,14 +67,14 @@ class LodestarOneChunk(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, positive, negative, vae, width, height, chunk_frames, audio_features=None, reference=None,
-                nearest_bucket=False, driving=None, clip_vision_output=None) -> io.NodeOutput:
+                nearest_bucket=False, driving=None, clip_vision=None) -> io.NodeOutput:
         for name, prompt in (("positive", positive), ("negative", negative)):
             with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
         plan, lines = plan_clip(model, reference, width, height, chunk_frames, nearest_bucket)
-        take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision_output,
+        take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision,
                           frozenset(name for _, values in positive for name in values))
-        take.check_driving()
+        take.check_guides()
         inputs = take.chunk_inputs(plan.chunks[0], reference=take.reference)
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),

@@ -1,6 +1,7 @@
 """A Wan 2.1 I2V MODEL and core's MODEL_PATCH of InfiniteTalk or MultiTalk made one."""
 from ...techniques.colour_match import ColourMatch
 from .. import attach
+from ..take_checks import check_vision
 from ..wan.base import Wan, WanI2V
 from .backbone import PATCH, SpeechPatch
 
@@ -30,11 +31,3 @@ def check_speech_patch(model, patch) -> None:
     if wide != own:
         raise ValueError(f"model_patch: it is {wide} channels wide, the model {own}: they belong to different sizes "
                          "of Wan 2.1")
-
-
-def check_vision(model, vision) -> None:
-    """ValueError where a CLIP_VISION gives features of another width than the model reads."""
-    wanted, came = model.model.diffusion_model.img_emb.proj[0].normalized_shape[0], vision.config.get("hidden_size")
-    if came != wanted:
-        raise ValueError(f"clip_vision: got one of width {came}, wanted {wanted}. Load clip_vision_h, with which Wan "
-                         "2.1 image-to-video was trained")

@@ -52,6 +52,7 @@ DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the 
     WAN_22 + "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors",
     WAN_22 + "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors",
     WAN_22 + "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors",
+    WAN_22 + "diffusion_models/wan2.2_animate_14B_bf16.safetensors",
     WAN_21 + "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
     WAN_21 + "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors",
     WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
@@ -224,6 +225,22 @@ PAGES = {
              "24 GB; less with more RAM, slower.", minutes("60 minutes", "13"), "infinitetalk"),
         Folded(17, "Sampling", ((13, 14), (15,)),
                (("13", "audio_scale"), ("14", "steps"), ("14", "shift"), ("15", "noise_seed")))),
+    "wan_animate": Page(
+        "Wan-Animate", "a picture follows the poses and the face of a video of any length",
+        (Column(360, (Group("Models", (1, 2, 3, 4)), Group("Prompt", (9,)))),
+         Column(360, (Group("Driving video", (6, 7, 8)), Group("Who is moved", (5,)))),
+         Column(360, (Group("Plan", (10,)), Group("Sampling", (11, 17)))),
+         Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (18,))))),
+        note("The person of a picture does what a video shows, at 30 fps and for as long as it lasts, by Wan 2.2 "
+             "Animate. The pose video is what a pose preprocessor drew, the face video the face cut out of the same "
+             "frames: make both with any preprocessor pack and save them with *Save Video*. They are read frame by "
+             "frame. To replace a person in a scene, connect background and mask as well. Without a face video the "
+             "poses alone are followed.",
+             ("diffusion_models: wan2.2_animate_14B_bf16.safetensors (35 GB)",
+              "clip_vision: clip_vision_h.safetensors (1.3 GB)", UMT5, WAN_VAE), COMFY,
+             "24 GB; less with more RAM, slower.", minutes("100 minutes", "22"), "wan_animate",
+             "The video has the pose video's sound; connect speech to *Plan Take* for another length and sound."),
+        Folded(17, "Sampling", ((12, 13), (14, 15)), (("14", "steps"), ("15", "noise_seed")))),
     "longcat_video": Page(
         "LongCat Video", "a picture continues for as long as the sound",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),

@@ -39,8 +39,8 @@ class Family:
 
     `module`: of ComfyUI, without which it cannot run. `by_core`: whether ComfyUI runs the model without the pack.
     `own_reference`: whether the take's picture is one of the model's own frames. `joint`: whether text is in one
-    attention with the frames, so that it tells them of what they do not attend to. `attention`: a layer whose weight a
-    LoRA may change. `text`: width of its prompts.
+    attention with the frames, so that it tells them of what they do not attend to. `driven`: whether it follows a
+    driving video. `attention`: a layer whose weight a LoRA may change. `text`: width of its prompts.
     """
     title: str
     load: Callable[[Path], Any]
@@ -48,6 +48,7 @@ class Family:
     by_core: bool = True
     own_reference: bool = False
     joint: bool = False
+    driven: bool = False
     attention: str = "blocks.0.self_attn.q"
     text: int = 4096
     vae: str = "lodestar_tiny_wan_vae.safetensors"
@@ -92,6 +93,7 @@ FAMILIES = {
                        own_reference=True),
     "humo_1_7b": Family("HuMo 1.7B", partial(load_by_core, "humo_1_7b"), by_core=False,
                         own_reference=True),
+    "animate": Family("Wan-Animate", partial(load_by_core, "wan22_animate"), own_reference=True, driven=True),
     "omniavatar": Family("OmniAvatar 14B, 1.3B", load_omni, by_core=False),
     "longcat_video": Family("LongCat-Video", partial(load_by_pack, "longcat_video"), **LONGCAT),
     "longcat_avatar": Family("LongCat-Video-Avatar 1.0", partial(load_by_pack, "longcat_avatar"), **LONGCAT),
@@ -109,6 +111,15 @@ def load_family(name: str, models: Path):
     model = FAMILIES[name].load(models)
     comfy.model_management.load_models_gpu([model])
     return model
+
+
+@dataclass(frozen=True)
+class PoseFrames:
+    """A part of a driving video, as a chunk reads it."""
+    frames: int
+
+    def read(self, fit: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([fit(picture) for picture in torch.rand(self.frames, 16, 16, 3)])
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,16 @@ class FamilyChunk:
         first = FIRST * chunk
         return self.backbone.chunk_inputs(ChunkRequest(
             latents, (self.model.model.latent_format.latent_channels, *SIZE), past, self.picture(picture),
-            self.audio(20, latents, first), self.picture(8, latents)))
+            self.audio(20, latents, first), self.picture(8, latents), driving=self.driving(latents),
+            encode=self.encode))
+
+    def driving(self, latents: int) -> dict[str, Any]:
+        """Poses, for a family that follows them."""
+        return {"pose": PoseFrames(latents * 4 - 3)} if self.family.driven else {}
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents of as many frames, whatever they show."""
+        return self.picture(30, (len(frames) - 1) // 4 + 1)
 
     def prompt(self, seed: int) -> list:
         return [[random(1, TEXT_TOKENS, self.family.text, seed=seed), {}]]

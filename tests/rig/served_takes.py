@@ -1,4 +1,5 @@
 """Takes through a real server: the tiny take and the pack's workflows made short, and what they left behind."""
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -90,3 +91,21 @@ def cancel_in_second_chunk(server, graph: Graph) -> list[tuple[str, dict]]:
     with pytest.raises(comfy_server.PromptCancelled):
         server.run(graph.prompt(), cancel)
     return events
+
+
+def write_video(path: Path, seconds: float, fps: int = 16) -> Path:
+    """A video of 64x48 with a tone, whose frames differ."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        track = container.add_stream("aac", rate=16000, layout="mono")
+        for number in range(round(seconds * fps)):
+            picture = np.random.default_rng(number).integers(0, 255, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+        tone = np.sin(np.arange(round(seconds * 16000)) / 10)[None].astype(np.float32) / 4
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return path

@@ -32,6 +32,8 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
         ("loras/lodestar_tiny_infinitetalk_lora.safetensors", ""),
     "audio_encoders/wav2vec2-chinese-base_fp16.safetensors":
         ("audio_encoders/lodestar_tiny_chinese_wav2vec2.safetensors", ""),
+    "diffusion_models/wan2.2_animate_14B_bf16.safetensors":
+        ("diffusion_models/lodestar_tiny_wan22_animate.safetensors", ""),
     "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_omniavatar_wan21_t2v.safetensors", ""),
     "diffusion_models/OmniAvatar-14B.pt": ("diffusion_models/lodestar_tiny_omniavatar.pt", ""),
