@@ -54,9 +54,7 @@ class Wan(Backbone):
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
-        if call.extra.get("context_latents") is not None:
-            raise ValueError("conditioning: this one brings in-context latents, whose tokens Lodestar cannot lay out "
-                             "beside an anchor. Remove the node that adds them, or the Lodestar nodes")
+        check_other_nodes(call, layout)
         times = [time for span in layout.spans for time in span.times]
         rows = call.rows(times)
         if restricts_visibility(techniques):
@@ -91,6 +89,18 @@ class Wan(Backbone):
         own = torch.cat([own, own[:, -1:].expand(-1, noisy - own.shape[1])], dim=1)
         timestep = torch.cat([own, own.new_zeros(own.shape[0], clean)], dim=1)
         return call.change(time_dim_concat=torch.cat(parts, dim=2), timestep=timestep)
+
+
+def check_other_nodes(call: WanCall, layout: Layout) -> None:
+    """Raises ValueError for what other nodes have put into a call that cannot stand beside the layout's frames."""
+    if call.extra.get("context_latents") is not None:
+        raise ValueError("conditioning: this one brings in-context latents, whose tokens Lodestar cannot lay out "
+                         "beside an anchor. Remove the node that adds them, or the Lodestar nodes")
+    if call.transformer_options.get("audio_embeds") is not None and any(span.latents is not None
+                                                                        for span in layout.spans):
+        raise ValueError("model: core's InfiniteTalk node is on it, whose speech attention takes no frames beside the "
+                         "chunk's, as an anchor's. Use Lodestar's InfiniteTalk node in its place, with One Chunk or "
+                         "Long Take")
 
 
 @dataclass(frozen=True)
