@@ -91,7 +91,8 @@ def test_an_anchor_stands_at_5005_exactly(half):
     anchor = LookaheadAnchor(FAR, latents=None if half.family.own_reference else half.picture(12))
     _, cosine, sine = rotations_of_first_block(half, anchor)
     size = getattr(half.backbone, "per_frame", 1)       # latents of a token frame, which has its first one's time
-    for time in (*range(1, LATENTS // size), (LATENTS - 1 + FAR) / size):
+    last = LATENTS - 1 + half.inputs(0).before
+    for time in (*range(1, LATENTS // size), (last + FAR) / size):
         check(cosine, sine, time)
 
 
