@@ -95,6 +95,8 @@ class Asked:
 
 def open_refinement(sampling: Sampling, vae: Any, source: FrameSource, asked: Asked, hidden: Any) -> RefinementSession:
     """Raises ValueError for a model that refines nothing, and for sizes that it cannot have."""
+    if asked.fit not in FITS:
+        raise ValueError(f"fit: got {asked.fit!r}, wanted one of {', '.join(FITS)}")
     model = sampling.guider.model_patcher
     backbone, rate, frames = backbones.find(model), RATES[asked.mode], NumberedFrames(source)
     own = backbone.refined_size(frames.proportion)

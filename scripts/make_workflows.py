@@ -28,7 +28,8 @@ from frontend import Frontend, opened  # noqa: E402
 WORKFLOWS = environment.PACK / "workflows"
 IMAGES = environment.PACK / "docs" / "images"
 TITLE, GROUP_TITLE, PADDING, GAP, GROUP_GAP, COLUMN_GAP = 30, 50, 20, 30, 30, 50
-ROOM_FOR_WHAT_IS_SHOWN = {"LodestarLongTake": 720, "LodestarPlanTake": 480, "MarkdownNote": 200,
+ROOM_FOR_WHAT_IS_SHOWN = {"LodestarLongTake": 720, "LodestarRefineTake": 900, "LodestarPlanTake": 480,
+                          "MarkdownNote": 200,
                           "LodestarTakeReport": 480}   # pixels, without the title, when the graph has run
 SCREENSHOT_WIDTH, MARGIN, MENU, THUMBNAIL = 1600, 20, 60, (640, 360)
 

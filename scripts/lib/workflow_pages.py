@@ -64,13 +64,14 @@ DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the 
 COMFY, MEITUAN = "Comfy-Org's Wan files (Apache-2.0)", "meituan-longcat (MIT)"
 
 
-def note(what: str, files: tuple[str, ...], origin: str, card: str, time: str, result: str, more: str = "") -> str:
+def note(what: str, files: tuple[str, ...], origin: str, card: str, time: str, result: str, more: str = "",
+         yours: str = OWN, shown: str = "Long Take") -> str:
     """What it does, what it needs, how long it takes, where the result is."""
     listed = "\n".join(f"- {file}" for file in files)
     return "\n\n".join(filter(None, (
         what, f"**Files**, below ComfyUI's models folder, from {origin}:\n\n{listed}" if files else "",
         f"**Card:** {card}", f"**Time:** {time}",
-        f"**Result:** output/lodestar/{result}_00001_.mp4, also shown in *Long Take*.", more, OWN)))
+        f"**Result:** output/lodestar/{result}_00001_.mp4, also shown in *{shown}*.", more, yours)))
 
 
 def minutes(on_4090: str, on_h200: str) -> str:
@@ -253,6 +254,19 @@ PAGES = {
              ("longcat: the folder LongCat-Video/dit (about 27 GB)", UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
              "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.", minutes("5 hours", "1 hour"),
              "longcat_video")),
+    "longcat_refine": Page(
+        "LongCat Refine", "any finished video at 720p, with twice the frames",
+        (Column(360, (Group("Models", (1, 2, 3, 4, 5)),)),
+         Column(360, (Group("The video, and its prompt", (7, 6)), Group("Read me", (13,)))),
+         Column(360, (Group("Sampling", (11, 8, 9, 10)),)),
+         Column(420, (Group("Chunk by chunk to one video", (12,)),))),
+        note("LongCat-Video with its refinement LoRA makes a finished video of any model larger (832x480 becomes "
+             "1280x704) and doubles its frames, chunk by chunk in constant memory. The sound is kept.",
+             ("longcat: the folder LongCat-Video/dit (about 27 GB)",
+              "loras: LongCat-Video/lora/refinement_lora.safetensors", UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
+             "48 GB; 24 GB with weight_dtype fp8 in *Load LongCat*.", minutes("2 hours", "25 minutes"), "refined",
+             yours="**Yours:** choose the finished video in *Load Video*; ComfyUI lists those of its input folder.",
+             shown="Refine Take")),
     "cogvideox": Page(
         "CogVideoX 1.5", "a picture continues for as long as the sound, at 16 fps",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),

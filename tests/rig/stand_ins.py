@@ -15,6 +15,8 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "longcat/LongCat-Video/dit": ("diffusion_models/lodestar_tiny_longcat_video.safetensors", SHARD),
     "loras/LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors":
         ("loras/lodestar_tiny_longcat_avatar15_lora.safetensors", ""),
+    "loras/LongCat-Video/lora/refinement_lora.safetensors":
+        ("loras/lodestar_tiny_longcat_video_lora.safetensors", ""),
     "audio_encoders/whisper_large_v3_encoder_fp16.safetensors":
         ("audio_encoders/lodestar_tiny_longcat_whisper.safetensors", ""),
     "audio_encoders/chinese-wav2vec2-base": ("audio_encoders/lodestar_tiny_longcat_wav2vec2.safetensors", WHOLE),

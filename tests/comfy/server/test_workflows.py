@@ -4,15 +4,19 @@ Those made for official files run on tiny ones of those names, and without their
 The puppet's runs as it opens on a fresh install; none of them names a file of the input folder.
 """
 import math
+from fractions import Fraction
 
 import av
 import demo
 import pytest
+import torch
 from lib import comfy_server, environment
 from lib.graph import Graph
+from lodestar.pipelines.take.video_writer import VideoWriter
 from served_takes import without_text_encoder, workflow, write_video
 
 WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
+REFINE = "longcat_refine"      # of a video that is there already
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
@@ -61,7 +65,7 @@ def check_take(server, graph: Graph, name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(path.stem, marks=[] if path.stem == "first_take" else pytest.mark.once)
-                                  for path in WORKFLOWS if path.stem != "puppet"])
+                                  for path in WORKFLOWS if path.stem not in ("puppet", REFINE)])
 def test_it_runs(name, official, tmp_path):
     graph = shortened(name)
     for video in graph.all("LoadVideo"):
@@ -78,7 +82,25 @@ def test_the_puppet_runs_as_it_opens_on_a_fresh_install(start_server, tmp_path):
         check_take(server, graph, "puppet", 96)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.once
+def test_a_finished_video_is_refined(official, tmp_path):
+    """A second of noise, at 64x64 and twice the frames."""
+    clip = tmp_path / "take.mp4"
+    writer = VideoWriter(48, 48, Fraction(10))
+    with writer.segment(tmp_path / "0.mp4") as segment:
+        segment.write(torch.rand(10, 48, 48, 3))
+    writer.finish([tmp_path / "0.mp4"], {"waveform": torch.rand(1, 1, 16000) - 0.5, "sample_rate": 16000}, {}, clip)
+    graph = without_text_encoder(workflow(REFINE))
+    graph.the("LoadVideo").set(file=official.upload(clip))
+    graph.the("LodestarRefineTake").set(width=64, height=64, chunk_frames=9, overlap_frames=3)
+    entry = official.run(graph.prompt(), timeout_seconds=300)
+    with av.open(str(demo.local_path(official, demo.finished_video(entry)))) as container:
+        pictures = container.streams.video[0]
+        assert (pictures.frames, pictures.average_rate, pictures.width, pictures.height) == (20, 20, 64, 64)
+        assert container.streams.audio and container.metadata["prompt"]
+
+
+@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path.stem != REFINE], ids=lambda path: path.stem)
 def test_it_needs_no_file_of_the_user_but_models(path):
     graph = Graph.read(path)
     assert graph.all("LodestarSamplePerson") and not graph.all("LoadImage", "LoadAudio")
