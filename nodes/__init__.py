@@ -25,6 +25,7 @@ from .longcat_schedule import LodestarLongCatSchedule
 from .longcat_speech import LodestarLongCatSpeech
 from .lookahead_anchor import LodestarLookaheadAnchor
 from .narrative_keyframes import LodestarNarrativeKeyframe
+from .negative_prompt import LodestarNegativePrompt
 from .omniavatar_speech import LodestarOmniAvatarSpeech
 from .one_chunk import LodestarOneChunk
 from .plan_take import LodestarPlanTake
@@ -52,7 +53,7 @@ class Lodestar(ComfyExtension):
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
-                LodestarRefineTake, LodestarGlobalTime]
+                LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .attention_guidance import AttentionGuidance
 from .layout import Layout
 from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
 ORDER = ("LatentStitch", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor", "NarrativeKeyframes", "GlobalTime",
-         "ReferenceSkip", "ConditioningCache", "BlockSparseAttention", "ColourMatch")
+         "ReferenceSkip", "ConditioningCache", "BlockSparseAttention", "NegativeText", "ColourMatch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,10 @@ class Technique:
         """Which keys self-attention leaves out, for models that can."""
         return None
 
+    def negative_text(self) -> tuple[Tensor, AttentionGuidance] | None:
+        """What the text cross-attention is guided away from, for models that can: an encoded prompt, and how far."""
+        return None
+
     def check_chunk(self, latents: int, context: int, height: int, width: int) -> None:
         """Raises ValueError for a chunk of so many latents, `context` of them given, and a size in latents, that it
         cannot have."""
@@ -134,6 +139,11 @@ def finishing_frames(techniques: Iterable[Technique]) -> tuple[Technique, ...]:
 def find_conditioning_cache(techniques: Iterable[Technique]) -> str | None:
     """Where a KV cache of the conditioning frames is kept; None where no technique wants one."""
     return next(filter(None, (technique.conditioning_cache() for technique in techniques)), None)
+
+
+def find_negative_text(techniques: Iterable[Technique]) -> tuple[Tensor, AttentionGuidance] | None:
+    """What the text cross-attention is guided away from; None where it is not."""
+    return next(filter(None, (technique.negative_text() for technique in techniques)), None)
 
 
 def find_sparse_attention(techniques: Iterable[Technique]) -> SparseBlocks | None:

@@ -19,12 +19,17 @@ from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
 from ...techniques.layout import Layout
 from ...techniques.protocols import Past
-from ...techniques.technique import find_conditioning_cache, find_sparse_attention, restricts_visibility
+from ...techniques.technique import (
+    find_conditioning_cache,
+    find_negative_text,
+    find_sparse_attention,
+    restricts_visibility,
+)
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
 from ..frame_conditions import Cut, window_of
 from ..ram_blocks import RamBlocks
-from ..sampling_run import RUN
+from ..sampling_run import RUN, once
 from .model import REFERENCE_KEY, LongCatVideo
 
 CONTEXT_LATENTS = 4
@@ -113,6 +118,8 @@ class LongCatBackbone(Backbone):
             call = with_layout(call, layout, visibility, process_in)
         if (sparse := find_sparse_attention(techniques)) is not None:
             call = call.with_extra(sparse=sparse)
+        if (negative := find_negative_text(techniques)) is not None:
+            call = call.with_extra(negative=on_device(negative[0], x, options), guidance=negative[1])
         offload = find_conditioning_cache(techniques)
         return with_cache(call, offload, pictures) if offload is not None and in_run else call
 
@@ -168,6 +175,11 @@ class LongCatBackbone(Backbone):
         if len(speech.streams) > 1 and speech.speakers is None:
             raise ValueError(f"audio_features: got {len(speech.streams)} audio streams and no masks of their speakers. "
                              "Use Two Speakers")
+
+
+def on_device(text: Tensor, x: Tensor, options: dict) -> Tensor:
+    """A technique's text in the dtype and on the device of `x`, brought there once in a sampling run."""
+    return once(options, ("text", id(text), x.dtype, x.device), lambda: (text, text.to(x)))[1]   # kept, so is its id
 
 
 def in_window(call: LongCatCall) -> LongCatCall:

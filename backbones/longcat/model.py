@@ -22,6 +22,7 @@ from ...networks.longcat.call import Groups
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat, Place
 from ...networks.longcat.versions import REFERENCE_INDEX, Version
+from ...techniques.attention_guidance import AttentionGuidance
 from ...techniques.kv_cache import KVCache, standing
 from ...techniques.rope import rotate
 from ...techniques.sparse_blocks import SparseBlocks
@@ -63,7 +64,8 @@ class LongCatNetwork(LongCat):
                  audio: Tensor | None = None, speaker_masks: Tensor | None = None, reference: Tensor | None = None,
                  num_cond_frames: int = 0, times: Sequence[float] | None = None,
                  visibility: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
-                 sparse: SparseBlocks | None = None, **others) -> Tensor:
+                 sparse: SparseBlocks | None = None, negative: Tensor | None = None,
+                 guidance: AttentionGuidance | None = None, **others) -> Tensor:
         """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 for frames that are given.
 
         The first `num_cond_frames` of x are given. `reference` (B, C, r, h, w): conditioning frames in front of them, a
@@ -86,7 +88,7 @@ class LongCatNetwork(LongCat):
         prediction = super().forward(
             x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio,
             speaker_masks=speaker_masks, clean=clean, visibility=visibility, cache=stand, times=times, sparse=sparse,
-            transformer_options=transformer_options)
+            negative=negative, guidance=guidance, transformer_options=transformer_options)
         return pad(-prediction[:, :, given - frames:], (0, 0, 0, 0, given, 0))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...techniques.attention_guidance import AttentionGuidance
 from ...techniques.kv_cache import KVCache
 from ...techniques.rope import rotation
 from ...techniques.sparse_blocks import SparseBlocks
@@ -37,7 +38,7 @@ class Call:
 
     `rope`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
     list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C). `sparse`: which keys of the
-    self-attention are left out.
+    self-attention are left out. `negative` (1, L, D): the text that `guidance` guides away from.
     """
     frames: int
     clean: int
@@ -49,6 +50,8 @@ class Call:
     audio: Tensor | None = None
     speakers: Speakers | None = None
     sparse: SparseBlocks | None = None
+    negative: Tensor | None = None
+    guidance: AttentionGuidance | None = None
     options: dict = field(default_factory=dict)
 
     @property

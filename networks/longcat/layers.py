@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...techniques.attention_guidance import AttentionGuidance
 from ...techniques.rope import rotation
 from ...techniques.speaker_masks import person_map, query_positions
 from ...techniques.visibility import attend_by_groups
@@ -94,14 +95,26 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, options: dict, query_rope: Tensor | None = None,
                 key_rope: Tensor | None = None) -> Tensor:
-        query = self.q_norm(self.q_linear(x).unflatten(-1, (self.heads, -1)))
+        return self.proj(self.attend(self.queries(x), context, options, query_rope, key_rope))
+
+    def forward_guided(self, x: Tensor, context: Tensor, negative: Tensor, guidance: AttentionGuidance, options: dict
+                       ) -> Tensor:
+        """Guided away from `negative` (1, M, C): both texts are attended to by the same queries."""
+        query = self.queries(x)
+        both = [self.attend(query, text, options) for text in (context, negative.expand(len(x), -1, -1))]
+        return self.proj(guidance.guide(*both))
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self.q_norm(self.q_linear(x).unflatten(-1, (self.heads, -1)))
+
+    def attend(self, query: Tensor, context: Tensor, options: dict, query_rope: Tensor | None = None,
+               key_rope: Tensor | None = None) -> Tensor:
         key, value = rearrange(self.kv_linear(context), "b n (kv heads d) -> kv b n heads d", kv=2, heads=self.heads)
         key = self.k_norm(key)
         if query_rope is not None and key_rope is not None:
             query, key = self.rotate(query, query_rope), self.rotate(key, key_rope)
-        mixed = self.attention(query.flatten(2), key.flatten(2), value.flatten(2), self.heads,
-                               transformer_options=options)
-        return self.proj(mixed)
+        return self.attention(query.flatten(2), key.flatten(2), value.flatten(2), self.heads,
+                              transformer_options=options)
 
 
 class GatedFFN(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...techniques.attention_guidance import AttentionGuidance
 from ...techniques.kv_cache import KVCache
 from ...techniques.rope import Axes, rope_frequencies, rotate, scaled_axes, split_head
 from ...techniques.sparse_blocks import SparseBlocks
@@ -75,9 +76,15 @@ class Block(nn.Module):
         """What the text adds to the noisy tokens: nothing where none is left without its padding."""
         query = self.pre_crs_attn_norm(x)
         if isinstance(call.text, list):
-            return torch.cat([self.cross_attn(row[None], text, call.options) if text.shape[1] else
+            return torch.cat([self.attend_to_text(row[None], text, call) if text.shape[1] else
                               torch.zeros_like(row)[None] for row, text in zip(query, call.text, strict=True)])
-        return self.cross_attn(query, call.text, call.options)
+        assert call.text is not None
+        return self.attend_to_text(query, call.text, call)
+
+    def attend_to_text(self, query: Tensor, text: Tensor, call: Call) -> Tensor:
+        if call.negative is None or call.guidance is None:
+            return self.cross_attn(query, text, call.options)
+        return self.cross_attn.forward_guided(query, text, call.negative, call.guidance, call.options)
 
     def audio_cross_attention(self, x: Tensor, time: Tensor, call: Call, positions: Tensor | None) -> Tensor:
         """What each frame's own audio adds to its noisy tokens; the norm acts on the attention's output."""
@@ -127,6 +134,7 @@ class LongCat(nn.Module):
                 clean: Sequence[int] = (), times: Sequence[float] | None = None,
                 visibility: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
                 speaker_masks: Tensor | None = None, cache: Standing = (), sparse: SparseBlocks | None = None,
+                negative: Tensor | None = None, guidance: AttentionGuidance | None = None,
                 transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
@@ -136,11 +144,14 @@ class LongCat(nn.Module):
         `visibility`: {(frame, frame it sees): weight} over the whole sequence, cached frames first. `audio` (B,
         streams, frames, window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end.
         `speaker_masks`: in pixels, (B, K, H, W), of the first frame, needed when several speak. `sparse`: which keys
-        the self-attention leaves out. ValueError for sizes that do not fit.
+        the self-attention leaves out. `negative` (1, L, C): the text that `guidance` guides away from, zeros being
+        padding. ValueError for sizes that do not fit.
         """
         call = self.make_call(x, clean, times, visibility, cache, transformer_options, sparse)
         if text is not None:
             call = self.add_text(call, text.to(x.dtype), text_mask)
+            if negative is not None:
+                call = self.add_negative(call, negative.to(x.dtype), guidance)
         if audio is not None:
             call = self.add_audio(call, audio.to(x.dtype), speaker_masks, x.shape)
         time = self.embed_time(timestep, x)
@@ -230,6 +241,10 @@ class LongCat(nn.Module):
         if self.config.keep_padding:   # after the projection: a padded token still offers the biases of k and v
             return replace(call, text=text * (mask != 0)[..., None].to(text))
         return replace(call, text=[row[kept != 0][None] for row, kept in zip(text, mask, strict=True)])
+
+    def add_negative(self, call: Call, negative: Tensor, guidance: AttentionGuidance | None) -> Call:
+        text = self.add_text(call, negative, (negative != 0).any(-1)).text
+        return replace(call, negative=text[0] if isinstance(text, list) else text, guidance=guidance)
 
     def add_audio(self, call: Call, audio: Tensor, masks: Tensor | None, shape: Sequence[int]) -> Call:
         config = self.config.audio
