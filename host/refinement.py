@@ -13,7 +13,7 @@ from ..backbones.take_checks import check_guider, check_refining_schedule
 from ..pipelines.frames_at_times import FrameSource
 from ..pipelines.take.fingerprint import Fingerprints
 from ..pipelines.take.plan import Chunk, Take
-from ..pipelines.take.refinement import EnlargedVideo, plan_refinement
+from ..pipelines.take.refinement import FITS, EnlargedVideo, plan_refinement
 from ..pipelines.take.video_writer import VideoWriter
 from .chunk_sampler import Sampling
 from .session import TakeSession
