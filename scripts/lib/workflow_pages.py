@@ -48,6 +48,7 @@ AVATAR_15 = ("longcat: the folder LongCat-Video-Avatar-1.5/base_model_int8 (16 G
              "loras: LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors (2.5 GB)")
 WAN_21, WAN_22 = (f"https://huggingface.co/Comfy-Org/{name}/resolve/main/split_files/"
                   for name in ("Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged"))
+HUNYUAN = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files/"
 DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the frontend's own dialog of missing models
     WAN_22 + "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors",
     WAN_22 + "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors",
@@ -59,6 +60,9 @@ DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the 
     WAN_21 + "model_patches/wan2.1_infiniteTalk_single_fp16.safetensors",
     WAN_21 + "clip_vision/clip_vision_h.safetensors",
     WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors",
+    HUNYUAN + "diffusion_models/hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors",
+    HUNYUAN + "text_encoders/clip_l.safetensors", HUNYUAN + "text_encoders/llava_llama3_fp8_scaled.safetensors",
+    HUNYUAN + "clip_vision/llava_llama3_vision.safetensors", HUNYUAN + "vae/hunyuan_video_vae_bf16.safetensors",
     "https://huggingface.co/Comfy-Org/void-model/resolve/main/vae/cogvideox_vae.safetensors",
     "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors")}
 COMFY, MEITUAN = "Comfy-Org's Wan files (Apache-2.0)", "meituan-longcat (MIT)"
@@ -281,4 +285,25 @@ PAGES = {
              "zai-org (CogVideoX License: read it before commercial use; the 2B is Apache-2.0), Comfy-Org's void-model "
              "(VAE, Apache-2.0) and comfyanonymous (text encoder, Apache-2.0)",
              "24 GB; less with more RAM, slower.", minutes("5 hours", "1 hour"), "cogvideox")),
+    "hunyuan_video": Page(
+        "HunyuanVideo", "a picture continues for as long as the sound, at 24 fps",
+        (Column(360, (Group("Models", (1, 2, 3, 4)),)),
+         Column(360, (Group("The first picture and the sound", (5,)), Group("What keeps the person the same", (9,)))),
+         Column(360, (Group("Prompt", (6, 7, 8)), Group("Sampling", (18,)))),
+         Column(420, (Group("Plan", (10,)), Group("Read me", (19,)))),
+         Column(420, (Group("Chunk by chunk to one video", (17,)),))),
+        note("HunyuanVideo without audio conditioning: a picture continues for as long as the sound, each chunk from "
+             "the last 4 latents of the one before, with the picture ahead of it. What is known has timestep 0, as "
+             "this model (v2, replace) was trained. HunyuanVideo 1.5: its model, VAE and text encoders, and the "
+             "picture's *CLIP Vision Encode* on clip_vision_output of *Long Take* in place of *HunyuanImageToVideo*.",
+             ("diffusion_models: hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors (26 GB)",
+              "text_encoders: clip_l.safetensors (0.2 GB), llava_llama3_fp8_scaled.safetensors (9.1 GB)",
+              "clip_vision: llava_llama3_vision.safetensors (0.6 GB)",
+              "vae: hunyuan_video_vae_bf16.safetensors (0.5 GB)"),
+             "Comfy-Org's HunyuanVideo files. **Licence:** Tencent Hunyuan Community License, which does not hold in "
+             "the European Union, the United Kingdom and South Korea: read it before use",
+             "24 GB with weight_dtype fp8 in *Load Diffusion Model*; 48 GB without.", minutes("4 hours", "1 hour"),
+             "hunyuan_video"),
+        Folded(18, "Sampling", ((11, 12, 13), (14, 15, 16)),
+               (("16", "noise_seed"), ("15", "steps"), ("12", "guidance")))),
 }

@@ -37,10 +37,13 @@ def without_text_encoder(graph: Graph) -> Graph:
     are not tiny."""
     for node in graph.all("CLIPTextEncode"):
         node.become("LodestarBlankPrompt", tokens=16, width=4096)
-    for loader in graph.all("CLIPLoader", "CLIPVisionLoader"):
-        for node in graph.readers(loader):
-            node.unset(*[name for name, value in node.inputs.items() if value == loader[0]])
-        graph.remove(loader)
+    for node in graph.all("TextEncodeHunyuanVideo_ImageToVideo"):
+        node.become("LodestarBlankPrompt", tokens=16, width=0, model=graph.the("UNETLoader")[0])
+    for kind in ("CLIPVisionEncode", "CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader"):
+        for encoder in graph.all(kind):
+            for node in graph.readers(encoder):
+                node.unset(*[name for name, value in node.inputs.items() if value == encoder[0]])
+            graph.remove(encoder)
     for node in graph.nodes():
         node.set(**{"script": ""} if "script" in node.inputs else {})
     return graph

@@ -42,12 +42,16 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "diffusion_models/CogVideoX1.5-5B-I2V/transformer":
         ("diffusion_models/lodestar_tiny_cogvideox_published.safetensors", SHARD),
     "vae/cogvideox_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
+    "diffusion_models/hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors":
+        ("diffusion_models/lodestar_tiny_hunyuan_t2v.safetensors", ""),
+    "vae/hunyuan_video_vae_bf16.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
     "audio_encoders/wav2vec2-base-960h": ("audio_encoders/lodestar_tiny_longcat_wav2vec2.safetensors", WHOLE),
     "audio_encoders/wav2vec2_large_english_fp16.safetensors": ("audio_encoders/lodestar_tiny_wav2vec2.safetensors", ""),
     "vae/wan_2.1_vae.safetensors": ("vae/lodestar_tiny_wan_vae.safetensors", ""),
 }
-EMPTY = (*(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled", "t5xxl_fp16")),
-         "clip_vision/clip_vision_h.safetensors")
+EMPTY = (*(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled", "t5xxl_fp16", "clip_l",
+                                                           "llava_llama3_fp8_scaled")),
+         "clip_vision/clip_vision_h.safetensors", "clip_vision/llava_llama3_vision.safetensors")
 
 
 def place(models: Path) -> None:
