@@ -16,7 +16,7 @@ from torch import Tensor
 from ...techniques.layout import Layout
 from ...techniques.technique import restricts_visibility
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
-from ..frame_conditions import Cut
+from ..frame_conditions import Cut, window_of
 from .call import HunyuanCall
 from .levels import level_vector, with_levels
 
@@ -60,6 +60,9 @@ class HunyuanVideo(Backbone):
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> HunyuanCall:
         call = HunyuanCall.bind(executor, args, kwargs)
+        window = window_of(call.transformer_options)
+        if window is not None and window.latents[0] != 0:     # the known frame is another window's
+            call = call.change(guiding_frame_index=None)
         own = Layout.of_chunk(call.x.shape[2])
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if layout is not own or restricts_visibility(techniques):

@@ -302,7 +302,7 @@ PAGES = {
               "vae: hunyuan_video_vae_bf16.safetensors (0.5 GB)"),
              "Comfy-Org's HunyuanVideo files. **Licence:** Tencent Hunyuan Community License, which does not hold in "
              "the European Union, the United Kingdom and South Korea: read it before use",
-             "24 GB with weight_dtype fp8 in *Load Diffusion Model*; 48 GB without.", minutes("4 hours", "1 hour"),
+             "24 GB with weight_dtype fp8 in *Load Diffusion Model*; 48 GB without.", minutes("70 minutes", "15"),
              "hunyuan_video"),
         Folded(18, "Sampling", ((11, 12, 13), (14, 15, 16)),
                (("16", "noise_seed"), ("15", "steps"), ("12", "guidance")))),

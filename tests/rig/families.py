@@ -3,8 +3,8 @@
 Whatever must hold on every family is a test over FAMILIES; a new family joins all of them with its record here.
 """
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
@@ -40,7 +40,8 @@ class Family:
     `module`: of ComfyUI, without which it cannot run. `by_core`: whether ComfyUI runs the model without the pack.
     `own_reference`: whether the take's picture is one of the model's own frames. `joint`: whether text is in one
     attention with the frames, so that it tells them of what they do not attend to. `driven`: whether it follows a
-    driving video. `attention`: a layer whose weight a LoRA may change. `text`: width of its prompts.
+    driving video. `attention`: a layer whose weight a LoRA may change. `text`: width of its prompts, `values`: what
+    they have beside it. `given`: what says of the user's conditioning that the picture opens the video.
     """
     title: str
     load: Callable[[Path], Any]
@@ -51,12 +52,17 @@ class Family:
     driven: bool = False
     attention: str = "blocks.0.self_attn.q"
     text: int = 4096
+    values: Mapping[str, Any] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
     vae: str = "lodestar_tiny_wan_vae.safetensors"
 
     @property
     def exists(self) -> bool:
         """Whether this ComfyUI has it."""
-        return importlib.util.find_spec(self.module) is not None
+        try:
+            return importlib.util.find_spec(self.module) is not None
+        except ModuleNotFoundError:     # not even the folder
+            return False
 
 
 def load_by_core(name: str, models: Path):
@@ -83,6 +89,9 @@ def load_infinitetalk(models: Path):
 
 LONGCAT: dict[str, Any] = {"by_core": False, "attention": "blocks.0.attn.proj"}
 COGVIDEOX: dict[str, Any] = {"module": "comfy.ldm.cogvideo.model", "attention": "blocks.0.q", "joint": True}
+HUNYUAN: dict[str, Any] = {
+    "module": "comfy.ldm.hunyuan_video.model", "attention": "double_blocks.0.img_attn.proj", "joint": True, "text": 64,
+    "values": {"pooled_output": random(1, 768, seed=5)}}
 FAMILIES = {
     "wan21_t2v": Family("Wan 2.1, 2.2 T2V", partial(load_by_core, "wan21_t2v")),
     "wan21_i2v": Family("Wan 2.1, 2.2 I2V", partial(load_by_core, "wan21_i2v")),
@@ -102,6 +111,12 @@ FAMILIES = {
     "cogvideox_5b_i2v": Family("CogVideoX 5B I2V", partial(load_by_core, "cogvideox_5b_i2v"), **COGVIDEOX),
     "cogvideox_15": Family("CogVideoX 1.5", partial(load_by_core, "cogvideox_15"), **COGVIDEOX),
     "cogvideox_15_i2v": Family("CogVideoX 1.5 I2V", partial(load_by_core, "cogvideox_15_i2v"), **COGVIDEOX),
+    "hunyuan_t2v": Family("HunyuanVideo T2V", partial(load_by_core, "hunyuan_t2v"), **HUNYUAN),
+    "hunyuan_replace": Family("HunyuanVideo I2V (replace)", partial(load_by_core, "hunyuan_t2v"), by_core=False,
+                              given=frozenset({"guiding_frame_index"}), **HUNYUAN),
+    "hunyuan_i2v": Family("HunyuanVideo I2V (concat), SkyReels V1", partial(load_by_core, "hunyuan_i2v"), **HUNYUAN),
+    "hunyuan15": Family("HunyuanVideo 1.5", partial(load_by_core, "hunyuan15"), given=frozenset({"clip_vision_output"}),
+                        **{**HUNYUAN, "values": {"pooled_output": None}}),
 }
 
 
@@ -158,7 +173,7 @@ class FamilyChunk:
         return self.backbone.chunk_inputs(ChunkRequest(
             latents, (self.model.model.latent_format.latent_channels, *SIZE), past, self.picture(picture),
             self.audio(20, latents, first), self.picture(8, latents), driving=self.driving(latents),
-            encode=self.encode))
+            encode=self.encode, given=self.family.given))
 
     def driving(self, latents: int) -> dict[str, Any]:
         """Poses, for a family that follows them."""
@@ -169,7 +184,7 @@ class FamilyChunk:
         return self.picture(30, (len(frames) - 1) // 4 + 1)
 
     def prompt(self, seed: int) -> list:
-        return [[random(1, TEXT_TOKENS, self.family.text, seed=seed), {}]]
+        return [[random(1, TEXT_TOKENS, self.family.text, seed=seed), dict(self.family.values)]]
 
     def guider(self, model) -> comfy.samplers.CFGGuider:
         """Core's, both branches."""
