@@ -76,8 +76,10 @@ class GuiderChunkSampler:
     def context(self, chunk: Chunk, past: Past) -> tuple[Tensor | None, Tensor | None]:
         """The clean latents (1, C, k, h, w) that the chunk continues from, and where they were encoded for it, the
         frames (T, H, W, 3)."""
-        if not chunk.index or not self.context_latents:
+        if not self.inputs.plan.number_of(chunk) or not self.context_latents:
             return None, None
+        if not chunk.index:     # a clip's, encoded already
+            return past.latents(self.context_latents), self.inputs.clip_tail
         encoded: list[Tensor] = []
 
         def encode(frames: Tensor) -> Tensor:
@@ -90,14 +92,14 @@ class GuiderChunkSampler:
 
     def reference(self, chunk: Chunk, past: Past) -> Tensor | None:
         """What says who the person is (1, C, 1, h, w)."""
-        return self.inputs.backbone.reference_latent(self.inputs.reference, past, chunk.index)
+        return self.inputs.backbone.reference_latent(self.inputs.reference, past, self.inputs.plan.number_of(chunk))
 
     def new_latents(self, chunk: Chunk, context: Tensor | None, frames: Tensor | None, reference: Tensor | None
                     ) -> Tensor:
         """(1, C, chunk.new_latents, h, w) float32."""
         inputs = self.inputs.chunk_inputs(chunk, context, reference, frames)
-        position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context, chunk.index,
-                                 chunk.first_latent)
+        position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context,
+                                 self.inputs.plan.number_of(chunk), chunk.first_latent)
         sampled = self.run_sampler(self.chunk_guider(chunk, position, inputs), chunk, inputs)
         return inputs.new_latents(sampled.float().cpu(), chunk.context_latents)
 

@@ -11,15 +11,16 @@ from typing import Any
 import folder_paths
 from torch import Tensor
 
+from ..backbones.socket_values import name_input
 from ..pipelines.take.final_file import find_published, publish
 from ..pipelines.take.fingerprint import Fingerprints
-from ..pipelines.take.journal import Journal
+from ..pipelines.take.journal import CLIP, Journal
 from ..pipelines.take.manifest import unfinished_beside
 from ..pipelines.take.plan import Chunk, Take
 from ..pipelines.take.protocols import ChunkSampler
 from ..pipelines.take.reusable_chunks import copy_reusable_chunks, take_folder
 from ..pipelines.take.take import make_take
-from ..pipelines.take.video_writer import VideoWriter
+from ..pipelines.take.video_writer import SoundTrack, VideoWriter
 from .chunk_sampler import Sampling
 from .metadata import graph_tags
 from .output_names import fill_in, free_paths, problem_of, subfolder_of
@@ -49,13 +50,14 @@ class TakeSession:
 
     def make(self, prefix: str, keep_chunks: bool) -> FinishedTake:
         """Make or resume the take and write the video. Raises ValueError for inputs that do not fit together."""
-        plan = self.take.plan
+        plan, before = self.take.plan, self.inputs.before
         with TakeProgress(self.hidden.unique_id, plan, self.sampling.steps) as progress:
             name = self.file_name(prefix)
             self.check()
             writer = VideoWriter(plan.width, plan.height, plan.timeline.fps)
             with self.open_journal(prefix, keep_chunks, writer) as journal:
-                made_of = Fingerprints().of([prefix, folder_paths.get_output_directory(), self.take.audio], "audio")
+                made_of = Fingerprints().of([prefix, folder_paths.get_output_directory(), self.take.audio,
+                                             *([] if before is None else [before.source.identity()])], "audio")
                 path = find_published(journal, made_of)
                 if path is None:
                     path = self.write_video(prefix, name, journal, writer, made_of, progress)
@@ -104,6 +106,8 @@ class TakeSession:
                   "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,
                   "people": inputs.speakers, "clip vision": inputs.vision_conditions, "writer": writer.fingerprint,
                   "driving video": inputs.driving and inputs.driving.identity()}
+        if inputs.before is not None:
+            common["continue_from"] = inputs.clip_tail
 
         def own(chunk: Chunk) -> dict[str, Any]:
             picture = inputs.chunk_picture(chunk)
@@ -121,12 +125,24 @@ class TakeSession:
         progress.open(journal)
         if not journal.finished and (other := unfinished_beside(journal.folder, prefix, journal.fingerprints[0])):
             logger.info(other)
+        before, sound = self.copy_clip(journal, writer, progress)
         result = make_take(plan, self.make_sampler(self.inputs, self.sampling, progress),
-                           self.inputs.open_stream, journal, writer, progress)
+                           self.inputs.open_stream, journal, writer, progress, self.inputs.opening)
         progress.say_joining()
         tags = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo)
-        return publish(journal, made_of, lambda path: writer.finish(result.segments, self.take.audio, tags, path),
+        return publish(journal, made_of, lambda path: writer.finish([*before, *result.segments], sound, tags, path),
                        lambda: free_paths(name, plan.width, plan.height))
+
+    def copy_clip(self, journal: Journal, writer: VideoWriter, progress: TakeProgress
+                  ) -> tuple[list[Path], SoundTrack | dict | None]:
+        """The clip that the take goes on from as a segment before its own, and the sound of both. It is read before
+        anything is sampled: what cannot be read is known then."""
+        clip = self.inputs.before
+        if clip is None:
+            return [], self.take.audio
+        with name_input("continue_from"), writer.segment(journal.folder / CLIP) as segment:
+            clip.write(segment, progress.check_cancelled)
+        return [journal.folder / CLIP], clip.with_sound(self.take.audio)
 
 
 def folder_name(prefix: str) -> str:

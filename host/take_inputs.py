@@ -20,6 +20,7 @@ from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_pictures, check_prompt, check_vision, log_unused
 from ..backbones.vae import encode_frames, open_stream
+from ..pipelines.take.clip_before import ClipBefore
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..techniques.latent_stitch import LatentStitch
@@ -35,8 +36,8 @@ CLIP_VISION = "clip_vision_output"     # in CONDITIONING
 @dataclass(frozen=True, eq=False)
 class TakeInputs:
     """Each part is made once, when it is first asked for. `model` carries its techniques; `picture` is an IMAGE,
-    `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is shown the picture. `given`:
-    names of the values that the user's conditioning has."""
+    `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is shown the picture, `before`
+    is what the take goes on from. `given`: names of the values that the user's conditioning has."""
     model: Any
     vae: Any
     plan: ChunkPlan
@@ -46,6 +47,7 @@ class TakeInputs:
     driving: DrivingVideo | None = None
     clip_vision: Any = None
     given: frozenset[str] = frozenset()
+    before: ClipBefore | None = None
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -78,9 +80,10 @@ class TakeInputs:
 
     def chunk_picture(self, chunk: Chunk) -> Tensor | None:
         """(1, H, W, 3): what a chunk shows the model as its first frame."""
-        begins = self.plan.timeline.seconds_at(chunk.first_latent * self.plan.timeline.temporal_ratio)
-        asked = self.backbone.picture_at(self.picture, chunk.index, begins)
-        return self.fitted_picture if asked is self.own_picture or not chunk.index else self._fit(asked)
+        number, ratio = self.plan.number_of(chunk), self.plan.timeline.temporal_ratio
+        begins = self.plan.timeline.seconds_at(max(chunk.first_latent, 0) * ratio)
+        asked = self.backbone.picture_at(self.picture, number, begins)
+        return self.fitted_picture if asked is self.own_picture or not number else self._fit(asked)
 
     def _fit(self, picture: Tensor | None) -> Tensor | None:
         with name_input("reference"):
@@ -92,6 +95,19 @@ class TakeInputs:
         if self.fitted_picture is None:
             return None
         return torch.cat([self.encode(picture) for picture in self.fitted_picture.split(1)], 2)
+
+    @cached_property
+    def clip_tail(self) -> Tensor | None:
+        """The frames (T, H, W, 3) that the first chunk goes on from."""
+        if self.before is None:
+            return None
+        with name_input("continue_from"):
+            return self.before.last_frames(self.plan.timeline.frames_for_latents(self.plan.opening_latents))
+
+    @cached_property
+    def opening(self) -> Tensor | None:
+        """Their latents (1, C, t, h, w)."""
+        return None if self.clip_tail is None else self.encode(self.clip_tail)
 
     @cached_property
     def prompts(self) -> dict[str, list]:
@@ -168,6 +184,15 @@ class TakeInputs:
             return {}
         return {CLIP_VISION: self.clip_vision.encode_image(self.fitted_picture, crop=False)}
 
+    def first_inputs(self) -> ChunkInputs:
+        """Of the only chunk of a clip that is sampled with other nodes. ValueError where those cannot be given what it
+        goes on from."""
+        inputs = self.chunk_inputs(self.plan.chunks[0], self.opening, self.reference, self.clip_tail)
+        if inputs.context is not None:
+            raise ValueError(f"continue_from: {self.backbone.name} takes what it goes on from as frames beside the "
+                             "latent, which Long Take alone can give it. Use Long Take")
+        return inputs
+
     def open_stream(self) -> FrameStream:
         """The VAE as a stream of frames, as the techniques finish them."""
         finishing, stream = finishing_frames(self.techniques), open_stream(self.vae)
@@ -211,6 +236,7 @@ class TakeInputs:
         if self.picture is not None and self.own_picture is not self.picture:
             logger.warning("reference: it is not used, since the model brings a video whose frames are the pictures")
         self.check_guides()
+        _ = self.clip_tail
         check_pictures(self.techniques, *self.latent_shape[1:])
         for chunk in self.plan.chunks:
             for technique in self.techniques:

@@ -2,6 +2,7 @@
 from comfy_api.latest import InputImpl, io, ui
 
 from ..host.chunk_sampler import Sampling
+from ..host.continued_take import continue_take
 from ..host.output_names import problem_of
 from ..host.session import TakeSession
 from ..host.take_inputs import TakeInputs
@@ -46,6 +47,10 @@ class LodestarLongTake(io.ComfyNode):
                 io.ClipVision.Input("clip_vision", optional=True,
                                     tooltip="clip_vision_h, which is shown the reference, for Wan 2.1 image-to-video "
                                             "and Wan-Animate."),
+                io.Video.Input("continue_from", optional=True,
+                               tooltip="A clip that the take goes on from: the finished video is the clip, at the "
+                                       "take's size and frame rate and with its own sound, then the new part. Connect "
+                                       "it to Plan Take, too."),
             ],
             outputs=[io.Video.Output(display_name="video",
                                      tooltip="The finished file, for Save Video, preview or further nodes."),
@@ -60,10 +65,12 @@ class LodestarLongTake(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, noise, guider, sampler, sigmas, vae, plan, audio_features=None, reference=None, clip=None,
-                filename_prefix="lodestar/take", keep_chunks=False, clip_vision=None) -> io.NodeOutput:
+                filename_prefix="lodestar/take", keep_chunks=False, clip_vision=None, continue_from=None
+                ) -> io.NodeOutput:
         sampling = Sampling(noise, guider, sampler, sigmas)
+        plan, before = continue_take(guider.model_patcher, plan, continue_from)
         inputs = TakeInputs(guider.model_patcher, vae, plan.plan, reference, audio_features, clip, plan.driving,
-                            clip_vision, sampling.given)
+                            clip_vision, sampling.given, before)
         session = TakeSession(inputs, sampling, plan, cls.hidden)
         take = session.make(filename_prefix, keep_chunks)
         preview = ui.PreviewVideo([ui.SavedResult(take.path.name, take.subfolder, io.FolderType.output)])

@@ -54,6 +54,9 @@ class LodestarOneChunk(io.ComfyNode):
                 io.ClipVision.Input("clip_vision", optional=True,
                                     tooltip="clip_vision_h, which is shown the reference, for Wan 2.1 image-to-video "
                                             "and Wan-Animate."),
+                io.Video.Input("continue_from", optional=True,
+                               tooltip="A clip to go on from: its last frames are the context, as many as the model "
+                                       "repeats in Long Take. They open the latent; cut them off when it is decoded."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
                      io.Conditioning.Output(display_name="negative", tooltip="The same with unconditional audio."),
@@ -67,15 +70,15 @@ class LodestarOneChunk(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, positive, negative, vae, width, height, chunk_frames, audio_features=None, reference=None,
-                nearest_bucket=False, driving=None, clip_vision=None) -> io.NodeOutput:
+                nearest_bucket=False, driving=None, clip_vision=None, continue_from=None) -> io.NodeOutput:
         for name, prompt in (("positive", positive), ("negative", negative)):
             with name_input(name):
                 check_prompt(model, [text for text, _ in prompt])
-        plan, lines = plan_clip(model, reference, width, height, chunk_frames, nearest_bucket)
+        plan, lines, clip = plan_clip(model, reference, width, height, chunk_frames, nearest_bucket, continue_from)
         take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision,
-                          frozenset(name for _, values in positive for name in values))
+                          frozenset(name for _, values in positive for name in values), clip)
         take.check_guides()
-        inputs = take.chunk_inputs(plan.chunks[0], reference=take.reference)
+        inputs = take.first_inputs()
         latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
                              node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.uncond}),

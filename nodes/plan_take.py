@@ -2,6 +2,7 @@
 from comfy_api.latest import io, ui
 
 from .. import backbones
+from ..host.continued_take import continue_take, shape_giver
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps, plan_take
 from ..pipelines.take.settings import choose_settings
@@ -72,6 +73,10 @@ class LodestarPlanTake(io.ComfyNode):
                 io.Int.Input("block_latents", default=0, min=0, max=16, optional=True,
                              tooltip="0: chunks. Otherwise a stream: blocks of that many latents for Rolling Window, "
                                      "without chunk_frames, overlap_frames and seed_step."),
+                io.Video.Input("continue_from", optional=True,
+                               tooltip="The clip that Long Take goes on from. With width and height 0 the take gets "
+                                       "its proportions; the summary says how long both are together. Times of the "
+                                       "script count from where the new part begins."),
             ],
             outputs=[PLAN.Output(display_name="plan", tooltip="For Long Take, Reference Picture and Take Report."),
                      io.String.Output(display_name="summary", tooltip="The plan in words, cost included; the node "
@@ -83,21 +88,22 @@ class LodestarPlanTake(io.ComfyNode):
     @check_inputs
     def execute(cls, model, audio=None, width=0, height=0, fps=0.0, chunk_frames=0, overlap_frames=-1, script="",
                 seed_step=1, max_seconds=0.0, reference=None, soundtrack=None, nearest_bucket=False, driving=None,
-                block_latents=0) -> io.NodeOutput:
+                block_latents=0, continue_from=None) -> io.NodeOutput:
         backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
         backbone.check_driving(driving.sources if driving else ())
-        chosen = choose_settings(backbone, backbone.first_picture(reference), width=width, height=height,
-                                 fps=exact_fps(fps) if fps else None, chunk_frames=chunk_frames,
-                                 overlap_frames=overlap_frames, nearest_bucket=nearest_bucket,
-                                 stream=bool(block_latents))
+        chosen = choose_settings(backbone, shape_giver(backbone.first_picture(reference), continue_from), width=width,
+                                 height=height, fps=exact_fps(fps) if fps else None, stream=block_latents > 0,
+                                 chunk_frames=chunk_frames, nearest_bucket=nearest_bucket,
+                                 overlap_frames=overlap_frames)
         clock = Timeline(chosen.fps, backbone.temporal_ratio)
         frames = frames_of(clock, speech, driving, max_seconds)
         plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
                          seed_step, backbone.grid, block_latents)
-        cost = describe(plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
-        summary = "\n".join(filter(None, (chosen.note, chosen.size_note, cost, backbone.fps_note(clock.fps))))
-        track = sound_of(soundtrack, speech, driving, float(plan.seconds))
-        return io.NodeOutput(Take(plan, track, speech, driving), summary, ui=ui.PreviewText(head_of(summary)))
+        sound = sound_of(soundtrack, speech, driving, float(plan.seconds))
+        take, _ = continue_take(model, Take(plan, sound, speech, driving), continue_from)
+        cost = describe(take.plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
+        summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(clock.fps))
+        return io.NodeOutput(take, summary, ui=ui.PreviewText(head_of(summary)))
 
     @classmethod
     def validate_inputs(cls, script=None):
@@ -122,6 +128,10 @@ def sound_of(soundtrack: dict | None, speech: dict | None, driving: DrivingVideo
     """The sound of the video: another that was given, the speech, or the driving video's own."""
     own = soundtrack or (driving.sound() if speech is None and driving else None)
     return speech if own is None else opening_of(own, seconds)
+
+
+def lines_of(*notes: str) -> str:
+    return "\n".join(filter(None, notes))
 
 
 def head_of(text: str) -> str:

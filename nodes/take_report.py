@@ -54,7 +54,8 @@ class LodestarTakeReport(io.ComfyNode):
         if reference is not None:
             with name_input("reference"):
                 reference = fit_picture(reference, reader.width, reader.height)[0]
-        report = evaluate(reader, speech=plan.audio if plan else sound, borders=borders_of(plan, reader),
+        report = evaluate(reader, speech=plan.audio if plan and not plan.clip_frames else sound,
+                          borders=borders_of(plan, reader),
                           reference=reference, mouth_box=mouth_box, models=face_folders(),
                           on_frames=progress(reader))
         picture = report_picture(report)
@@ -81,10 +82,12 @@ def borders_of(take: Take | None, video: VideoReader) -> list[int]:
     """The first frame of each chunk but the first. Raises ValueError for another video's plan."""
     if take is None:
         return []
-    if video.stated_frames not in (0, take.plan.total_frames):
-        raise ValueError(f"plan: it is for {take.plan.total_frames} frames, the video has {video.stated_frames}. "
+    if video.stated_frames not in (0, take.video_frames):
+        raise ValueError(f"plan: it is for {take.video_frames} frames, the video has {video.stated_frames}. "
                          "Connect the plan that made this video, or none")
-    return [take.plan.frames_of(chunk)[0] for chunk in take.plan.chunks[1:]]
+    before = max(take.clip_frames - 1, 0)       # the clip's last frame is the take's frame 0
+    first = 0 if take.clip_frames else 1
+    return [before + take.plan.frames_of(chunk)[0] for chunk in take.plan.chunks[first:]]
 
 
 def face_folders() -> list[Path]:

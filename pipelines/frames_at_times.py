@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
+import av
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,9 @@ class FrameSource(Protocol):
 
     def sound(self) -> dict[str, Any] | None:
         """AUDIO of the same stretch; None where there is none."""
+
+    def sound_pieces(self, sample_rate: int) -> Iterator[np.ndarray] | None:
+        """Its sound from its beginning on, at any rate, in pieces (channels, samples) of one or two channels."""
 
 
 class FileFrames:
@@ -131,13 +136,19 @@ class FileFrames:
             return None
         assert self.seconds is not None
         pieces, left = [], math.ceil(self.seconds * rate)
-        for piece in self.media.sound(rate, float(self._first + self.start)):
+        for piece in self.sound_pieces(rate) or ():
             pieces.append(torch.from_numpy(piece[:, :left].copy()))
             left -= pieces[-1].shape[1]
             if left <= 0:
                 break
         waveform = torch.cat(pieces, 1)[None] if pieces else torch.zeros(1, 2, 0)
         return {"waveform": waveform, "sample_rate": rate} if waveform.shape[-1] else None
+
+
+    def sound_pieces(self, sample_rate: int) -> Iterator[np.ndarray] | None:
+        if not self.media.sound_rate:
+            return None
+        return self.media.sound(sample_rate, float(self._first + self.start), self.media.sound_layout)
 
 
 def upright(frame: Any) -> Tensor:
@@ -166,3 +177,18 @@ class ClipFrames:
 
     def sound(self) -> dict[str, Any] | None:
         return self._audio
+
+    def sound_pieces(self, sample_rate: int) -> Iterator[np.ndarray] | None:
+        return None if self._audio is None else resample_sound(self._audio["waveform"][0], self._audio["sample_rate"],
+                                                               sample_rate)
+
+
+def resample_sound(waveform: Tensor, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Samples (channels, N) at `sample_rate`, of at most two channels, second by second."""
+    layout = "mono" if len(waveform) == 1 else "stereo"
+    resampler = av.AudioResampler("fltp", layout, sample_rate)
+    for piece in waveform[:2].float().cpu().split(rate, 1):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece.numpy()), "fltp", layout)
+        frame.sample_rate = rate
+        yield from (part.to_ndarray() for part in resampler.resample(frame))
+    yield from (part.to_ndarray() for part in resampler.resample(None))

@@ -74,6 +74,12 @@ class MediaFile:
         with self.open_container() as container:
             return container.streams.audio[self.sound_track].rate
 
+    @cached_property
+    def sound_layout(self) -> str:
+        """One channel stays one: FFmpeg would make two that are 3 dB lower."""
+        with self.open_container() as container:
+            return "mono" if container.streams.audio[self.sound_track].channels == 1 else "stereo"
+
     def mono(self, sample_rate: int, from_seconds: float = 0.0) -> Iterator[np.ndarray]:
         """The sound track from `from_seconds` on, mono float32, in pieces; silence where it begins later."""
         return (piece[0] for piece in self.sound(sample_rate, from_seconds, "mono"))

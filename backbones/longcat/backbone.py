@@ -162,7 +162,7 @@ class LongCatBackbone(Backbone):
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, streams, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there
         is but one frame, its last."""
-        before = min(first_latent, 1)
+        before = min(max(first_latent, 0), 1)
         frames = clock.frames_for_latents(before + latents)
         return speech.audio_slots(clock.last_frame(first_latent - before), frames, self.rate_hz // self.fps)
 

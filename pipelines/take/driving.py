@@ -66,7 +66,7 @@ class DrivingVideo:
     def times(self, timeline: Timeline, first_latent: int, latents: int) -> tuple[Fraction, ...]:
         """In seconds of the video, for each pixel frame of a chunk whose first latent is counted as one frame."""
         first = timeline.last_frame(first_latent)
-        frames = range(first, first + timeline.frames_for_latents(latents))
+        frames = (max(frame, 0) for frame in range(first, first + timeline.frames_for_latents(latents)))
         own = self.frames_at(timeline.fps)
         return tuple(timeline.seconds_at(self.place(frame, own)) for frame in frames)
 

@@ -27,6 +27,7 @@ from .folder_lock import FolderLock
 from .manifest import MANIFEST, Entry, FileSum, FinalFile, Manifest, changes, digest_texts
 
 logger = logging.getLogger("lodestar")
+CLIP = "clip.mp4"   # what a take goes on from, at its size and rate, made again by each run
 
 
 class Journal:
@@ -256,7 +257,7 @@ class Journal:
                            problems[0])
 
     def _working_files(self, last: Path) -> Iterator[Path]:
-        for pattern in ("chunk_*.safetensors*", "chunk_*.mp4*", "state_*.safetensors*", "final.mp4*",
+        for pattern in ("chunk_*.safetensors*", "chunk_*.mp4*", "state_*.safetensors*", "final.mp4*", CLIP + "*",
                         MANIFEST + safe_files.SUFFIX):
             yield from (path for path in self.folder.glob(pattern) if path != last)
 

@@ -2,8 +2,8 @@
 
 The whole take is one latent sequence; chunks tile it. All numbers are ints and fractions, known before any GPU work.
 """
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
 from typing import Any
@@ -57,6 +57,22 @@ class ChunkPlan:
     chunks: tuple[Chunk, ...]
     notes: tuple[str, ...] = ()   # what was snapped, said to the user
     block_latents: int = 0        # of a rolling window's blocks, which latent 0 precedes; 0: chunks are sampled whole
+    opening_latents: int = 0      # of a clip that the take goes on from: its last frame is the take's frame 0
+    asked: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)   # plan_take's arguments
+
+    def after_clip(self, opening_latents: int) -> "ChunkPlan":
+        """The same take behind the last latents of a clip. Raises ValueError as plan_take does."""
+        return self if self.opening_latents == opening_latents else plan_take(
+            **{**self.asked, "opening_latents": opening_latents})
+
+    def number_of(self, chunk: Chunk) -> int:
+        """The chunk's number, 0 for the one that begins with nothing before it."""
+        return chunk.index + bool(self.opening_latents)
+
+    @property
+    def new_frames(self) -> int:
+        """What the take itself makes of its frames: frame 0 may be a clip's."""
+        return self.total_frames - bool(self.opening_latents)
 
     @property
     def total_latents(self) -> int:
@@ -115,11 +131,28 @@ class Take:
     """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}, None without.
 
     `speech`: what it was made for, where the video is to have another sound. `driving`: what the person is to do.
+    `clip_frames`: of the clip before it, at its rate, where it goes on from one.
     """
     plan: ChunkPlan
     audio: dict[str, Any] | None
     speech: dict[str, Any] | None = None
     driving: DrivingVideo | None = None
+    clip_frames: int = 0
+
+    @property
+    def video_frames(self) -> int:
+        """Of the finished video, with the clip before it."""
+        return self.clip_frames + self.plan.new_frames
+
+    @property
+    def length_note(self) -> str:
+        """How long the clip and the take are together; empty without a clip."""
+        if not self.clip_frames:
+            return ""
+        clock = self.plan.timeline
+        return (f"goes on from a clip of {self.clip_frames} frames at this rate ({seconds(clock, self.clip_frames)}): "
+                f"{self.video_frames} frames ({seconds(clock, self.video_frames)}) in all; times count from the clip's "
+                "last frame")
 
 
 def exact_fps(fps: float) -> Fraction:
@@ -132,24 +165,28 @@ def exact_fps(fps: float) -> Fraction:
 
 
 def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_frames: int, width: int, height: int,
-              script: str | None = None, seed_step: int = 1, grid: int = 16, block_latents: int = 0) -> ChunkPlan:
+              script: str | None = None, seed_step: int = 1, grid: int = 16, block_latents: int = 0,
+              opening_latents: int = 0) -> ChunkPlan:
     """Cut a take of `total_frames` pixel frames into chunks, or with `block_latents` as `plan_stream` does.
 
     `chunk_frames` and `overlap_frames` are snapped down to whole latents: 81 -> 21, 80 -> 20, 13 -> 4, overlap 0 -> 0.
     Every chunk but the first repeats `overlap` latents. A take that fits one chunk is one chunk of exactly the latents
     it needs (at least 1). Otherwise the last chunk is shortened to what is needed, but not below half of the usual
     new latents (models are bad at very short ones); the rest is trimmed. Chunk i's seed is mixed of
-    the take's and i * `seed_step`. `script`: see story. `grid`: the pixel grid of the backbone.
+    the take's and i * `seed_step`. `script`: see story. `grid`: the pixel grid of the backbone. `opening_latents`: how
+    many a clip hands over, whose last frame is the take's frame 0; the first chunk repeats `overlap` of them.
 
     Raises ValueError for a chunk not longer than its overlap, fps outside 1..240, a size off the grid, no frames, or a
     script that cannot be read.
     """
+    asked = dict(locals())
     if block_latents:
         return plan_stream(timeline, total_frames, block_latents, width, height, script, grid)
     _check_picture(timeline.fps, width, height, grid)
-    if total_frames < 1:
-        raise ValueError(f"the take has {total_frames} frames; the audio must last at least one frame "
-                         f"({float(1 / timeline.fps):.3f} s at {_rate(timeline.fps)} fps)")
+    least = 1 + bool(opening_latents)
+    if total_frames < least:
+        raise ValueError(f"the take has {total_frames} frames; the audio must last at least {least} frame"
+                         f"{'s' * (least > 1)} ({float(least / timeline.fps):.3f} s at {_rate(timeline.fps)} fps)")
     chunk_latents = timeline.latents_within_frames(chunk_frames)
     overlap_latents = timeline.latents_within_frames(overlap_frames)
     if overlap_frames < 0 or chunk_latents <= overlap_latents:
@@ -157,13 +194,16 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
             f"chunk_frames: a chunk of {chunk_frames} frames ({chunk_latents} latents) must be longer "
             f"than its overlap of {overlap_frames} frames ({overlap_latents} latents), and the overlap 0 or more; "
             f"make the chunk at least {timeline.frames_for_latents(max(overlap_latents, 0) + 1)} frames")
-    windows = _windows(timeline.latents_for_frames(total_frames), chunk_latents, overlap_latents)
+    needed = timeline.latents_for_frames(total_frames)
+    windows = _windows(needed, chunk_latents, overlap_latents, bool(opening_latents))
     starts = [timeline.seconds_at(timeline.first_frame(first + context)) for first, context, _ in windows]
+    starts[0] = Fraction(0)
     prompts, notes = prompts_for_chunks(parse_story(script or ""), starts, timeline.seconds_at(total_frames))
     chunks = tuple(Chunk(index, first, context, latents, prompts[index], index * seed_step)
                    for index, (first, context, latents) in enumerate(windows))
     snapped = _snap_notes(timeline, chunk_frames, chunk_latents, overlap_frames, overlap_latents)
-    return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(snapped + notes))
+    return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(snapped + notes),
+                     opening_latents=opening_latents, asked=asked)
 
 
 def plan_stream(timeline: Timeline, total_frames: int, block_latents: int, width: int, height: int,
@@ -223,10 +263,10 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
     return "\n".join([*lines, *plan.notes])
 
 
-def _windows(needed: int, chunk: int, overlap: int) -> list[tuple[int, int, int]]:
-    """(first_latent, context_latents, latents) of each chunk."""
-    windows = [(0, 0, min(chunk, needed))]
-    done, usual = windows[0][2], chunk - overlap
+def _windows(needed: int, chunk: int, overlap: int, opened: bool) -> list[tuple[int, int, int]]:
+    """(first_latent, context_latents, latents) of each chunk. `opened`: latent 0 is there already."""
+    windows = [] if opened else [(0, 0, min(chunk, needed))]
+    done, usual = 1 if opened else windows[0][2], chunk - overlap
     while done < needed:
         new = min(usual, max(needed - done, (usual + 1) // 2))
         windows.append((done - overlap, overlap, overlap + new))
@@ -253,6 +293,10 @@ def _snap_notes(timeline: Timeline, chunk_frames: int, chunk: int, overlap_frame
 
 def _window_words(timeline: Timeline, latents: int) -> str:
     return f"{timeline.frames_for_latents(latents)} frames ({latents} latents)"
+
+
+def seconds(timeline: Timeline, frames: int) -> str:
+    return f"{float(timeline.seconds_at(frames)):.2f} s"
 
 
 def _rate(fps: Fraction) -> str:

@@ -23,17 +23,17 @@ from .video_writer import Segment, VideoWriter
 class TakePast:
     """A Past over the journal and, of the chunk that is being made, the pieces given so far."""
 
-    def __init__(self, journal: Journal, stream: FrameStream, keep_frames: int):
-        self._journal, self._stream = journal, stream
+    def __init__(self, journal: Journal, stream: FrameStream, keep_frames: int, opening: Tensor | None = None):
+        self._journal, self._stream, self._opening = journal, stream, opening
         self._recent: deque[Tensor] = deque(maxlen=keep_frames)
         self._pieces: list[Tensor] = []
 
     def latents(self, count: int) -> Tensor:
         end = self._length()
-        return self._between(max(end - count, 0), end)
+        return self.between(max(end - count, 0), end)
 
     def first_latents(self, count: int) -> Tensor:
-        return self._between(0, min(count, self._length()))
+        return self.between(0, min(count, self._length()))
 
     def frames(self, count: int) -> Tensor:
         """The frames of a latent that the stream holds back are among them: this decodes that latent once more."""
@@ -62,18 +62,27 @@ class TakePast:
         pieces, self._pieces = self._pieces, []
         return pieces
 
-    def _length(self) -> int:
-        return self._journal.finished_latents + sum(piece.shape[2] for piece in self._pieces)
+    @property
+    def pieces(self) -> list[int]:
+        """How many latents each portion has that is finished, a clip's before the take first."""
+        return [*([] if self._opening is None else [self._opening.shape[2]]), *self._journal.pieces]
 
-    def _between(self, first: int, end: int) -> Tensor:
-        stored = self._journal.finished_latents
+    def between(self, first: int, end: int) -> Tensor:
+        """Latents `first` to `end` (exclusive), counted from the first one that is there."""
         if first >= end:
             raise ValueError(f"got {end - first} latents to read of a take that has {self._length()}, wanted at least "
                              "1; nothing is there before the first latent")
-        if end <= stored:
-            return self._journal.latents(first, end)
-        new = torch.cat(self._pieces, 2)[:, :, max(first - stored, 0):end - stored]
-        return new if first >= stored else torch.cat([self._journal.latents(first, stored), new], 2)
+        opened, stored = 0 if self._opening is None else self._opening.shape[2], self._journal.finished_latents
+        parts = [] if self._opening is None or first >= opened else [self._opening[:, :, first:end]]
+        low, high = max(first - opened, 0), end - opened
+        if low < min(high, stored):
+            parts.append(self._journal.latents(low, min(high, stored)))
+        if high > stored:
+            parts.append(torch.cat(self._pieces, 2)[:, :, max(low - stored, 0):high - stored])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    def _length(self) -> int:
+        return sum(self.pieces) + sum(piece.shape[2] for piece in self._pieces)
 
 
 @dataclass(frozen=True)
@@ -84,22 +93,26 @@ class TakeResult:
 
 
 def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], FrameStream], journal: Journal,
-              writer: VideoWriter, events: Events | None = None) -> TakeResult:
+              writer: VideoWriter, events: Events | None = None, opening: Tensor | None = None) -> TakeResult:
     """Make every chunk of `plan` that `journal` does not hold; afterwards `writer.finish(result.segments, ...)`.
 
+    `opening`: the last latents (1, C, k, h, w) of a clip that the plan goes on from; its frames are not written.
     Raises ValueError for latents of a wrong length or with NaN, NotWritten if the disk refuses, NotReadable if the
     journal's folder is gone. Whatever is raised, the finished chunks stay in the journal.
     """
     first, stream, events = journal.finished, open_stream(), events or Events()
-    past = TakePast(journal, stream, sampler.past_frames)
+    past, unseen = TakePast(journal, stream, sampler.past_frames, opening), 0
+    if past.pieces and first < len(plan.chunks):
+        came = _warm_up(plan, stream, past, sampler.past_frames, events)
+        unseen = 0 if first else plan.timeline.frames_for_latents(past.pieces[0]) - came
     if 0 < first < len(plan.chunks):
-        _warm_up(plan, stream, past, journal, sampler.past_frames, events)
         sampler.restore(journal.state(), past)
     for chunk in plan.chunks[first:]:
         events.check_cancelled()
         journal.check_present()
         try:
-            frames = _write_segment(plan, sampler, chunk, stream, past, journal, writer, events)
+            frames = _write_segment(plan, sampler, chunk, stream, past, journal, writer, events, unseen)
+            unseen = 0
             is_last = chunk is plan.chunks[-1]
             journal.commit(chunk.index, past.take_pieces(), frames, {} if is_last else sampler.state())
         except NotWritten as error:
@@ -110,16 +123,19 @@ def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], 
 
 
 def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, stream: FrameStream, past: TakePast,
-                   journal: Journal, writer: VideoWriter, events: Events) -> int:
-    """Sample `chunk`, decode and write the frames that become ready with it; returns how many."""
+                   journal: Journal, writer: VideoWriter, events: Events, unseen: int = 0) -> int:
+    """Sample `chunk`, decode and write the frames that become ready with it but for the first `unseen`, which are a
+    clip's; returns how many."""
     is_last = chunk is plan.chunks[-1]
-    wanted = plan.total_frames - journal.finished_frames
+    wanted = plan.new_frames - journal.finished_frames
 
     def write(segment: Segment, groups: Iterator[Tensor]) -> None:
+        nonlocal unseen
         for frames in groups:
             events.check_cancelled()
             past.keep(frames)
-            segment.write(frames[:wanted - segment.frames])
+            own, unseen = frames[unseen:], max(unseen - len(frames), 0)
+            segment.write(own[:wanted - segment.frames])
             events.frames_written(chunk, segment.frames)
         past.park()
 
@@ -131,28 +147,31 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, stream:
             write(segment, stream.flush())
             if segment.frames != wanted:
                 raise ValueError(f"the VAE gave {journal.finished_frames + segment.frames} frames for a take of "
-                                 f"{plan.total_frames}: it does not make {plan.timeline.temporal_ratio} frames per "
+                                 f"{plan.new_frames}: it does not make {plan.timeline.temporal_ratio} frames per "
                                  "latent")
     return segment.frames
 
 
-def _warm_up(plan: ChunkPlan, stream: FrameStream, past: TakePast, journal: Journal, past_frames: int,
-             events: Events) -> None:
-    """Bring a new stream, and the frames kept for the sampler, to where the finished chunks left them.
+def _warm_up(plan: ChunkPlan, stream: FrameStream, past: TakePast, past_frames: int, events: Events) -> int:
+    """Bring a new stream, and the frames kept for the sampler, to where the finished latents left them; returns how
+    many frames came.
 
     The first latent must have an even number: a new stream decodes it alone, as it does latent 0, and the pairs after
     it are then the pairs of the whole take. Latents are pushed in the portions in which they were pushed before.
     """
-    *starts, end = accumulate(journal.pieces, initial=0)
+    frames_seen = 0
+    *starts, end = accumulate(past.pieces, initial=0)
     kept = max(end - plan.timeline.latents_for_frames(past_frames), 0)
     first = max(max(start for start in starts if start <= kept) - stream.warmup_latents, 0) // 2 * 2
     cuts = [first, *(start for start in starts if start > first), end]
     for low, high in pairwise(cuts):
         events.latents_replayed(low - first, end - first)
-        for frames in stream.push(journal.latents(low, high)):
+        for frames in stream.push(past.between(low, high)):
             events.check_cancelled()
             past.keep(frames)
+            frames_seen += len(frames)
         past.park()
+    return frames_seen
 
 
 def _check_pieces(pieces: Iterator[Tensor], chunk: Chunk) -> Iterator[Tensor]:

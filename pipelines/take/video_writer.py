@@ -5,7 +5,7 @@ have the same frames. No B-frames: packets are then in time order and segments j
 """
 import heapq
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +27,22 @@ LIMITED_RANGE = 1
 
 
 @dataclass(frozen=True)
+class SoundTrack:
+    """Sound of a video that is read while it is written: `pieces` of (channels, samples), float 0 at rest, 1 or 2
+    channels."""
+    sample_rate: int
+    channels: int
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @classmethod
+    def of(cls, audio: Mapping[str, Any]) -> "SoundTrack":
+        """A clip {"waveform": (1, channels, samples), "sample_rate": Hz}; more than two channels are mixed to mono."""
+        rate, waveform = audio["sample_rate"], audio["waveform"]
+        waveform = mix_to_mono(waveform) if waveform.shape[1] > 2 else waveform[0]
+        return cls(rate, len(waveform), lambda: iter(waveform.split(rate, 1)))
+
+
+@dataclass(frozen=True)
 class VideoWriter:
     width: int
     height: int
@@ -43,12 +59,12 @@ class VideoWriter:
         """A new fragmented MP4 at `path`, to be used in `with`; the file appears with the first frame."""
         return Segment(self, Path(path))
 
-    def finish(self, segments: Sequence[Path], speech: dict | None, metadata: Mapping[str, str],
+    def finish(self, segments: Sequence[Path], speech: "dict | SoundTrack | None", metadata: Mapping[str, str],
                path: Path) -> Path:
         """Join `segments` into one MP4 at `path`, with the speech as AAC and `metadata` as container tags.
 
-        `speech`: {"waveform": (1, channels, samples), "sample_rate": Hz}; more than two channels are mixed to mono, a
-        rate that AAC does not know is resampled to 48 kHz. The file gets its name only when it is complete. Raises
+        `speech`: a SoundTrack, or what makes one. A rate that AAC does not know is resampled to 48 kHz. The file gets
+        its name only when it is complete. Raises
         NotWritten if the disk refuses (the segments stay as they are), ValueError for segments that were not written
         alike.
         """
@@ -134,7 +150,7 @@ class Segment:
         sync(self._path)
 
 
-def _join(segments: Sequence[Path], speech: dict | None, metadata: Mapping[str, str], fps: Fraction,
+def _join(segments: Sequence[Path], speech: "dict | SoundTrack | None", metadata: Mapping[str, str], fps: Fraction,
           draft: Path) -> None:
     options = {"movflags": "use_metadata_tags+faststart", "video_track_timescale": str(fps.numerator * 100)}
     with av.open(str(draft), "w", format="mp4", options=options) as container:
@@ -143,7 +159,8 @@ def _join(segments: Sequence[Path], speech: dict | None, metadata: Mapping[str, 
             video = container.add_stream_from_template(first.streams.video[0], opaque=True)
         packets = [_video_packets(segments, video, fps)]
         if speech is not None:
-            packets.append(_speech_packets(speech, container))
+            track = speech if isinstance(speech, SoundTrack) else SoundTrack.of(speech)
+            packets.append(_sound_packets(track, container))
         for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
 
@@ -167,20 +184,22 @@ def _video_packets(segments: Sequence[Path], video: av.VideoStream, fps: Fractio
                 yield packet
 
 
-def _speech_packets(speech: dict, container: av.container.OutputContainer) -> Iterator[av.Packet]:
-    rate, waveform = speech["sample_rate"], speech["waveform"]
-    waveform = mix_to_mono(waveform) if waveform.shape[1] > 2 else waveform[0]
-    layout = "mono" if waveform.shape[0] == 1 else "stereo"
+def _sound_packets(track: SoundTrack, container: av.container.OutputContainer) -> Iterator[av.Packet]:
+    rate, layout = track.sample_rate, "mono" if track.channels == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
-    return _encode_speech(waveform, rate, layout, stream)
+    return _encode_sound(track, layout, stream)
 
 
-def _encode_speech(waveform: Tensor, rate: int, layout: str, stream: av.AudioStream) -> Iterator[av.Packet]:
-    """The waveform (channels, samples) as AAC packets, encoded second by second."""
-    for start in range(0, waveform.shape[1], rate):
-        block = np.ascontiguousarray(waveform[:, start:start + rate].clamp(-1, 1).cpu().numpy())
+def _encode_sound(track: SoundTrack, layout: str, stream: av.AudioStream) -> Iterator[av.Packet]:
+    """The track as AAC packets, encoded piece by piece."""
+    start = 0
+    for piece in track.pieces():
+        if not piece.shape[1]:
+            continue
+        block = np.ascontiguousarray(piece.clamp(-1, 1).cpu().numpy())
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = track.sample_rate, start, Fraction(1, track.sample_rate)
+        start += block.shape[1]
         yield from stream.encode(frame)
     yield from stream.encode(None)
 

@@ -124,11 +124,13 @@ def good(tiny_models, base, wan):
             folder / "audio_encoders" / "lodestar_tiny_longcat_wav2vec2.safetensors")},
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
         "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
-        "LodestarTakeReport": {"plan": None}, "LodestarPlanTake": {"width": SIZE, "height": SIZE},
-        "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None},
+        "LodestarTakeReport": {"plan": None},
+        "LodestarPlanTake": {"width": SIZE, "height": SIZE, "continue_from": None},
+        "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None,
+                             "continue_from": None},
         "LodestarReferencePicture": {"width": SIZE, "height": SIZE},
         "LodestarInfiniteTalk": {"model": wan.load(tiny_models, "wan21_i2v")},
-        "LodestarLongTake": {"audio_features": None, "filename_prefix": "every/input"}}
+        "LodestarLongTake": {"audio_features": None, "filename_prefix": "every/input", "continue_from": None}}
 
 
 def speech_patch(width):
