@@ -25,7 +25,8 @@ class LodestarLongTake(io.ComfyNode):
                                                 "seed step."),
                 io.Guider.Input("guider", tooltip="Model with Lodestar's techniques, and its conditioning: Basic "
                                                   "Guider, CFG Guider or any other."),
-                io.Sampler.Input("sampler", tooltip="Any sampler, as for SamplerCustomAdvanced."),
+                io.Sampler.Input("sampler", tooltip="Any sampler, as for SamplerCustomAdvanced; for CogVideoX "
+                                                      "VOID Sampler."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule, used for every chunk."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
                 PLAN.Input("plan", tooltip="From Plan Take."),

@@ -24,7 +24,7 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                         "always visible and never reached (Lookahead Anchoring). Several anchors may follow one "
                         "another.",
             inputs=[
-                io.Model.Input("model", tooltip="A Wan 2.1, 2.2, S2V or LongCat model, with or without LoRAs."),
+                io.Model.Input("model", tooltip="Any model that Long Take takes, with or without LoRAs."),
                 io.Float.Input("distance", default=12.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="How far ahead of the chunk's last frame the anchor stands. A small distance "
                                        "keeps the face more strictly, a large one allows more motion; lip sync is best "
