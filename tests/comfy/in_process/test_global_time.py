@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from families import FAMILIES, LATENTS, SIZE, FamilyChunk, load_family
 from lodestar.nodes.global_time import LodestarGlobalTime
@@ -100,3 +101,16 @@ def test_the_node_says_once_a_run_where_no_windows_are(chunk, caplog):
         chunk.run(chunk.guider(model), chunk.inputs(0))
     assert [record.message for record in caplog.records] == [
         "global time is inactive: no context windows cut this latent into parts"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", ["wan21_t2v"], indirect=True)
+def test_a_compiled_model_follows_the_windows(chunk):
+    """As core's node compiles, which drops the guards on options."""
+    torch._dynamo.reset()
+    plain, compiled = in_windows(chunk), in_windows(chunk)
+    set_torch_compile_wrapper(model=compiled, backend="eager", options={
+        "guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]})
+    made, wanted = (chunk.sample(anchor(chunk), GlobalTime(), chunk=0, steps=1, model=model)
+                    for model in (compiled, plain))
+    assert (made - wanted).abs().max() < SAME
