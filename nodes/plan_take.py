@@ -52,8 +52,8 @@ class LodestarPlanTake(io.ComfyNode):
                                        "1.0: 16, Avatar 1.5: 25, TI2V-5B: 24, CogVideoX 8, its 1.5: 16)."),
                 io.Int.Input("chunk_frames", default=0, min=0, max=LONGEST_CHUNK,
                              tooltip="Pixel frames of one chunk, overlap included; rounded to whole latents. 0: "
-                                     "what the model was trained with (S2V 77, Wan 81, LongCat 93, TI2V-5B 121, CogVideoX "
-                                     "49, its 1.5: 81)."),
+                                     "what the model was trained with (S2V 77, Wan 81, LongCat 93, TI2V-5B 121, "
+                                     "CogVideoX 49, its 1.5: 81)."),
                 io.Int.Input("overlap_frames", default=-1, min=-1, max=LONGEST_CHUNK - 1,
                              tooltip="Pixel frames of a chunk that the next one repeats, as its conditioning frames. "
                                      "-1: what the model expects (13; S2V has them outside the chunk, so 0)."),
