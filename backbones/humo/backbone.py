@@ -115,7 +115,8 @@ class HuMo(Backbone):
                 raise ValueError(f"context windows: {self.name} has its references behind the last latent, where a "
                                  "window would cut them off. Remove the context windows; Long Take makes takes of any "
                                  "length")
-            call = self.with_slots(call.change(extra=extra), reference, layout.find("reference"), process_in)
+            call = self.with_slots(call.change(extra=extra), reference, layout["reference"], process_in)
+            layout = whole_slots(layout, reference.shape[2])
         elif layout is not own or restricts_visibility(techniques):
             raise ValueError(f"conditioning: {self.name} has no reference slots in it that an anchor could move. Use "
                              "Long Take, or One Chunk in place of WanHuMoImageToVideo")
@@ -130,11 +131,12 @@ class HuMo(Backbone):
 
     def with_slots(self, call: WanCall, reference: Tensor, span: Span, process_in) -> WanCall:
         """The references in their slots: of the 17B in its concat channels, of the 1.7B in the latents themselves.
-        What stands in `span` (a keyframe) takes the place of a picture, never of the unconditional one."""
+        What stands in `span` (a keyframe) takes the place of the first picture, never of the unconditional one."""
         slots, known = reference.shape[2], (reference[:, :1] > 0.5).to(call.x)
         pictures = process_in(reference[:, 1:].float()).to(call.x)
         if span.latents is not None:
-            pictures = call.latents(span, process_in)
+            shown = call.latents(span, process_in)
+            pictures = torch.cat([shown, pictures[:, :, shown.shape[2]:].expand(len(shown), -1, -1, -1, -1)], 2)
         if not self.large:
             return call.change(x=torch.cat([call.x[:, :, :-slots], known * pictures], 2))
         noise, grey = call.x[:, :16], call.x[:, 20:]
@@ -153,6 +155,13 @@ class HuMo(Backbone):
         audio, extra = call.extra[SPEECH], dict(call.extra)
         extra[SPEECH] = torch.cat([audio, audio.new_zeros(len(audio), anchors.shape[2], *audio.shape[2:])], 1)
         return call.change(time_dim_concat=anchors, extra=extra)
+
+
+def whole_slots(layout: Layout, slots: int) -> Layout:
+    """The layout with a time for each slot, where a keyframe left that of the first alone."""
+    times = layout["reference"].times
+    further = tuple(times[-1] + step for step in range(1, slots - len(times) + 1))
+    return layout.change("reference", times=(*times, *further), latents=None) if further else layout
 
 
 def own_layout(call: WanCall, slots: int) -> Layout:

@@ -1,5 +1,7 @@
 """HuMo on ComfyUI's own HumoWanModel: references in their slots, anchors, speech of any length, whole takes."""
 import types
+from dataclasses import replace
+from fractions import Fraction
 
 import comfy.samplers
 import comfy.sd
@@ -24,6 +26,7 @@ from lodestar.host.take_inputs import TakeInputs
 from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.timeline import Timeline
 
@@ -82,6 +85,16 @@ def test_further_anchors_and_a_skip_change_the_result_and_keep_its_shape(model):
     skipped = sample(anchored(model, LookaheadAnchor(placement="in chunk", index=2), ReferenceSkip()), inputs)
     assert both.shape == skipped.shape == plain.shape
     assert (both - plain).abs().max() > 1e-5 and (skipped - plain).abs().max() > 1e-5
+
+
+def test_a_keyframe_takes_the_place_of_the_first_of_several_pictures(model):
+    inputs, keyframe = inputs_of(model, pictures=2), random(1, 16, 1, *SIZE, seed=8)
+    shown = sample(anchored(model, NarrativeKeyframes().plus(Fraction(9), keyframe)), inputs)
+    changed = {**inputs.conditions, REFERENCE: inputs.conditions[REFERENCE].clone()}
+    changed[REFERENCE][:, 1:, :1] = keyframe
+    wanted = sample(anchored(model), replace(inputs, conditions=changed))
+    assert torch.allclose(shown, wanted, atol=1e-4)
+    assert not torch.allclose(shown, sample(anchored(model), inputs), atol=1e-3)
 
 
 def test_positions_are_exact_in_bfloat16_at_5000(tiny_models):
