@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 LAYERS = 2                 # every block costs the same
 NOISE, CONTEXT = 20, 4
-TEXT_TOKENS, SPEECH_TOKENS = 512, 32    # of every call, of every latent in LongCat
+TEXT_TOKENS, SPEECH_TOKENS = 512, (16, 32)    # of every call, of every latent in HuMo and LongCat
 TOKENS = LATENT_SIZE[0] * LATENT_SIZE[1] // 4
 SKIPPED = 7                # noise latents that do not see the reference: LongCat's own radius of 3
 
@@ -55,7 +55,7 @@ def count_work(work: Callable[[Callable], object]) -> Count:
         """Where another pack would put its attention: below ours, so it sees every call that ours makes."""
         with FlopCounterMode(display=False) as flops:
             output = attention_pytorch(q, k, v, *args, **kwargs)
-        if k.shape[1] not in (TEXT_TOKENS, SPEECH_TOKENS):
+        if k.shape[2 if kwargs.get("skip_reshape") else 1] not in (TEXT_TOKENS, *SPEECH_TOKENS):
             counted.self_attention += flops.get_total_flops()
             counted.calls += 1
         counted.masked += kwargs.get("mask") is not None

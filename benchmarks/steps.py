@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from lodestar.backbones import attach, find, sampling_run
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.backbone import ChunkInputs, ChunkRequest
+from lodestar.backbones.backbone import OWN, ChunkInputs, ChunkRequest
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
@@ -45,9 +45,11 @@ LONGCAT: dict[str, tuple[Technique, ...]] = {
     "KV cache and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 COGVIDEOX = ("cogvideox_5b", "cogvideox_15_i2v")
+HUMO = ("humo_17b", "humo_1_7b")        # which refuse context windows
 CASES = {f"{model}, {name}": (model, name)
-         for model in (*WAN, "omniavatar", *COGVIDEOX, "longcat_video", "longcat_avatar", "longcat_avatar15")
-         for name in (*TECHNIQUES, "keyframes", "context windows", *(LONGCAT if model.startswith("longcat") else ()),
+         for model in (*WAN, *HUMO, "omniavatar", *COGVIDEOX, "longcat_video", "longcat_avatar", "longcat_avatar15")
+         for name in (*TECHNIQUES, "keyframes", *(() if model in HUMO else ("context windows",)),
+                      *(LONGCAT if model.startswith("longcat") else ()),
                       *(("two speakers",) if "longcat_avatar" in model else ()))}
 
 
@@ -254,6 +256,7 @@ def on_a_device(case: str) -> list[Step]:
     given = {**entry, "noise": noise, "device": in_process.META, "denoise_mask": inputs.noise_mask}
     conditions = {name: value.process_cond(batch_size=1, area=None).cond
                   for name, value in base.extra_conds(**given).items()}
+    conditions |= {name: value for name, value in entry.items() if name.startswith(OWN)}
     conditions = {name: value.to(in_process.META) if isinstance(value, Tensor) else value
                   for name, value in conditions.items()}
 

@@ -17,7 +17,7 @@ from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.timeline import Timeline
 from rows import Row, show
 
-MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar", "cogvideox_5b", "cogvideox_15_i2v")
+MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar", "humo_17b", "cogvideox_5b", "cogvideox_15_i2v")
 SIZE, CHUNK_FRAMES, OVERLAP_FRAMES = 64, 13, 5   # S2V packs motion frames by 8x8 latents: no smaller
 
 

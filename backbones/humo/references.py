@@ -23,7 +23,7 @@ def concat_channels(grey: Tensor, references: Tensor | None, slots: int) -> Tens
     slots are marked all the same and hold the grey video.
     """
     mask = torch.zeros_like(grey[:, :4])
-    mask[:, :, grey.shape[2] - slots:] = 1
+    mask[:, :, grey.shape[2] - slots:].fill_(1)     # an assigned 1 would be brought from the host
     known = grey.clone()
     if references is not None:
         known[:, :, grey.shape[2] - slots:] = references

@@ -46,9 +46,8 @@ WAV2VEC = "audio_encoders: wav2vec2_large_english_fp16.safetensors (0.6 GB)"
 WHISPER = "audio_encoders: whisper_large_v3_encoder_fp16.safetensors (1.3 GB)"
 AVATAR_15 = ("longcat: the folder LongCat-Video-Avatar-1.5/base_model_int8 (16 GB)",
              "loras: LongCat-Video-Avatar-1.5/lora/dmd_lora.safetensors (2.5 GB)")
-WAN_21, WAN_22 = (f"https://huggingface.co/Comfy-Org/{name}/resolve/main/split_files/"
-                  for name in ("Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged"))
-HUNYUAN = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files/"
+WAN_21, WAN_22, HUMO, HUNYUAN = (f"https://huggingface.co/Comfy-Org/{name}/resolve/main/split_files/" for name in (
+    "Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged", "HuMo_ComfyUI", "HunyuanVideo_repackaged"))
 DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the frontend's own dialog of missing models
     WAN_22 + "diffusion_models/wan2.2_s2v_14B_fp8_scaled.safetensors",
     WAN_22 + "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors",
@@ -59,6 +58,8 @@ DOWNLOADS = {url.rsplit("/", 1)[1]: url for url in (    # by file name, for the 
     WAN_22 + "audio_encoders/wav2vec2_large_english_fp16.safetensors",
     WAN_21 + "model_patches/wan2.1_infiniteTalk_single_fp16.safetensors",
     WAN_21 + "clip_vision/clip_vision_h.safetensors",
+    HUMO + "diffusion_models/humo_17B_fp8_e4m3fn.safetensors",
+    HUMO + "audio_encoders/whisper_large_v3_fp16.safetensors",
     WAN_21 + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors", WAN_22 + "vae/wan_2.1_vae.safetensors",
     HUNYUAN + "diffusion_models/hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors",
     HUNYUAN + "text_encoders/clip_l.safetensors", HUNYUAN + "text_encoders/llava_llama3_fp8_scaled.safetensors",
@@ -209,6 +210,23 @@ PAGES = {
              "omniavatar"),
         Folded(16, "Sampling", ((11, 12), (13, 14)),
                (("11", "text_scale"), ("11", "audio_scale"), ("14", "noise_seed")))),
+    "humo": Page(
+        "HuMo", "a person from pictures, text and speech, at 25 fps, 50 steps",
+        (Column(360, (Group("Models", (1, 2, 3, 8)),)),
+         Column(360, (Group("The person and the speech", (6,)), Group("Prompt", (4, 5)))),
+         Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (16,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (17,))))),
+        note("A person talks at 25 fps, by HuMo on Wan 2.1. The picture says who it is and not how the video begins: "
+             "what is to be seen stands in the prompt. Up to 8 pictures may come (core's *Batch Images*), or none; "
+             "without audio_features the person does not speak. Guidance, solver and schedule are the authors' own. "
+             "1.7B: humo_1.7B_fp16.safetensors, text_scale 7.5, audio_scale 7.5, in a quarter of the memory and less "
+             "than a fifth of the time.",
+             ("diffusion_models: humo_17B_fp8_e4m3fn.safetensors (17 GB), or humo_1.7B_fp16.safetensors",
+              "audio_encoders: whisper_large_v3_fp16.safetensors (1.3 GB)", UMT5, WAN_VAE),
+             f"Comfy-Org/HuMo_ComfyUI (HuMo and whisper, Apache-2.0), {COMFY}", "24 GB; less with more RAM, slower.",
+             minutes("8 hours", "2 hours"), "humo"),
+        Folded(16, "Sampling", ((11,), (12, 13)),
+               (("11", "text_scale"), ("11", "audio_scale"), ("12", "steps"), ("13", "noise_seed")))),
     "infinitetalk": Page(
         "InfiniteTalk", "a talking person at 25 fps on Wan 2.1, 8 steps a chunk",
         (Column(360, (Group("Models", (1, 3, 4, 5, 6, 7)),)),

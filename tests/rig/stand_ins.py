@@ -38,6 +38,9 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
         ("diffusion_models/lodestar_tiny_wan22_animate.safetensors", ""),
     "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_omniavatar_wan21_t2v.safetensors", ""),
+    "diffusion_models/humo_17B_fp8_e4m3fn.safetensors": ("diffusion_models/lodestar_tiny_humo_17b.safetensors", ""),
+    "audio_encoders/whisper_large_v3_fp16.safetensors":
+        ("audio_encoders/lodestar_tiny_longcat_whisper.safetensors", ""),
     "diffusion_models/OmniAvatar-14B.pt": ("diffusion_models/lodestar_tiny_omniavatar.pt", ""),
     "diffusion_models/CogVideoX1.5-5B-I2V/transformer":
         ("diffusion_models/lodestar_tiny_cogvideox_published.safetensors", SHARD),

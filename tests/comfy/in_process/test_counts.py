@@ -9,9 +9,9 @@ import torch
 pytestmark = pytest.mark.once
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
-flops, longcat_bytes, longcat_flops, takes, live_bytes, plans, fingerprints = (
-    importlib.import_module(name)
-    for name in ("flops", "longcat_bytes", "longcat_flops", "takes", "live_bytes", "plans", "fingerprints"))
+flops, humo_flops, longcat_bytes, longcat_flops, takes, live_bytes, plans, fingerprints = (
+    importlib.import_module(name) for name in ("flops", "humo_flops", "longcat_bytes", "longcat_flops", "takes",
+                                               "live_bytes", "plans", "fingerprints"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -26,6 +26,15 @@ def test_a_hard_skip_saves_what_it_hides_without_a_mask(blocks):
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
 def test_an_anchor_costs_one_more_latent(blocks):
     assert flops.one_anchor(blocks)[0] == pytest.approx(1, abs=0.001)
+
+
+@pytest.mark.parametrize("variant", humo_flops.WIDTHS)
+def test_on_humo_an_anchor_costs_one_more_latent_and_a_skip_saves_what_it_hides(variant):
+    assert humo_flops.one_anchor(variant)[0] == pytest.approx(1, abs=0.001)
+    skip, full = humo_flops.hard_skip(variant)
+    share = 1 - flops.SKIPPED / (humo_flops.LATENTS + 1) ** 2
+    assert skip.self_attention / full.self_attention == pytest.approx(share, abs=1e-9)
+    assert skip.masked == full.masked == 0 and full.calls == flops.LAYERS
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])

@@ -20,7 +20,7 @@ REFINE = "longcat_refine"      # of a video that is there already
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
-       "cogvideox": 16, "hunyuan_video": 24, "infinitetalk": 25, "puppet": 25,
+       "cogvideox": 16, "hunyuan_video": 24, "infinitetalk": 25, "humo": 25, "puppet": 25,
        "wan_animate": 30}
 DRIVEN = {"wan_animate"}          # follow a video, which is the user's
 SHORT = {
@@ -28,6 +28,7 @@ SHORT = {
     "LodestarAudioFeatures": {"layers": "last"},       # the tiny encoder has fewer than S2V asks for
     "BasicScheduler": {"steps": 2},
     "LodestarInfiniteTalkSampler": {"steps": 2},
+    "LodestarHuMoSampler": {"steps": 2},
     "LodestarLookaheadAnchor": {"index": 5.0},
     "LodestarReferenceSkip": {"mode": "hard", "radius": 1},
     "LodestarLongTake": {"filename_prefix": "workflows/take"},
@@ -42,6 +43,13 @@ def shortened(name: str) -> Graph:
         driving.unset("face")       # its encoder has but one size, of a second for a few frames
     for keyframe in graph.all("LodestarNarrativeKeyframe"):
         keyframe.set(at_seconds=keyframe.inputs["at_seconds"] / 6)
+    return without_speech(graph) if name == "humo" else graph
+
+
+def without_speech(graph: Graph) -> Graph:
+    """HuMo's whisper is as wide as its input, which no tiny model changes, and it may do without speech."""
+    graph.the("LodestarLongTake").unset("audio_features")
+    graph.remove(graph.the("LodestarAudioFeatures"), graph.the("LodestarLoadAudioEncoder"))
     return graph
 
 
