@@ -14,6 +14,7 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
     "omniavatar.backbone.OmniAvatarBackbone",
     "humo.backbone.HuMo",
     "animate.backbone.WanAnimate",
+    "animate.second.WanAnimate2",
     "cogvideox.backbone.CogVideoX",
     "hunyuan.backbone.HunyuanVideo",
 )

@@ -169,6 +169,14 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
     return chunk_guider
 
 
+def text_of(guider, prompt: list | None) -> torch.Tensor:
+    """(1, tokens, C) of `prompt`, CONDITIONING, or of the guider's own positive one."""
+    if prompt is not None:
+        return prompt[0][0]
+    name = next(name for name in getattr(guider, "prompt_names", ("positive",)) if name in guider.original_conds)
+    return guider.original_conds[name][0]["cross_attn"]
+
+
 def with_whole_timesteps(model_options: dict) -> dict:
     """The options of a sampler's calls, in which the model is given its timestep without what stands behind the
     point."""

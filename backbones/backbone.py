@@ -80,6 +80,11 @@ class ChunkInputs:
     context: Tensor | None = None        # clean tokens that the patched model lays out itself
     before: int = 0                      # latents that are sampled along in front of the chunk's
     behind: int = 0                      # and behind them
+    text_for: str = ""                   # under which name every condition has the positive prompt's text as well
+
+    def with_text(self, text: Tensor) -> dict[str, Any]:
+        """The conditions, with `text` (1, tokens, C) where the family wants it."""
+        return {**self.conditions, self.text_for: text} if self.text_for else self.conditions
 
     @property
     def others_note(self) -> str:

@@ -104,8 +104,9 @@ class GuiderChunkSampler:
         return inputs.new_latents(sampled.float().cpu(), chunk.context_latents)
 
     def chunk_guider(self, chunk: Chunk, position: ChunkPosition, inputs: ChunkInputs) -> Any:
-        return attach.guider_at(self.sampling.guider, self.inputs.techniques, position, inputs.conditions,
-                                inputs.uncond, self.inputs.prompts.get(chunk.prompt))
+        prompt, guider = self.inputs.prompts.get(chunk.prompt), self.sampling.guider
+        conditions = inputs.with_text(attach.text_of(guider, prompt)) if inputs.text_for else inputs.conditions
+        return attach.guider_at(guider, self.inputs.techniques, position, conditions, inputs.uncond, prompt)
 
     def run_sampler(self, guider: Any, chunk: Chunk, inputs: ChunkInputs) -> Tensor:
         model = self.inputs.model

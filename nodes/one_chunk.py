@@ -79,9 +79,9 @@ class LodestarOneChunk(io.ComfyNode):
                           frozenset(name for _, values in positive for name in values), clip)
         take.check_guides()
         inputs = take.first_inputs()
-        latent = {"samples": inputs.samples, "noise_mask": inputs.noise_mask}
-        return io.NodeOutput(node_helpers.conditioning_set_values(positive, inputs.conditions),
-                             node_helpers.conditioning_set_values(negative, {**inputs.conditions, **inputs.uncond}),
-                             {name: value for name, value in latent.items() if value is not None},
+        given, latent = inputs.with_text(positive[0][0]), {"samples": inputs.samples}
+        return io.NodeOutput(node_helpers.conditioning_set_values(positive, given),
+                             node_helpers.conditioning_set_values(negative, {**given, **inputs.uncond}),
+                             latent if inputs.noise_mask is None else {**latent, "noise_mask": inputs.noise_mask},
                              attach.ready_model(model),
                              ui=ui.PreviewText(sentences([*lines, inputs.others_note])))

@@ -80,14 +80,19 @@ class WanAnimate(WanI2V):
                              "the background alone. Choose another placement in Lookahead Anchor, such as lookahead")
         return super().concat_latent(encode, None, latents, height, width)
 
-    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+    def reference_of(self, request: ChunkRequest) -> Tensor:
+        """(1, 16, slots, h, w). Raises ValueError where the chunk has no picture or no driving video."""
         self.check_driving(request.driving)
         if request.reference is None:
             raise ValueError(f"reference: {self.name} moves the person of a picture, and none came. Connect one")
+        return request.reference
+
+    def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        reference = self.reference_of(request)
         channels, height, width = request.latent_shape
-        slots = request.reference.shape[2]
+        slots = reference.shape[2]
         mask = unknown_mask(request)
-        conditions = {"concat_latent_image": torch.cat([request.reference, known_latents(request)], 2),
+        conditions = {"concat_latent_image": torch.cat([reference, known_latents(request)], 2),
                       "concat_mask": torch.cat([torch.zeros_like(mask[:, :, :slots]), mask], 2),
                       "pose_video_latent": pose_latents(request)}
         uncond = {}

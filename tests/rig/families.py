@@ -40,8 +40,9 @@ class Family:
     `module`: of ComfyUI, without which it cannot run. `by_core`: whether ComfyUI runs the model without the pack.
     `own_reference`: whether the take's picture is one of the model's own frames. `joint`: whether text is in one
     attention with the frames, so that it tells them of what they do not attend to. `driven`: whether it follows a
-    driving video. `attention`: a layer whose weight a LoRA may change. `text`: width of its prompts, `values`: what
-    they have beside it. `given`: what says of the user's conditioning that the picture opens the video.
+    driving video. `alone`: whether no picture can stand beside its own reference. `attention`: a layer whose weight a
+    LoRA may change. `text`: width of its prompts, `values`: what they have beside it. `given`: what says of the user's
+    conditioning that the picture opens the video.
     """
     title: str
     load: Callable[[Path], Any]
@@ -50,6 +51,7 @@ class Family:
     own_reference: bool = False
     joint: bool = False
     driven: bool = False
+    alone: bool = False
     attention: str = "blocks.0.self_attn.q"
     text: int = 4096
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -103,6 +105,8 @@ FAMILIES = {
     "humo_1_7b": Family("HuMo 1.7B", partial(load_by_core, "humo_1_7b"), by_core=False,
                         own_reference=True),
     "animate": Family("Wan-Animate", partial(load_by_core, "wan22_animate"), own_reference=True, driven=True),
+    "animate_2": Family("Wan-Animate 2", partial(load_by_core, "wan_animate_2"), "comfy.ldm.wan.model_animate2",
+                        own_reference=True, driven=True, alone=True),
     "omniavatar": Family("OmniAvatar 14B, 1.3B", load_omni, by_core=False),
     "longcat_video": Family("LongCat-Video", partial(load_by_pack, "longcat_video"), **LONGCAT),
     "longcat_avatar": Family("LongCat-Video-Avatar 1.0", partial(load_by_pack, "longcat_avatar"), **LONGCAT),
