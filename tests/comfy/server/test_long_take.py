@@ -183,3 +183,18 @@ def test_both_hand_overs_make_a_whole_take(server, mode):
     graph = tiny_take(server, f"{mode}/take", mode=mode, unet_name="lodestar_tiny_wan21_t2v.safetensors")
     without_speech(graph)
     assert len(frames_of(video_of(server, server.run(graph.prompt())))) == 64
+
+
+def test_a_take_goes_on_from_a_clip_of_the_user_s(server, uninterrupted):
+    """Here from a finished take: its frames come first, then those of all of the speech but one."""
+    graph = tiny_take(server, "onward/take", max_seconds=2.0)
+    clip = graph.add("LoadVideo", file=server.upload(uninterrupted.path))
+    for node in ("LodestarPlanTake", "LodestarLongTake"):
+        graph.the(node).set(continue_from=clip[0])
+    history = server.run(graph.prompt())
+    frames, before = frames_of(video_of(server, history)), frames_of(uninterrupted.path)
+    assert len(before) == 64 and len(frames) == 64 + 31
+    assert np.abs(frames[:64].astype(int) - before.astype(int)).mean() < 8
+    said = " ".join(history["outputs"][graph.the("LodestarPlanTake").id]["text"])
+    assert "clip of 64 frames at this rate (4.00 s): 95 frames (5.94 s) in all" in said
+    assert take_folders(server, "onward_take") == []
