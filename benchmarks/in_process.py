@@ -75,13 +75,21 @@ def with_techniques(model, *techniques, context: torch.Tensor | None = None):
 
 
 def tiny_model(name: str):
-    """A MODEL of the pack's tiny checkpoints: "omniavatar", or one of core's loader, such as "wan21_t2v"."""
+    """A MODEL of the pack's tiny checkpoints: "omniavatar", "infinitetalk", or one of core's loader, such as
+    "wan21_t2v"."""
     import comfy.sd
     from lodestar.backbones.omniavatar.loader import load_omniavatar
     folder = environment.tiny_models(Path(sys.executable)) / "models" / "diffusion_models"
     if name == "omniavatar":
         return load_omniavatar(folder / "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
                                folder / "lodestar_tiny_omniavatar.pt")
+    if name == "infinitetalk":
+        import folder_paths
+        from comfy_extras.nodes_model_patch import ModelPatchLoader
+        from lodestar.backbones.infinitetalk.patching import with_speech_patch
+        folder_paths.add_model_folder_path("model_patches", str(folder.parent / "model_patches"))
+        patch = ModelPatchLoader().load_model_patch("lodestar_tiny_infinitetalk.safetensors")[0]
+        return with_speech_patch(tiny_model("infinitetalk_i2v"), patch)
     return comfy.sd.load_diffusion_model(str(folder / f"lodestar_tiny_{name}.safetensors"))
 
 

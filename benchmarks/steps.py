@@ -47,10 +47,11 @@ WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 COGVIDEOX = ("cogvideox_5b", "cogvideox_15_i2v")
 HUMO = ("humo_17b", "humo_1_7b")        # which refuse context windows
 CASES = {f"{model}, {name}": (model, name)
-         for model in (*WAN, *HUMO, "omniavatar", *COGVIDEOX, "longcat_video", "longcat_avatar", "longcat_avatar15")
+         for model in (*WAN, *HUMO, "omniavatar", "infinitetalk", *COGVIDEOX, "longcat_video", "longcat_avatar",
+                       "longcat_avatar15")
          for name in (*TECHNIQUES, "keyframes", *(() if model in HUMO else ("context windows",)),
                       *(LONGCAT if model.startswith("longcat") else ()),
-                      *(("two speakers",) if "longcat_avatar" in model else ()))}
+                      *(("two speakers",) if "longcat_avatar" in model or model == "infinitetalk" else ()))}
 
 
 @dataclass
@@ -190,8 +191,9 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, Ch
     picture, audio, masks = random(1, channels, 1, *SIZE, seed=6), None, None
     if backbone.audio_shape is not None:
         layers, width = backbone.audio_shape
+        several = 2 if backbone.name == "InfiniteTalk" else 3     # LongCat's background has one, too
         streams = tuple(tuple(random(1, 200, width, seed=20 + layer + stream) for layer in range(layers))
-                       for stream in range(3 if name == "two speakers" else 1))
+                       for stream in range(several if name == "two speakers" else 1))
         clock = Timeline(Fraction(backbone.fps))
         audio = backbone.audio_for(Speech(streams, 32.0 if backbone.fps == 16 else 25.0), clock, FIRST, LATENTS)
         masks = halves() if name == "two speakers" else None

@@ -17,7 +17,8 @@ from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.timeline import Timeline
 from rows import Row, show
 
-MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar", "humo_17b", "cogvideox_5b", "cogvideox_15_i2v")
+MODELS = ("wan21_t2v", "wan21_i2v", "wan22_s2v", "omniavatar", "infinitetalk", "humo_17b", "cogvideox_5b",
+          "cogvideox_15_i2v")
 SIZE, CHUNK_FRAMES, OVERLAP_FRAMES = 64, 13, 5   # S2V packs motion frames by 8x8 latents: no smaller
 
 
@@ -77,7 +78,8 @@ def features_for(backbone, seconds: float) -> dict | None:
         return None
     rate = 25 if backbone.fps == 25 else 50
     layers = (torch.randn(1, round(seconds * rate) + 1, backbone.audio_shape[1]),) * min(backbone.layers_taken)
-    return {"encoded_audio_all_layers": layers, "rate_hz": float(rate), "family": backbone.name.lower()}
+    family = "omniavatar" if backbone.name == "OmniAvatar" else backbone.name
+    return {"encoded_audio_all_layers": layers, "rate_hz": float(rate), "family": family}
 
 
 def count(name: str, chunks: int, mode: str = "stitch") -> Count:

@@ -4,7 +4,7 @@ Every chunk has the picture in its concat channels. The latents that it continue
 at the chunk's own timestep, as the model was trained: the last frames encoded again, or the latents as they were
 sampled. Speech is in the numbers of the whole take, for any guidance, any batch and each context window.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -17,13 +17,14 @@ from ...techniques.audio.talk_windows import MULTITALK_SLOTS, SLOTS, frame_steps
 from ...techniques.speaker_masks import token_masks
 from ...techniques.timeline import Timeline
 from ..audio.speech import CORE_RATE_HZ, Speech, check_finite
-from ..backbone import OWN, ChunkInputs, ChunkRequest, say
+from ..backbone import OWN, ChunkInputs, ChunkRequest
 from ..frame_conditions import Cut
+from ..sampling_run import once, say
 from ..wan.base import Wan, WanI2V
 from ..wan.call import WanCall
 from .features import FPS, LAYERS, WIDTH
 from .speech import RECIPE
-from .speech_attention import SpeechAttention, speech_tokens
+from .speech_attention import SpeechAttention, speaker_places, speech_tokens
 
 SPEECH, HELD, SPEAKERS = OWN + "speech", OWN + "held", OWN + "speakers"
 PER_LATENT = Cut(2, per_latent=1, first=1, core_cuts=True)
@@ -157,8 +158,12 @@ class InfiniteTalk(WanI2V):
     def with_speech(self, call: WanCall, windows: Tensor, speakers: Tensor | None) -> WanCall:
         assert self.patch is not None
         network, two = self.patch.network, windows.shape[1] > 1
-        attention = SpeechAttention(network.blocks, speech_tokens(network.audio_proj, windows).to(call.x),
-                                    speakers[0, :, 0] if two and speakers is not None else None, self.patch.scale)
+        tokens = speech_tokens(network.audio_proj, windows).to(call.x)
+        attention = SpeechAttention(network.blocks, tokens, self.patch.scale)
+        if two and speakers is not None:
+            places = once(call.transformer_options, ("speaker places", tokens.shape[2], tokens.device),
+                          lambda: speaker_places(network.blocks, tokens))
+            attention = replace(attention, masks=speakers[0, :, 0], places=places)
         patches = dict(call.transformer_options.get("patches", {}))
         patches["attn2_patch"] = [*patches.get("attn2_patch", ()), attention.add_speech]
         if attention.masks is not None:

@@ -25,12 +25,13 @@ def speech_tokens(audio_proj, windows: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SpeechAttention:
-    """`blocks`: of the model patch. `tokens`: (B, T, speakers * 32, D). `masks`: (K, tokens of a frame) of 0 and 1, of
-    the two who speak and the rest, where two do. `scale`: of the residual."""
+    """`blocks`: of the model patch. `tokens`: (B, T, speakers * 32, D). `scale`: of the residual. Where two speak,
+    `masks`: (K, tokens of a frame) of 0 and 1, of the two and the rest; `places`: from `speaker_places`."""
     blocks: torch.nn.ModuleList
     tokens: Tensor
-    masks: Tensor | None = None
     scale: float = 1.0
+    masks: Tensor | None = None
+    places: Tensor | None = None
 
     def find_speakers(self, kwargs: dict) -> Tensor:
         """An attn1_patch: where each token of the chunk stands between the speakers, for this block's speech."""
@@ -65,8 +66,14 @@ class SpeechAttention:
 
     def rotate_by_speaker(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """L-RoPE: queries (B, N, heads, D) at `positions` (B, N), a speaker's keys (B, T, n, heads, D) at its place."""
-        size, each = query.shape[-1], key.shape[2] // 2
-        rows = torch.stack([rotation(row, size) for row in positions])[:, :, None]
-        places = torch.tensor(centers(3, 2), device=key.device).repeat_interleave(each)
-        flat = rotate(key.flatten(0, 1), rotation(places, size)[None, :, None])
+        assert self.places is not None
+        rows = torch.stack([rotation(row, query.shape[-1]) for row in positions])[:, :, None]
+        flat = rotate(key.flatten(0, 1), self.places[None, :, None])
         return rotate(query, rows), flat.unflatten(0, key.shape[:2])
+
+
+def speaker_places(blocks: torch.nn.ModuleList, tokens: Tensor) -> Tensor:
+    """L-RoPE's rotation (n, size / 2, 2, 2) of the keys that two speakers' `tokens` (B, T, n, D) become."""
+    attention, each = blocks[0].audio_cross_attn, tokens.shape[2] // 2
+    places = torch.tensor(centers(3, 2), device=tokens.device).repeat_interleave(each)
+    return rotation(places, attention.dim // attention.num_heads)

@@ -63,10 +63,12 @@ class Take:
         return placed_masks(*sizes, self.info["bbox"])[1].flatten(1)
 
     def attention(self, chunk: int, speech: bool):
-        from lodestar.backbones.infinitetalk.speech_attention import SpeechAttention, speech_tokens
+        from lodestar.backbones.infinitetalk.speech_attention import SpeechAttention, speaker_places, speech_tokens
         patch = self.fixtures.network[1]
         tokens = speech_tokens(patch.audio_proj, self.windows(chunk, speech))
-        return SpeechAttention(patch.blocks, tokens, self.masks() if speech and self.speakers > 1 else None)
+        if not speech or self.speakers == 1:
+            return SpeechAttention(patch.blocks, tokens)
+        return SpeechAttention(patch.blocks, tokens, 1.0, self.masks(), speaker_places(patch.blocks, tokens))
 
     def predict(self, x: Tensor, timestep: Tensor, chunk: int, text: bool, speech: bool, tap=None) -> Tensor:
         self.fixtures.need_patch()

@@ -1,5 +1,6 @@
 """Tiny InfiniteTalk in this process: ComfyUI's own Wan 2.1 I2V and its model patch, their inputs, and whole takes."""
 import types
+from functools import cache
 
 import comfy.model_management
 import comfy.samplers
@@ -25,11 +26,13 @@ from lodestar.techniques.timeline import Timeline
 FRAMES, SIZE, SECONDS, RATE = 6, (8, 8), 3, 16000
 
 
+@cache
 def load_plain(tiny_models, dtype=torch.float32):
     path = tiny_models / "models" / "diffusion_models" / f"{tiny_talk.INFINITETALK}_i2v.safetensors"
     return comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype})
 
 
+@cache
 def load_patch(tiny_models):
     folder_paths.add_model_folder_path("model_patches", str(tiny_models / "models" / "model_patches"))
     return ModelPatchLoader().load_model_patch(f"{tiny_talk.INFINITETALK}.safetensors")[0]

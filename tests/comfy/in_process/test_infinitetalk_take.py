@@ -221,6 +221,7 @@ def test_a_dubbed_video_shows_each_chunk_its_frame_at_that_time(tiny_models, tmp
         take.check()
         shown = [take.inputs.chunk_picture(chunk).mean().item() * 255 for chunk in take.inputs.plan.chunks]
         assert shown == pytest.approx([4 * frame for frame in wanted], abs=1.5)
+    if from_file:
         first, second, _ = conditions_of(take, lambda chunk: torch.zeros(1, 16, 3, 8, 8) if chunk.index else None)
         assert not torch.equal(first["concat_latent_image"], second["concat_latent_image"])
         assert torch.equal(second["concat_latent_image"], take.inputs.backbone.concat_latent(
