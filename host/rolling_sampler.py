@@ -171,7 +171,7 @@ def check_model(guider) -> Backbone:
     """The family of the guider's model. Raises ValueError for one that takes one level for all latents, and for other
     nodes that keep what belongs to other latents."""
     model = guider.model_patcher
-    backbone = attach.patch_of(model).backbone if attach.patch_of(model) else attach.find(model)
+    backbone = attach.find(model)
     if not backbone.memory or not isinstance(guider.inner_model.model_sampling, comfy.model_sampling.CONST):
         raise ValueError(f"model: {backbone.name} takes one noise level for all frames, a rolling window has one for "
                          "each. Use an ordinary sampler, or a Wan or LongCat model")

@@ -51,7 +51,8 @@ def read_report(report: Path) -> Cells:
 def draw_table(cells: Cells) -> str:
     """Markdown: a row per family, what is refused as a footnote with its reason."""
     newest, *older = sorted(cells, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
-    columns = list(max(cells[newest].values(), key=len))
+    fullest: dict[str, str] = max(cells[newest].values(), key=len)
+    columns = list(fullest)
     reasons: list[str] = []
 
     def note(reason: str) -> str:

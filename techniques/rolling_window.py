@@ -8,6 +8,7 @@ latents; here they are latents. The code's provisional writes in the ramp-up are
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from hashlib import sha256
 
 import torch
@@ -169,7 +170,7 @@ def roll(rolling: Rolling, blocks: int, recents: int, predict: Callable[[Call, T
                 held[block] = noise(block, 0)
         clean = predict(call, torch.cat([held[block] for block in call.blocks], 2)).split(rolling.block_latents, 2)
         for block, level, its in zip(call.blocks, call.levels, clean, strict=True):
-            held[block] = rolling.move(held[block], its, level, lambda later, block=block: noise(block, later))
+            held[block] = rolling.move(held[block], its, level, partial(noise, block))
         if call.emits is not None:
             yield held[call.emits] if recents else held.pop(call.emits)
 
