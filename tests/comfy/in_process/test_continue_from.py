@@ -261,3 +261,23 @@ def test_one_chunk_goes_on_from_it_too(load, vae_of, name):
         return [outputs[2]["samples"], *values]
 
     assert any(not torch.equal(*pair) for pair in zip(tensors((positive, None, latent)), tensors(changed), strict=True))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["5b", "15_i2v"])
+def test_cogvideox_goes_on_from_it_with_its_own_sampler_and_stream(tiny_models, tmp_path, name):
+    rig = pytest.importorskip("cogvideox_models", reason="this ComfyUI has no CogVideoX", exc_type=ImportError)
+    model, text = rig.load(tiny_models, name), [[random(1, 7, rig.TEXT_DIM, seed=3), {}]]
+    audio = {"waveform": torch.zeros(1, 1, 3 * RATE), "sample_rate": RATE}
+    take = LodestarPlanTake.execute(model=model, audio=audio, width=SIZE, height=SIZE, chunk_frames=21,
+                                    overlap_frames=5).args[0]
+    take, before = continue_take(model, take, video(frames(), backbones.find(model).fps))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(text, text)
+    folder_paths.set_output_directory(str(tmp_path))
+    inputs = TakeInputs(model, rig.vae(tiny_models), take.plan, torch.rand(1, SIZE, SIZE, 3), before=before)
+    found = made(TakeSession(inputs, Sampling(Noise_RandomNoise(3), guider, rig.VOID_DDIM(), rig.SIGMAS), take,
+                             types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None), Recording))
+    with torch.inference_mode():
+        assert torch.equal(Recording.given[0][1], inputs.encode(inputs.before.last_frames(5)))
+    assert len(pictures_of(found.path)) == 50 + take.plan.total_frames - 1
