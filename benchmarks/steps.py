@@ -44,11 +44,11 @@ LONGCAT: dict[str, tuple[Technique, ...]] = {
     "KV cache": (ConditioningCache("VRAM"),), "KV cache in RAM": (ConditioningCache("RAM"),),
     "KV cache and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
-COGVIDEOX = ("cogvideox_5b", "cogvideox_15_i2v")
+COGVIDEOX, HUNYUAN = ("cogvideox_5b", "cogvideox_15_i2v"), ("hunyuan_t2v", "hunyuan15")
 HUMO = ("humo_17b", "humo_1_7b")        # which refuse context windows
 CASES = {f"{model}, {name}": (model, name)
-         for model in (*WAN, *HUMO, "omniavatar", "infinitetalk", *COGVIDEOX, "longcat_video", "longcat_avatar",
-                       "longcat_avatar15")
+         for model in (*WAN, *HUMO, "omniavatar", "infinitetalk", *COGVIDEOX, *HUNYUAN, "longcat_video",
+                       "longcat_avatar", "longcat_avatar15")
          for name in (*TECHNIQUES, "keyframes", *(() if model in HUMO else ("context windows",)),
                       *(LONGCAT if model.startswith("longcat") else ()),
                       *(("two speakers",) if "longcat_avatar" in model or model == "infinitetalk" else ()))}
@@ -220,7 +220,8 @@ def guider_of(model, name: str):
         from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
         model = WanContextWindowsManualNode.execute(model, 9, 4, "standard_static", 1, False, "flat", False).args[0]
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(*([[random(1, 512, 4096, seed=seed), {}]] for seed in (3, 4)))
+    width, values = find(model).text_width(model.model), find(model).prompt_values(model.model)
+    guider.set_conds(*([[random(1, 512, width, seed=seed), {"pooled_output": None, **values}]] for seed in (3, 4)))
     guider.set_cfg(2.0)
     return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond), inputs
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...techniques.layout import Layout
 from ...techniques.visibility import attend_by_groups, query_groups
-from ..backbone import latents_of, once
+from ..backbone import latents_of
 from ..model_call import ModelCall
+from ..sampling_run import once
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

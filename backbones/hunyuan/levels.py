@@ -12,6 +12,7 @@ import torch
 from comfy.ldm.flux.layers import apply_mod, timestep_embedding
 from torch import Tensor
 
+from ..sampling_run import once
 from .call import HunyuanCall
 
 Segments = list[tuple[int, int, int]]     # tokens [start, end) and which level they have
@@ -38,10 +39,11 @@ def with_levels(call: HunyuanCall, levels: Sequence[int], vectors: Sequence[Tens
     video, text = segments_of(levels, call.frame_tokens), call.text_tokens
     length = video[-1][1]
     both = [(0, text, 0), *shift_segments(video, text)] if call.text_first else [*video, (length, length + text, 0)]
+    numbers = once(call.transformer_options, "levels by number", reads_numbers)
     kinds: dict[str, tuple[Sequence, dict]] = {
-        "double_block": (call.module.double_blocks, {"modulation_dims_img": entries(video),
-                                                     "modulation_dims_txt": entries([(0, text, 0)])}),
-        "single_block": (call.module.single_blocks, {"modulation_dims": entries(both)})}
+        "double_block": (call.module.double_blocks, {"modulation_dims_img": entries(video, numbers),
+                                                     "modulation_dims_txt": entries([(0, text, 0)], numbers)}),
+        "single_block": (call.module.single_blocks, {"modulation_dims": entries(both, numbers)})}
     replacements = call.transformer_options.get("patches_replace", {})
     blocks = dict(replacements.get("dit", {}))
     for kind, (layers, dimensions) in kinds.items():
@@ -72,9 +74,9 @@ def shift_segments(segments: Segments, by: int) -> Segments:
     return [(start + by, end + by, level) for start, end, level in segments]
 
 
-def entries(segments: Segments) -> list[tuple]:
-    """Segments as this ComfyUI's blocks read them."""
-    return [(start, end, level if reads_numbers() else slice(level, level + 1)) for start, end, level in segments]
+def entries(segments: Segments, numbers: bool) -> list[tuple]:
+    """Segments as this ComfyUI's blocks read them: levels as `numbers`, or as slices."""
+    return [(start, end, level if numbers else slice(level, level + 1)) for start, end, level in segments]
 
 
 @cache

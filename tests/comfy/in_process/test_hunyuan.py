@@ -223,6 +223,7 @@ def test_what_knows_nothing_of_the_layout_is_refused(plain, conds, says):
         rig.apply(anchored(plain), noise(plain), **conds)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_follows_levels_as_much_as_positions(plain):
     """Under core's guard filter, in calls of one size."""
     torch._dynamo.reset()
