@@ -20,9 +20,11 @@ from lodestar.backbones.backbone import ChunkInputs
 from lodestar.backbones.humo.backbone import REFERENCE, SPEECH, HuMo
 from lodestar.backbones.humo.references import concat_channels
 from lodestar.backbones.images import fit_on_white
+from lodestar.backbones.speech_guider import guide_speech
 from lodestar.host.chunk_sampler import Sampling
 from lodestar.host.session import TakeSession
 from lodestar.host.take_inputs import TakeInputs
+from lodestar.nodes.humo_sampler import LodestarHuMoSampler
 from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
@@ -196,18 +198,16 @@ def test_another_model_s_vae_is_refused_before_it_encodes(model):
         one_chunk(model, other, torch.rand(1, 64, 64, 3))
 
 
-def test_a_take_of_three_chunks(model, vae, tmp_path):
+def test_a_take_of_three_chunks(model, vae, tmp_path, caplog):
+    """By the authors' guidance and solver, with two pictures; it could be resumed."""
     patched = attach.with_technique(model, LookaheadAnchor(3))
     audio = {"waveform": torch.zeros(1, 1, SECONDS * RATE), "sample_rate": RATE}
     take = LodestarPlanTake.execute(model=patched, audio=audio, fps=25.0, script="", width=64, height=64,
                                     chunk_frames=33, overlap_frames=5, seed_step=1, max_seconds=0.0).args[0]
-    guider, text = comfy.samplers.CFGGuider(patched), [[random(1, 7, 4096, seed=3), {}]]
-    guider.set_conds(text, text)
-    guider.set_cfg(3.0)
+    guider = guide_speech(patched, prompt(3), prompt(4), 5.0, 5.5, False, 4.0)
     folder_paths.set_output_directory(str(tmp_path))
-    sampling = Sampling(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"),
-                        torch.tensor([1.0, 0.5, 0]))
-    session = TakeSession(TakeInputs(patched, vae, take.plan, torch.rand(1, 64, 64, 3), features()), sampling, take,
+    sampling = Sampling(Noise_RandomNoise(3), guider, *LodestarHuMoSampler.execute(model, 2, 5.0, True).args)
+    session = TakeSession(TakeInputs(patched, vae, take.plan, torch.rand(2, 64, 64, 3), features()), sampling, take,
                           types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
     with torch.inference_mode():
         path = session.make("take/one", False).path
@@ -215,3 +215,4 @@ def test_a_take_of_three_chunks(model, vae, tmp_path):
     with av.open(str(path)) as container:
         assert container.streams.video[0].frames == SECONDS * 25
     assert len(take.plan.chunks) == 3 and isinstance(backbones.find(model), HuMo)
+    assert "cannot be resumed" not in caplog.text
