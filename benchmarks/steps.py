@@ -45,11 +45,11 @@ LONGCAT: dict[str, tuple[Technique, ...]] = {
     "KV cache and skip": (ConditioningCache("VRAM"), LookaheadAnchor(**INSIDE), ReferenceSkip())}
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 COGVIDEOX, HUNYUAN = ("cogvideox_5b", "cogvideox_15_i2v"), ("hunyuan_t2v", "hunyuan15")
-HUMO = ("humo_17b", "humo_1_7b")        # which refuse context windows
+WHOLE = ("humo_17b", "humo_1_7b", "wan22_animate")     # which refuse context windows
 CASES = {f"{model}, {name}": (model, name)
-         for model in (*WAN, *HUMO, "omniavatar", "infinitetalk", *COGVIDEOX, *HUNYUAN, "longcat_video",
+         for model in (*WAN, *WHOLE, "omniavatar", "infinitetalk", *COGVIDEOX, *HUNYUAN, "longcat_video",
                        "longcat_avatar", "longcat_avatar15")
-         for name in (*TECHNIQUES, "keyframes", *(() if model in HUMO else ("context windows",)),
+         for name in (*TECHNIQUES, "keyframes", *(() if model in WHOLE else ("context windows",)),
                       *(LONGCAT if model.startswith("longcat") else ()),
                       *(("two speakers",) if "longcat_avatar" in model or model == "infinitetalk" else ()))}
 
@@ -199,10 +199,19 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, Ch
         masks = halves() if name == "two speakers" else None
     context = random(1, channels, backbone.context_latents(2), *SIZE, seed=7)
     inputs = backbone.chunk_inputs(ChunkRequest(
-        LATENTS, (channels, *SIZE), context, picture, audio, random(1, channels, LATENTS, *SIZE, seed=8), masks))
+        LATENTS, (channels, *SIZE), context, picture, audio, random(1, channels, LATENTS, *SIZE, seed=8), masks,
+        driving={"pose": Poses()} if backbone.name == "Wan-Animate" else {},
+        encode=lambda frames: random(1, channels, (len(frames) - 1) // 4 + 1, *SIZE, seed=10)))
     story = (LookaheadAnchor(), NarrativeKeyframes().plus(Fraction(9), random(1, channels, 1, *SIZE, seed=9)))
     techniques = {**TECHNIQUES, **LONGCAT, "keyframes": story}.get(name, TECHNIQUES["anchor"])
     return techniques, ChunkPosition(Fraction(1), picture, inputs.context, 1, FIRST), inputs
+
+
+class Poses:
+    """Of a driving video, as a chunk reads them."""
+
+    def read(self, fit) -> Tensor:
+        return torch.stack([fit(torch.zeros(8, 8, 3))] * (LATENTS * 4 - 3))
 
 
 def halves() -> Tensor:
