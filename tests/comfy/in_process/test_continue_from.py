@@ -189,7 +189,7 @@ def test_what_is_before_the_tail_changes_the_video_alone(load, vae_of, tmp_path)
 
 def test_a_clip_of_another_size_rate_and_sound_is_fitted(load, vae_of, tmp_path):
     model, vae = load("TI2V"), vae_of("TI2V")
-    tone = {"waveform": torch.full((1, 1, 44100), 0.5), "sample_rate": 44100}
+    tone = {"waveform": torch.full((1, 2, 44100), 0.5), "sample_rate": 44100}   # ComfyUI 0.7 saves mono as stereo
     file = tmp_path / "wide.mp4"
     video(frames(60), 60, tone).save_to(str(file))
     take = session("TI2V", model, vae, tmp_path, InputImpl.VideoFromFile(str(file)))
