@@ -39,21 +39,28 @@ def rotations(values):
     raise AssertionError("the block is given no rotations")
 
 
-def rotations_of_first_block(chunk, *techniques, model=None, latents=LATENTS):
-    network, seen = chunk.model.model.diffusion_model, []
+def rotations_of_first_block(chunk, *techniques, latents=LATENTS):
+    """What was sampled, and the first block's rotations: as it is called, or where it has other ways in (Wan-Animate 2)
+    as a replacement of it would be."""
+    network, model, seen = chunk.model.model.diffusion_model, chunk.model.clone(), []
 
     def record(_, args, kwargs):
         given = (*args, *kwargs.values())
         assert any(getattr(value, "dtype", None) == torch.bfloat16 for value in given)
         seen.append(rotations(given))
 
+    def replace_block(args, originals):
+        record(None, (args["img"], args["pe"]), {})
+        return originals["original_block"](args)
+
+    model.model_options["transformer_options"]["patches_replace"] = {"dit": {("double_block", 0): replace_block}}
     block = (getattr(network, "blocks", None) or network.double_blocks)[0]
     hook = block.register_forward_pre_hook(record, with_kwargs=True)
     try:
         made = chunk.sample(*techniques, chunk=0, steps=1, latents=latents, model=model)
     finally:
         hook.remove()
-    return made, *seen[0]
+    return made, *seen[-1]
 
 
 def token_at(cosine, sine, time):
