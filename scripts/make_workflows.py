@@ -100,8 +100,11 @@ def build(frontend: Frontend, name: str) -> dict:
     """The UI-format workflow of workflows/api/<name>.json."""
     page = PAGES[name]
     frontend.nodes_2(True)
-    frontend.load_prompt(flat(json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))), name)
+    path = WORKFLOWS / "api" / f"{name}.json"
+    prompt = json.loads(path.read_text(encoding="utf-8"))
+    frontend.load_prompt(flat(prompt), name)
     frontend.run(FIX_SEEDS)
+    path.write_text(format_prompt(with_new_widgets(prompt, frontend.prompt())), encoding="utf-8", newline="\n")
     if page.folded:
         frontend.run(FOLD, [page.folded.title, page.folded.columns, page.folded.promoted])
         frontend.load(frontend.workflow(), name)
@@ -115,6 +118,21 @@ def build(frontend: Frontend, name: str) -> dict:
     frontend.run(PLACE, [boxes, groups])
     frontend.settle(True)
     return with_downloads(same_every_time(frontend.workflow(), name))
+
+
+def with_new_widgets(prompt: dict, shown: dict) -> dict:
+    """The prompt, and the defaults of what the pack's nodes were given since it was written, as the frontend shows."""
+    for node, entry in prompt.items():
+        values = shown[node]["inputs"] if entry["class_type"].startswith("Lodestar") else {}
+        entry["inputs"] |= {name: value for name, value in values.items()
+                            if name not in entry["inputs"] and not isinstance(value, list)}
+    return prompt
+
+
+def format_prompt(prompt: dict) -> str:
+    """A line for each node."""
+    lines = [f"  {json.dumps(node)}: {json.dumps(entry, ensure_ascii=False)}" for node, entry in prompt.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def with_downloads(workflow: dict) -> dict:
