@@ -123,7 +123,7 @@ def build(frontend: Frontend, name: str) -> dict:
 def with_new_widgets(prompt: dict, shown: dict) -> dict:
     """The prompt, and the defaults of what the pack's nodes were given since it was written, as the frontend shows."""
     for node, entry in prompt.items():
-        values = shown[node]["inputs"] if entry["class_type"].startswith("Lodestar") else {}
+        values = shown[next(iter(flat({node: {}})))]["inputs"] if entry["class_type"].startswith("Lodestar") else {}
         entry["inputs"] |= {name: value for name, value in values.items()
                             if name not in entry["inputs"] and not isinstance(value, list)}
     return prompt
