@@ -77,7 +77,8 @@ def draw_table(cells: Cells) -> str:
     lines += [f"| {title(family)} | {' | '.join(cell(family, column) for column in columns)} |"
               for family in cells[newest]]
     notes = [f"{index}. {reason}" for index, reason in enumerate(reasons, 1)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    untested = ["", "?: not tested yet"] if any("| ? " in line for line in lines) else []
+    return "\n".join([*lines, "", *notes, *untested]) + "\n"
 
 
 def put_in(text: str, table: str) -> str:

@@ -23,6 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the folder of all runs")
     parser.add_argument("--hours", type=float, required=True)
     parser.add_argument("--start", type=Path, help="VAE weights to begin with; default: the pack's own")
+    parser.add_argument("--vae", type=Path, help="a finished VAE: none is trained")
     parser.add_argument("--anyway", action="store_true", help="go on with a VAE that its gate refuses")
     parser.add_argument("--background", action="store_true", help="in a process of its own, at the lowest priority")
     parser.add_argument("--threads", type=int, default=1, help="in the background more, when cores are idle")
@@ -74,11 +75,11 @@ def list_refusals(vae: Path, world, out: Path) -> list[str]:
     return missed(json.loads(report.read_text(encoding="utf-8")))
 
 
-def look(out: Path, weights: Path) -> None:
+def look(out: Path, vae: Path, weights: Path) -> None:
     """The base so far on held-out characters: a sheet and the figures, in a process of its own. What goes wrong there
     is in the log and ends no training."""
-    words = ["--network", weights, "--vae", out / "vae" / "decoder.safetensors", "--sheet", weights.with_suffix(".png"),
-             "--json", weights.with_suffix(".json")]
+    words = ["--network", weights, "--vae", vae, "--sheet", weights.with_suffix(".png"), "--json",
+             weights.with_suffix(".json")]
     subprocess.run([sys.executable, "-m", "experiments.claims.gate", *map(str, words)], cwd=PACK, check=False)
 
 
@@ -98,20 +99,23 @@ def go(options: argparse.Namespace) -> str:
 
     corpus(corpus_folder())
     world = World(size=SIZE)
-    finished = in_turn(out / "vae", world, minutes, options.start or weights_file("vae"), device)
-    if len(finished) < 3:
-        return "the VAE is in training"
-    if (missing := list_refusals(finished[-1], world, out)) and not options.anyway:
+    vae = options.vae
+    if vae is None:
+        finished = in_turn(out / "vae", world, minutes, options.start or weights_file("vae"), device)
+        if len(finished) < 3:
+            return "the VAE is in training"
+        vae = finished[-1]
+    if (missing := list_refusals(vae, world, out)) and not options.anyway:
         return "the VAE is not good enough to make latents of; --anyway goes on:\n" + "\n".join(missing)
     base = Config.read(CONFIGS / "puppet.json")
-    if not make(loaded(finished[-1], device).eval(), world, out / "latents", base.clips, minutes(), device):
+    if not make(loaded(vae, device).eval(), world, out / "latents", base.clips, minutes(), device):
         return "latents are being made"
     clips, weights = load(out / "latents", base.clips), out / "puppet" / "puppet.safetensors"
     for config in (base, *(Config.read(path) for path in sorted(CONFIGS.glob("puppet_*.json")))):
         folder = out / config.name
         if not (folder / f"{config.name}.safetensors").is_file() and not train(
                 config, clips, folder, weights if config.base else None, minutes(), device,
-                (lambda found: None) if config.base else (lambda found: look(out, found))):
+                (lambda found: None) if config.base else (lambda found: look(out, vae, found))):
             return f"{config.name} is in training"
     return f"all is made: python -m training.puppet.export {out}"
 

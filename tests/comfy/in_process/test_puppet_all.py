@@ -71,3 +71,12 @@ def test_it_does_what_comes_next_and_nothing_twice(small, tmp_path, monkeypatch)
     assert load_trained(exported[2], exported[1]).config.depth == 6
     how = json.loads((tmp_path / "models" / "puppet" / "puppet_null_silence.json").read_text())
     assert how["base"] == "puppet" and how["steps"] == 2
+
+
+def test_a_finished_vae_is_not_trained_again(small, tmp_path):
+    """Its gate and the latents come next, and no run of a VAE is begun."""
+    weights = tmp_path / "finished.safetensors"
+    vae.save(vae.wan_vae(vae.WIDTH, "cpu"), weights)
+    small.vae, small.anyway, small.hours = weights, True, 0
+    assert everything.go(small) == "latents are being made"
+    assert (small.out / "vae_gate.json").is_file() and not (small.out / "vae").exists()
