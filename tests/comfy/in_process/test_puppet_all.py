@@ -76,6 +76,7 @@ def test_it_does_what_comes_next_and_nothing_twice(small, tmp_path, monkeypatch)
 def test_a_finished_vae_is_not_trained_again(small, tmp_path):
     """Its gate and the latents come next, and no run of a VAE is begun."""
     weights = tmp_path / "finished.safetensors"
+    small.out.mkdir()
     vae.save(vae.wan_vae(vae.WIDTH, "cpu"), weights)
     small.vae, small.anyway, small.hours = weights, True, 0
     assert everything.go(small) == "latents are being made"
