@@ -32,6 +32,11 @@ def recipes(speakers: int = 1) -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in found if recipe is not None and recipe.speakers >= speakers}
 
 
+def streaming() -> str:
+    """The families whose latents may each have their own noise level, as users know them."""
+    return "; ".join(family.supported for family in families() if family.memory)
+
+
 def find(model) -> Backbone:
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
     for family in families():

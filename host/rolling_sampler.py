@@ -15,7 +15,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..backbones import attach
+from ..backbones import attach, streaming
 from ..backbones.backbone import Backbone
 from ..backbones.frame_conditions import WINDOW, Window
 from ..techniques.rolling_window import Call, Rolling, noise_seed, roll, spread_levels
@@ -174,7 +174,7 @@ def check_model(guider) -> Backbone:
     backbone = attach.find(model)
     if not backbone.memory or not isinstance(guider.inner_model.model_sampling, comfy.model_sampling.CONST):
         raise ValueError(f"model: {backbone.name} takes one noise level for all frames, a rolling window has one for "
-                         "each. Use an ordinary sampler, or a Wan or LongCat model")
+                         f"each. Use an ordinary sampler, or one of: {streaming()}")
     options = guider.model_options.get("transformer_options", {})
     if guider.model_options.get("context_handler") is not None:
         raise ValueError("model: it has context windows on it, whose parts are not the rolling window's. Remove them")

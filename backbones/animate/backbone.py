@@ -24,6 +24,7 @@ LATENTS = 16        # channels of a latent; the model's call has them, 4 of the 
 
 @dataclass(frozen=True)
 class WanAnimate(WanI2V):
+    memory: ClassVar[str] = ""           # its reference stands before every call's latents, which a window has not
     supported: ClassVar[str] = "Wan-Animate (Wan 2.2 Animate 14B)"
     frame_conditions: ClassVar = {}
     parts: ClassVar[tuple[str, ...]] = ("pose", "face", "background", "mask")     # of a driving video

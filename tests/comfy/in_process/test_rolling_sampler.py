@@ -14,7 +14,9 @@ from lodestar.techniques.rolling_window import noise_seed
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.temporal_anchor import TemporalAnchor
 
-ROLLING = [name for name, family in FAMILIES.items() if family.exists and not name.startswith("humo")]
+ONE_LEVEL = tuple(name for name, family in FAMILIES.items() if family.exists and name.startswith(
+    ("humo", "animate", "cogvideox", "hunyuan")))
+ROLLING = [name for name, family in FAMILIES.items() if family.exists and name not in ONE_LEVEL]
 EULER, EVEN = comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.8, 0.5, 0.3, 0.0])
 LATENTS = 6
 
@@ -135,7 +137,17 @@ def test_a_given_picture_comes_back_as_it_was_and_the_blocks_follow_it(t2v):
         sample(t2v, RollingSampler(2, 1, "fresh"), sigmas, latents=7, mask=mask, given=given)
 
 
-def test_what_does_not_fit_is_refused(t2v, tiny_models):
+@pytest.mark.parametrize("name", ONE_LEVEL)
+def test_a_family_of_one_level_is_refused_by_name_and_told_which_are_not(tiny_models, name):
+    refused = FamilyChunk(FAMILIES[name], load_family(name, tiny_models / "models"))
+    with pytest.raises(ValueError, match=f"model: {refused.backbone.name} takes one noise level for all.*one of: "
+                       ) as told:
+        sample(refused, RollingSampler(1, 1, "fresh"), torch.tensor([1.0, 0.5, 0.0]))
+    listed = str(told.value).partition("one of: ")[2]
+    assert "Wan 2.2 S2V" in listed and "OmniAvatar" in listed and refused.backbone.supported not in listed
+
+
+def test_what_does_not_fit_is_refused(t2v):
     two = torch.tensor([1.0, 0.5, 0.0])
     with pytest.raises(ValueError, match=r"got 7 latents.*21 frames \(6 latents\) or 29 frames \(8 latents\)"):
         sample(t2v, RollingSampler(2, 1, "fresh"), two, latents=7)
@@ -151,9 +163,6 @@ def test_what_does_not_fit_is_refused(t2v, tiny_models):
     windows = WanContextWindowsManualNode.execute(t2v.model, 9, 4, "standard_static", 1, False, "flat", False).args[0]
     with pytest.raises(ValueError, match="context windows"):
         sample(t2v, RollingSampler(2, 1, "fresh"), two, model=windows)
-    humo = FamilyChunk(FAMILIES["humo_1_7b"], load_family("humo_1_7b", tiny_models / "models"))
-    with pytest.raises(ValueError, match="HuMo 1.7B takes one noise level for all frames"):
-        sample(humo, RollingSampler(1, 1, "fresh"), two)
 
 
 def test_a_model_without_any_technique_streams_too(t2v):
