@@ -27,7 +27,8 @@ class LodestarBlankPrompt(io.ComfyNode):
                                      "which is umt5-xxl, of Wan and LongCat."),
                 io.Model.Input("model", optional=True,
                                tooltip="The model that the prompt is for. Needed by models whose text encoder is not "
-                                       "umt5-xxl, such as the puppet."),
+                                       "umt5-xxl, such as the puppet, and by HunyuanVideo, which reads more of a "
+                                       "prompt than its tokens."),
             ],
             outputs=[io.Conditioning.Output(tooltip="In place of CLIP Text Encode.")],
             **search_words("empty conditioning", "no text encoder", "zero prompt"),

@@ -31,8 +31,9 @@ class LodestarLongTake(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model. Wan VAEs are decoded as one stream."),
                 PLAN.Input("plan", tooltip="From Plan Take."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="From Audio Features for S2V, from LongCat Speech or Two Speakers "
-                                                    "for LongCat Avatar."),
+                                            tooltip="From Audio Features for S2V, HuMo and InfiniteTalk, OmniAvatar "
+                                                    "Speech for OmniAvatar, LongCat Speech for LongCat Avatar, Two "
+                                                    "Speakers for it, InfiniteTalk and MultiTalk."),
                 io.Image.Input("reference", optional=True, extra_dict=SEVERAL,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
                                        "and the picture of an anchor that has none of its own. Cropped to the take's "

@@ -36,12 +36,14 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
                                        "the chunk, in chunk at index, chunk end on the last frame. padding (Stable "
                                        "Video Infinity): Long Take's picture in the channels for known frames, "
-                                       "wherever nothing is known; image-to-video models and InfiniteTalk only."),
+                                       "wherever nothing is known; for models that have such channels (the help page "
+                                       "lists them), others refuse it."),
                 io.Float.Input("index", default=0.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),
                 io.Latent.Input("anchor", optional=True,
                                 tooltip="The picture, from Reference Picture or VAE Encode, at the take's size. Leave "
-                                        "it open to use the model's own reference (S2V) or Long Take's picture."),
+                                        "it open to use the model's own reference, where it has one, or Long Take's "
+                                        "picture."),
                 io.String.Input("schedule", default="", optional=True,
                                 tooltip="Optional: one RoPE time per chunk, in latent frames from the chunk's first, "
                                         "such as 10, 30, -10; after the last it starts again. It overrides distance, "

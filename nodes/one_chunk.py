@@ -44,7 +44,8 @@ class LodestarOneChunk(io.ComfyNode):
                              tooltip="Pixel frames of the clip, rounded to whole latents. 0: as many as the model was "
                                      "trained with."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
-                                            tooltip="From Audio Features, LongCat Speech or Two Speakers."),
+                                            tooltip="From Audio Features (S2V, HuMo, InfiniteTalk), OmniAvatar Speech, "
+                                                    "LongCat Speech or Two Speakers."),
                 io.Image.Input("reference", optional=True, extra_dict=SEVERAL,
                                tooltip="The person's picture, cropped to the size: the first frame or the reference, "
                                        "as the model takes it. HuMo takes up to 8, each whole on white."),
@@ -56,7 +57,8 @@ class LodestarOneChunk(io.ComfyNode):
                                             "and Wan-Animate."),
                 io.Video.Input("continue_from", optional=True,
                                tooltip="A clip to go on from: its last frames are the context, as many as the model "
-                                       "repeats in Long Take. They open the latent; cut them off when it is decoded."),
+                                       "repeats in Long Take. They open the latent; cut them off when it is decoded. "
+                                       "Models that take them as tokens beside it want Long Take."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="For the sampler or guider."),
                      io.Conditioning.Output(display_name="negative", tooltip="The same with unconditional audio."),

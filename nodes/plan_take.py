@@ -48,15 +48,14 @@ class LodestarPlanTake(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=LARGEST_SIDE, step=SIDE_STEP,
                              tooltip="Of the video: a multiple of 16 (TI2V-5B: 32). 0, with width 0: the model's own."),
                 io.Float.Input("fps", default=0.0, min=0.0, max=float(MAX_FPS), step=0.001,
-                               tooltip="Frames a second. 0: what the model was trained at (Wan, S2V and LongCat Avatar "
-                                       "1.0: 16, Avatar 1.5: 25, TI2V-5B: 24, CogVideoX 8, its 1.5: 16)."),
+                               tooltip="Frames a second. 0: what the model was trained at; the help page has a table "
+                                       "of all models."),
                 io.Int.Input("chunk_frames", default=0, min=0, max=LONGEST_CHUNK,
                              tooltip="Pixel frames of one chunk, overlap included; rounded to whole latents. 0: "
-                                     "what the model was trained with (S2V 77, Wan 81, LongCat 93, TI2V-5B 121, "
-                                     "CogVideoX 49, its 1.5: 81)."),
+                                     "what the model was trained with; the help page has a table of all models."),
                 io.Int.Input("overlap_frames", default=-1, min=-1, max=LONGEST_CHUNK - 1,
-                             tooltip="Pixel frames of a chunk that the next one repeats, as its conditioning frames. "
-                                     "-1: what the model expects (13; S2V has them outside the chunk, so 0)."),
+                             tooltip="Pixel frames of a chunk that the next one repeats, as its context. -1: what the "
+                                     "model expects; the help page has a table of all models."),
                 io.String.Input("script", default="", multiline=True,
                                 tooltip="Optional: one prompt per line with its time, such as '0:12 she laughs'. Each "
                                         "starts with the nearest chunk, as the summary says. Needs clip on Long Take."),

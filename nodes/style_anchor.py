@@ -26,7 +26,7 @@ class LodestarStyleAnchor(io.ComfyNode):
                                  tooltip="Off: it stays where the take began and falls behind, for comparison."),
                 io.Latent.Input("anchor", optional=True, tooltip="The picture; open: the take's own."),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model with the picture attached, for a guider.")],
             **search_words("identity", "streaming", "attention sink", "avatarforcing", "reference"),
         )
 

@@ -22,7 +22,7 @@ class LodestarTemporalAnchor(io.ComfyNode):
                 io.Int.Input("latents", default=2, min=0, max=64,
                              tooltip="Finished latents that stay in sight. 0: none."),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model that sees them, for a guider.")],
             **search_words("streaming", "context", "kv cache", "avatarforcing", "smooth"),
         )
 

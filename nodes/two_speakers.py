@@ -26,13 +26,13 @@ class LodestarTwoSpeakers(io.ComfyNode):
             category="Lodestar/audio",
             description="Two speakers in one picture, each driven by an audio stream of their own: together or in "
                         "turn. Others may be in the picture and not speak; with one recording alone, one of a group "
-                        "speaks. For LongCat Avatar.",
+                        "speaks. For LongCat Avatar, InfiniteTalk and MultiTalk.",
             inputs=[
                 io.Image.Input("reference",
                                tooltip="The picture of both, as for Long Take: masks and boxes are on it."),
                 io.AudioEncoder.Input("audio_encoder",
                                       tooltip="From Load Audio Encoder: chinese-wav2vec2-base for Avatar 1.0, "
-                                              "whisper-large-v3 for 1.5."),
+                                              "InfiniteTalk and MultiTalk, whisper-large-v3 for Avatar 1.5."),
                 io.Audio.Input("audio_1", optional=True,
                                tooltip="Speech of speaker 1. Left out: speaker 1 gets silence."),
                 io.Audio.Input("audio_2", optional=True,
