@@ -2,7 +2,8 @@
 
 The anchor is a clean latent at RoPE time n-1+d in every chunk: always visible, never reached, not part of the output.
 The paper's comparison placements (its Table 4) are the other values of `placement`; unlike the paper we need no
-separate projection for the anchor, since the backbones here take a timestep of 0 for it.
+separate projection for the anchor: most backbones here take a timestep of 0 for it, and where one timestep is for all
+frames it is clean at the step's own, or stands in a reference's slot as the model was trained.
 """
 from dataclasses import dataclass
 from typing import ClassVar

@@ -103,7 +103,7 @@ class Rolling:
 class Call:
     """One forward of the model. `latents`: its own; `recents`: the clean ones before them that it sees; `levels`: one
     per block. A call that `writes` has the emitted block at level 0 (`levels` is then L*N), to remember its keys and
-    values.
+    values; the product makes no forward for it and remembers the latents, which ride clean in every call for now.
     """
     latents: range
     recents: range

@@ -3,6 +3,7 @@
 K(i) = RoPE(K before RoPE, u + d), u the oldest latent that the call sees and d = -1 by default; in local time that is d
 itself. Without re-indexing it stays at the take's own first latent, as a cache of rotated keys has it, and the stream
 leaves it behind. The authors' code does that in the calls that write a finished block, which the paper does not say.
+For now the product carries it as a clean latent in every call, and its keys are in no cache.
 """
 from dataclasses import dataclass
 
