@@ -138,12 +138,12 @@ def test_a_given_picture_comes_back_as_it_was_and_the_blocks_follow_it(t2v):
 
 
 @pytest.mark.parametrize("name", ONE_LEVEL)
-def test_a_family_of_one_level_is_refused_by_name_and_told_which_are_not(tiny_models, name):
+def test_a_family_of_one_level_is_refused_by_name_beside_those_that_are_not(tiny_models, name):
     refused = FamilyChunk(FAMILIES[name], load_family(name, tiny_models / "models"))
     with pytest.raises(ValueError, match=f"model: {refused.backbone.name} takes one noise level for all.*one of: "
-                       ) as told:
+                       ) as refusal:
         sample(refused, RollingSampler(1, 1, "fresh"), torch.tensor([1.0, 0.5, 0.0]))
-    listed = str(told.value).partition("one of: ")[2]
+    listed = str(refusal.value).partition("one of: ")[2]
     assert "Wan 2.2 S2V" in listed and "OmniAvatar" in listed and refused.backbone.supported not in listed
 
 
