@@ -200,6 +200,11 @@ class Backbone(ABC):
         """Raises ValueError for a SAMPLER that cannot sample this family."""
         return None
 
+    def check_stream(self) -> None:
+        """Raises ValueError where no take of this family can be a stream: what it is given of its picture belongs to a
+        chunk."""
+        return None
+
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""
         return speech.frame_features(clock, *clock.even_frames(first_latent, latents))

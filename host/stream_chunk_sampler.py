@@ -114,7 +114,7 @@ def check_stream(inputs: TakeInputs, sampling: Sampling) -> None:
                          f"Plan Take to {size}")
     if inputs.picture is None:
         raise ValueError("reference: a stream begins with its picture, and none came. Connect one to Long Take")
+    inputs.backbone.check_stream()
     if inputs.first_opening.concat_latent is not None:
         raise ValueError(f"model: {inputs.backbone.name} is given its picture in channels that belong to a chunk, "
-                         "which a stream does not have. Use another sampler, or another model, such as LongCat or "
-                         "Wan T2V")
+                         "which a stream does not have. Use another sampler, or another model")

@@ -60,6 +60,10 @@ class OmniAvatarBackbone(Wan):
                              f"was trained at {FPS} of both. Set fps of Plan Take to 0, the model's own, and use "
                              "OmniAvatar Speech")
 
+    def check_stream(self) -> None:
+        raise ValueError(f"model: {self.name} is told by a channel that its picture is the first latent of a chunk, and "
+                         "the windows of a stream have no such latent. Use another sampler, or another model")
+
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, 4 C, latents, 1, 1): what leaves the encoder, and all its hidden states. The window's first latent is one
         pixel frame, whose sound stands for four."""

@@ -126,7 +126,12 @@ def test_what_does_not_belong_together_is_refused(t2v, tiny_models, tmp_path):
     take = session(t2v, tiny_models, tmp_path, picture=False)
     with pytest.raises(ValueError, match="a stream begins with its picture"):
         choose_chunk_sampler(take.inputs, take.sampling, None)
-    i2v = FamilyChunk(FAMILIES["wan21_i2v"], load_family("wan21_i2v", tiny_models / "models"))
-    take = session(i2v, tiny_models, tmp_path)
-    with pytest.raises(ValueError, match="channels that belong to a chunk"):
+
+
+@pytest.mark.parametrize(("name", "says"), [("wan21_i2v", "channels that belong to a chunk"),
+                                            ("omniavatar", "OmniAvatar is told by a channel that its picture is")])
+def test_a_family_whose_picture_belongs_to_a_chunk_is_refused(tiny_models, tmp_path, name, says):
+    held = FamilyChunk(FAMILIES[name], load_family(name, tiny_models / "models"))
+    take = session(held, tiny_models, tmp_path)
+    with pytest.raises(ValueError, match=f"model: .*{says}"):
         choose_chunk_sampler(take.inputs, take.sampling, None)
