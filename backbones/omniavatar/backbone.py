@@ -61,7 +61,7 @@ class OmniAvatarBackbone(Wan):
                              "OmniAvatar Speech")
 
     def check_stream(self) -> None:
-        raise ValueError(f"model: {self.name} is told by a channel that its picture is the first latent of a chunk, and "
+        raise ValueError(f"model: {self.name} knows by a channel that its picture is the first latent of a chunk, and "
                          "the windows of a stream have no such latent. Use another sampler, or another model")
 
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:

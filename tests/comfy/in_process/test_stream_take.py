@@ -129,7 +129,7 @@ def test_what_does_not_belong_together_is_refused(t2v, tiny_models, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "says"), [("wan21_i2v", "channels that belong to a chunk"),
-                                            ("omniavatar", "OmniAvatar is told by a channel that its picture is")])
+                                            ("omniavatar", "OmniAvatar knows by a channel that its picture is")])
 def test_a_family_whose_picture_belongs_to_a_chunk_is_refused(tiny_models, tmp_path, name, says):
     held = FamilyChunk(FAMILIES[name], load_family(name, tiny_models / "models"))
     take = session(held, tiny_models, tmp_path)
