@@ -161,6 +161,12 @@ class Backbone(ABC):
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim
 
+    def vision_encoder(self, base) -> tuple[int, str] | None:
+        """The width of the CLIP vision features that such a model reads of its picture, and the file that makes them;
+        None where it reads none. Raises ValueError where something else makes them already."""
+        reader = getattr(base.diffusion_model, "img_emb", None)
+        return None if reader is None else (reader.proj[0].normalized_shape[0], "clip_vision_h")
+
     def prompt_values(self, base) -> dict[str, Any]:
         """What such a model reads of a prompt beside its tokens, as a prompt of zeros has it."""
         return {}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..techniques.technique import Technique
 from . import find
+from .backbone import Backbone
 from .socket_values import check_partial_schedule, check_text, check_whole_schedule, name_input
 
 logger = logging.getLogger("lodestar")
@@ -52,15 +53,25 @@ def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> 
                                  "the picture at the take's width and height")
 
 
-def check_vision(model, vision) -> None:
-    """ValueError where a CLIP_VISION gives features of another width than the model reads, or it reads none."""
-    reader = getattr(model.model.diffusion_model, "img_emb", None)
-    if reader is None:
-        raise ValueError(f"clip_vision: {find(model).name} was not trained with it. Disconnect it")
-    wanted, came = reader.proj[0].normalized_shape[0], vision.config.get("hidden_size")
+def check_vision(model, vision, backbone: Backbone | None = None) -> None:
+    """ValueError where a CLIP_VISION gives features of another width than the model reads, or it reads none.
+    `backbone`: as which the model is asked, None for its own."""
+    backbone = backbone or find(model)
+    reads = backbone.vision_encoder(model.model)
+    if reads is None:
+        raise ValueError(f"clip_vision: {backbone.name} was not trained with it. Disconnect it")
+    (wanted, file), came = reads, vision_width(vision)
     if came != wanted:
-        raise ValueError(f"clip_vision: got one of width {came}, wanted {wanted}. Load clip_vision_h, with which Wan "
-                         "2.1 image-to-video was trained")
+        raise ValueError(f"clip_vision: got one of width {came}, wanted {wanted}. Load {file}, with which "
+                         f"{backbone.name} was trained")
+
+
+def vision_width(vision) -> int | None:
+    """The width of a CLIP_VISION's features, None where it cannot be read. ComfyUI 0.7 keeps no config of it."""
+    if hasattr(vision, "config"):
+        return vision.config.get("hidden_size")
+    network = getattr(vision.model, "vision_model", None)
+    return None if network is None else network.post_layernorm.weight.shape[0]
 
 
 def log_unused(techniques: Iterable[Technique], end_seconds: Fraction) -> None:

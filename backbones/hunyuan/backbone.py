@@ -54,6 +54,10 @@ class HunyuanVideo(Backbone):
     def text_width(self, base) -> int:
         return base.diffusion_model.params.context_in_dim
 
+    def vision_encoder(self, base) -> tuple[int, str] | None:
+        reader = base.diffusion_model.vision_in
+        return None if reader is None else (reader.proj[0].normalized_shape[0], "sigclip_vision_patch14_384")
+
     def prompt_values(self, base) -> dict[str, Any]:
         width = base.diffusion_model.params.vec_in_dim
         return {} if width is None else {"pooled_output": torch.zeros(1, width)}

@@ -111,6 +111,12 @@ class InfiniteTalk(WanI2V):
         video = self.patch.video
         return next(video.at([min(seconds, max(video.seconds - 1 / video.fps, Fraction(0)))]))[None]
 
+    def vision_encoder(self, base) -> tuple[int, str] | None:
+        if self.patch is not None and self.patch.vision is not None:
+            raise ValueError(f"clip_vision: the {self.name} node has one already, which sees each chunk's own picture. "
+                             "Disconnect one of the two")
+        return super().vision_encoder(base)
+
     def picture_conditions(self, picture: Tensor) -> dict[str, Any]:
         """What CLIP vision sees of the whole picture, squeezed into its square, as the model was trained."""
         if self.patch is None or self.patch.vision is None:

@@ -13,7 +13,7 @@ def with_speech_patch(model, patch, scale: float = 1.0, vision=None, colours: fl
     FrameSource whose frames are the chunks' pictures. ValueError where they do not belong together."""
     check_speech_patch(model, patch)
     if vision is not None:
-        check_vision(model, vision)
+        check_vision(model, vision, Wan.of(model))
     joined = attach.with_companion(model, PATCH, SpeechPatch(patch.model, scale, vision, video), patch)
     return attach.with_technique(joined, ColourMatch(colours)) if colours else joined
 

@@ -312,8 +312,8 @@ PAGES = {
          Column(420, (Group("Chunk by chunk to one video", (17,)),))),
         note("HunyuanVideo without audio conditioning: a picture continues for as long as the sound, each chunk from "
              "the last 4 latents of the one before, with the picture ahead of it. What is known has timestep 0, as "
-             "this model (v2, replace) was trained. HunyuanVideo 1.5: its model, VAE and text encoders, and the "
-             "picture's *CLIP Vision Encode* on clip_vision_output of *Long Take* in place of *HunyuanImageToVideo*.",
+             "this model (v2, replace) was trained. HunyuanVideo 1.5: its model, VAE and text encoders, and "
+             "sigclip_vision_patch14_384 on clip_vision of *Long Take* in place of *HunyuanImageToVideo*.",
              ("diffusion_models: hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors (26 GB)",
               "text_encoders: clip_l.safetensors (0.2 GB), llava_llama3_fp8_scaled.safetensors (9.1 GB)",
               "clip_vision: llava_llama3_vision.safetensors (0.6 GB)",

@@ -1,4 +1,7 @@
 """HunyuanVideo on ComfyUI's own network: anchors, context, known frames and skips, against a call written by hand."""
+import json
+
+import comfy.clip_vision
 import comfy.samplers
 import comfy.sd
 import comfy.utils
@@ -10,6 +13,8 @@ from draws import random
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.backbone import ChunkRequest
+from lodestar.host.take_inputs import TakeInputs
+from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -334,3 +339,56 @@ def test_the_sampler_leaves_the_picture_as_it_is_and_continues_from_it(plain):
     made = at.sample(noise(plain), inputs.samples, comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, 3),
                      denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1)
     assert torch.allclose(made[:, :, :1], rig.latents(plain, seed=40), atol=1e-5) and made.isfinite().all()
+
+
+# ---------------------------------------------------------------- CLIP vision of a take
+
+class Encoded(TakeInputs):
+    """A take whose VAE is numbers of the model's latents' size."""
+
+    def encode(self, frames):
+        return rig.latents(self.model, (len(frames) + 3) // 4, seed=50)
+
+
+def seeing(model, width, folder, picture_seed=1):
+    """A take of one picture and core's own vision encoder, SigLIP as HunyuanVideo 1.5's, in a size of its own."""
+    config = folder / "vision.json"
+    config.write_text(json.dumps({
+        "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+        "image_size": 28, "patch_size": 14, "num_channels": 3, "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6, "model_type": "siglip_vision_model"}))
+    vision = comfy.clip_vision.ClipVisionModel(str(config))
+    for seed, weight in enumerate(vision.model.parameters()):
+        weight.data = random(*weight.shape, seed=seed).to(weight.dtype) * 0.05
+    audio = {"waveform": torch.zeros(1, 1, 16000), "sample_rate": 16000}
+    take = LodestarPlanTake.execute(model=model, audio=audio, fps=0.0, script="", width=64, height=64, chunk_frames=17,
+                                    overlap_frames=5, seed_step=1, max_seconds=0.0).args[0]
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(picture_seed))
+    return Encoded(model, None, take.plan, picture, clip_vision=vision)
+
+
+def test_clip_vision_of_long_take_opens_the_video_and_reaches_the_network(tiny_models, tmp_path):
+    model, made = rig.load(tiny_models, "hunyuan15"), []
+    prompt = [[random(1, 7, rig.TEXT, seed=3), {"pooled_output": None}]]
+    for picture in (1, 2):
+        take = seeing(model, rig.VISION, tmp_path, picture)
+        take.check_guides()
+        inputs = take.chunk_inputs(take.plan.chunks[0], reference=take.reference)
+        assert inputs.conditions["concat_mask"][0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 1]
+        assert inputs.conditions["clip_vision_output"].last_hidden_state.shape[-1] == rig.VISION
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(prompt, prompt)
+        guider = attach.guider_at(guider, (), ChunkPosition(), inputs.conditions, inputs.uncond)
+        with torch.inference_mode():
+            made.append(guider.sample(random(*inputs.samples.shape, seed=1), inputs.samples,
+                                      comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]),
+                                      disable_pbar=True, seed=1))
+    assert made[0].isfinite().all() and (made[0] - made[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("name", "width", "says"), [
+    ("hunyuan15", 64, "got one of width 64, wanted 1152. Load sigclip_vision_patch14_384, with which HunyuanVideo 1.5"),
+    ("hunyuan_t2v", 1152, "HunyuanVideo was not trained with it. Disconnect it")])
+def test_clip_vision_that_the_network_does_not_read_is_refused(tiny_models, tmp_path, name, width, says):
+    with pytest.raises(ValueError, match=f"clip_vision: {says}"):
+        seeing(rig.load(tiny_models, name), width, tmp_path).check_guides()

@@ -2,6 +2,7 @@
 the colours that a take keeps.
 """
 import logging
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -102,6 +103,21 @@ def test_clip_vision_sees_the_whole_picture_in_every_chunk(tiny_models, tmp_path
     assert unreadable == [] and take.fingerprints(VideoWriter(64, 64, take.take.plan.timeline.fps))[0] == before
     with pytest.raises(ValueError, match="clip_vision: got one of width 64, wanted 1280"):
         LodestarInfiniteTalk.execute(load_plain(tiny_models), load_patch(tiny_models), 1.0, tiny_vision(64), 0.0)
+
+
+def test_clip_vision_of_both_nodes_is_refused(tiny_models, tmp_path):
+    """The InfiniteTalk node's would win in silence."""
+    own = LodestarInfiniteTalk.execute(load_plain(tiny_models), load_patch(tiny_models), 1.0, tiny_vision()).args[0]
+    for model, refused in ((own, True), (load(tiny_models), False)):
+        take = session(model, tiny_models, tmp_path, features(), torch.rand(1, 64, 64, 3))
+        inputs = replace(take.inputs, clip_vision=tiny_vision())
+        if not refused:
+            inputs.check(None)
+            continue
+        with pytest.raises(ValueError, match="clip_vision: the InfiniteTalk node has one already.*Disconnect one"):
+            inputs.check(None)
+    again = LodestarInfiniteTalk.execute(own, load_patch(tiny_models), 1.0, tiny_vision()).args[0]
+    assert attach.patch_of(again).backbone.patch.vision is not own.attachments["lodestar_speech_patch"].vision
 
 
 def test_colours_are_the_picture_s_by_default_and_the_node_s_where_there_is_one(tiny_models):
