@@ -278,7 +278,7 @@ def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: Chunk
     technique that changes nothing in this layout says so once a run."""
     window = window_of(transformer_options)
     if window is not None and WINDOW in transformer_options:
-        position = replace(position, first_latent=position.first_latent + window.latents[0])
+        position = replace(position, first_latent=position.first_latent + window.latents[0], rolls=True)
     elif window is not None:
         position = replace(position, window=window.latents, whole=window.total)
     layout, visibility = lay_out(own, techniques, position)

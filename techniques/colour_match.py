@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .technique import Technique
+from .layout import Layout
+from .technique import ChunkPosition, Technique
 
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)     # D65
@@ -18,6 +19,14 @@ class ColourMatch(Technique):
     """Each decoded frame at the colours of the take's picture, by `strength` 0..1: what is written, and what the next
     chunk is encoded from."""
     strength: float = 1.0
+
+    def finishes(self) -> bool:
+        return self.strength != 0
+
+    def notice(self, layout: Layout, position: ChunkPosition) -> str | None:
+        if not self.finishes() or position.reference is not None:     # a take's, which always has its picture
+            return None
+        return "colour match is inactive: only Long Take matches the frames that it decodes"
 
     def finish_frames(self, frames: Tensor, picture: Tensor) -> Tensor:
         return match_colours(frames, picture.to(frames.device), self.strength)

@@ -27,7 +27,8 @@ class ChunkPosition:
     `start_seconds`: time of the chunk's first new frame. `reference`: (1, C, 1, h, w) latent of the take's picture.
     `context`: (1, C, k, h, w) clean latents that open the chunk, for models that take them as tokens. `chunk`: its
     number, from 0. `first_latent`: index of the chunk's first latent in the take. `window`: which latents of the
-    sampler's `whole` number a call holds, in its order, where a node samples in context windows.
+    sampler's `whole` number a call holds, in its order, where a node samples in context windows. `rolls`: whether a
+    call is a rolling window's.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
@@ -36,6 +37,7 @@ class ChunkPosition:
     first_latent: int = 0
     window: tuple[int, ...] = ()
     whole: int = 0
+    rolls: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,10 @@ class Technique:
         """Decoded frames (T, H, W, 3), 0..1, as they are written and the next chunk is given them; `picture`: the
         take's own (1, H, W, 3)."""
         return frames
+
+    def finishes(self) -> bool:
+        """Whether it changes decoded frames."""
+        return type(self).finish_frames is not Technique.finish_frames
 
     def pads(self) -> bool:
         """Whether the take's picture stands in a window where nothing is known yet, for models that take known frames
@@ -132,8 +138,7 @@ def find_handover(techniques: Iterable[Technique]) -> Technique | None:
 
 def finishing_frames(techniques: Iterable[Technique]) -> tuple[Technique, ...]:
     """Those that change decoded frames, in order."""
-    return tuple(technique for technique in techniques
-                 if type(technique).finish_frames is not Technique.finish_frames)
+    return tuple(technique for technique in techniques if technique.finishes())
 
 
 def find_conditioning_cache(techniques: Iterable[Technique]) -> str | None:

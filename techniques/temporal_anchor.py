@@ -6,7 +6,8 @@ being written, so 2 are seen.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .technique import Technique
+from .layout import Layout
+from .technique import ChunkPosition, Technique
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +18,9 @@ class TemporalAnchor(Technique):
     def __post_init__(self):
         if self.latents < 0:
             raise ValueError(f"latents: got {self.latents}, wanted 0 or more")
+
+    def notice(self, layout: Layout, position: ChunkPosition) -> str | None:
+        return None if position.rolls or not self.latents else "temporal anchor is inactive: no Rolling Window samples"
 
 
 def count_recents(techniques: Iterable[Technique]) -> int:

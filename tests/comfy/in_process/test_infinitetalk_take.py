@@ -18,6 +18,7 @@ from lodestar.backbones import attach  # noqa: E402
 from lodestar.backbones.audio.encoder import load_audio_encoder  # noqa: E402
 from lodestar.backbones.speech_guider import SpeechGuider  # noqa: E402
 from lodestar.host import take_inputs  # noqa: E402
+from lodestar.host.finished_frames import FinishedFrames  # noqa: E402
 from lodestar.nodes.colour_match import LodestarColourMatch  # noqa: E402
 from lodestar.nodes.infinitetalk import LodestarInfiniteTalk  # noqa: E402
 from lodestar.nodes.infinitetalk_sampler import LodestarInfiniteTalkSampler  # noqa: E402
@@ -149,6 +150,9 @@ def test_what_is_written_and_what_goes_on_have_the_picture_s_colours(model, tiny
 def test_colours_need_a_picture(tiny_models, tmp_path, model):
     with pytest.raises(ValueError, match="reference: none came, and each frame is to have its colours"):
         session(attach.with_technique(model, ColourMatch()), tiny_models, tmp_path, features()).check()
+    off = session(attach.with_technique(model, ColourMatch(0.0)), tiny_models, tmp_path, features())
+    off.check()
+    assert not isinstance(off.inputs.open_stream(), FinishedFrames)
 
 
 @pytest.mark.parametrize(("steps", "shift"), [(40, 7.0), (8, 2.0)])

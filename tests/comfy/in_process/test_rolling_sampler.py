@@ -10,8 +10,10 @@ from families import FAMILIES, SIZE, FamilyChunk, load_family
 from lodestar.backbones import attach
 from lodestar.host.rolling_sampler import RollingSampler
 from lodestar.nodes.student_schedule import LodestarStudentSchedule
+from lodestar.techniques.colour_match import ColourMatch
 from lodestar.techniques.rolling_window import noise_seed
 from lodestar.techniques.style_anchor import StyleAnchor
+from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
 
 ONE_LEVEL = tuple(name for name, family in FAMILIES.items() if family.exists and name.startswith(
@@ -163,6 +165,23 @@ def test_what_does_not_fit_is_refused(t2v):
     windows = WanContextWindowsManualNode.execute(t2v.model, 9, 4, "standard_static", 1, False, "flat", False).args[0]
     with pytest.raises(ValueError, match="context windows"):
         sample(t2v, RollingSampler(2, 1, "fresh"), two, model=windows)
+
+
+def test_what_changes_nothing_says_so_once(chunk, caplog):
+    """A temporal anchor without a rolling window, and colours of frames that other nodes decode."""
+    sigmas, colours = torch.tensor([1.0, 0.5, 0.0]), ColourMatch()
+    with caplog.at_level("WARNING", "lodestar"):
+        sample(chunk, RollingSampler(2, 1, "fresh"), sigmas, TemporalAnchor(2), colours, ColourMatch(0.0))
+        assert not [said for said in caplog.messages if "is inactive" in said]
+        sample(chunk, EULER, sigmas, TemporalAnchor(0), ColourMatch(0.0))
+        assert not [said for said in caplog.messages if "is inactive" in said]
+        sample(chunk, EULER, sigmas, TemporalAnchor(2), colours)
+        guider = chunk.guider(attach.with_technique(chunk.model, colours))
+        outside = attach.guider_at(guider, (colours,), ChunkPosition(), chunk.inputs(chunk=0).conditions, {})
+        chunk.run(outside, chunk.inputs(chunk=0))
+    assert [said for said in caplog.messages if "is inactive" in said] == [
+        "temporal anchor is inactive: no Rolling Window samples",
+        "colour match is inactive: only Long Take matches the frames that it decodes"]
 
 
 def test_a_model_without_any_technique_streams_too(t2v):
