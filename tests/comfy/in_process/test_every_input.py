@@ -44,6 +44,7 @@ MASKS["mask_1"][:, :, :40], MASKS["mask_2"][:, :, 40:] = 1, 1
 TEXT = [[torch.zeros(1, 4, 4096), {}]]
 LATENT = drawn(1, 16, 1, 8, 8)
 SIGMAS = torch.tensor([1.0, 0.5, 0.0])
+HALF = SIGMAS[1:]           # no schedule but a refinement's
 
 
 def clip(waveform, rate=RATE):
@@ -67,7 +68,7 @@ WRONG = {
                      *([[wrong, {}]] for wrong in (TEXT[0][0][0], TEXT[0][0][:, :0], TEXT[0][0] * torch.nan,
                                                    TEXT[0][0].long(), TEXT[0][0].numpy(), TEXT[0][0][..., :9]))],
     "SIGMAS": [*NOTHING_WIRED, SIGMAS.numpy(), SIGMAS[None], SIGMAS[:0], SIGMAS[:1], SIGMAS * torch.nan, SIGMAS / 0,
-               SIGMAS.flip(0), -SIGMAS, SIGMAS[:2], SIGMAS[1:], SIGMAS * 14.6],
+               SIGMAS.flip(0), -SIGMAS, SIGMAS[:2], HALF, SIGMAS * 14.6],
     "AUDIO_ENCODER_OUTPUT": [*NOTHING_WIRED, {}, *({"encoded_audio_all_layers": wrong} for wrong in (
         None, [], [SOUND.numpy()], [SOUND[0]], [SOUND[..., :0]], [SOUND.long()], [SOUND, SOUND[..., 1:]]))],
     "INT": [None, "x", [1], math.nan, math.inf, 1.5, True],
@@ -108,6 +109,9 @@ def good(tiny_models, base, wan):
              "SAMPLER": comfy.samplers.sampler_object("euler"), "AUDIO_ENCODER": log_mel()}
     guider = comfy.samplers.CFGGuider(wires["MODEL"])
     guider.set_conds(TEXT, TEXT)
+    refining = comfy.samplers.CFGGuider(load_longcat(str(
+        folder / "diffusion_models" / "lodestar_tiny_longcat_video.safetensors")))
+    refining.set_conds(TEXT, TEXT)
     plan = plan_take(Timeline(Fraction(16)), 8, 17, 0, SIZE, SIZE)
     components = Types.VideoComponents(images=drawn(8, SIZE, SIZE, 3), audio=None, frame_rate=Fraction(16))
     wires |= {"GUIDER": guider, "LODESTAR_PLAN": Take(plan, clip(SOUND)), "CLIP": None,
@@ -118,6 +122,10 @@ def good(tiny_models, base, wan):
         "LodestarLongCatSchedule": {"model": longcat}, "LodestarLoadLongCatLora": {
             "model": longcat, "lora_name": "lodestar_tiny_longcat_video_lora.safetensors"},
         "LodestarLoadLongCat": {"model_name": "lodestar_tiny_longcat_avatar.safetensors"},
+        "LodestarNegativePrompt": {"model": longcat}, "LodestarLoadCogVideoX": {
+            "model_name": "lodestar_tiny_cogvideox_published.safetensors"},
+        "LodestarRefineTake": {"guider": refining, "sigmas": HALF, "width": SIZE, "height": SIZE,
+                               "filename_prefix": "every/refined"},
         "LodestarLoadOmniAvatar": {"base_name": "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
                                    "omniavatar_name": "lodestar_tiny_omniavatar.pt"},
         "LodestarOmniAvatarSpeech": {"audio_encoder": load_audio_encoder(
@@ -170,7 +178,7 @@ def test_what_cannot_be_used_is_refused_under_its_own_name(good, tmp_path, name,
     folder_paths.set_output_directory(str(tmp_path))
     tried = 0
     for wrong in [*WRONG.get(socket.get_io_type(), NOTHING_WIRED), *limits(socket)]:
-        if wrong is None and socket.optional:
+        if (wrong is None and socket.optional) or wrong is good[1].get(name, {}).get(socket.id, good):
             continue
         inputs = {**inputs_of(good, name), socket.id: wrong}
         with pytest.raises(ValueError, match=rf"^{socket.id}\b"):
@@ -223,6 +231,8 @@ def numbers_of(value):
             yield from numbers_of(part)
     elif dataclasses.is_dataclass(value):
         yield from numbers_of([getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif hasattr(value, "get_components"):
+        yield value.get_components().images
     elif hasattr(value, "original_conds"):
         yield from numbers_of([entry["cross_attn"] for entries in value.original_conds.values() for entry in entries])
     elif hasattr(value, "model_options"):
