@@ -257,13 +257,19 @@ def test_a_number_that_is_none(server):
 
 
 @pytest.mark.parametrize(("node_class", "name"), [
-    (PLAN, "script"), (PLAN, "width"), (PLAN, "audio"), (TAKE, "filename_prefix"), (ANCHOR, "distance"),
-    (ANCHOR, "placement"), (FEATURES, "layers")])
+    (PLAN, "script"), (PLAN, "width"), (TAKE, "filename_prefix"), (ANCHOR, "distance"), (ANCHOR, "placement"),
+    (FEATURES, "layers")])
 def test_an_input_left_out(server, node_class, name):
     """ComfyUI calls a node's own check nevertheless: it must not break what ComfyUI says."""
     graph = take(server)
     graph.the(node_class).unset(name)
     refused(server, graph, node_class, f"Required input is missing: {name}")
+
+
+def test_nothing_that_says_how_long_the_take_is(server):
+    graph = take(server)
+    graph.the(PLAN).unset("audio")
+    fails(server, graph, PLAN, "audio: nothing says how long the take is", "Connect the speech, or a Driving Video")
 
 
 # ---------------------------------------------------------------- names and disk
@@ -338,7 +344,7 @@ def test_a_model_that_makes_nan(server):
 @pytest.mark.parametrize(("user", "node_class"), [(PLAN, PLAN), (ANCHOR, ANCHOR), ("BasicGuider", TAKE)])
 def test_a_model_that_is_not_supported(server, user, node_class):
     graph = linked(server, user, "model", "UNETLoader", unet_name="vace.safetensors", weight_dtype="default")
-    fails(server, graph, node_class, "model: got WAN21_Vace", "Lodestar does not support", "Supported: Wan 2.1 T2V",
+    fails(server, graph, node_class, "model: got WAN21_Vace", "Lodestar does not support. Supported: ", "Wan 2.1 T2V",
           "Wan 2.2 S2V")
 
 
