@@ -24,7 +24,7 @@ class LodestarRefineTake(io.ComfyNode):
                                                   "Sparse Attention; the prompt may be empty."),
                 io.Sampler.Input("sampler", tooltip="Euler, as trained."),
                 io.Sigmas.Input("sigmas", tooltip="LongCat Schedule with kind refine and 50 steps, which makes 5."),
-                io.Vae.Input("vae", tooltip="Wan 2.1's."),
+                io.Vae.Input("vae", tooltip="The VAE of Wan 2.1."),
                 io.Video.Input("video", tooltip="The finished take, or any video. It is read frame by frame."),
                 io.Combo.Input("mode", options=list(RATES), default=next(iter(RATES)),
                                tooltip="spatial and temporal: larger, with twice the frames a second. spatial: only "
