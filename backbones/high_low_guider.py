@@ -24,6 +24,8 @@ class HighLowGuider(comfy.samplers.CFGGuider):
     Raises ValueError for models that are no pair. Techniques of one of them are given to the other.
     """
 
+    one_level = True        # which of the models is asked depends on the noise level of the call
+
     def __init__(self, high, low, positive: list, negative: list, cfg_high: float, cfg_low: float,
                  boundary: float | None = None):
         trained = check_pair(high, low)
@@ -90,6 +92,7 @@ class Part(comfy.samplers.CFGGuider):
 
 class FirstPart(Part):
     """What the sampler asks: the high-noise model, which passes on what is the low-noise one's."""
+    one_level = True
 
     def __init__(self, model, conds: dict[str, list], cfg: float, low: Part, boundary: float):
         super().__init__(model, conds, cfg)

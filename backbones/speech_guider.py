@@ -46,6 +46,11 @@ class SpeechGuider(comfy.samplers.CFGGuider):
         self.set_cfg(self.own_cfg)
         self.inner_set_conds(self.make_conditions(positive, negative))
 
+    @property
+    def one_level(self) -> bool:
+        """Whether what it does needs all latents at the noise level of the call."""
+        return self.projection is not None
+
     def project_directions(self, projection: Projection) -> None:
         """Project the directions of guidance from now on. The scales are then in the conditional prediction."""
         self.projection, self.own_cfg = projection, 1.0

@@ -175,6 +175,7 @@ def check_model(guider) -> Backbone:
     if not backbone.memory or not isinstance(guider.inner_model.model_sampling, comfy.model_sampling.CONST):
         raise ValueError(f"model: {backbone.name} takes one noise level for all frames, a rolling window has one for "
                          f"each. Use an ordinary sampler, or one of: {streaming()}")
+    check_levels(guider)
     options = guider.model_options.get("transformer_options", {})
     if guider.model_options.get("context_handler") is not None:
         raise ValueError("model: it has context windows on it, whose parts are not the rolling window's. Remove them")
@@ -182,6 +183,13 @@ def check_model(guider) -> Backbone:
         raise ValueError("model: it has EasyCache or LazyCache on it, which keeps what belongs to other latents. "
                          "Remove it")
     return backbone
+
+
+def check_levels(guider) -> None:
+    """Raises ValueError for a guider that goes by one noise level of all latents."""
+    if getattr(guider, "one_level", False):
+        raise ValueError("guider: a pair of models and projected guidance (apg) go by one noise level of all frames, a "
+                         "rolling window has one for each. Use another sampler, or another guider")
 
 
 def count_given(denoise_mask: Tensor | None, latents: int) -> int:

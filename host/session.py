@@ -25,7 +25,7 @@ from .chunk_sampler import Sampling
 from .metadata import graph_tags
 from .output_names import fill_in, free_paths, problem_of, subfolder_of
 from .progress import TakeProgress
-from .stream_chunk_sampler import choose_chunk_sampler
+from .stream_chunk_sampler import choose_chunk_sampler, speech_chunk
 from .take_fingerprints import take_fingerprints
 from .take_inputs import TakeInputs
 
@@ -112,7 +112,7 @@ class TakeSession:
         def own(chunk: Chunk) -> dict[str, Any]:
             picture = inputs.chunk_picture(chunk)
             return {**self.take.plan.fingerprint_of(chunk), "prompt": inputs.prompts.get(chunk.prompt),
-                    "speech": inputs.audio_for(chunk),
+                    "speech": inputs.audio_for(speech_chunk(sampling, inputs.plan, chunk)),
                     "chunk picture": None if picture is inputs.fitted_picture else picture,
                     "driving frames": inputs.driving_times(chunk)}
 

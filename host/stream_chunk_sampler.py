@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbones import attach
 from ..backbones.allocator import give_back
-from ..pipelines.take.plan import Chunk
+from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..pipelines.take.protocols import ChunkSampler
 from ..techniques.protocols import Past
 from ..techniques.rolling_window import noise_seed
@@ -21,7 +21,7 @@ from ..techniques.technique import ChunkPosition
 from ..techniques.temporal_anchor import count_recents
 from .chunk_sampler import GuiderChunkSampler, Sampling
 from .progress import TakeProgress
-from .rolling_sampler import RollingSampler, Stream, StreamSampler
+from .rolling_sampler import RollingSampler, Stream, StreamSampler, check_levels
 from .take_inputs import TakeInputs
 
 
@@ -95,6 +95,15 @@ class StreamChunkSampler:
         return sampled
 
 
+def speech_chunk(sampling: Sampling, plan: ChunkPlan, chunk: Chunk) -> Chunk:
+    """What of the take's speech a chunk depends on, as a chunk: of a stream all that its windows look into."""
+    if not isinstance(sampling.sampler, RollingSampler) or not plan.block_latents:
+        return chunk
+    rolling = sampling.sampler.rolling(sampling.sigmas)
+    end = min(plan.total_latents, chunk.end_latent + (rolling.length - 1) * rolling.block_latents)
+    return replace(chunk, latents=end - chunk.first_latent)
+
+
 def choose_chunk_sampler(inputs: TakeInputs, sampling: Sampling, progress: TakeProgress) -> ChunkSampler:
     """The take's: a stream's where the sampler is a Rolling Window. Raises ValueError for a plan of the other kind."""
     if isinstance(sampling.sampler, RollingSampler):
@@ -112,6 +121,7 @@ def check_stream(inputs: TakeInputs, sampling: Sampling) -> None:
         was = f"blocks of {planned}" if planned else "chunks"
         raise ValueError(f"plan: it has {was}, the Rolling Window moves {size} latents at a time. Set block_latents of "
                          f"Plan Take to {size}")
+    check_levels(sampling.guider)
     if inputs.picture is None:
         raise ValueError("reference: a stream begins with its picture, and none came. Connect one to Long Take")
     inputs.backbone.check_stream()

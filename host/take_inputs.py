@@ -199,7 +199,10 @@ class TakeInputs:
         if not finishing or self.fitted_picture is None:
             return stream
         assert self.own_picture is not None
-        return FinishedFrames(stream, finishing, fit_picture(self.own_picture[:1], self.plan.width, self.plan.height))
+        picture = fit_picture(self.own_picture[:1], self.plan.width, self.plan.height)
+        for notice in filter(None, (technique.picture_notice(picture) for technique in finishing)):
+            logger.warning(notice)
+        return FinishedFrames(stream, finishing, picture)
 
     def encode(self, frames: Tensor) -> Tensor:
         """(T, H, W, 3) -> (1, C, t, h, w)."""

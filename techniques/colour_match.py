@@ -11,6 +11,7 @@ from .technique import ChunkPosition, Technique
 
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)     # D65
+FLAT = 1.0                          # deviation of a picture's lightness, of 100, below which it has no colours to give
 CUT, SLOPE, FOOT = 0.008856, 7.787, 16 / 116
 
 
@@ -28,20 +29,33 @@ class ColourMatch(Technique):
             return None
         return "colour match is inactive: only Long Take matches the frames that it decodes"
 
+    def picture_notice(self, picture: Tensor) -> str | None:
+        if not is_flat(lab_of_rgb(picture)):
+            return None
+        return "colour match is inactive: the take's picture is all of one lightness and has no colours to give"
+
     def finish_frames(self, frames: Tensor, picture: Tensor) -> Tensor:
         return match_colours(frames, picture.to(frames.device), self.strength)
 
 
 def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
-    """(T, H, W, 3) of 0..1 and one picture (1, H', W', 3) -> the frames at its colours, by `strength` 0..1."""
+    """(T, H, W, 3) of 0..1 and one picture (1, H', W', 3) -> the frames at its colours, by `strength` 0..1. A picture
+    that is all of one lightness, as a film's first black frame is, changes nothing."""
     if strength == 0:
         return frames
     lab, wanted = lab_of_rgb(frames), lab_of_rgb(reference)
+    if is_flat(wanted):
+        return frames
     mean, deviation = lab.mean((1, 2), keepdim=True), lab.std((1, 2), keepdim=True, correction=0)
     goal, spread = wanted.mean((1, 2), keepdim=True), wanted.std((1, 2), keepdim=True, correction=0)
     scale = torch.where(deviation < 1e-6, torch.zeros_like(deviation), spread / deviation.clamp(min=1e-12))
     matched = rgb_of_lab((lab - mean) * scale + goal).to(frames.dtype)
     return frames * (1 - strength) + matched * strength
+
+
+def is_flat(lab: Tensor) -> bool:
+    """Whether a picture (1, H, W, 3) of L*a*b* is all of one lightness."""
+    return bool(lab[..., 0].std(correction=0) < FLAT)
 
 
 def lab_of_rgb(rgb: Tensor) -> Tensor:

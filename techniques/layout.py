@@ -61,11 +61,10 @@ class Layout:
     def append(self, span: Span) -> "Layout":
         return replace(self, spans=(*self.spans, span))
 
-    def change(self, name: str, **fields) -> "Layout":
-        """The same layout with the first span called `name` changed."""
-        changed = replace(self[name], **fields)
-        index = self.spans.index(self[name])
-        return replace(self, spans=(*self.spans[:index], changed, *self.spans[index + 1:]))
+    def change(self, span: "str | Span", **fields) -> "Layout":
+        """The same layout with one span changed: this one, or the first of that name."""
+        own = self[span] if isinstance(span, str) else span
+        return replace(self, spans=tuple(replace(other, **fields) if other is own else other for other in self.spans))
 
     def frame_indices(self, span: Span) -> range:
         """Where `span` stands in the sequence, counted in latent frames."""

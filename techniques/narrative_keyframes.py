@@ -47,5 +47,5 @@ class NarrativeKeyframes(Technique):
             return layout
         ahead = [span for span in layout.references if min(span.times) > layout.last_time]
         if ahead:
-            return layout.change(ahead[0].name, times=ahead[0].times[:1], latents=latents)
+            return layout.change(ahead[0], times=ahead[0].times[:1], latents=latents)
         return layout.append(Span("anchor", (layout.last_time + LOOKAHEAD_LATENTS,), latents=latents))

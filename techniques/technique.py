@@ -80,6 +80,10 @@ class Technique:
         take's own (1, H, W, 3)."""
         return frames
 
+    def picture_notice(self, picture: Tensor) -> str | None:
+        """A sentence for the log when decoded frames cannot be changed by this picture of the take (1, H, W, 3)."""
+        return None
+
     def finishes(self) -> bool:
         """Whether it changes decoded frames."""
         return type(self).finish_frames is not Technique.finish_frames

@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar.techniques.colour_match import ColourMatch
+from lodestar.techniques.colour_match import ColourMatch, match_colours
 from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.latent_stitch import LatentStitch
+from lodestar.techniques.layout import Layout
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import (
     ORDER,
+    ChunkPosition,
     Technique,
     find_conditioning_cache,
     find_handover,
     finishing_frames,
+    lay_out,
     sort_techniques,
 )
 
@@ -70,3 +74,20 @@ def test_a_keyframe_outside_the_take_says_so():
 def test_a_cache_is_in_vram_or_offloaded_to_ram():
     with pytest.raises(ValueError, match="kv_cache: got 'disk', wanted one of VRAM, RAM"):
         ConditioningCache("disk")
+
+
+def test_a_keyframe_takes_the_place_of_what_stands_ahead_and_of_nothing_else():
+    """Two anchors have one name."""
+    style, ahead, key = (torch.full((1, 16, 1, 2, 2), value) for value in (7.0, 8.0, 9.0))
+    techniques = sort_techniques((NarrativeKeyframes().plus(Fraction(1), key), StyleAnchor(latents=style),
+                                  LookaheadAnchor(3.0, latents=ahead)))
+    spans = lay_out(Layout.of_chunk(4), techniques, ChunkPosition())[0].references
+    assert [(span.times, span.latents.unique().item()) for span in spans] == [((-1.0,), 7.0), ((6.0,), 9.0)]
+
+
+def test_a_picture_of_one_lightness_gives_no_colours():
+    frames, fade = torch.rand(2, 8, 8, 3), torch.zeros(1, 8, 8, 3)
+    assert torch.equal(match_colours(frames, fade), frames)
+    assert "no colours to give" in ColourMatch().picture_notice(fade)
+    picture = torch.rand(1, 8, 8, 3)
+    assert not torch.equal(match_colours(frames, picture), frames) and ColourMatch().picture_notice(picture) is None

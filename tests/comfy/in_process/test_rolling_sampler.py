@@ -8,9 +8,12 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from draws import random
 from families import FAMILIES, SIZE, FamilyChunk, load_family
 from lodestar.backbones import attach
-from lodestar.host.rolling_sampler import RollingSampler
+from lodestar.backbones.high_low_guider import HighLowGuider
+from lodestar.backbones.speech_guider import guide_speech
+from lodestar.host.rolling_sampler import RollingSampler, check_levels
 from lodestar.nodes.student_schedule import LodestarStudentSchedule
 from lodestar.techniques.colour_match import ColourMatch
+from lodestar.techniques.projected_guidance import Projection
 from lodestar.techniques.rolling_window import noise_seed
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import ChunkPosition
@@ -193,3 +196,14 @@ def test_a_model_without_any_technique_streams_too(t2v):
             LATENTS, 4, "keep"), EVEN, disable_pbar=True, seed=1)
     wanted = sample(t2v, EULER, EVEN)
     assert (made - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_a_guider_that_goes_by_one_noise_level_is_refused(t2v):
+    """Before a model is asked, in a take before it is loaded."""
+    guided = guide_speech(t2v.model, t2v.prompt(3), t2v.prompt(4), 3.0, 3.0, False)
+    check_levels(guided)
+    guided.project_directions(Projection(-0.75, 55.0))
+    for guider in (guided, HighLowGuider(t2v.model, t2v.model, t2v.prompt(3), t2v.prompt(4), 2.0, 2.0)):
+        with pytest.raises(ValueError, match="guider: a pair of models and projected guidance"):
+            guider.sample(random(1, 16, 6, *SIZE, seed=1), torch.zeros(1, 16, 6, *SIZE), RollingSampler(2, 1, "fresh"),
+                          torch.tensor([1.0, 0.8, 0.5, 0.0]), disable_pbar=True, seed=1)

@@ -17,6 +17,7 @@ from lodestar.host.stream_chunk_sampler import StreamChunkSampler, choose_chunk_
 from lodestar.host.take_inputs import TakeInputs
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.pipelines.take import plan as plans
+from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.flow_schedules import student_levels
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.temporal_anchor import TemporalAnchor
@@ -135,3 +136,21 @@ def test_a_family_whose_picture_belongs_to_a_chunk_is_refused(tiny_models, tmp_p
     take = session(held, tiny_models, tmp_path)
     with pytest.raises(ValueError, match=f"model: .*{says}"):
         choose_chunk_sampler(take.inputs, take.sampling, None)
+
+
+def test_a_chunk_is_made_again_where_its_windows_look_into_another_speech(tiny_models, tmp_path):
+    """Behind the chunk's own latents as well; what no window of it sees leaves it as it was."""
+    chunk = FamilyChunk(FAMILIES["longcat_avatar15"], load_family("longcat_avatar15", tiny_models / "models"))
+    take = session(chunk, tiny_models, tmp_path)
+    first = take.take.plan.chunks[0]
+    window = VideoWriter(64, 64, take.take.plan.timeline.fps)
+
+    def fingerprints(changed_from):
+        layers = [layer.clone() for layer in take.inputs.features["encoded_audio_all_layers"]]
+        for layer in layers:
+            layer[:, 4 * changed_from:] = 1.0
+        features = {**take.inputs.features, "encoded_audio_all_layers": tuple(layers)}
+        return replace(take, inputs=replace(take.inputs, features=features)).fingerprints(window)[0]
+
+    own, ahead, later = map(fingerprints, (10_000, first.end_latent + 1, first.end_latent + 2 * BLOCK + 2))
+    assert own[0] != ahead[0] and own[0] == later[0] and own[1] != later[1]
