@@ -1,10 +1,12 @@
 """Floor 2: how one model family is called. `find` gives a model its backbone, or refuses it by name."""
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .audio.recipes import Recipe
-from .backbone import Backbone
+if TYPE_CHECKING:       # they need ComfyUI, and not all that stands in this folder does
+    from .audio.recipes import Recipe
+    from .backbone import Backbone
 
 FAMILIES = (     # the first that knows a model has it: one on top of another comes before it
     "infinitetalk.backbone.InfiniteTalk",
@@ -20,13 +22,13 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
 )
 
 
-def families() -> tuple[type[Backbone], ...]:
+def families() -> tuple[type["Backbone"], ...]:
     """Every family, imported when it is first asked for: they need ComfyUI, and what stands in this folder."""
     names = (name.rpartition(".") for name in FAMILIES)
     return tuple(getattr(import_module(f".{module}", __name__), family) for module, _, family in names)
 
 
-def recipes(speakers: int = 1) -> dict[str, Recipe]:
+def recipes(speakers: int = 1) -> dict[str, "Recipe"]:
     """The families' ways to audio features for so many speakers, by the names that users know."""
     found = (family.recipe for family in families())
     return {recipe.name: recipe for recipe in found if recipe is not None and recipe.speakers >= speakers}
@@ -37,7 +39,7 @@ def streaming() -> str:
     return "; ".join(family.supported for family in families() if family.memory)
 
 
-def find(model) -> Backbone:
+def find(model) -> "Backbone":
     """The backbone that speaks to ComfyUI MODEL `model`. Raises ValueError naming the model and what is supported."""
     for family in families():
         found = family.of(model)

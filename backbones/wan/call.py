@@ -10,6 +10,7 @@ from ...techniques.layout import Span
 from ...techniques.rope import rope_frequencies, scaled_axes
 from ...techniques.visibility import attend_by_groups, query_groups
 from ..backbone import latents_of
+from ..frame_conditions import window_of
 from ..model_call import ModelCall
 from ..sampling_run import once
 
@@ -37,7 +38,8 @@ class WanCall(ModelCall):
         place = (tuple(times), self.grid, tuple(embedder.axes_dim), embedder.theta, axes)
         make = partial(rope_frequencies, times, *self.grid, embedder.axes_dim, theta=embedder.theta, scale=axes[0],
                        shift=axes[1], device=device)
-        if times[0] > 0 and "context_window" in self.transformer_options:
+        window = window_of(self.transformer_options)
+        if times[0] > 0 and window is not None and tuple(times[:len(window.latents)]) == window.latents:
             return make()
         return once(self.transformer_options, ("rope frequencies", place, device), make)
 

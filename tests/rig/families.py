@@ -20,7 +20,7 @@ from draws import random
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.backbone import ChunkInputs, ChunkRequest
+from lodestar.backbones.backbone import Backbone, ChunkInputs, ChunkRequest
 from lodestar.backbones.infinitetalk.patching import with_speech_patch
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.omniavatar.loader import load_omniavatar
@@ -148,7 +148,7 @@ class FamilyChunk:
     model: Any
 
     @property
-    def backbone(self) -> backbones.Backbone:
+    def backbone(self) -> Backbone:
         return backbones.find(self.model)
 
     @property
