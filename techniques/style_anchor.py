@@ -1,4 +1,5 @@
-"""AvatarForcing's style anchor: the picture's keys, rotated anew in every call so that it stays at one distance.
+"""AvatarForcing's style anchor: a picture that has a RoPE time of its own in every call, so that it stays at one
+distance.
 
 K(i) = RoPE(K before RoPE, u + d), u the oldest latent that the call sees and d = -1 by default; in local time that is d
 itself. Without re-indexing it stays at the take's own first latent, as a cache of rotated keys has it, and the stream

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lodestar.techniques.flow_schedules import student_levels
 from lodestar.techniques.layout import Layout, Span
-from lodestar.techniques.rolling_window import Rolling, noise_seed, roll, spread_levels
+from lodestar.techniques.rolling_window import Rolling, list_calls, noise_seed, roll, spread_levels
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor, count_recents
@@ -95,6 +95,17 @@ def test_a_longer_take_begins_with_the_same_blocks_until_its_end_is_in_sight():
 
     for short, long in zip(stream(6)[:4], stream(9)[:4], strict=True):
         assert torch.equal(short, long)
+
+
+@pytest.mark.parametrize("recents", [0, 1, 3])
+def test_the_calls_of_some_windows_are_those_of_the_whole(recents):
+    """Where a take goes on, what it sees is what it would have seen."""
+    rolling = Rolling((1.0, 0.7, 0.4, 0.0), 2)
+    whole = list(list_calls(rolling, 7, recents))
+    for blocks in (range(0, 2), range(2, 5), range(5, 7)):
+        windows = rolling.windows_of(blocks)
+        assert rolling.emitted_in(windows) == blocks
+        assert list(list_calls(rolling, 7, recents, windows)) == [call for call in whole if call.window in windows]
 
 
 @pytest.mark.parametrize(("sigmas", "size", "passes", "renoise", "wanted"), [
