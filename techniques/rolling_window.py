@@ -72,9 +72,10 @@ class Rolling:
         """The take's latents in some blocks."""
         return range(1 + blocks.start * self.block_latents, 1 + blocks.stop * self.block_latents)
 
-    def windows(self, blocks: int) -> Iterator[Window]:
-        """Of a take of so many blocks, in order: it ramps up to L blocks and down again."""
-        for index in range(blocks + self.length - 1):
+    def windows(self, blocks: int, some: range | None = None) -> Iterator[Window]:
+        """Of a take of so many blocks, in order, all or `some`: it ramps up to L blocks and down again."""
+        whole = range(blocks + self.length - 1)
+        for index in whole if some is None else range(some.start, min(some.stop, whole.stop)):
             yield Window(index, range(max(0, index - self.length + 1), min(blocks - 1, index) + 1))
 
     def windows_of(self, blocks: range) -> range:
@@ -134,9 +135,7 @@ def list_calls(rolling: Rolling, blocks: int, recents: int, windows: range | Non
     first = 0 if windows is None else windows.start
     stop = rolling.latents_of(range(max(0, first - rolling.length + 1))).stop
     held = range(max(1, stop - recents), stop)
-    for window in rolling.windows(blocks):
-        if windows is not None and window.index not in windows:
-            continue
+    for window in rolling.windows(blocks, windows):
         own, emits = rolling.latents_of(window.blocks), rolling.find_emitted(window)
         for refinement in range(rolling.passes):
             levels, last = window.levels(rolling.passes, refinement), refinement == rolling.passes - 1
