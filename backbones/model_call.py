@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
+from ..techniques.visibility import attend_by_groups, query_groups
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ModelCall:
@@ -62,3 +64,31 @@ class ModelCall:
 
     def change(self, **fields) -> Self:
         return replace(self, **fields)
+
+
+def split_queries(transformer_options: Mapping[str, Any], visibility: Mapping[tuple[int, int], float], frames: int,
+                  tokens: int, total_tokens: Callable[[], int], first: int = 0,
+                  is_video: Callable[[dict], bool] = lambda kwargs: True,
+                  fit: Callable[[dict, int], dict] = lambda kwargs, keys: kwargs) -> Callable:
+    """An attention override that splits the queries of `frames` latent frames of `tokens` each by what they see,
+    chained onto any override that is there.
+
+    `first`: where in the sequence the frames begin. `total_tokens`: of the sequence that is split, asked while the
+    model runs, since a model may add tokens of its own; every other attention passes through. `is_video`: whether one
+    of that length is it. `fit`: keyword arguments for so many keys.
+    """
+    groups = query_groups(visibility, frames)
+    earlier = transformer_options.get("optimized_attention_override")
+
+    def override(function, q, k, v, *args, **kwargs):
+        dim, total = (2 if kwargs.get("skip_reshape") else 1), total_tokens()
+
+        def attend(q, k, v):
+            given = fit(kwargs, k.shape[dim])
+            return function(q, k, v, *args, **given) if earlier is None else earlier(function, q, k, v, *args, **given)
+
+        if not visibility or q.shape[dim] != total or k.shape[dim] != total or not is_video(kwargs):
+            return attend(q, k, v)
+        return attend_by_groups(attend, q, k, v, tokens, groups, dim, first)
+
+    return override

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...techniques.layout import Layout, Span
-from ...techniques.visibility import attend_by_groups, query_groups
 from ..backbone import latents_of, once
-from ..model_call import ModelCall
+from ..model_call import ModelCall, split_queries
 from .positions import rotary, table_rows
 
 
@@ -101,21 +100,9 @@ class CogVideoXCall(ModelCall):
     def with_visibility(self, visibility: dict[tuple[int, int], float], frames: int) -> "CogVideoXCall":
         """An attention override that splits the frames' queries, chained onto any that is there. Text stands before
         the frames, sees all of them, and is seen by all. `visibility`: between token frames."""
-        groups, tokens, text = query_groups(visibility, frames), self.grid[0] * self.grid[1], self.context.shape[1]
-        earlier = self.transformer_options.get("optimized_attention_override")
-
-        def override(function, q, k, v, *args, **kwargs):
-            def attend(q, k, v):
-                if earlier is not None:
-                    return earlier(function, q, k, v, *args, **kwargs)
-                return function(q, k, v, *args, **kwargs)
-
-            dim = 2 if kwargs.get("skip_reshape") else 1
-            if not visibility or q.shape[dim] != text + frames * tokens:
-                return attend(q, k, v)
-            return attend_by_groups(attend, q, k, v, tokens, groups, dim, text)
-
-        return self.with_attention(override)
+        tokens, text = self.grid[0] * self.grid[1], self.context.shape[1]
+        return self.with_attention(split_queries(self.transformer_options, visibility, frames, tokens,
+                                                 lambda: text + frames * tokens, text))
 
 
 def table_size(embed: nn.Module) -> tuple[int, int]:

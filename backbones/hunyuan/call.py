@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ...techniques.layout import Layout
-from ...techniques.visibility import attend_by_groups, query_groups
 from ..backbone import latents_of
-from ..model_call import ModelCall
+from ..model_call import ModelCall, split_queries
 from ..sampling_run import once
 
 
@@ -77,27 +76,17 @@ class HunyuanCall(ModelCall):
         """An attention override that splits the frames' queries, chained onto any that is there; the text's own
         attention passes through untouched. A compiled block calls it as it is at the time: of what stands in
         transformer_options core's compiler would keep the first."""
-        groups, tokens, text, text_first = (query_groups(visibility, frames), self.frame_tokens, self.text_tokens,
-                                            self.text_first)
-        earlier = self.transformer_options.get("optimized_attention_override")
+        tokens, text, text_first = self.frame_tokens, self.text_tokens, self.text_first
 
-        @torch.compiler.disable(recursive=False)
-        def override(function, q, k, v, *args, **kwargs):
-            dim, mask = 2 if kwargs.get("skip_reshape") else 1, kwargs.get("mask")
+        def fit(kwargs: dict, keys: int) -> dict:
+            mask = kwargs.get("mask")
+            if mask is None or keys >= mask.shape[-1]:
+                return kwargs
+            return {**kwargs, "mask": mask[..., :keys] if text_first else mask[..., -keys:]}    # it hides text alone
 
-            def attend(q, k, v):
-                given = kwargs
-                if mask is not None and k.shape[dim] < mask.shape[-1]:    # it hides text, so frames have nothing in it
-                    cut = k.shape[dim]
-                    given = {**kwargs, "mask": mask[..., :cut] if text_first else mask[..., -cut:]}
-                return function(q, k, v, *args, **given) if earlier is None else earlier(function, q, k, v, *args,
-                                                                                          **given)
-
-            if not visibility or q.shape[dim] != text + frames * tokens:
-                return attend(q, k, v)
-            return attend_by_groups(attend, q, k, v, tokens, groups, dim, text if text_first else 0)
-
-        return self.with_attention(override)
+        override = split_queries(self.transformer_options, visibility, frames, tokens, lambda: text + frames * tokens,
+                                 text if text_first else 0, fit=fit)
+        return self.with_attention(torch.compiler.disable(override, recursive=False))
 
 
 def positions(times: Sequence[float], height: int, width: int, device: torch.device) -> Tensor:

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ...techniques.layout import Span
 from ...techniques.rope import rope_frequencies, scaled_axes
-from ...techniques.visibility import attend_by_groups, query_groups
 from ..backbone import latents_of
 from ..frame_conditions import window_of
-from ..model_call import ModelCall
+from ..model_call import ModelCall, split_queries
 from ..sampling_run import once
 
 
@@ -49,31 +48,17 @@ class WanCall(ModelCall):
 
 def split_attention(call: WanCall, visibility: dict[tuple[int, int], float], frames: int,
                     total_tokens: Callable[[], int]) -> Callable:
-    """An attention override that splits the queries, chained onto any override already on the call.
-
-    `frames`: latent frames at the head of the sequence. `total_tokens` is asked while the model runs, since a model
-    may add tokens of its own. Cross-attention passes through untouched.
-    """
-    groups = query_groups(visibility, frames)
-    tokens_per_frame = call.grid[0] * call.grid[1]
-    earlier = call.transformer_options.get("optimized_attention_override")
+    """`split_queries` of the `frames` latent frames at the head of the sequence."""
     text_lengths = {tensor.shape[1] for tensor in (call.context, call.clip_fea) if tensor is not None}
     last_block: list[int | None] = [None]
 
-    def override(function, q, k, v, *args, **kwargs):
-        def attend(q, k, v):
-            if earlier is not None:
-                return earlier(function, q, k, v, *args, **kwargs)
-            return function(q, k, v, *args, **kwargs)
+    def is_video(kwargs: dict) -> bool:
+        """Of as many text as video tokens, a block's self-attention is the one that comes first."""
+        if total_tokens() not in text_lengths:
+            return True
+        block = kwargs["transformer_options"].get("block_index")
+        comes_first, last_block[0] = block != last_block[0], block
+        return comes_first
 
-        dim, total = (2 if kwargs.get("skip_reshape") else 1), total_tokens()
-        if not visibility or q.shape[dim] != total or k.shape[dim] != total:
-            return attend(q, k, v)
-        if total in text_lengths:   # as many text as video tokens: a block's self-attention is the one that comes first
-            block = kwargs["transformer_options"].get("block_index")
-            if block == last_block[0]:
-                return attend(q, k, v)
-            last_block[0] = block
-        return attend_by_groups(attend, q, k, v, tokens_per_frame, groups, dim)
-
-    return override
+    return split_queries(call.transformer_options, visibility, frames, call.grid[0] * call.grid[1], total_tokens,
+                         is_video=is_video)
