@@ -7,6 +7,7 @@ import torch
 from lodestar.networks.longcat.config import AudioConfig, LongCatConfig
 from lodestar.networks.longcat.versions import AVATAR_15
 from lodestar.networks.packed import Scaled, Weight, state_of
+from lodestar.techniques.timeline import frames_of
 
 OFFICIAL = LongCatConfig(audio=AudioConfig(width=AVATAR_15.audio_width))
 SMALL = replace(OFFICIAL, hidden=1024, heads=8, ffn=2816, depth=2)      # a step of it is a second on one CPU thread
@@ -66,6 +67,6 @@ def joint(config: LongCatConfig, device: torch.device, size: tuple[int, int], fr
           ) -> tuple[torch.Tensor, dict]:
     """As many latents as a chunk has in all, none of them given: each sees all others, text and its own speech."""
     audio = config.audio
-    speech = (1, 1, audio.ratio * (frames - 1) + 1, audio.window, 1, audio.width)
+    speech = (1, 1, frames_of(frames, audio.ratio), audio.window, 1, audio.width)
     return in_process.latents(frames, device, size), {
         "c_crossattn": torch.randn(1, 512, config.caption, device=device), "audio": torch.randn(speech, device=device)}

@@ -21,6 +21,7 @@ from ..backbones.frame_conditions import WINDOW, Window
 from ..techniques.rolling_window import Call, Rolling, noise_seed, roll, spread_levels
 from ..techniques.technique import ChunkPosition
 from ..techniques.temporal_anchor import count_recents
+from ..techniques.timeline import frames_of
 
 KEY = "lodestar_levels"
 CACHES = ("easycache", "lazycache")     # keys under which core's nodes wrap a model that they leave out calls of
@@ -210,6 +211,6 @@ def check_length(rolling: Rolling, latents: int, given: int, temporal_ratio: int
     if rest or latents == given:
         below = latents - rest
         fitting = [count for count in (below, below + size) if count > given]
-        frames = " or ".join(f"{(count - 1) * temporal_ratio + 1} frames ({count} latents)" for count in fitting)
+        frames = " or ".join(f"{frames_of(count, temporal_ratio)} frames ({count} latents)" for count in fitting)
         raise ValueError(f"latent: got {latents} latents, {given} of them given, which blocks of {size} do not fill. "
                          f"Use {frames}")

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones import recipes
 from ..backbones.audio.encoder import as_speech_encoder, encode_speech
-from ..backbones.longcat.speech import resample_speech
+from ..backbones.audio.resampler import resample_speech
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.segments import select_layers
 from .input_checks import check_inputs

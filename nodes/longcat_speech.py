@@ -1,7 +1,8 @@
 """LongCat Speech: audio features for LongCat-Video-Avatar 1.0 and 1.5, of any length, in the memory of one segment."""
 from comfy_api.latest import io
 
-from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams, resample_speech
+from ..backbones.audio.resampler import resample_speech
+from ..backbones.longcat.speech import AUTO, AVATARS, LARGEST_SEED, encode_streams
 from ..techniques.audio.recording_digests import sound_marks
 from .input_checks import check_inputs
 from .sockets import NOISE_FLOOR, NOISE_SEED, WHICH_AVATAR, search_words

@@ -12,6 +12,7 @@ from torch import Tensor
 from .layout import Layout, Span
 from .protocols import Past
 from .technique import ChunkPosition, Technique
+from .timeline import frames_of
 
 MODES = ("stitch", "re-encode")
 
@@ -31,7 +32,7 @@ class LatentStitch(Technique):
         return encode(frames[(len(frames) - 1) % temporal_ratio:])   # a causal VAE takes 1 + whole latents of frames
 
     def handover_frames(self, count: int, temporal_ratio: int = 4) -> int:
-        return (count - 1) * temporal_ratio + 1 if self.mode == "re-encode" else 0
+        return frames_of(count, temporal_ratio) if self.mode == "re-encode" else 0
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         if position.context is None:

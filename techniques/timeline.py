@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def frames_of(latents: int, temporal_ratio: int = 4) -> int:
+    """Pixel frames that so many latents of a causal VAE decode to: 1 -> 1, 21 -> 81."""
+    return 0 if latents <= 0 else (latents - 1) * temporal_ratio + 1
+
+
 @dataclass(frozen=True)
 class Timeline:
     fps: Fraction
@@ -35,11 +40,11 @@ class Timeline:
         return 0 if frames <= 0 else (frames - 1) // self.temporal_ratio + 1
 
     def frames_for_latents(self, latents: int) -> int:
-        return 0 if latents <= 0 else (latents - 1) * self.temporal_ratio + 1
+        return frames_of(latents, self.temporal_ratio)
 
     def first_frame(self, latent: int) -> int:
         """First pixel frame that latent number `latent` of the take decodes to."""
-        return 0 if latent <= 0 else (latent - 1) * self.temporal_ratio + 1
+        return frames_of(latent, self.temporal_ratio)
 
     def last_frame(self, latent: int) -> int:
         """Last pixel frame that a latent decodes to: where LongCat's audio slots of it end, and those of a chunk behind

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from ...techniques.audio.segments import Segment, plan_segments, select_layers, trim_segments
-from ...techniques.audio.waveform import mix_to_mono
 from ..allocator import give_back
 from ..socket_values import audio_clip, describe, name_input
 from ..weight_loading import load_weights
 from .families import RATE, LogMel, Wav2Vec2, Whisper
 from .feature_file import FeatureFile
-from .resampler import resample
+from .resampler import resample_speech
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NORMALIZE = ("auto", "on", "off")
@@ -76,7 +75,7 @@ def encode_speech(encoder: SpeechEncoder, audio: dict, layers: str = "all", wind
     ValueError names the input at fault.
     """
     give_back()     # what decoding the sound left behind
-    speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])
+    speech = resample_speech(audio)[None]
     family = encoder.family
     with name_input("layers"):
         chosen = select_layers(layers, family.layer_count)

@@ -7,9 +7,15 @@ import av
 import torch
 from torch import Tensor
 
+from ...techniques.audio.waveform import mix_to_mono
 from .families import RATE
 
 PIECE_SAMPLES = 2 ** 16
+
+
+def resample_speech(audio: dict) -> Tensor:
+    """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
+    return resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
 
 
 def resample(waveform: Tensor, rate: int, wanted: int = RATE) -> Tensor:

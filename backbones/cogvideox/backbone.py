@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...techniques.layout import Layout
 from ...techniques.technique import restricts_visibility
+from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import Cut
 from .call import CogVideoXCall, between_frames, doubled_first, table_size, token_frames
@@ -90,7 +91,7 @@ class CogVideoX(Backbone):
         ratio = self.spatial_ratio
         channels = torch.zeros(1, CHANNELS, latents, height // ratio, width // ratio)
         if padding is not None:
-            channels[:] = encode(padding.expand((latents - 1) * self.temporal_ratio + 1, -1, -1, -1))
+            channels[:] = encode(padding.expand(frames_of(latents, self.temporal_ratio), -1, -1, -1))
         if picture is not None:
             channels[:, :, :1] = encode(picture)
         return channels * self.picture_scale
@@ -107,7 +108,7 @@ class CogVideoX(Backbone):
             raise ValueError(f"width, height: got {width * ratio}x{height * ratio}, but this {self.name} has its "
                              f"positions in a table for {columns}x{rows} alone. Set both to 0")
         if 0 < self.table_latents < request.latents:
-            most = (self.table_latents - 1) * self.temporal_ratio + 1
+            most = frames_of(self.table_latents, self.temporal_ratio)
             raise ValueError(f"chunk_frames: got {request.latents} latents, but this {self.name} has its positions in "
                              f"a table for {self.table_latents}. Make chunks of at most {most} frames")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...techniques.layout import Layout
 from ...techniques.technique import restricts_visibility
+from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import Cut, window_of
 from .call import HunyuanCall
@@ -111,7 +112,7 @@ class WithChannels(HunyuanVideo):
         ratio = self.spatial_ratio
         beside = torch.zeros(1, self.channels, latents, height // ratio, width // ratio)
         if padding is not None:
-            beside[:] = encode(padding.expand((latents - 1) * self.temporal_ratio + 1, -1, -1, -1))
+            beside[:] = encode(padding.expand(frames_of(latents, self.temporal_ratio), -1, -1, -1))
         if picture is not None:
             beside[:, :, :1] = encode(picture)
         return beside

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...techniques.audio.features import interpolate_frames, positions
 from ...techniques.audio.talk_windows import MULTITALK_SLOTS, SLOTS, frame_steps, multitalk_windows
 from ...techniques.speaker_masks import token_masks
-from ...techniques.timeline import Timeline
+from ...techniques.timeline import Timeline, frames_of
 from ..audio.speech import CORE_RATE_HZ, Speech, check_finite
 from ..backbone import OWN, ChunkInputs, ChunkRequest
 from ..frame_conditions import Cut
@@ -85,7 +85,7 @@ class InfiniteTalk(WanI2V):
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """(1, speakers, latents, 8, 12, C); the first latent has 5 places. A chunk that reaches the end of the speech
         has it mirrored behind its end."""
-        first, frames = first_latent * self.temporal_ratio, (latents - 1) * self.temporal_ratio + 1
+        first, frames = first_latent * self.temporal_ratio, frames_of(latents, self.temporal_ratio)
         tracks = [self.windows(stream, speech.rate_hz, first, frames) for stream in speech.streams]
         speech.release()
         return check_finite(torch.stack(tracks)[None].float())

@@ -25,6 +25,7 @@ from ...techniques.technique import (
     find_sparse_attention,
     restricts_visibility,
 )
+from ...techniques.timeline import frames_of
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
 from ..frame_conditions import Cut, window_of
@@ -149,7 +150,7 @@ class LongCatBackbone(Backbone):
         if request.context is not None and request.reference is not None and self.audio_shape:
             conditions["reference_latents"] = [request.reference]
         if request.audio is not None:
-            frames = self.temporal_ratio * (request.latents - 1) + 1
+            frames = frames_of(request.latents, self.temporal_ratio)
             conditions["audio_windows"] = request.audio if given is None else request.audio[:, :, -frames:]
             uncond["audio_windows"] = torch.zeros_like(conditions["audio_windows"])
             if request.speaker_masks is not None:

@@ -28,6 +28,7 @@ from ...techniques.rope import rotate
 from ...techniques.sparse_blocks import SparseBlocks
 from ...techniques.speaker_masks import check_masks
 from ...techniques.tensor_digest import digest_tensor
+from ...techniques.timeline import frames_of
 from ..backbone import CACHE_BYTES
 from ..sampling_run import RUN
 
@@ -114,7 +115,7 @@ class LongCatVideo(comfy.model_base.BaseModel):
             out["c_crossattn"] = comfy.conds.CONDCrossAttn(text.to(kwargs.get("device")))
         taken = self.diffusion_model.config.audio
         if audio is None and taken is not None:
-            audio = torch.zeros(1, 1, taken.ratio * (noise.shape[2] - 1) + 1, taken.window, 1, taken.width)
+            audio = torch.zeros(1, 1, frames_of(noise.shape[2], taken.ratio), taken.window, 1, taken.width)
         if kwargs.get("speaker_masks") is not None:
             check_masks(kwargs["speaker_masks"], noise.shape[-2] // 2, noise.shape[-1] // 2)
         reference = self.reference(kwargs.get("reference_latents") or (), noise)

@@ -16,23 +16,17 @@ from ...networks.longcat.versions import AVATAR_10, AVATAR_15, PUPPET, VERSIONS,
 from ...techniques.audio.features import halve_rate, silence_after, whisper_groups
 from ...techniques.audio.segments import Segment, plan_segments
 from ...techniques.audio.speaker_tracks import pad_track
-from ...techniques.audio.waveform import level_loudness, mix_to_mono, prepare_speech
+from ...techniques.audio.waveform import level_loudness, prepare_speech
 from ..audio.at_frame_rate import encode_at
 from ..audio.encoder import SpeechEncoder, as_speech_encoder, report_progress
 from ..audio.families import RATE, LogMel, Wav2Vec2, Whisper
 from ..audio.recipes import Pieces, write_features
-from ..audio.resampler import resample
 
 AUTO, LARGEST_SEED = "auto", 2 ** 32 - 1
 AVATARS = {version.avatar: version for version in VERSIONS if version.avatar}
 SEGMENT_SECONDS, OVERLAP_SECONDS = 30, 4
 WAV2VEC_RATE, WHISPER_RATE = AVATAR_10.rate_hz, AVATAR_15.rate_hz     # Hz, of the finished features
 logger = logging.getLogger("lodestar")
-
-
-def resample_speech(audio: dict) -> Tensor:
-    """A ComfyUI AUDIO -> mono (N,) at 16 kHz."""
-    return resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
 
 
 def encode_streams(audio_encoder, streams: Sequence[Tensor], speakers: Tensor | None = None, version: str = AUTO,

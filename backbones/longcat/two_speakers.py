@@ -4,8 +4,7 @@ import logging
 from torch import Tensor
 
 from ...techniques.audio.speaker_tracks import place_tracks
-from ..audio.resampler import resample
-from .speech import resample_speech
+from ..audio.resampler import resample, resample_speech
 
 SAME_SECONDS = 0.01     # tracks of as good as one length are one length: resampling rounds, encoders pad
 logger = logging.getLogger("lodestar")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...networks.omniavatar.audio import pack_frames
 from ...networks.omniavatar.settings import CHUNK_FRAMES, FPS, OVERLAP_FRAMES, RATIO, SIZES, SPEECH_LAYERS, chunk_frames
+from ...techniques.timeline import frames_of
 from ..audio.speech import Speech
 from ..backbone import ChunkInputs, ChunkRequest
 from ..frame_conditions import Cut
@@ -67,7 +68,7 @@ class OmniAvatarBackbone(Wan):
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, 4 C, latents, 1, 1): what leaves the encoder, and all its hidden states. The window's first latent is one
         pixel frame, whose sound stands for four."""
-        rows = speech.frame_features(clock, first_latent * RATIO, (latents - 1) * RATIO + 1)
+        rows = speech.frame_features(clock, first_latent * RATIO, frames_of(latents, RATIO))
         frames = torch.cat([rows[-1:], rows]).transpose(0, 1).flatten(1)
         return pack_frames(frames[None]).transpose(1, 2)[..., None, None]
 

@@ -8,11 +8,10 @@ from torch.nn.functional import pad
 
 from ...networks.omniavatar.settings import CHUNK_FRAMES, FPS, SPEECH_LAYERS, speech_frames
 from ...techniques.audio.recording_digests import sound_marks
-from ...techniques.audio.waveform import mix_to_mono
 from ..audio.encoder import as_speech_encoder, report_progress
 from ..audio.families import RATE, Wav2Vec2
 from ..audio.recipes import Pieces, write_features
-from ..audio.resampler import resample
+from ..audio.resampler import resample_speech
 from .features import encode_speech, prepare_speech
 
 FAMILY = "omniavatar"
@@ -35,7 +34,7 @@ def encode_delayed(audio_encoder, audio: dict) -> dict:
     if not isinstance(family, Wav2Vec2) or family.layer_count != SPEECH_LAYERS:
         raise ValueError(f"audio_encoder: got {family.name} with {family.layer_count - 1} layers, "
                          f"wanted wav2vec2-base-960h with {SPEECH_LAYERS - 1}, which OmniAvatar was trained with")
-    speech = resample(mix_to_mono(audio["waveform"]), audio["sample_rate"])[0]
+    speech = resample_speech(audio)
     own = speech[RATE // FPS:]
     frames = speech_frames(max(1, -(-len(own) * FPS // RATE)), CHUNK_FRAMES)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...techniques.layout import Layout, Span
 from ...techniques.technique import restricts_visibility
+from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
 from .call import WanCall, split_attention
@@ -134,7 +135,7 @@ class WanI2V(Wan):
 
     def concat_latent(self, encode, picture, latents, height, width, padding=None) -> Tensor | None:
         """Grey after the picture, encoded in one go, as this model was trained."""
-        frames = torch.full(((latents - 1) * self.temporal_ratio + 1, height, width, 3), 0.5)
+        frames = torch.full((frames_of(latents, self.temporal_ratio), height, width, 3), 0.5)
         if padding is not None:
             frames[:] = padding[0]
         if picture is not None:

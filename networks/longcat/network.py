@@ -18,6 +18,7 @@ from ...techniques.kv_cache import KVCache
 from ...techniques.rope import Axes, rope_frequencies, rotate, scaled_axes, split_head
 from ...techniques.sparse_blocks import SparseBlocks
 from ...techniques.speaker_masks import centers, token_masks
+from ...techniques.timeline import frames_of
 from ...techniques.visibility import closed_spans, query_groups
 from .call import Cached, Call, Groups, Speakers
 from .config import LongCatConfig
@@ -257,9 +258,9 @@ class LongCat(nn.Module):
                              f"{config.width}: they were made for another LongCat version. Encode the speech with this "
                              "model's encoder (wav2vec2 for Avatar 1.0, whisper-large-v3 for 1.5)")
         noisy = call.frames - call.clean
-        if (frames - 1) % config.ratio or frames < config.ratio * (noisy - 1) + 1:
+        if (frames - 1) % config.ratio or frames < frames_of(noisy, config.ratio):
             raise ValueError(f"audio: got {frames} frames of speech for {noisy} latent frames, wanted "
-                             f"{config.ratio * (noisy - 1) + 1} or, with clean frames, {config.ratio} more for each")
+                             f"{frames_of(noisy, config.ratio)} or, with clean frames, {config.ratio} more for each")
         windows = rearrange(audio, "b streams frames slots layers c -> (b streams) frames slots (layers c)")
         tokens = rearrange(self.audio_proj(windows)[:, -noisy:], "(b streams) t tokens c -> b t (streams tokens) c",
                            streams=streams)

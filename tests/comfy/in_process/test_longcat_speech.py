@@ -9,9 +9,10 @@ from lodestar import backbones
 from lodestar.backbones.audio.encoder import encode_speech, load_audio_encoder, log_mel
 from lodestar.backbones.audio.encoder_files import LOG_MEL
 from lodestar.backbones.audio.families import Wav2Vec2, WhisperClip, first_of
+from lodestar.backbones.audio.resampler import resample_speech
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.longcat import speech as longcat_speech
-from lodestar.backbones.longcat.speech import encode_streams, resample_speech
+from lodestar.backbones.longcat.speech import encode_streams
 from lodestar.nodes.load_audio_encoder import LodestarLoadAudioEncoder
 from lodestar.nodes.longcat_speech import LodestarLongCatSpeech
 from lodestar.techniques.audio.mel import mel_steps

@@ -3,8 +3,9 @@ import pytest
 import torch
 from lodestar import backbones
 from lodestar.backbones.audio.encoder import load_audio_encoder
+from lodestar.backbones.audio.resampler import resample_speech
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.longcat.speech import encode_streams, resample_speech
+from lodestar.backbones.longcat.speech import encode_streams
 from lodestar.backbones.longcat.two_speakers import join_speakers
 from lodestar.nodes.longcat_speech import LodestarLongCatSpeech
 from lodestar.nodes.two_speakers import LodestarTwoSpeakers
