@@ -6,10 +6,10 @@ from torch import Tensor
 
 from .. import backbones
 from ..pipelines.take.clip_before import ClipBefore
-from ..pipelines.take.plan import ChunkPlan, Take, plan_take
-from ..pipelines.take.settings import choose_settings
+from ..pipelines.take.plan import ChunkPlan
+from ..pipelines.take.settings import Settings
 from ..techniques.timeline import Timeline
-from .continued_take import continue_take, shape_giver
+from .continued_take import plan_with_model
 
 
 def plan_clip(model, picture: Tensor | None, width: int, height: int, chunk_frames: int,
@@ -21,18 +21,20 @@ def plan_clip(model, picture: Tensor | None, width: int, height: int, chunk_fram
     Raises ValueError for a size that the model cannot have, or a video that it cannot go on from.
     """
     backbone = backbones.find(model)
-    chosen = choose_settings(backbone, shape_giver(backbone.first_picture(picture), video), width=width, height=height,
-                             fps=Fraction(backbone.fps), chunk_frames=chunk_frames,
-                             overlap_frames=0 if video is None else -1, nearest_bucket=nearest_bucket)
-    clock = Timeline(chosen.fps, backbone.temporal_ratio)
-    latents = clock.latents_for_frames(chosen.chunk_frames)
-    frames, repeated = clock.frames_for_latents(latents), clock.latents_within_frames(chosen.overlap_frames)
-    new = latents if video is None else latents - repeated + 1      # with the clip's last frame
-    plan = plan_take(clock, clock.frames_for_latents(max(new, 1)), frames, chosen.overlap_frames, chosen.width,
-                     chosen.height, grid=backbone.grid)
-    lines = [f"{frames} frames ({latents} latents), {plan.width}x{plan.height}, "
-             f"{float(clock.seconds_at(frames)):.2f} s at {backbone.fps} fps", chosen.note, chosen.size_note]
-    take, clip = continue_take(model, Take(plan, None), video)
+    whole = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
+
+    def length(clock: Timeline, chosen: Settings) -> int:
+        latents, repeated = map(clock.latents_within_frames, (chosen.chunk_frames, chosen.overlap_frames))
+        return clock.frames_for_latents(latents if video is None else max(latents - repeated + 1, 1))   # + clip's last
+
+    take, clip, chosen = plan_with_model(
+        model, picture, video, length, width=width, height=height, fps=whole.fps, nearest_bucket=nearest_bucket,
+        chunk_frames=whole.frames_for_latents(whole.latents_for_frames(chunk_frames)),
+        overlap_frames=0 if video is None else -1)
+    plan, frames = take.plan, chosen.chunk_frames
+    lines = [f"{frames} frames ({whole.latents_within_frames(frames)} latents), {plan.width}x{plan.height}, "
+             f"{float(whole.seconds_at(frames)):.2f} s at {backbone.fps} fps", chosen.note, chosen.size_note]
+    repeated = whole.latents_within_frames(chosen.overlap_frames)
     if clip is not None and repeated:
-        lines.append(f"the first {clock.frames_for_latents(repeated)} frames repeat the clip's last: cut them off")
-    return take.plan, lines, clip
+        lines.append(f"the first {whole.frames_for_latents(repeated)} frames repeat the clip's last: cut them off")
+    return plan, lines, clip

@@ -1,4 +1,5 @@
 """A take that goes on from a clip of the user's: its plan, and the clip on the take's clock."""
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -11,10 +12,29 @@ from ..backbones.backbone import Backbone
 from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
 from ..pipelines.take.clip_before import ClipBefore
-from ..pipelines.take.plan import ChunkPlan, Take
+from ..pipelines.take.plan import ChunkPlan, Take, plan_take
+from ..pipelines.take.settings import Settings, choose_settings
+from ..techniques.timeline import Timeline
 from .driving_sources import open_video
 
 INPUT = "continue_from"
+
+
+def plan_with_model(model: Any, picture: Tensor | None, video: Any, length: Callable[[Timeline, Settings], int],
+                    block_latents: int = 0, script: str | None = None, seed_step: int = 1, **asked: Any
+                    ) -> tuple[Take, ClipBefore | None, Settings]:
+    """A take of `length` pixel frames without its sound, and the clip it goes on from. `asked`: of `choose_settings`,
+    which takes the rest from the model, and the proportions from `video` or the `picture`.
+
+    Raises ValueError for what the model cannot have, or a video that it cannot go on from.
+    """
+    backbone = backbones.find(model)
+    chosen = choose_settings(backbone, shape_giver(backbone.first_picture(picture), video), stream=block_latents > 0,
+                             **asked)
+    clock = Timeline(chosen.fps, backbone.temporal_ratio)
+    plan = plan_take(clock, length(clock, chosen), chosen.chunk_frames, chosen.overlap_frames, chosen.width,
+                     chosen.height, script, seed_step, backbone.grid, block_latents)
+    return *continue_take(model, Take(plan, None), video), chosen
 
 
 def continue_take(model: Any, take: Take, video: Any) -> tuple[Take, ClipBefore | None]:

@@ -1,11 +1,12 @@
 """Plan Take: speech in, a chunk plan out, with its cost stated before any GPU work."""
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 
 from .. import backbones
-from ..host.continued_take import continue_take, shape_giver
+from ..host.continued_take import plan_with_model
 from ..pipelines.take.driving import DrivingVideo
-from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps, plan_take
-from ..pipelines.take.settings import choose_settings
+from ..pipelines.take.plan import MAX_FPS, describe, exact_fps
 from ..pipelines.take.story import parse_story
 from ..techniques.timeline import Timeline
 from .input_checks import check_inputs, try_reading
@@ -91,18 +92,14 @@ class LodestarPlanTake(io.ComfyNode):
                 block_latents=0, continue_from=None) -> io.NodeOutput:
         backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
         backbone.check_driving(driving.sources if driving else ())
-        chosen = choose_settings(backbone, shape_giver(backbone.first_picture(reference), continue_from), width=width,
-                                 height=height, fps=exact_fps(fps) if fps else None, stream=block_latents > 0,
-                                 chunk_frames=chunk_frames, nearest_bucket=nearest_bucket,
-                                 overlap_frames=overlap_frames)
-        clock = Timeline(chosen.fps, backbone.temporal_ratio)
-        frames = frames_of(clock, speech, driving, max_seconds)
-        plan = plan_take(clock, frames, chosen.chunk_frames, chosen.overlap_frames, chosen.width, chosen.height, script,
-                         seed_step, backbone.grid, block_latents)
-        sound = sound_of(soundtrack, speech, driving, float(plan.seconds))
-        take, _ = continue_take(model, Take(plan, sound, speech, driving), continue_from)
+        take, _, chosen = plan_with_model(
+            model, reference, continue_from, lambda clock, _: frames_of(clock, speech, driving, max_seconds),
+            block_latents, script, seed_step, width=width, height=height, fps=exact_fps(fps) if fps else None,
+            chunk_frames=chunk_frames, nearest_bucket=nearest_bucket, overlap_frames=overlap_frames)
+        sound = sound_of(soundtrack, speech, driving, float(take.plan.seconds))
+        take = replace(take, audio=sound, speech=speech, driving=driving)
         cost = describe(take.plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
-        summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(clock.fps))
+        summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(chosen.fps))
         return io.NodeOutput(take, summary, ui=ui.PreviewText(head_of(summary)))
 
     @classmethod
