@@ -8,6 +8,8 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from importlib import import_module
+from typing import Any
 
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
@@ -23,6 +25,7 @@ logger = logging.getLogger("lodestar")
 
 GROUP_LATENTS = 2    # ComfyUI 0.33 keeps only what it was just fed: with fewer than 2 latents its cache forgets one
 SHARE_OF_CARD, SHARE_OF_FREE = 0.05, 0.25    # what the feature cache may take of a card between chunks
+STREAMS = ("cogvideox.stream.CogVideoXStream",)     # of the families whose VAE has a cache of its own
 OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again, so that its seam settles
 
 
@@ -143,10 +146,15 @@ def open_stream(vae) -> FrameStream:
     """A stream over ComfyUI's VAE object. ValueError when it is not a causal video VAE."""
     check_video_vae(vae)
     carried = isinstance(vae.first_stage_model, (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE))
-    if hasattr(vae.first_stage_model, "num_latent_frames_batch_size"):     # ComfyUI 0.33's AutoencoderKLCogVideoX
-        from .cogvideox_stream import CogVideoXStream
-        return CogVideoXStream(vae)
-    return WanStream(vae) if carried else OverlapStream(vae)
+    if carried:
+        return WanStream(vae)
+    return next(filter(None, (stream.of(vae) for stream in own_streams())), None) or OverlapStream(vae)
+
+
+def own_streams() -> Iterator[Any]:
+    """Those of the families, imported where another than Wan's VAE came."""
+    for module, _, name in (stream.rpartition(".") for stream in STREAMS):
+        yield getattr(import_module(f".{module}", __package__), name)
 
 
 def encode_frames(vae, frames: Tensor) -> Tensor:

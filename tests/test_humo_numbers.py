@@ -3,9 +3,9 @@ import itertools
 
 import pytest
 import torch
+from lodestar.backbones.humo.guidance import Prediction, large_chain, small_chain
 from lodestar.techniques.audio.features import halve_rate
 from lodestar.techniques.flow_schedules import humo_schedule
-from lodestar.techniques.humo_guidance import Prediction, large_chain, small_chain
 from lodestar.techniques.speech_guidance import shares
 from lodestar.techniques.unipc import sample
 

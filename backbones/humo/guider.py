@@ -8,7 +8,11 @@ import copy
 import torch
 from torch import Tensor
 
-from ...techniques.humo_guidance import (
+from .. import find
+from ..attach import ready_model
+from ..speech_guider import SpeechGuider, find_value, with_values, without
+from .backbone import REFERENCE, SPEECH, HuMo
+from .guidance import (
     NOTHING,
     ONLY_PICTURE,
     PICTURED,
@@ -20,10 +24,6 @@ from ...techniques.humo_guidance import (
     large_chain,
     small_chain,
 )
-from .. import find
-from ..attach import ready_model
-from ..speech_guider import SpeechGuider, find_value, with_values, without
-from .backbone import REFERENCE, SPEECH, HuMo
 
 PREDICTIONS = {"positive": WHOLE, "without reference": WITH_AUDIO, "without speech": PICTURED,
                "prompt alone": TEXT, "negative with reference": ONLY_PICTURE, "negative": NOTHING}

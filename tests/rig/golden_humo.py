@@ -322,7 +322,7 @@ class Run:
 
     def weights(self, timestep: int) -> dict:
         """By what a prediction is really made from: the prompt, the speech, the reference."""
-        from lodestar.techniques.humo_guidance import large_chain, small_chain
+        from lodestar.backbones.humo.guidance import large_chain, small_chain
         from lodestar.techniques.speech_guidance import shares
         info, speech = self.info["scales"], "no_audio" not in self.name
         if self.large:

@@ -1,7 +1,7 @@
 """CogVideoX's VAE as a stream: what its authors' decode in pairs gives, however a take is cut, without a seam."""
 import pytest
 import torch
-from lodestar.backbones.cogvideox_stream import CogVideoXStream
+from lodestar.backbones.cogvideox.stream import CogVideoXStream
 from lodestar.backbones.vae import encode_frames, open_stream
 
 rig = pytest.importorskip("cogvideox_models", reason="this ComfyUI has no CogVideoX", exc_type=ImportError)

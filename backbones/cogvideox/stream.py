@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .vae import GROUP_LATENTS, WanStream, pictures
+from ..vae import GROUP_LATENTS, WanStream, pictures
 
 Path = tuple[str, ...]
 
@@ -18,6 +18,10 @@ class CogVideoXStream(WanStream):
     """The first three latents, then pairs; what is left of them is held back for the next push or the flush."""
 
     first_group = 3
+
+    @classmethod
+    def of(cls, vae) -> "CogVideoXStream | None":
+        return cls(vae) if hasattr(vae.first_stage_model, "num_latent_frames_batch_size") else None
 
     def _open(self) -> None:
         self._cache = []
