@@ -80,8 +80,8 @@ class TakeInputs:
 
     def chunk_picture(self, chunk: Chunk) -> Tensor | None:
         """(1, H, W, 3): what a chunk shows the model as its first frame."""
-        number, ratio = self.plan.number_of(chunk), self.plan.timeline.temporal_ratio
-        begins = self.plan.timeline.seconds_at(max(chunk.first_latent, 0) * ratio)
+        number = self.plan.number_of(chunk)
+        begins = self.plan.timeline.seconds_at(max(self.plan.frame_of(chunk), 0))
         asked = self.backbone.picture_at(self.picture, number, begins)
         return self.fitted_picture if asked is self.own_picture or not number else self._fit(asked)
 
@@ -138,7 +138,7 @@ class TakeInputs:
 
     def driving_times(self, chunk: Chunk) -> tuple[Fraction, ...]:
         """Which frames of the driving video a chunk has, in its seconds."""
-        return self.driving.times(self.plan.timeline, chunk.first_latent, chunk.latents) if self.driving else ()
+        return self.driving.times(self.plan.timeline, self.plan.frame_of(chunk), chunk.latents) if self.driving else ()
 
     @cached_property
     def pads(self) -> bool:
@@ -166,7 +166,8 @@ class TakeInputs:
         """What the model is asked for; `context`: what was handed over, `context_frames`: what it was encoded from."""
         opening = self.chunk_opening(chunk)
         given = self.given if self.clip_vision is None else self.given | {CLIP_VISION}
-        beside = self.driving.beside(self.plan.timeline, chunk.first_latent, chunk.latents) if self.driving else {}
+        first = self.plan.frame_of(chunk)
+        beside = self.driving.beside(self.plan.timeline, first, chunk.latents) if self.driving else {}
         return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
                             opening.concat_latent, self.speakers, opening.conditions, self.pads, context_frames,
                             beside, self.encode, given)

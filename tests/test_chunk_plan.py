@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lodestar.pipelines.take.plan import describe, disk_bytes, exact_fps, plan_take, ram_bytes
+from lodestar.pipelines.take.plan import describe, disk_bytes, exact_fps, plan_clips, plan_take, ram_bytes
 from lodestar.techniques.timeline import Timeline
 
 pytestmark = pytest.mark.once
@@ -159,3 +159,28 @@ def test_no_chunk_has_the_noise_of_a_neighbouring_takes():
     assert chunks[0].seed(7) == 7
     still = plan_take(Timeline(Fraction(16)), 1000, 17, 5, 64, 64, seed_step=0)
     assert {chunk.seed(7) for chunk in still.chunks} == {7}
+
+
+# ---------------------------------------------------------------- clips, each decoded on its own
+
+@pytest.mark.parametrize(("frames", "clips"), [(1, 1), (77, 1), (78, 2), (150, 2), (151, 3), (223, 3), (296, 4),
+                                               (369, 5)])
+def test_clips_repeat_frames_and_tile_the_take(frames, clips):
+    """c clips of 77 frames that repeat 4 last 77 + 73 (c - 1)."""
+    made = plan_clips(Timeline(Fraction(30)), frames, 77, 4, 64, 48)
+    assert len(made.chunks) == clips and made.trimmed_frames == 77 + 73 * (clips - 1) - frames >= 0
+    assert [made.frame_of(chunk) for chunk in made.chunks] == [73 * index for index in range(clips)]
+    assert [chunk.first_latent for chunk in made.chunks] == [20 * index for index in range(clips)]
+    ends = [0, *(made.frames_of(chunk)[1] for chunk in made.chunks)]
+    assert [made.frames_of(chunk)[0] for chunk in made.chunks] == ends[:-1] and ends[-1] == frames
+    assert ends[1:-1] == [77 + 73 * index for index in range(clips - 1)]
+
+
+def test_clips_say_what_they_repeat_and_none_is_too_short():
+    made = plan_clips(Timeline(Fraction(30)), 100, 77, 4, 64, 48, "0:00 one\n0:02 two")
+    assert "2 chunks of 77 frames (20 latents), each repeating 4 frames of the one before" in describe(made, 16, 8)
+    assert [chunk.prompt for chunk in made.chunks] == ["one", "two"]
+    stitched = plan(100, overlap=0)
+    assert made.fingerprint_of(made.chunks[0]) != stitched.fingerprint_of(stitched.chunks[0])
+    with pytest.raises(ValueError, match="chunk_frames: a take of 100 frames in clips of 4 that repeat 4"):
+        plan_clips(Timeline(Fraction(30)), 100, 4, 4, 64, 48)

@@ -108,7 +108,7 @@ def clip(frames, fps=16, name="pose"):
 
 
 def read(driving, first_latent, latents, part="pose", fps=16):
-    beside = driving.beside(Timeline(Fraction(fps)), first_latent, latents)[part]
+    beside = driving.beside(Timeline(Fraction(fps)), first_latent * 4, latents)[part]
     return [round(float(frame.mean()) * 1000) for frame in beside.read(lambda frame: frame)]
 
 

@@ -63,9 +63,9 @@ class DrivingVideo:
                              f"ends after {own} ({float(own / fps):.2f} s). Give a longer one, set at_end of Driving "
                              "Video to hold, loop or back and forth, or shorten the take with max_seconds")
 
-    def times(self, timeline: Timeline, first_latent: int, latents: int) -> tuple[Fraction, ...]:
-        """In seconds of the video, for each pixel frame of a chunk whose first latent is counted as one frame."""
-        first = timeline.last_frame(first_latent)
+    def times(self, timeline: Timeline, first: int, latents: int) -> tuple[Fraction, ...]:
+        """In seconds of the video, for each pixel frame of a chunk that begins at frame number `first` of the take and
+        whose first latent is counted as one frame."""
         frames = (max(frame, 0) for frame in range(first, first + timeline.frames_for_latents(latents)))
         own = self.frames_at(timeline.fps)
         return tuple(timeline.seconds_at(self.place(frame, own)) for frame in frames)
@@ -79,9 +79,9 @@ class DrivingVideo:
             return min(there, 2 * own - 2 - there)
         return min(frame, own - 1)
 
-    def beside(self, timeline: Timeline, first_latent: int, latents: int) -> dict[str, ChunkFrames]:
+    def beside(self, timeline: Timeline, first: int, latents: int) -> dict[str, ChunkFrames]:
         """By part, the frames of one chunk."""
-        times = self.times(timeline, first_latent, latents)
+        times = self.times(timeline, first, latents)
         return {part: FramesBeside(source, times) for part, source in self.sources.items()}
 
     def identity(self) -> Any:

@@ -134,9 +134,10 @@ class Journal:
         another chunk. Raises NotWritten if the disk refuses.
         """
         data = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in (state or {}).items()})
-        self._finish(index, torch.cat(list(pieces), 2), Entry(
-            self.fingerprints[index], [piece.shape[2] for piece in pieces], frames, {},
-            [len(data), hashlib.sha256(data).hexdigest()] if state else None), data if state else None)
+        entry = Entry(self.fingerprints[index], [piece.shape[2] for piece in pieces], frames, {},
+                      [len(data), hashlib.sha256(data).hexdigest()] if state else None)
+        is_new = state and (not index or entry.state != self._entries[index - 1].state)
+        self._finish(index, torch.cat(list(pieces), 2), entry, data if is_new else None)
 
     def copy_from(self, other: "Journal") -> None:
         """Copies of the chunks that `other`, opened with the same fingerprints, has finished and this has not. Raises
@@ -168,7 +169,7 @@ class Journal:
                 files[f"chunk_{index:04}.mp4"] = size_and_sum(self.draft(index))
                 self.draft(index).replace(self.folder / f"chunk_{index:04}.mp4")
             if state is not None:
-                safe_files.replace(self._state_path(index), state)
+                safe_files.replace(self._state_path(index, entry), state)
             self._write([*self._entries[:index], replace(entry, files=files)], None)
             unless_written.pop_all()
         self.finished = index + 1
@@ -189,7 +190,12 @@ class Journal:
         except SafetensorError as error:
             raise _damage_error(path, error) from error
 
-    def _state_path(self, index: int) -> Path:
+    def _state_path(self, index: int, entry: Entry | None = None) -> Path:
+        """A state that stays the same is written once, with the first chunk that left it. `entry`: the chunk's, where it
+        is not yet among the others."""
+        state = (entry or self._entries[index]).state
+        while index and self._entries[index - 1].state == state:
+            index -= 1
         return self.folder / f"state_{index:04}.safetensors"
 
     def record(self, final: FinalFile) -> None:

@@ -59,6 +59,7 @@ class ChunkPlan:
     block_latents: int = 0        # of a rolling window's blocks, which latent 0 precedes; 0: chunks are sampled whole
     opening_latents: int = 0      # of a clip that the take goes on from: its last frame is the take's frame 0
     asked: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)   # plan_take's arguments
+    repeated_frames: int = 0      # of clips that are each decoded on their own: pixel frames that one makes again
 
     def after_clip(self, opening_latents: int) -> "ChunkPlan":
         """The same take behind the last latents of a clip. Raises ValueError as plan_take does."""
@@ -95,14 +96,26 @@ class ChunkPlan:
     @property
     def trimmed_frames(self) -> int:
         """Frames that are decoded after the end of the speech and dropped."""
-        return self.timeline.frames_for_latents(self.total_latents) - self.total_frames
+        last = self.chunks[-1]
+        decoded = self.frame_of(last) + self.timeline.frames_for_latents(last.latents)
+        return decoded - self.total_frames
 
     @property
     def seconds(self) -> Fraction:
         return self.timeline.seconds_at(self.total_frames)
 
+    def frame_of(self, chunk: Chunk) -> int:
+        """The pixel frame of the take at which the chunk begins, where its first latent is counted as one frame."""
+        if not self.repeated_frames:
+            return self.timeline.last_frame(chunk.first_latent)
+        return chunk.index * (self.timeline.frames_for_latents(chunk.latents) - self.repeated_frames)
+
     def frames_of(self, chunk: Chunk) -> tuple[int, int]:
         """(first, end) pixel frames that are new in `chunk`, end exclusive, clipped to the take. They tile the take."""
+        if self.repeated_frames:
+            begins = self.frame_of(chunk)
+            end = min(begins + self.timeline.frames_for_latents(chunk.latents), self.total_frames)
+            return begins + self.repeated_frames * bool(chunk.index), end
         first = self.timeline.first_frame(chunk.first_new_latent)
         return first, min(self.timeline.first_frame(chunk.end_latent), self.total_frames)
 
@@ -123,6 +136,7 @@ class ChunkPlan:
             "prompt": chunk.prompt,
             "seed offset": str(chunk.seed_offset),
             **({"blocks": f"{self.block_latents} latents of {self.total_latents}"} if self.block_latents else {}),
+            **({"clips": f"each repeats {self.repeated_frames} frames"} if self.repeated_frames else {}),
         }
 
 
@@ -228,6 +242,30 @@ def plan_stream(timeline: Timeline, total_frames: int, block_latents: int, width
     return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(notes), block_latents)
 
 
+def plan_clips(timeline: Timeline, total_frames: int, clip_frames: int, repeated_frames: int, width: int, height: int,
+               script: str | None = None, seed_step: int = 1, grid: int = 16) -> ChunkPlan:
+    """Cut a take of `total_frames` pixel frames into clips of one length, each decoded on its own, of which all but the
+    first make the last `repeated_frames` of the one before again, and these are dropped: c clips of 77 frames that
+    repeat 4 last 77 + 73 (c - 1). Every clip is whole; what of the last lies behind the take is trimmed.
+
+    Raises ValueError as `plan_take` does, and for clips that are not longer than what they repeat.
+    """
+    _check_picture(timeline.fps, width, height, grid)
+    latents = timeline.latents_within_frames(clip_frames)
+    frames = timeline.frames_for_latents(latents)
+    if total_frames < 1 or frames <= repeated_frames:
+        raise ValueError(f"chunk_frames: a take of {total_frames} frames in clips of {clip_frames} that repeat "
+                         f"{repeated_frames}; it needs at least 1 frame, and clips of {repeated_frames + 1} or more")
+    count = 1 + max(0, -(-(total_frames - frames) // (frames - repeated_frames)))
+    starts = [index and index * (frames - repeated_frames) + repeated_frames for index in range(count)]
+    prompts, notes = prompts_for_chunks(parse_story(script or ""), [timeline.seconds_at(frame) for frame in starts],
+                                        timeline.seconds_at(total_frames))
+    chunks = tuple(Chunk(index, index * latents, 0, latents, prompt, index * seed_step)
+                   for index, prompt in enumerate(prompts))
+    return ChunkPlan(timeline, total_frames, width, height, chunks,
+                     (*_snap_notes(timeline, clip_frames, latents, 0, 0), *notes), repeated_frames=repeated_frames)
+
+
 def disk_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> tuple[int, int]:
     """(latents, video) bytes on disk while the take is made: float32 latents exact, video an estimate."""
     area = plan.width * plan.height
@@ -253,7 +291,8 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
         *([f"a stream of blocks of {plan.block_latents} latents ({plan.block_latents * plan.timeline.temporal_ratio} "
            "frames); a rolling window looks all but one of its blocks ahead"] if plan.block_latents else []),
         f"{len(lengths)} {'chunk' if len(lengths) == 1 else 'chunks'} of {_window_words(plan.timeline, lengths[0])}"
-        + last + (f", each repeating {overlap} latents of the one before" if overlap else ""),
+        + last + (f", each repeating {overlap} latents of the one before" if overlap else "")
+        + (f", each repeating {plan.repeated_frames} frames of the one before" if plan.repeated_frames else ""),
         f"video: {clock(plan.seconds)}, {plan.total_frames} frames at {_rate(plan.timeline.fps)} fps, "
         f"{plan.width}x{plan.height}; frames decoded after its end and trimmed: {plan.trimmed_frames}",
         f"disk while it runs: {_megabytes(latents + video)} (latents {_megabytes(latents)}, video about "

@@ -6,7 +6,7 @@ older chunks only the last few decoded frames are kept, and only if the sampler 
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ class TakePast:
     """A Past over the journal and, of the chunk that is being made, the pieces given so far."""
 
     def __init__(self, journal: Journal, stream: FrameStream, keep_frames: int, opening: Tensor | None = None):
-        self._journal, self._stream, self._opening = journal, stream, opening
+        self._journal, self.stream, self._opening = journal, stream, opening
         self._recent: deque[Tensor] = deque(maxlen=keep_frames)
         self._pieces: list[Tensor] = []
 
@@ -39,7 +39,7 @@ class TakePast:
         """The frames of a latent that the stream holds back are among them: this decodes that latent once more."""
         if count > (self._recent.maxlen or 0):
             raise ValueError(f"{count} frames were asked for, but the take keeps past_frames={self._recent.maxlen}")
-        held = self._stream.peek()
+        held = self.stream.peek()
         frames = [*self._recent, *([] if held is None else held.cpu())]
         if count < 1 or not frames:
             raise ValueError(f"got {count} frames to read of a take that has {len(frames)}, wanted at least 1; nothing "
@@ -100,18 +100,20 @@ def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], 
     Raises ValueError for latents of a wrong length or with NaN, NotWritten if the disk refuses, NotReadable if the
     journal's folder is gone. Whatever is raised, the finished chunks stay in the journal.
     """
-    first, stream, events = journal.finished, open_stream(), events or Events()
-    past, unseen = TakePast(journal, stream, sampler.past_frames, opening), 0
+    first, events = journal.finished, events or Events()
+    past, unseen = TakePast(journal, open_stream(), sampler.past_frames, opening), 0
     if past.pieces and first < len(plan.chunks):
-        came = _warm_up(plan, stream, past, sampler.past_frames, events)
+        came = _warm_up(plan, past, sampler.past_frames, events)
         unseen = 0 if first else plan.timeline.frames_for_latents(past.pieces[0]) - came
     if 0 < first < len(plan.chunks):
         sampler.restore(journal.state(), past)
     for chunk in plan.chunks[first:]:
         events.check_cancelled()
         journal.check_present()
+        if plan.repeated_frames and chunk.index:
+            past.stream, unseen = open_stream(), plan.repeated_frames
         try:
-            frames = _write_segment(plan, sampler, chunk, stream, past, journal, writer, events, unseen)
+            frames = _write_segment(plan, sampler, chunk, past, journal, writer, events, unseen)
             unseen = 0
             is_last = chunk is plan.chunks[-1]
             journal.commit(chunk.index, past.take_pieces(), frames, {} if is_last else sampler.state())
@@ -122,11 +124,11 @@ def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], 
     return TakeResult(tuple(journal.segments()), journal.finished_frames, len(plan.chunks) - first)
 
 
-def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, stream: FrameStream, past: TakePast,
-                   journal: Journal, writer: VideoWriter, events: Events, unseen: int = 0) -> int:
-    """Sample `chunk`, decode and write the frames that become ready with it but for the first `unseen`, which are a
-    clip's; returns how many."""
-    is_last = chunk is plan.chunks[-1]
+def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, past: TakePast, journal: Journal,
+                   writer: VideoWriter, events: Events, unseen: int = 0) -> int:
+    """Sample `chunk`, decode and write the frames that become ready with it but for the first `unseen`, which the video
+    has already; returns how many."""
+    is_last, stream = chunk is plan.chunks[-1], past.stream
     wanted = plan.new_frames - journal.finished_frames
 
     def write(segment: Segment, groups: Iterator[Tensor]) -> None:
@@ -143,8 +145,9 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, stream:
         for piece in _check_pieces(sampler.sample(chunk, past), chunk):
             past.add(piece)
             write(segment, stream.push(piece))
-        if is_last:
+        if is_last or plan.repeated_frames:
             write(segment, stream.flush())
+        if is_last:
             if segment.frames != wanted:
                 raise ValueError(f"the VAE gave {journal.finished_frames + segment.frames} frames for a take of "
                                  f"{plan.new_frames}: it does not make {plan.timeline.temporal_ratio} frames per "
@@ -152,15 +155,17 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, stream:
     return segment.frames
 
 
-def _warm_up(plan: ChunkPlan, stream: FrameStream, past: TakePast, past_frames: int, events: Events) -> int:
+def _warm_up(plan: ChunkPlan, past: TakePast, past_frames: int, events: Events) -> int:
     """Bring a new stream, and the frames kept for the sampler, to where the finished latents left them; returns how
-    many frames came.
+    many frames came. Of clips that are each decoded on their own it is the last one, where frames of it are asked for.
 
     The first latent must have an even number: a new stream decodes it alone, as it does latent 0, and the pairs after
     it are then the pairs of the whole take. Latents are pushed in the portions in which they were pushed before.
     """
-    frames_seen = 0
+    frames_seen, stream = 0, past.stream
     *starts, end = accumulate(past.pieces, initial=0)
+    if plan.repeated_frames:
+        return _replay_clip(past, starts[-1] if past_frames else end, end, events)
     kept = max(end - plan.timeline.latents_for_frames(past_frames), 0)
     first = max(max(start for start in starts if start <= kept) - stream.warmup_latents, 0) // 2 * 2
     cuts = [first, *(start for start in starts if start > first), end]
@@ -171,6 +176,20 @@ def _warm_up(plan: ChunkPlan, stream: FrameStream, past: TakePast, past_frames: 
             past.keep(frames)
             frames_seen += len(frames)
         past.park()
+    return frames_seen
+
+
+def _replay_clip(past: TakePast, start: int, end: int, events: Events) -> int:
+    """Keep the frames of a clip that was decoded on its own, from latent `start` to `end`; returns how many came."""
+    if start == end:
+        return 0
+    events.latents_replayed(0, end - start)
+    frames_seen = 0
+    for frames in chain(past.stream.push(past.between(start, end)), past.stream.flush()):
+        events.check_cancelled()
+        past.keep(frames)
+        frames_seen += len(frames)
+    past.park()
     return frames_seen
 
 
