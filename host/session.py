@@ -14,12 +14,13 @@ from torch import Tensor
 from ..backbones.socket_values import name_input
 from ..pipelines.take.final_file import find_published, publish
 from ..pipelines.take.fingerprint import Fingerprints
-from ..pipelines.take.journal import CLIP, Journal
+from ..pipelines.take.journal import Journal
 from ..pipelines.take.manifest import unfinished_beside
 from ..pipelines.take.plan import Chunk, Take
 from ..pipelines.take.protocols import ChunkSampler
 from ..pipelines.take.reusable_chunks import copy_reusable_chunks, take_folder
 from ..pipelines.take.take import make_take
+from ..pipelines.take.take_folders import CLIP, TAKES
 from ..pipelines.take.video_writer import SoundTrack, VideoWriter
 from .chunk_sampler import Sampling
 from .metadata import graph_tags
@@ -30,6 +31,7 @@ from .take_fingerprints import take_fingerprints
 from .take_inputs import TakeInputs
 
 logger = logging.getLogger("lodestar")
+LOOK_SECONDS = 10   # for how long another run may look into this take's folder for reusable chunks
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,26 @@ class TakeSession:
         Of a take without a fingerprint nothing is used again, and what was kept under another name stays.
         """
         fingerprints, unreadable = self.fingerprints(writer)
-        takes = Path(folder_paths.get_output_directory()) / "lodestar_takes"
+        takes = Path(folder_paths.get_output_directory()) / TAKES
         folder = take_folder(takes, folder_name(prefix), fingerprints)
         if unreadable:
             logger.warning("this take starts from its first chunk and cannot be resumed: these have no fingerprint, so "
                            "they may differ another time: %s", "; ".join(dict.fromkeys(unreadable)))
         elif copied := copy_reusable_chunks(folder, fingerprints, prefix):
             logger.info(copied)
-        with Journal.open(folder, fingerprints, prefix) as journal, ExitStack() as unless_kept:
+        with Journal.open(folder, fingerprints, prefix, self.about(), LOOK_SECONDS) as journal, \
+                ExitStack() as unless_kept:
             if unreadable and not keep_chunks:
                 unless_kept.callback(journal.discard)
             yield journal
             if not keep_chunks and journal.take == prefix:
                 journal.discard()
+
+    def about(self) -> dict[str, Any]:
+        """What the take's folder says of it to people, and the graph to queue again."""
+        plan = self.take.plan
+        return {"chunks": len(plan.chunks), "frames": plan.total_frames, "fps": str(plan.timeline.fps),
+                "width": plan.width, "height": plan.height, "graph": graph_tags(self.hidden.prompt, None).get("prompt")}
 
     def fingerprints(self, writer: VideoWriter) -> tuple[list[dict[str, str]], list[str]]:
         """Per chunk what determines it, by the name that a user knows it by, and what of it has no fingerprint."""

@@ -5,10 +5,11 @@ What the file holds does not matter, so there is nothing that could be damaged.
 import logging
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..safe_files import writing
+from ..safe_files import NotWritten, writing
 
 logger = logging.getLogger("lodestar")
 NAME = "lock"
@@ -19,10 +20,12 @@ class FolderBusy(OSError):
 
 
 class FolderLock:
-    """Held from its making until `release`. Raises FolderBusy, or NotWritten where the disk refuses the file."""
+    """Held from its making until `release`. Raises FolderBusy where another has it for longer than `patience_seconds`,
+    or NotWritten where the disk refuses the file."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, patience_seconds: float = 0):
         self._path = folder / NAME
+        until = time.monotonic() + patience_seconds
         while True:
             with writing(self._path):
                 self._file = open(self._path, "ab")
@@ -30,6 +33,9 @@ class FolderLock:
                 _take(self._file.fileno())
             except BlockingIOError:
                 self._file.close()
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
                 raise FolderBusy(f"{folder} is in use by another run: wait for it or cancel it, then queue again"
                                  ) from None
             if self._is_still_there():
@@ -49,6 +55,19 @@ class FolderLock:
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
         return False
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run has the folder at the moment; no lock is made where there is none."""
+    if not (folder / NAME).exists():
+        return False
+    try:
+        FolderLock(folder).release()
+    except FolderBusy:
+        return True
+    except NotWritten:   # a disk that cannot be written: no run is on it
+        return False
+    return False
 
 
 def _take(handle: int) -> None:

@@ -11,10 +11,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,9 +26,9 @@ from .. import safe_files
 from ..safe_files import NotReadable, is_intact, reading, size_and_sum, writing
 from .folder_lock import FolderLock
 from .manifest import MANIFEST, Entry, FileSum, FinalFile, Manifest, changes, digest_texts
+from .take_folders import working_files
 
 logger = logging.getLogger("lodestar")
-CLIP = "clip.mp4"   # what a take goes on from, at its size and rate, made again by each run
 
 
 class Journal:
@@ -40,9 +41,11 @@ class Journal:
     fingerprints: list[dict[str, str]]   # per chunk, everything that determines it, by name
     take: str                 # the user's name for it; once all chunks are finished, the one it was made under
 
-    def __init__(self, folder: Path, fingerprints: Sequence[Mapping[str, str]], lock: FolderLock, take: str = ""):
+    def __init__(self, folder: Path, fingerprints: Sequence[Mapping[str, str]], lock: FolderLock, take: str = "",
+                 about: Mapping[str, Any] | None = None):
         self.folder = folder
         self._lock = lock
+        self._about = dict(about or {})
         self.fingerprints = [dict(fingerprint) for fingerprint in fingerprints]
         with reading(folder):
             found = Manifest.read(folder / MANIFEST)
@@ -52,23 +55,26 @@ class Journal:
         self.note = self._say(problem)
 
     @classmethod
-    def open(cls, folder: Path, fingerprints: Sequence[Mapping[str, str]], take: str = "") -> "Journal":
+    def open(cls, folder: Path, fingerprints: Sequence[Mapping[str, str]], take: str = "",
+             about: Mapping[str, Any] | None = None, patience_seconds: float = 0) -> "Journal":
         """Open or start the journal in `folder`. `fingerprints`: per chunk, everything that determines it, by name.
 
         Names are shown to the user when they change ("prompt changed: chunks from 4 on are made again"); values are
         compared as text. A changed chunk invalidates all later ones, which continue from it. Nothing is deleted here
-        but drafts. `take`: the user's name for it. Raises FolderBusy if another run holds the folder, NotWritten if
-        the folder cannot be made, NotReadable if it cannot be read.
+        but drafts. `take`: the user's name for it; `about`: what else the manifest says of it to people, as JSON.
+        Raises FolderBusy if another run holds the folder for longer than `patience_seconds` (one that looks for
+        reusable chunks holds it for a moment), NotWritten if the folder cannot be made, NotReadable if it cannot be
+        read.
         """
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as unless_opened:
-            lock = FolderLock(folder)
+            lock = FolderLock(folder, patience_seconds)
             unless_opened.callback(lock.release)
             for draft in folder.glob("*" + safe_files.SUFFIX):
                 safe_files.remove(draft)
-            journal = cls(folder, fingerprints, lock, take)
+            journal = cls(folder, fingerprints, lock, take, about)
             unless_opened.pop_all()
         return journal
 
@@ -249,8 +255,8 @@ class Journal:
         cannot be removed stays, and the log says so: the video is safe.
         """
         last = self.folder / f"chunk_{self.chunks - 1:04}.safetensors"
-        problems = [problem for path in [*self._working_files(last), self.folder / MANIFEST, last]
-                    if (problem := _not_removed(path))]
+        others = [path for path in working_files(self.folder) if path != last]
+        problems = [problem for path in [*others, self.folder / MANIFEST, last] if (problem := _not_removed(path))]
         try:
             self._lock.release(delete=True)
             if self.folder.exists() and not any(self.folder.iterdir()):
@@ -262,13 +268,8 @@ class Journal:
             logger.warning("the working files in %s could not all be removed (%s); they can be deleted", self.folder,
                            problems[0])
 
-    def _working_files(self, last: Path) -> Iterator[Path]:
-        for pattern in ("chunk_*.safetensors*", "chunk_*.mp4*", "state_*.safetensors*", "final.mp4*", CLIP + "*",
-                        MANIFEST + safe_files.SUFFIX):
-            yield from (path for path in self.folder.glob(pattern) if path != last)
-
     def _write(self, entries: list[Entry], final: FinalFile | None) -> None:
-        Manifest(self.take, entries, final).write(self.folder / MANIFEST)
+        Manifest(self.take, entries, final, about=self._about).write(self.folder / MANIFEST)
         self._entries, self.final = entries, final
 
     def _compare(self, problem: str) -> tuple[int, str]:

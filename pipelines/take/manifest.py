@@ -46,9 +46,11 @@ class Manifest:
     entries: list[Entry]
     final: FinalFile | None = None
     problem: str = field(default="")   # what is wrong with it, for the user
+    about: dict[str, Any] = field(default_factory=dict)   # what else people want to know of the take; decides nothing
 
     def write(self, path: Path) -> None:
-        lines: list[dict[str, Any]] = [{"format": FORMAT, "take": self.take},
+        about = {"about": self.about} if self.about else {}
+        lines: list[dict[str, Any]] = [{"format": FORMAT, "take": self.take, **about},
                                        *({"chunk": asdict(entry)} for entry in self.entries)]
         if self.final is not None:
             lines.append({"final": asdict(self.final)})
@@ -73,7 +75,8 @@ class Manifest:
         entry = Entry if claimed == FORMAT else _entry_of_format_2
         final = next((FinalFile(**line["final"]) for line in lines if "final" in line), None)
         return cls(head["take"], [entry(**line["chunk"]) for line in lines if "chunk" in line], final,
-                   "" if len(lines) + 1 == len(written) else "the journal's manifest is damaged")
+                   "" if len(lines) + 1 == len(written) else "the journal's manifest is damaged",
+                   head.get("about", {}))
 
 
 def _entry_of_format_2(contract: dict[str, str], latents: int, frames: int, files: dict[str, FileSum]) -> Entry:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..safe_files import writing
 from .journal import Journal
 from .manifest import MANIFEST, digest_texts
+from .take_folders import COPY
 
 Fingerprints = Sequence[Mapping[str, str]]
 
@@ -26,7 +27,7 @@ def copy_reusable_chunks(folder: Path, fingerprints: Fingerprints, take: str) ->
     `take`: the user's name for it. Raises NotWritten if the disk refuses. They are copied beside `folder` and come
     there all at once: a run that dies in between is gone on with.
     """
-    draft = folder.with_name(folder.name + ".copy")
+    draft = folder.with_name(folder.name + COPY)
     others = [other for other in folder.parent.glob("*") if other not in (folder, draft) and other.is_dir()]
     if folder.exists() or not others:
         return ""
