@@ -54,7 +54,7 @@ def anchor_latents(model, latent: dict | None) -> Tensor | None:
     """A LATENT's samples (1, C, k, h, w); ValueError where they are not this model's kind."""
     if latent is None:
         return None
-    samples, channels = latent["samples"], model.model.latent_format.latent_channels
+    samples, channels = latent["samples"], find(model).latent_channels(model.model)
     if samples.ndim == 4:    # a still picture's latent from a two-dimensional VAE
         samples = samples.unsqueeze(2)
     if samples.ndim != 5 or samples.shape[1] != channels:

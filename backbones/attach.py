@@ -39,7 +39,7 @@ class Patch:
         call = self.prepare_call(executor, args, kwargs)
         with call.in_place():
             made = executor(*call.arguments, **call.extra)
-        return made[:, :, :args[0].shape[2]]    # without the frames that a call may have added behind the sampler's
+        return self.backbone.trim(made, args[0])
 
     @torch.compiler.disable
     def prepare_call(self, executor, args, kwargs):
@@ -68,7 +68,9 @@ def with_run(executor, noise, *args, **kwargs):
     """An OUTER_SAMPLE wrapper: gives the model's calls a store and our own conditions, and checks other nodes'
     patches."""
     guider = executor.class_obj
-    guider.conds = {name: list(map(with_own_conditions, entries)) for name, entries in guider.conds.items()}
+    lay_out = conditions_layout(guider.model_patcher, kwargs.get("latent_shapes") or [noise.shape])
+    guider.conds = {name: [with_own_conditions(lay_out(entry)) for entry in entries]
+                    for name, entries in guider.conds.items()}
     options = guider.model_options.setdefault("transformer_options", {})
     check_patches(guider.model_patcher.model.diffusion_model, options, find(guider.model_patcher).name)
     hooked = any("hooks" in entry for entries in guider.conds.values() for entry in entries)
@@ -78,6 +80,14 @@ def with_run(executor, noise, *args, **kwargs):
             return executor(noise, *args, **kwargs)
     finally:
         options.pop(RUN, None)
+
+
+def conditions_layout(model, latent_shapes):
+    """What puts into a condition what the model's techniques have in it."""
+    patch = patch_of(model)
+    if patch is None:
+        return lambda entry: entry
+    return lambda entry: patch.backbone.lay_out_conditions(entry, patch.techniques, patch.position, latent_shapes[0][2])
 
 
 def with_own_conditions(entry: dict) -> dict:

@@ -40,7 +40,8 @@ class ChunkRequest:
     `speaker_masks`: (1, K, H, W). `context_frames`: (T, H, W, 3) that the context was encoded from, None where latents
     passed. `driving`: of a driving video by name (pose, face, background, mask), a frame for each of the chunk's, its
     first latent counted as one frame. `encode`: (T, H, W, 3) -> (1, C, t, h, w), for what is each chunk's own.
-    `given`: names of the values that the user's conditioning has.
+    `given`: names of the values that the user's conditioning has. `fps`: the take's, 0 for the family's own.
+    `encode_sound`: (the chunk's `audio`, begin and length in seconds) -> latents, for families whose audio is sound.
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -55,6 +56,8 @@ class ChunkRequest:
     driving: Mapping[str, ChunkFrames] = field(default_factory=dict)
     encode: Callable[[Tensor], Tensor] | None = None
     given: frozenset[str] = frozenset()
+    fps: Fraction = Fraction(0)
+    encode_sound: Callable[[Tensor, Fraction, Fraction], Tensor] | None = None
 
     def open_with(self, known: Tensor | None, latent_format: LatentFormat) -> tuple[Tensor, Tensor | None]:
         """The chunk's samples (1, C, latents, h, w) and noise mask: `known` (1, C, k, h, w) opens it and is held, what
@@ -72,7 +75,10 @@ class ChunkRequest:
 
 @dataclass(frozen=True, eq=False)
 class ChunkInputs:
-    """What the sampler gets: `samples` (1, C, t, h, w), and values to set in every (`uncond`: negative) condition."""
+    """What the sampler gets: `samples` (1, C, t, h, w), and values to set in every (`uncond`: negative) condition.
+
+    Of a family that makes sound as well, `samples` and `noise_mask` are ComfyUI's NestedTensor: (picture, sound).
+    """
     samples: Tensor
     noise_mask: Tensor | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +103,7 @@ class ChunkInputs:
 
     def new_latents(self, sampled: Tensor, repeated: int) -> Tensor:
         """What was sampled (1, C, t, h, w) without the latents that repeat the last chunk's, where it has them."""
+        sampled = pictures_of(sampled)
         sampled = sampled[:, :, self.before:sampled.shape[2] - self.behind]
         return sampled if self.context is not None else sampled[:, :, repeated:]
 
@@ -133,6 +140,18 @@ class Backbone(ABC):
     def of(cls, model) -> "Backbone | None":
         """The backbone of a ComfyUI MODEL; None where it is another family's."""
 
+    def latent_channels(self, base) -> int:
+        """Of such a model's video latents; `base`: a comfy.model_base object."""
+        return base.latent_format.latent_channels
+
+    def timeline(self, fps: Fraction) -> Timeline:
+        """The clock of its latents."""
+        return Timeline(fps, self.temporal_ratio)
+
+    def latents_ahead(self, frames: Fraction) -> float:
+        """An anchor's distance in pixel frames as latent frames: floor(D / r) (Seo et al. 2025, section 3.3)."""
+        return frames // self.temporal_ratio
+
     @property
     def layers_taken(self) -> tuple[int, ...]:
         """How many layers speech features may have."""
@@ -161,6 +180,10 @@ class Backbone(ABC):
         """The width of the encoded prompts that a comfy.model_base object of this family reads."""
         return base.diffusion_model.text_dim
 
+    def text_widths(self, base) -> tuple[int, ...]:
+        """Every width of encoded prompts that it reads."""
+        return (self.text_width(base),)
+
     def vision_encoder(self, base) -> tuple[int, str] | None:
         """The width of the CLIP vision features that such a model reads of its picture, and the file that makes them;
         None where it reads none. Raises ValueError where something else makes them already."""
@@ -184,6 +207,14 @@ class Backbone(ABC):
     def context_latents(self, overlap: int) -> int:
         """How many latents of the take so far the next chunk wants handed over."""
         return overlap
+
+    def opening_frames(self) -> int:
+        """How many decoded frames of the take so far it wants beside those latents."""
+        return 0
+
+    def check_handover(self, handover: Technique) -> None:
+        """Raises ValueError for a way to continue a chunk that the family cannot have."""
+        return None
 
     def reference_latent(self, picture: Tensor | None, past: Past, chunk: int) -> Tensor | None:
         """What says who the person is in chunk number `chunk` (1, C, 1, h, w), where the take's is `picture`."""
@@ -217,7 +248,8 @@ class Backbone(ABC):
 
     def extra_latents(self, model, noise_shape: tuple[int, ...], techniques: tuple[Technique, ...],
                       position: ChunkPosition) -> int:
-        """Latent frames that the techniques add to a sampler's latent of `noise_shape`, for ComfyUI's VRAM estimate."""
+        """Latent frames that the techniques add to a sampler's latent of `noise_shape`, for ComfyUI's VRAM estimate;
+        numbers, where the sampler packs picture and sound into one row (B, 1, N)."""
         layout = Layout.of_chunk(noise_shape[2])
         if position.reference is None:   # then a technique that needs a picture takes the model's own
             layout = layout.append(Span("reference", (noise_shape[2],)))
@@ -241,6 +273,16 @@ class Backbone(ABC):
     def prepare(self, executor, args, kwargs, techniques: tuple[Technique, ...], position: ChunkPosition,
                 process_in: Callable[[Tensor], Tensor]):
         """A DIFFUSION_MODEL wrapper's call with the techniques applied: `.arguments`, `.extra` and `.in_place()`."""
+
+    def trim(self, made, x):
+        """What the model made of a call, without what `prepare` added behind the sampler's own `x`."""
+        return made[:, :, :x.shape[2]]
+
+    def lay_out_conditions(self, entry: dict, techniques: tuple[Technique, ...], position: ChunkPosition, latents: int
+                           ) -> dict:
+        """A condition (as ComfyUI converts CONDITIONING) of a run over so many latent frames, for families whose clean
+        frames stand in it and not in the call."""
+        return entry
 
     def fit_pictures(self, pictures: Tensor, width: int, height: int) -> Tensor:
         """The user's pictures (n, H, W, C) as the family takes them, (1, height, width, 3): here the first, cropped."""
@@ -270,6 +312,11 @@ class Backbone(ABC):
     @abstractmethod
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """What the sampler is given for one chunk, so that the family sees its context, picture and speech."""
+
+
+def pictures_of(latents: Any) -> Tensor:
+    """The video of what a sampler gave: of picture and sound together the first."""
+    return latents.unbind()[0] if getattr(latents, "is_nested", False) else latents
 
 
 def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition, transformer_options: dict

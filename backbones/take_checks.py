@@ -16,14 +16,15 @@ logger = logging.getLogger("lodestar")
 def check_prompt(model, texts: Sequence[Tensor]) -> None:
     """Of encoded prompts (1, tokens, width): that there is one, and that `model` reads their width."""
     backbone = find(model)
-    width = backbone.text_width(model.model)
+    widths = backbone.text_widths(model.model)
     if not texts:
         raise ValueError("got an empty conditioning, wanted a prompt. Connect CLIP Text Encode, or Blank Prompt")
     for text in texts:
         check_text(text)
-        if text.shape[-1] != width:
-            raise ValueError(f"got a prompt of width {text.shape[-1]}, wanted {width} for {backbone.name}. Connect the "
-                             "text encoder that belongs to it, or a Blank Prompt to which this model is connected")
+        if text.shape[-1] not in widths:
+            wanted = " or ".join(map(str, widths))
+            raise ValueError(f"got a prompt of width {text.shape[-1]}, wanted {wanted} for {backbone.name}. Connect "
+                             "the text encoder that belongs to it, or a Blank Prompt to which this model is connected")
 
 
 def check_guider(guider) -> None:

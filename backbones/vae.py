@@ -180,13 +180,18 @@ def visible_latents(decoder: nn.Module) -> int:
 
 def check_video_vae(vae) -> None:
     vae.throw_exception_if_invalid()
-    if vae.latent_dim != 3 or not is_causal(vae.upscale_ratio[0]):
+    if vae.latent_dim != 3 or not (is_causal(vae.upscale_ratio[0]) or is_in_clips(vae.upscale_ratio[0])):
         raise ValueError(f"vae: {type(vae.first_stage_model).__name__} is no causal video VAE (one frame for the first "
                          "latent, equally many for every other). Load the VAE of the model: for Wan, Wan 2.1 or 2.2.")
 
 
 def is_causal(frames_for: Callable[[int], int]) -> bool:
     return all(frames_for(latents) == 1 + (latents - 1) * (frames_for(2) - 1) for latents in (1, 2, 9))
+
+
+def is_in_clips(frames_for: Callable[[int], int]) -> bool:
+    """Whether a VAE encodes clips of 17 frames as 5 latents, each by itself, and 5 frames as 2 behind them."""
+    return all(frames_for(5 * clips + 2) == 17 * clips + 5 for clips in range(4))
 
 
 def move_cache(cache: list, device: torch.device) -> list:

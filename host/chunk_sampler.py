@@ -60,7 +60,8 @@ class GuiderChunkSampler:
     def past_frames(self) -> int:
         if not self.context_latents:
             return 0
-        return self.inputs.handover.handover_frames(self.context_latents, self.inputs.plan.timeline.temporal_ratio)
+        return max(self.inputs.backbone.opening_frames(), self.inputs.handover.handover_frames(
+            self.context_latents, self.inputs.plan.timeline.temporal_ratio))
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -74,8 +75,8 @@ class GuiderChunkSampler:
         give_back()     # what sampling it and decoding it left
 
     def context(self, chunk: Chunk, past: Past) -> tuple[Tensor | None, Tensor | None]:
-        """The clean latents (1, C, k, h, w) that the chunk continues from, and where they were encoded for it, the
-        frames (T, H, W, 3)."""
+        """The clean latents (1, C, k, h, w) that the chunk continues from, and the frames (T, H, W, 3) that they were
+        encoded from for it, or that the family wants beside them."""
         if not self.inputs.plan.number_of(chunk) or not self.context_latents:
             return None, None
         if not chunk.index:     # a clip's, encoded already
@@ -88,7 +89,8 @@ class GuiderChunkSampler:
 
         context = self.inputs.handover.handover(past, self.context_latents, encode,
                                                 self.inputs.plan.timeline.temporal_ratio)
-        return context, encoded[0] if encoded else None
+        wanted = self.inputs.backbone.opening_frames()
+        return context, encoded[0] if encoded else past.frames(wanted) if wanted else None
 
     def reference(self, chunk: Chunk, past: Past) -> Tensor | None:
         """What says who the person is (1, C, 1, h, w)."""

@@ -21,7 +21,7 @@ def plan_clip(model, picture: Tensor | None, width: int, height: int, chunk_fram
     Raises ValueError for a size that the model cannot have, or a video that it cannot go on from.
     """
     backbone = backbones.find(model)
-    whole = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
+    whole = backbone.timeline(Fraction(backbone.fps))
 
     def length(clock: Timeline, chosen: Settings) -> int:
         latents, repeated = map(clock.latents_within_frames, (chosen.chunk_frames, chosen.overlap_frames))

@@ -31,7 +31,7 @@ def plan_with_model(model: Any, picture: Tensor | None, video: Any, length: Call
     backbone = backbones.find(model)
     chosen = choose_settings(backbone, shape_giver(backbone.first_picture(picture), video), stream=block_latents > 0,
                              **asked)
-    clock = Timeline(chosen.fps, backbone.temporal_ratio)
+    clock = backbone.timeline(chosen.fps)
     plan = plan_take(clock, length(clock, chosen), chosen.chunk_frames, chosen.overlap_frames, chosen.width,
                      chosen.height, script, seed_step, backbone.grid, block_latents)
     return *continue_take(model, Take(plan, None), video), chosen

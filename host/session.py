@@ -115,6 +115,8 @@ class TakeSession:
                   "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,
                   "people": inputs.speakers, "clip vision": inputs.vision_conditions, "writer": writer.fingerprint,
                   "driving video": inputs.driving and inputs.driving.identity()}
+        if inputs.speech is not None and inputs.speech.encoder is not None:
+            common["audio VAE"] = inputs.speech.encoder
         if inputs.before is not None:
             common["continue_from"] = inputs.clip_tail
 

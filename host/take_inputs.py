@@ -66,7 +66,7 @@ class TakeInputs:
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         ratio = self.backbone.spatial_ratio
-        return self.model.model.latent_format.latent_channels, self.plan.height // ratio, self.plan.width // ratio
+        return self.backbone.latent_channels(self.model.model), self.plan.height // ratio, self.plan.width // ratio
 
     @cached_property
     def own_picture(self) -> Tensor | None:
@@ -170,7 +170,8 @@ class TakeInputs:
         beside = self.driving.beside(self.plan.timeline, first, chunk.latents) if self.driving else {}
         return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
                             opening.concat_latent, self.speakers, opening.conditions, self.pads, context_frames,
-                            beside, self.encode, given)
+                            beside, self.encode, given, self.plan.timeline.fps,
+                            self.speech.encode if self.speech and self.speech.encoder is not None else None)
 
     def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
                      context_frames: Tensor | None = None) -> ChunkInputs:
@@ -240,6 +241,7 @@ class TakeInputs:
         if self.picture is not None and self.own_picture is not self.picture:
             logger.warning("reference: it is not used, since the model brings a video whose frames are the pictures")
         self.check_guides()
+        self.backbone.check_handover(self.handover)
         _ = self.clip_tail
         check_pictures(self.techniques, *self.latent_shape[1:])
         for chunk in self.plan.chunks:

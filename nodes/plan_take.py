@@ -98,7 +98,7 @@ class LodestarPlanTake(io.ComfyNode):
             chunk_frames=chunk_frames, nearest_bucket=nearest_bucket, overlap_frames=overlap_frames)
         sound = sound_of(soundtrack, speech, driving, float(take.plan.seconds))
         take = replace(take, audio=sound, speech=speech, driving=driving)
-        cost = describe(take.plan, model.model.latent_format.latent_channels, backbone.spatial_ratio)
+        cost = describe(take.plan, backbone.latent_channels(model.model), backbone.spatial_ratio)
         summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(chosen.fps))
         return io.NodeOutput(take, summary, ui=ui.PreviewText(head_of(summary)))
 

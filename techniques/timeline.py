@@ -21,6 +21,18 @@ class Timeline:
     fps: Fraction
     temporal_ratio: int = 4
 
+    @property
+    def step(self) -> int:
+        """Lengths of chunks and overlaps differ by so many latents, or a multiple."""
+        return 1
+
+    def check_overlap(self, frames: int) -> None:
+        """ValueError for an overlap in pixel frames that cannot begin a chunk; shorter ones are rounded down."""
+
+    def plan_note(self, new_latents: int) -> str:
+        """A line for a plan whose chunks advance by so many latents."""
+        return ""
+
     def frames_for_samples(self, samples: int, sample_rate: int) -> int:
         """Pixel frames that cover `samples` audio samples: the last frame may end after the speech, never before."""
         return math.ceil(Fraction(samples) * self.fps / sample_rate)
@@ -76,3 +88,56 @@ class Timeline:
         weight = (position.clamp(0, steps - 1) - left).to(features)[None, :, None]
         rows = features[:, left] * (1 - weight) + features[:, right] * weight
         return rows * inside
+
+
+@dataclass(frozen=True)
+class ClipTimeline(Timeline):
+    """The clock of a VAE that encodes clips, each alone: latents are `cycle` pixel frames, again and again.
+
+    A video is whole clips and the first `tail` latents of another. A chunk begins where a clip does, so an overlap has
+    that shape as well. `sound_rate`: latents a second of the sound beside.
+    """
+    cycle: tuple[int, ...] = (1, 4, 4, 4, 4)
+    tail: int = 2
+    sound_rate: int = 40
+
+    @property
+    def step(self) -> int:
+        return len(self.cycle)
+
+    def latents_for_frames(self, frames: int) -> int:
+        if frames <= 0:
+            return 0
+        clips = max(0, math.ceil((frames - sum(self.cycle[:self.tail])) / sum(self.cycle)))
+        return clips * self.step + self.tail
+
+    def latents_within_frames(self, frames: int) -> int:
+        within = (frames - sum(self.cycle[:self.tail])) // sum(self.cycle)
+        return 0 if within < 0 else within * self.step + self.tail
+
+    def frames_for_latents(self, latents: int) -> int:
+        clips, rest = divmod(max(latents, 0), self.step)
+        return clips * sum(self.cycle) + sum(self.cycle[:rest])
+
+    def first_frame(self, latent: int) -> int:
+        return self.frames_for_latents(latent)
+
+    def last_frame(self, latent: int) -> int:
+        return self.frames_for_latents(latent + 1) - 1
+
+    def check_overlap(self, frames: int) -> None:
+        latents = self.latents_within_frames(frames)
+        if frames <= 0 or self.frames_for_latents(latents) == frames:
+            return
+        near = [count for count in (latents, latents + self.step if latents else self.tail) if count]
+        choice = " or ".join(f"{self.frames_for_latents(count)} ({count} latents)" for count in dict.fromkeys(near))
+        raise ValueError(f"overlap_frames: got {frames}, at which no clip of this model's VAE ends: the next chunk "
+                         f"would begin in the middle of one. Use {choice}")
+
+    def plan_note(self, new_latents: int) -> str:
+        """Where picture and sound meet: every 51 frames at 24 frames and 40 sound latents a second."""
+        frames = self.frames_for_latents(new_latents)
+        meets = math.lcm(sum(self.cycle), (self.sound_rate / self.fps).denominator)
+        return "" if frames % meets == 0 else (
+            f"picture and sound latents meet every {meets} frames, chunks advance by {frames}: each chunk's speech is "
+            "encoded from where its picture begins, so lips stay right; a generated sound would be cut between latents")

@@ -32,11 +32,14 @@ def closed_spans(lengths: Sequence[int], frames: int) -> dict[tuple[int, int], f
     return visibility
 
 
-def token_ranges(frames: Sequence[int], tokens_per_frame: int, first: int = 0) -> list[tuple[int, int]]:
-    """Sorted latent frames as merged [start, end) token ranges, frame 0 from token `first` on."""
+Starts = int | Sequence[int]      # at which token frame 0 begins, the others behind it; or each frame
+
+
+def token_ranges(frames: Sequence[int], tokens_per_frame: int, first: Starts = 0) -> list[tuple[int, int]]:
+    """Latent frames as sorted, merged [start, end) token ranges; `first`: where they begin."""
     ranges: list[tuple[int, int]] = []
-    for frame in sorted(frames):
-        start = first + frame * tokens_per_frame
+    for start in sorted(first + frame * tokens_per_frame if isinstance(first, int) else first[frame]
+                        for frame in frames):
         if ranges and ranges[-1][1] == start:
             ranges[-1] = (ranges[-1][0], start + tokens_per_frame)
         else:
@@ -57,16 +60,16 @@ def without_tokens(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[
 
 
 def attend_by_groups(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
-                     groups: Sequence[tuple[list[int], Bias]], dim: int = 1, first: int = 0) -> Tensor:
+                     groups: Sequence[tuple[list[int], Bias]], dim: int = 1, first: Starts = 0) -> Tensor:
     """Self-attention in which each group of query frames sees its own keys.
 
-    `query`, `key`, `value` have their tokens along `dim` (1 for (B, S, H*D)); frames begin at token `first` and are
-    `tokens_per_frame` tokens each; tokens before and behind them see everything, and are seen by all. `attend` is
+    `query`, `key`, `value` have their tokens along `dim` (1 for (B, S, H*D)); frames begin at token `first`, or each at
+    its own, and are `tokens_per_frame` tokens each; the other tokens see everything, and are seen by all. `attend` is
     called without a mask: once for each hard group, twice for a group with weights between 0 and 1.
     """
-    total, length = key.shape[dim], query.shape[dim]
-    grouped = sum(len(queries) for queries, _ in groups) * tokens_per_frame
-    others = [(start, end) for start, end in ((0, first), (first + grouped, length)) if end > start]
+    total = key.shape[dim]
+    grouped = token_ranges([frame for queries, _ in groups for frame in queries], tokens_per_frame, first)
+    others = without_tokens(grouped, query.shape[dim])
     if others and all(bias for _, bias in groups):
         groups = [*groups, ([], ())]
     output = None
@@ -89,7 +92,7 @@ def attend_by_groups(attend: Attend, query: Tensor, key: Tensor, value: Tensor, 
 
 
 def attend_with_bias(attend: Attend, query: Tensor, key: Tensor, value: Tensor, tokens_per_frame: int,
-                     bias: Bias, total: int, dim: int, first: int = 0) -> Tensor:
+                     bias: Bias, total: int, dim: int, first: Starts = 0) -> Tensor:
     """One group's attention: hidden keys are cut out, down-weighted ones scale the values and the row sums."""
     hidden = token_ranges([frame for frame, weight in bias if weight == 0], tokens_per_frame, first)
     visible = without_tokens(hidden, total)
@@ -98,7 +101,8 @@ def attend_with_bias(attend: Attend, query: Tensor, key: Tensor, value: Tensor, 
         return attend(query, take_tokens(key, visible, dim), take_tokens(value, visible, dim))
     scale = torch.ones(total, dtype=value.dtype, device=value.device)
     for frame, weight in weights.items():
-        scale.narrow(0, first + frame * tokens_per_frame, tokens_per_frame).fill_(weight)
+        (start, _), = token_ranges([frame], tokens_per_frame, first)
+        scale.narrow(0, start, tokens_per_frame).fill_(weight)
     shape = [1] * value.ndim
     shape[dim] = total
     scales = take_tokens(scale.view(shape).expand_as(value), visible, dim).contiguous()

@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.techniques.timeline import Timeline
+from lodestar.pipelines.take.plan import plan_take
+from lodestar.techniques.timeline import ClipTimeline, Timeline
 
 pytestmark = pytest.mark.once
 
@@ -87,3 +88,35 @@ def test_latents_and_frames_by_each_convention():
     assert [(timeline.first_frame(latent), timeline.last_frame(latent)) for latent in (0, 1, 2)] == \
         [(0, 0), (1, 4), (5, 8)]
     assert timeline.even_frames(0, 1) == (0, 4) and timeline.even_frames(3, 2) == (12, 8)
+
+
+# ---------------------------------------------------------------- clips
+
+def test_a_clock_of_clips_counts_whole_clips_and_their_tail():
+    clock = ClipTimeline(Fraction(24))
+    assert [clock.frames_for_latents(n) for n in (0, 1, 2, 5, 6, 7, 37)] == [0, 1, 5, 17, 18, 22, 124]
+    assert [clock.latents_for_frames(n) for n in (0, 1, 5, 6, 22, 23, 124)] == [0, 2, 2, 7, 7, 12, 37]
+    assert [clock.latents_within_frames(n) for n in (0, 4, 5, 21, 22, 130)] == [0, 0, 2, 2, 7, 37]
+    assert [(clock.first_frame(n), clock.last_frame(n)) for n in (0, 1, 5, 6)] == [(0, 0), (1, 4), (17, 17), (18, 21)]
+
+
+@pytest.mark.parametrize(("frames", "near"), [
+    (13, r"5 \(2 latents\) or 22 \(7 latents\)"), (3, r"Use 5 \(2 latents\)$"),
+    (121, r"107 \(32 latents\) or 124 \(37 latents\)")])
+def test_an_overlap_in_the_middle_of_a_clip_is_refused_with_its_neighbours(frames, near):
+    with pytest.raises(ValueError, match=f"overlap_frames: got {frames}.*{near}"):
+        plan_take(ClipTimeline(Fraction(24)), 480, 141, frames, 64, 64)
+
+
+def test_chunks_of_a_clock_of_clips_begin_and_end_with_one_and_say_where_sound_meets_picture():
+    def plan(overlap, frames=480):
+        return plan_take(ClipTimeline(Fraction(24)), frames, 124, overlap, 64, 64)
+
+    for overlap, frames in ((22, 480), (5, 480), (22, 131), (39, 1000)):
+        chunks = plan(overlap, frames).chunks
+        assert all(chunk.first_latent % 5 == 0 and chunk.latents % 5 == 2 for chunk in chunks)
+        assert plan(overlap, frames).trimmed_frames >= 0
+    assert not [note for note in plan(22).notes if "meet" in note]      # chunks advance by 102 frames, twice 51
+    assert any("meet every 51 frames, chunks advance by 119" in note for note in plan(5).notes)
+    with pytest.raises(ValueError, match="cannot go on from it"):
+        plan(22).after_clip(7)

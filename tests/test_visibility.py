@@ -93,3 +93,18 @@ def test_ranges():
     assert token_ranges([4, 0, 1], 10) == [(0, 20), (40, 50)]
     assert without_tokens([(0, 20), (40, 50)], 60) == [(20, 40), (50, 60)]
     assert without_tokens([], 7) == [(0, 7)]
+
+
+def test_frames_may_stand_anywhere_in_the_sequence():
+    """Each from a token of its own, as against the same tokens in order."""
+    query, key, value = (torch.randn(1, 11, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    starts, order = [7, 2, 9], [7, 8, 2, 3, 9, 10, 0, 1, 4, 5, 6]
+    groups = query_groups({(0, 1): 0.0, (2, 1): 0.5}, 3)
+
+    def attend(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+    made = attend_by_groups(attend, query, key, value, 2, groups, first=starts)
+    sorted_by_frame = attend_by_groups(attend, query[:, order], key[:, order], value[:, order], 2, groups)
+    assert torch.allclose(made[:, order], sorted_by_frame, atol=1e-6)
+    assert not torch.allclose(made, attend(query, key, value), atol=1e-3)

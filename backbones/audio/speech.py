@@ -2,6 +2,8 @@
 chunk."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ class Speech:
     files: tuple[FeatureFile, ...] = ()
     samples: int | None = None      # of the speech at 16 kHz, which silence may follow in the features
     marks: tuple[str, ...] = ()     # of the recording, where its encoder left them
+    encoder: Any = None             # of sound into latents, where the features are the recording's samples
+    ahead: Fraction = Fraction(0)   # of speech behind a chunk that it is given as well, seconds
 
     @classmethod
     def of(cls, features: dict) -> "Speech":
@@ -35,7 +39,8 @@ class Speech:
         return cls(features.get("audio_streams") or (features["encoded_audio_all_layers"],),
                    float(features.get("rate_hz", CORE_RATE_HZ)), features.get("family", ""),
                    features.get("speaker_masks"), features.get("files", ()), features.get("audio_samples"),
-                   features.get("sound_marks", ()))
+                   features.get("sound_marks", ()), features.get("sound_encoder"),
+                   Fraction(features.get("seconds_ahead", 0)))
 
     @property
     def layers(self) -> int:
@@ -82,6 +87,17 @@ class Speech:
         found = torch.cat([clock.feature_frames(layer, self.rate_hz, first_frame, frames) for layer in self.streams[0]])
         self.release()
         return check_finite(found)
+
+    def samples_between(self, begin: Fraction, seconds: Fraction) -> Tensor:
+        """Of a recording its samples (1, S, channels) from `begin` on, each within half a sample; silence behind it."""
+        first, count = round(begin * Fraction(self.rate_hz)), round(seconds * Fraction(self.rate_hz))
+        own = self.streams[0][0][:, first:first + count]
+        return torch.nn.functional.pad(own, (0, 0, 0, count - own.shape[1]))
+
+    def encode(self, samples: Tensor, begin: Fraction, seconds: Fraction) -> Tensor:
+        """The sound latents of a part of some samples (1, S, channels)."""
+        first = round(begin * Fraction(self.rate_hz))
+        return self.encoder(samples[:, first:first + round(seconds * Fraction(self.rate_hz))])
 
     def audio_slots(self, first_frame: int, frames: int, stride: int) -> Tensor:
         """The audio slots around each pixel frame (1, streams, frames, slots, layers, C), `stride` steps per frame."""

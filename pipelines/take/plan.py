@@ -198,6 +198,10 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
         return plan_stream(timeline, total_frames, block_latents, width, height, script, grid)
     _check_picture(timeline.fps, width, height, grid)
     least = 1 + bool(opening_latents)
+    if opening_latents and timeline.step > 1:
+        raise ValueError("this model's VAE encodes clips that each begin with a single frame, and a video may end "
+                         "anywhere in one: a take cannot go on from it. Begin with its last picture as the reference")
+    timeline.check_overlap(overlap_frames)
     if total_frames < least:
         raise ValueError(f"the take has {total_frames} frames; the audio must last at least {least} frame"
                          f"{'s' * (least > 1)} ({float(least / timeline.fps):.3f} s at {_rate(timeline.fps)} fps)")
@@ -209,13 +213,14 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
             f"than its overlap of {overlap_frames} frames ({overlap_latents} latents), and the overlap 0 or more; "
             f"make the chunk at least {timeline.frames_for_latents(max(overlap_latents, 0) + 1)} frames")
     needed = timeline.latents_for_frames(total_frames)
-    windows = _windows(needed, chunk_latents, overlap_latents, bool(opening_latents))
+    windows = _windows(needed, chunk_latents, overlap_latents, bool(opening_latents), timeline.step)
     starts = [timeline.seconds_at(timeline.first_frame(first + context)) for first, context, _ in windows]
     starts[0] = Fraction(0)
     prompts, notes = prompts_for_chunks(parse_story(script or ""), starts, timeline.seconds_at(total_frames))
     chunks = tuple(Chunk(index, first, context, latents, prompts[index], index * seed_step)
                    for index, (first, context, latents) in enumerate(windows))
     snapped = _snap_notes(timeline, chunk_frames, chunk_latents, overlap_frames, overlap_latents)
+    snapped += filter(None, [timeline.plan_note(chunk_latents - overlap_latents) if len(chunks) > 1 else ""])
     return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(snapped + notes),
                      opening_latents=opening_latents, asked=asked)
 
@@ -302,12 +307,13 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
     return "\n".join([*lines, *plan.notes])
 
 
-def _windows(needed: int, chunk: int, overlap: int, opened: bool) -> list[tuple[int, int, int]]:
-    """(first_latent, context_latents, latents) of each chunk. `opened`: latent 0 is there already."""
+def _windows(needed: int, chunk: int, overlap: int, opened: bool, step: int) -> list[tuple[int, int, int]]:
+    """(first_latent, context_latents, latents) of each chunk. `opened`: latent 0 is there already. `step`: of which
+    new latents are a multiple."""
     windows = [] if opened else [(0, 0, min(chunk, needed))]
     done, usual = 1 if opened else windows[0][2], chunk - overlap
     while done < needed:
-        new = min(usual, max(needed - done, (usual + 1) // 2))
+        new = min(usual, max(needed - done, -(-usual // (2 * step)) * step))
         windows.append((done - overlap, overlap, overlap + new))
         done += new
     return windows

@@ -159,15 +159,17 @@ def _warm_up(plan: ChunkPlan, past: TakePast, past_frames: int, events: Events) 
     """Bring a new stream, and the frames kept for the sampler, to where the finished latents left them; returns how
     many frames came. Of clips that are each decoded on their own it is the last one, where frames of it are asked for.
 
-    The first latent must have an even number: a new stream decodes it alone, as it does latent 0, and the pairs after
-    it are then the pairs of the whole take. Latents are pushed in the portions in which they were pushed before.
+    The first latent must have an even number and begin a clip of the VAE's: a new stream decodes it alone, as it does
+    latent 0, and the pairs after it are then the pairs of the whole take. Latents are pushed in the portions in which
+    they were pushed before.
     """
     frames_seen, stream = 0, past.stream
     *starts, end = accumulate(past.pieces, initial=0)
     if plan.repeated_frames:
         return _replay_clip(past, starts[-1] if past_frames else end, end, events)
     kept = max(end - plan.timeline.latents_for_frames(past_frames), 0)
-    first = max(max(start for start in starts if start <= kept) - stream.warmup_latents, 0) // 2 * 2
+    first = max(max(start for start in starts if start <= kept) - stream.warmup_latents, 0)
+    first -= first % (2 * plan.timeline.step)
     cuts = [first, *(start for start in starts if start > first), end]
     for low, high in pairwise(cuts):
         events.latents_replayed(low - first, end - first)
