@@ -21,6 +21,7 @@ from .audio.speech import Speech
 from .frame_conditions import WINDOW, Cut, window_of
 from .images import fit_picture
 from .sampling_run import once, say
+from .written_memory import MEMORY
 
 if TYPE_CHECKING:
     from .speech_guider import SpeechGuider
@@ -119,7 +120,8 @@ class Backbone(ABC):
     supported: ClassVar[str]
     frame_conditions: ClassVar[Mapping[str, Cut]] = {}
     memory: ClassVar[str] = ""           # of a family whose latents may each have their own level, how clean ones are
-    #                                      seen: "joint", they ride in every call, "closed", they see only one another
+    #                                      seen: "joint", they ride in every call, "closed", they see only one another,
+    #                                      "written", a forward of them at level 0 leaves keys and values (students)
     encoder: ClassVar[str] = ""
     recipe: ClassVar[Recipe | None] = None
     name: str
@@ -323,9 +325,10 @@ def lay_out_call(own: Layout, techniques: tuple[Technique, ...], position: Chunk
                  ) -> tuple[Layout, dict[tuple[int, int], float]]:
     """As techniques.technique.lay_out, at the place of the rolling or context window where the call is of one; a
     technique that changes nothing in this layout says so once a run."""
-    window = window_of(transformer_options)
+    window, memory = window_of(transformer_options), transformer_options.get(MEMORY)
     if window is not None and WINDOW in transformer_options:
-        position = replace(position, first_latent=position.first_latent + window.latents[0], rolls=True)
+        first = position.first_latent + window.latents[0] - (memory.first_time if memory else 0)
+        position = replace(position, first_latent=first, rolls=True, remembers=memory is not None)
     elif window is not None:
         position = replace(position, window=window.latents, whole=window.total)
     layout, visibility = lay_out(own, techniques, position)

@@ -36,6 +36,12 @@ class RamBlocks(Sequence[Kept]):
             self.buffers = tuple(tuple(torch.empty_like(tensor, device=self.device) for tensor in host)
                                  for _ in self.held)
 
+    def overwrite(self, index: int, part: int, first: int, value: Tensor) -> None:
+        """Put `value` (B, n, ...) over one block's tensor number `part`, from entry `first` of its second axis on,
+        behind all work queued on the card so far."""
+        self.host[index][part][:, first:first + value.shape[1]].copy_(value, non_blocking=True)
+        self.held = [None if held == index else held for held in self.held]
+
     def __len__(self) -> int:
         return len(self.host)
 
@@ -70,6 +76,11 @@ class RamBlocks(Sequence[Kept]):
             return nullcontext()
         self.stream.wait_stream(model_management.current_stream(self.device))
         return self.stream.as_context(self.stream)
+
+    def settle(self) -> None:
+        """Wait until what was put here is."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
         """Give the memory back, once the last copy is through."""

@@ -7,23 +7,20 @@ below the model's wrappers, and x0 = x - sigma * v above them, for flow models a
 """
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..backbones import attach, streaming
 from ..backbones.backbone import Backbone
-from ..backbones.frame_conditions import WINDOW, Window
-from ..techniques.rolling_window import Call, Rolling, noise_seed, roll, spread_levels
-from ..techniques.technique import ChunkPosition
+from ..backbones.written_memory import WrittenMemory
+from ..techniques.rolling_window import Rolling, noise_seed, roll
 from ..techniques.temporal_anchor import count_recents
 from ..techniques.timeline import frames_of
+from .stream_calls import calls_of
 
-KEY = "lodestar_levels"
 CACHES = ("easycache", "lazycache")     # keys under which core's nodes wrap a model that they leave out calls of
 Noise = Callable[[int, int], Tensor]    # of a block at a level
 
@@ -71,7 +68,7 @@ class Stream:
     `first_latent` of the take. `windows`: which, None for all.
 
     `seen`: the finished latents before them, in model space, and afterwards those after. `held`: likewise the blocks
-    that are in the window.
+    that are in the window, `memory`: what a model that is "written" remembers.
     """
     rolling: Rolling
     blocks: int
@@ -80,12 +77,13 @@ class Stream:
     windows: range | None = None
     seen: Tensor | None = None
     held: dict[int, Tensor] = field(default_factory=dict)
+    memory: WrittenMemory | None = None
 
     def run(self, guider, extra_args: dict, callback: Callable | None, start: Tensor) -> Tensor:
         """`start` (B, C, T, h, w) with the blocks that leave the window in their places."""
         made, model, steps = start.clone(), guider.model_patcher, self.rolling.levels
         recents = count_recents(attach.techniques_of(model))
-        calls = Calls(self, guider, extra_args, start.shape[2])
+        calls = calls_of(self, guider, extra_args, start.shape[2])
         emitted = range(self.blocks) if self.windows is None else self.rolling.emitted_in(self.windows)
         blocks = roll(self.rolling, self.blocks, recents, calls.predict, self.noise_of, calls.remember, self.windows,
                       self.held)
@@ -101,34 +99,6 @@ class Stream:
         return range(latents.start - self.first_latent, latents.stop - self.first_latent)
 
 
-@dataclass(frozen=True, eq=False)
-class Calls:
-    """The calls of the guider that a stream makes. `latents`: how many its conditions are for."""
-    stream: Stream
-    guider: Any
-    extra_args: dict
-    latents: int
-
-    def predict(self, call: Call, x: Tensor) -> Tensor:
-        """The clean prediction of the window beside the finished latents that it sees."""
-        stream, held, parts = self.stream, len(call.recents), [x]
-        if held:
-            assert stream.seen is not None
-            parts = [stream.seen[:, :, -held:].to(x), x]
-        levels = (0.0,) * held + spread_levels(stream.rolling.sigmas, call, stream.rolling.block_latents)
-        place = stream.place(call.latents)
-        window = Window(tuple(range(place.start - held, place.stop)), self.latents, held)
-        options = with_levels(self.guider.model_patcher, self.extra_args["model_options"], window,
-                              torch.tensor(levels).to(x), self.guider.inner_model.model_sampling)
-        made = self.guider(torch.cat(parts, 2), x.new_ones(len(x)), **{**self.extra_args, "model_options": options})
-        return made[:, :, held:]
-
-    def remember(self, call: Call, clean: Tensor) -> None:
-        stream, most = self.stream, count_recents(attach.techniques_of(self.guider.model_patcher))
-        whole = clean if stream.seen is None else torch.cat([stream.seen.to(clean), clean], 2)
-        stream.seen = whole[:, :, -most:]
-
-
 class StreamSampler(comfy.samplers.Sampler):
     """The SAMPLER of one chunk of a stream: where its windows put the blocks that leave them."""
 
@@ -141,31 +111,6 @@ class StreamSampler(comfy.samplers.Sampler):
         """(B, C, T, h, w) in model space, zeros where no block has left the window."""
         check_model(model_wrap)
         return self.stream.run(model_wrap, extra_args, callback, torch.zeros_like(noise))
-
-
-def with_levels(model, model_options: dict, window: Window, levels: Tensor, model_sampling) -> dict:
-    """The options of one call of the model, whose latents stand at `levels` (F,). `window`: which of the clip's they
-    are.
-
-    Below the pack's wrapper each latent has a timestep of its own; above it, core's x - 1 * v becomes x - level * v.
-    """
-    timesteps = model_sampling.timestep(levels).float()
-    patch = attach.patch_of(model) or attach.Patch(model, (), ChunkPosition())
-
-    def spread_timesteps(executor, x, timestep, *args, **kwargs):
-        return executor(x, timesteps.expand(len(x), -1), *args, **kwargs)
-
-    def spread_prediction(executor, x, *args, **kwargs):
-        return x - levels.view(-1, 1, 1) * (x - executor(x, *args, **kwargs))
-
-    options = model_options["transformer_options"]
-    wrappers = options.get("wrappers", {})
-    own = {WrappersMP.DIFFUSION_MODEL: (spread_timesteps, patch), WrappersMP.APPLY_MODEL: (spread_prediction,
-                                                                                        patch.cut_conditions)}
-    wrappers = {**wrappers, **{kind: {KEY: [first], attach.KEY: [then], **{
-        key: value for key, value in wrappers.get(kind, {}).items() if key != attach.KEY}}
-        for kind, (first, then) in own.items()}}
-    return {**model_options, "transformer_options": {**options, "wrappers": wrappers, WINDOW: window}}
 
 
 def check_model(guider) -> Backbone:

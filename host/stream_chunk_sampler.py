@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..backbones import attach
 from ..backbones.allocator import give_back
+from ..backbones.written_memory import WrittenMemory
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..pipelines.take.protocols import ChunkSampler
 from ..techniques.protocols import Past
 from ..techniques.rolling_window import noise_seed
 from ..techniques.technique import ChunkPosition
-from ..techniques.temporal_anchor import count_recents
+from ..techniques.temporal_anchor import count_recents, find_temporal_anchor
 from .chunk_sampler import GuiderChunkSampler, Sampling
 from .progress import TakeProgress
 from .rolling_sampler import RollingSampler, Stream, StreamSampler, check_levels
@@ -36,13 +37,18 @@ class StreamChunkSampler:
         self.recents = count_recents(inputs.techniques)
         self.blocks = (inputs.plan.total_latents - 1) // self.rolling.block_latents
         self.held: dict[int, Tensor] = {}
+        written = inputs.backbone.memory == "written"
+        self.memory = WrittenMemory(find_temporal_anchor(inputs.techniques)) if written else None
 
     def state(self) -> dict[str, Tensor]:
-        """The blocks in the window, as noisy as they are."""
-        return {f"block_{block}": x.cpu() for block, x in self.held.items()}
+        """The blocks in the window, as noisy as they are, and what a model that is "written" remembers."""
+        held = {f"block_{block}": x.cpu() for block, x in self.held.items()}
+        return held if self.memory is None else {**held, **self.memory.state()}
 
     def restore(self, state: dict[str, Tensor], past: Past) -> None:
-        self.held = {int(name.removeprefix("block_")): x for name, x in state.items()}
+        self.held = {int(name.removeprefix("block_")): x for name, x in state.items() if name.startswith("block_")}
+        if self.memory is not None:
+            self.memory.restore(state)
 
     def sample(self, chunk: Chunk, past: Past) -> Iterator[Tensor]:
         self.progress.begin_chunk(chunk)
@@ -60,11 +66,11 @@ class StreamChunkSampler:
 
     def make_stream(self, blocks: range, past: Past) -> Stream:
         """The windows that these blocks leave, behind what is finished."""
-        seen = min(self.recents, blocks.start * self.rolling.block_latents)
+        seen = min(self.recents, blocks.start * self.rolling.block_latents) if self.memory is None else 0
         first = self.rolling.latents_of(blocks).start - seen
         finished = self.inputs.model.model.process_latent_in(past.latents(seen)) if seen else None
         return Stream(self.rolling, self.blocks, self.noise_of, first, self.rolling.windows_of(blocks), finished,
-                      dict(self.held))
+                      dict(self.held), self.memory)
 
     def noise_of(self, block: int, level: int) -> Tensor:
         """The take's noise of a seed that block and level have to themselves."""

@@ -1,8 +1,8 @@
 """A KV cache whose tokens keep their places: keys after their norm and before RoPE, values, where each token stands.
 
 Since keys are rotated when they are read, the same cache can stand at any time: an anchor that moves with the window
-(AvatarForcing), the last clean frames, LongCat's conditioning frames and a video reference are uses of it. For now the
-product has LongCat's conditioning frames in one; both of AvatarForcing's anchors ride as clean latents in every call.
+(AvatarForcing), the last clean frames, LongCat's conditioning frames and a video reference are uses of it. The product
+has LongCat's conditioning frames in one; what a stream remembers on ComfyUI's own models is in backbones/kv_slots.py.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,9 @@ distance.
 K(i) = RoPE(K before RoPE, u + d), u the oldest latent that the call sees and d = -1 by default; in local time that is d
 itself. Without re-indexing it stays at the take's own first latent, as a cache of rotated keys has it, and the stream
 leaves it behind. The authors' code does that in the calls that write a finished block, which the paper does not say.
-For now the product carries it as a clean latent in every call, and its keys are in no cache.
+A model with a `written` memory keeps its keys before RoPE; in any other it rides as a clean latent in every call.
 """
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -40,13 +41,25 @@ class StyleAnchor(Technique):
         behind = not self.reindex or (writing and self.in_write == "upstream")
         return -local_zero if behind else self.distance
 
-    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
-        time = self.time(position.first_latent)
-        if self.latents is None and layout.find("reference") is not None:
-            return layout.change("reference", times=tuple(time + frame for frame in range(
-                len(layout["reference"].times))))
+    def picture(self, position: ChunkPosition) -> Tensor:
+        """(1, C, k, h, w) in LATENT space. Raises ValueError where there is none."""
         latents = self.latents if self.latents is not None else position.reference
         if latents is None:
             raise ValueError("style anchor: no picture came. Connect a LATENT to its anchor input (Reference Picture "
                              "makes one) or a reference to Long Take")
+        return latents
+
+    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
+        if position.remembers:
+            return layout
+        time = self.time(position.first_latent)
+        if self.latents is None and layout.find("reference") is not None:
+            return layout.change("reference", times=tuple(time + frame for frame in range(
+                len(layout["reference"].times))))
+        latents = self.picture(position)
         return layout.append(Span("anchor", tuple(time + frame for frame in range(latents.shape[2])), latents=latents))
+
+
+def find_style_anchor(techniques: Iterable[Technique]) -> StyleAnchor | None:
+    """The one among some techniques."""
+    return next((technique for technique in techniques if isinstance(technique, StyleAnchor)), None)

@@ -28,7 +28,7 @@ class ChunkPosition:
     `context`: (1, C, k, h, w) clean latents that open the chunk, for models that take them as tokens. `chunk`: its
     number, from 0. `first_latent`: index of the chunk's first latent in the take. `window`: which latents of the
     sampler's `whole` number a call holds, in its order, where a node samples in context windows. `rolls`: whether a
-    call is a rolling window's.
+    call is a rolling window's; `remembers`: whether its model keeps picture and finished latents in a KV cache.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
@@ -38,6 +38,7 @@ class ChunkPosition:
     window: tuple[int, ...] = ()
     whole: int = 0
     rolls: bool = False
+    remembers: bool = False
 
 
 @dataclass(frozen=True, eq=False)

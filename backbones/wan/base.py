@@ -17,7 +17,9 @@ from ...techniques.technique import restricts_visibility
 from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
+from ..written_memory import MEMORY, PICTURE, MemoryCall
 from .call import WanCall, split_attention
+from .memory import attention_with_memory
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Wan(Backbone):
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
+        memory = call.transformer_options.get(MEMORY)
+        if memory is not None:
+            return self.prepare_remembering(call, memory, techniques, position, process_in)
         own = self.own_layout(call)
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
@@ -61,6 +66,27 @@ class Wan(Backbone):
         if restricts_visibility(techniques):
             call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    def prepare_remembering(self, call: WanCall, memory: MemoryCall, techniques, position, process_in) -> WanCall:
+        """A call that sees what a stream remembers; of other clean frames only those of other techniques ride along."""
+        if restricts_visibility(techniques):
+            raise ValueError(f"model: a node on it hides frames from one another, which {self.name} cannot do beside "
+                             "the KV cache of a stream. Remove Reference Skip")
+        own = self.own_layout(call)
+        if memory.writes == PICTURE:
+            call, layout = self.show_picture(call, memory.window_audio), own
+        else:
+            own = own.change("chunk", times=tuple(memory.first_time + time for time in own["chunk"].times))
+            layout, _ = lay_out_call(own, techniques, position, call.transformer_options)
+        check_other_nodes(call, layout)
+        rows = call.rows([time for span in layout.spans for time in span.times])
+        call = call.with_attention(attention_with_memory(call, memory, call.x.shape[2], rows))
+        return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    def show_picture(self, call: WanCall, window_audio: bool) -> WanCall:
+        """The call of a `written` memory that has its picture alone, at level 0, as this family was trained to be given
+        it. `window_audio`: whether it has the window's first row of audio features, instead of zeros."""
+        return call
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:
