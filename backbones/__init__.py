@@ -19,6 +19,7 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
     "animate.second.WanAnimate2",
     "cogvideox.backbone.CogVideoX",
     "hunyuan.backbone.HunyuanVideo",
+    "ltx.backbone.LTX",
 )
 
 

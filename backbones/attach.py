@@ -68,6 +68,7 @@ def with_run(executor, noise, *args, **kwargs):
     """An OUTER_SAMPLE wrapper: gives the model's calls a store and our own conditions, and checks other nodes'
     patches."""
     guider = executor.class_obj
+    find(guider.model_patcher).check_options(guider.model_patcher.model, guider.model_options)
     lay_out = conditions_layout(guider.model_patcher, kwargs.get("latent_shapes") or [noise.shape])
     guider.conds = {name: [with_own_conditions(lay_out(entry)) for entry in entries]
                     for name, entries in guider.conds.items()}

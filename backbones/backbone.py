@@ -42,6 +42,8 @@ class ChunkRequest:
     passed. `driving`: of a driving video by name (pose, face, background, mask), a frame for each of the chunk's, its
     first latent counted as one frame. `encode`: (T, H, W, 3) -> (1, C, t, h, w), for what is each chunk's own.
     `given`: names of the values that the user's conditioning has. `fps`: the take's, 0 for the family's own.
+    `re_encoded`: whether the context begins with a frame alone, as a VAE encodes frames, and no latents passed.
+    `seconds_ahead`: how much of `audio` lies behind the chunk.
     `encode_sound`: (the chunk's `audio`, begin and length in seconds) -> latents, for families whose audio is sound.
     """
     latents: int
@@ -58,6 +60,8 @@ class ChunkRequest:
     encode: Callable[[Tensor], Tensor] | None = None
     given: frozenset[str] = frozenset()
     fps: Fraction = Fraction(0)
+    re_encoded: bool = False
+    seconds_ahead: Fraction = Fraction(0)
     encode_sound: Callable[[Tensor, Fraction, Fraction], Tensor] | None = None
 
     def open_with(self, known: Tensor | None, latent_format: LatentFormat) -> tuple[Tensor, Tensor | None]:
@@ -279,6 +283,10 @@ class Backbone(ABC):
     def trim(self, made, x):
         """What the model made of a call, without what `prepare` added behind the sampler's own `x`."""
         return made[:, :, :x.shape[2]]
+
+    def check_options(self, base, model_options: Mapping) -> None:
+        """Raises ValueError for what other nodes have put on a model that ComfyUI cannot run with it."""
+        return None
 
     def lay_out_conditions(self, entry: dict, techniques: tuple[Technique, ...], position: ChunkPosition, latents: int
                            ) -> dict:

@@ -12,6 +12,7 @@ import comfy.utils
 import latent_preview
 from comfy.model_management import InterruptProcessingException
 
+from ..backbones.backbone import pictures_of
 from ..pipelines.take.journal import Journal
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..pipelines.take.protocols import Events
@@ -91,7 +92,9 @@ class TakeProgress(Events):
         previewer = latent_preview.get_previewer(load_device, latent_format)
 
         def callback(step, denoised, latents, total_steps):
-            preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
+            shown = pictures_of(denoised)
+            whole = shown.ndim > 3      # ComfyUI 0.7 gives picture and sound as one row of numbers
+            preview = previewer.decode_latent_to_preview_image("JPEG", shown) if previewer and whole else None
             seconds = self._lap()
             if step or chunk.index > self._first:
                 self._step_pace.add(seconds, 1)

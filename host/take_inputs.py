@@ -171,6 +171,8 @@ class TakeInputs:
         return ChunkRequest(chunk.latents, self.latent_shape, context, reference, self.audio_for(chunk),
                             opening.concat_latent, self.speakers, opening.conditions, self.pads, context_frames,
                             beside, self.encode, given, self.plan.timeline.fps,
+                            not chunk.index or self.handover.handover_frames(1) > 0,
+                            self.speech.ahead if self.speech else Fraction(0),
                             self.speech.encode if self.speech and self.speech.encoder is not None else None)
 
     def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,

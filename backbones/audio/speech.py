@@ -89,10 +89,12 @@ class Speech:
         return check_finite(found)
 
     def samples_between(self, begin: Fraction, seconds: Fraction) -> Tensor:
-        """Of a recording its samples (1, S, channels) from `begin` on, each within half a sample; silence behind it."""
+        """Of a recording its samples (1, S, channels) from `begin` on, each within half a sample; silence where it has
+        none."""
         first, count = round(begin * Fraction(self.rate_hz)), round(seconds * Fraction(self.rate_hz))
-        own = self.streams[0][0][:, first:first + count]
-        return torch.nn.functional.pad(own, (0, 0, 0, count - own.shape[1]))
+        own = self.streams[0][0][:, max(first, 0):max(first + count, 0)]
+        before = min(max(-first, 0), count)
+        return torch.nn.functional.pad(own, (0, 0, before, count - before - own.shape[1]))
 
     def encode(self, samples: Tensor, begin: Fraction, seconds: Fraction) -> Tensor:
         """The sound latents of a part of some samples (1, S, channels)."""

@@ -16,17 +16,18 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from comfy.nested_tensor import NestedTensor
 from draws import random
+from joint_models import load_ltx
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.backbone import Backbone, ChunkInputs, ChunkRequest
+from lodestar.backbones.backbone import Backbone, ChunkInputs, ChunkRequest, pictures_of
 from lodestar.backbones.infinitetalk.patching import with_speech_patch
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.omniavatar.loader import load_omniavatar
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.technique import ChunkPosition
-from lodestar.techniques.timeline import Timeline
 from torch import Tensor
 
 SIZE, LATENTS, FIRST = (8, 8), 6, 4     # of latents; a chunk's, the number of its first
@@ -42,7 +43,8 @@ class Family:
     attention with the frames, so that it tells them of what they do not attend to. `driven`: whether it follows a
     driving video. `alone`: whether no picture can stand beside its own reference. `attention`: a layer whose weight a
     LoRA may change. `text`: width of its prompts, `values`: what they have beside it. `given`: what says of the user's
-    conditioning that the picture opens the video.
+    conditioning that the picture opens the video. `first`: of a later chunk, its first latent. `sound`: of sound
+    latents beside the picture's, 0 along their time.
     """
     title: str
     load: Callable[[Path], Any]
@@ -57,6 +59,8 @@ class Family:
     values: Mapping[str, Any] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     vae: str = "lodestar_tiny_wan_vae.safetensors"
+    first: int = FIRST
+    sound: tuple[int, ...] = ()
 
     @property
     def exists(self) -> bool:
@@ -121,6 +125,8 @@ FAMILIES = {
     "hunyuan_i2v": Family("HunyuanVideo I2V (concat), SkyReels V1", partial(load_by_core, "hunyuan_i2v"), **HUNYUAN),
     "hunyuan15": Family("HunyuanVideo 1.5", partial(load_by_core, "hunyuan15"), given=frozenset({"clip_vision_output"}),
                         **{**HUNYUAN, "values": {"pooled_output": None}}),
+    "ltx": Family("LTX-2, 2.3, 2.5", lambda models: load_ltx(), "comfy.ldm.lightricks.av_model", text=80,
+                  attention="transformer_blocks.0.attn1.to_q", sound=(1, 8, 0, 16)),
 }
 
 
@@ -158,7 +164,7 @@ class FamilyChunk:
 
     def picture(self, seed: int, frames: int = 1) -> Tensor:
         """A LATENT's samples (1, C, frames, h, w)."""
-        return random(1, self.model.model.latent_format.latent_channels, frames, *SIZE, seed=seed)
+        return random(1, self.backbone.latent_channels(self.model.model), frames, *SIZE, seed=seed)
 
     def audio(self, seed: int = 20, latents: int = LATENTS, first: int = FIRST) -> Tensor | None:
         """The chunk's audio features."""
@@ -168,16 +174,16 @@ class FamilyChunk:
         layers, width = backbone.audio_shape
         stream = tuple(random(1, 400, width, seed=seed + layer) for layer in range(layers))
         speech = Speech((stream,), 32.0 if backbone.fps == 16 else 25.0)
-        return backbone.audio_for(speech, Timeline(Fraction(backbone.fps)), first, latents)
+        return backbone.audio_for(speech, backbone.timeline(Fraction(backbone.fps)), first, latents)
 
     def inputs(self, chunk: int = 1, context: int = 7, picture: int = 6, latents: int = LATENTS) -> ChunkInputs:
         """Of the take's `chunk`, 0 or 1. `context`: the seed of what is handed over, `picture`: of the take's."""
         past = self.picture(context, self.backbone.context_latents(2)) if chunk else None
-        first = FIRST * chunk
+        first = self.family.first * chunk
         return self.backbone.chunk_inputs(ChunkRequest(
-            latents, (self.model.model.latent_format.latent_channels, *SIZE), past, self.picture(picture),
+            latents, (self.backbone.latent_channels(self.model.model), *SIZE), past, self.picture(picture),
             self.audio(20, latents, first), self.picture(8, latents), driving=self.driving(latents),
-            encode=self.encode, given=self.family.given))
+            encode=self.encode, given=self.family.given, encode_sound=self.encode_sound))
 
     def driving(self, latents: int) -> dict[str, Any]:
         """Poses, for a family that follows them."""
@@ -186,6 +192,10 @@ class FamilyChunk:
     def encode(self, frames: Tensor) -> Tensor:
         """Latents of as many frames, whatever they show."""
         return self.picture(30, (len(frames) - 1) // 4 + 1)
+
+    def encode_sound(self, samples: Tensor, begin: Fraction, seconds: Fraction) -> Tensor:
+        """Sound latents, of 25 a second, whatever sounds."""
+        return random(*(size or int(seconds * 25) + 2 for size in self.family.sound), seed=int(samples[0, 0, 0] * 1e4))
 
     def prompt(self, seed: int) -> list:
         return [[random(1, TEXT_TOKENS, self.family.text, seed=seed), dict(self.family.values)]]
@@ -200,21 +210,28 @@ class FamilyChunk:
     def guider_at(self, guider, techniques, inputs: ChunkInputs, chunk: int = 1, seconds: int = 1):
         """The same for the chunk, as Long Take makes it: a later one is stitched."""
         techniques = (LatentStitch(self.backbone.handover), *techniques) if chunk else techniques
-        position = ChunkPosition(Fraction(seconds), self.picture(6), inputs.context, chunk, FIRST * chunk)
+        position = ChunkPosition(Fraction(seconds), self.picture(6), inputs.context, chunk, self.family.first * chunk)
         return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond)
 
     def run(self, guider, inputs: ChunkInputs, steps: int = 2) -> Tensor:
         """What the sampler gives: (1, C, t, h, w)."""
         with torch.inference_mode():
-            return guider.sample(random(*inputs.samples.shape, seed=1), inputs.samples,
-                                 comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, steps + 1),
-                                 denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1)
+            return pictures_of(guider.sample(noise_like(inputs.samples), inputs.samples,
+                                             comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, steps + 1),
+                                             denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1))
 
     def sample(self, *techniques, model=None, chunk: int = 1, seconds: int = 1, steps: int = 2, **inputs) -> Tensor:
         """The chunk's new latents, with `techniques`. `model`: with other nodes' patches. `inputs`: as of `inputs`."""
         given = self.inputs(chunk, **inputs)
         guider = self.guider_at(self.guider(self.model if model is None else model), techniques, given, chunk, seconds)
         return given.new_latents(self.run(guider, given, steps), self.repeated * chunk)
+
+
+def noise_like(samples):
+    """Noise for a sampler's latent, of picture and sound where it has both."""
+    if not samples.is_nested:
+        return random(*samples.shape, seed=1)
+    return NestedTensor(random(*part.shape, seed=seed) for seed, part in enumerate(samples.unbind(), 1))
 
 
 def load_vae(family: Family, models: Path):
