@@ -52,9 +52,9 @@ class LTXCall(ModelCall):
         level = self.timestep.reshape(batch, -1, 1).expand(batch, frames * self.frame_tokens, 1)
         mask = self.extra.get("denoise_mask")
         mask = torch.ones_like(self.picture[:, :1]) if mask is None else mask
-        key = ("places", tuple(places), tuple(self.picture.shape[-2:]), self.picture.device)
-        at = once(self.transformer_options, key, lambda: coordinates(
-            places, *self.picture.shape[-2:], self.module.vae_scale_factors, self.picture.device))
+        height, width, device = *self.picture.shape[-2:], self.picture.device
+        at = once(self.transformer_options, ("places", tuple(places), height, width, device), lambda: coordinates(
+            places, height, width, self.module.vae_scale_factors, device))
         return self.change(
             x=[torch.cat([self.picture, *parts], 2), *self.x[1:]], keyframe_idxs=at.expand(batch, -1, -1, -1),
             timestep=torch.cat([level, level.new_zeros(batch, added * self.frame_tokens, 1)], 1),
