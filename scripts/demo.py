@@ -10,9 +10,7 @@ from lib import environment  # isort: skip - first, because it refuses a Python 
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
-import shutil
 import sys
 import time
 from fractions import Fraction
@@ -20,58 +18,15 @@ from pathlib import Path
 
 from lib import comfy_server, compare
 from lib.graph import Graph
+from lib.progress import Progress
+from lib.workflow_inputs import own_file, set_file, set_seconds, with_loaders
 
 PACK = environment.PACK
 WORKFLOW = PACK / "workflows" / "api" / "puppet.json"
-ASSETS = PACK / "assets"
 PUPPET, TINY = "lodestar_puppet", "lodestar_tiny"   # names of the pack's own models, and of those made here
 
 # glibc returns each large block to the system at once; decoding on a CPU then spends 40 % of its time on page faults.
 ALLOCATOR = (("MALLOC_ARENA_MAX", 1), ("MALLOC_MMAP_THRESHOLD_", 2 ** 30), ("MALLOC_TRIM_THRESHOLD_", 2 ** 31))
-
-
-def with_loaders(graph: Graph) -> Graph:
-    """The graph with Load Image and Load Audio, of the same files, where Sample Person brings them from the pack."""
-    people = json.loads((ASSETS / "people.json").read_text(encoding="utf-8"))
-    graph = Graph(graph.prompt())
-    for person in graph.all("LodestarSamplePerson"):
-        files = people[person.inputs["person"]]
-        for output, (kind, key, file) in enumerate((("LoadImage", "image", files["picture"]),
-                                                    ("LoadAudio", "audio", files["speech"]))):
-            if graph.readers(person[output]):
-                graph.replace(person[output], graph.add(kind, **{key: file})[0])
-        graph.remove(person)
-    return graph
-
-
-def set_file(graph: Graph, kind: str, key: str, chosen: Path | None, client) -> None:
-    """Send `chosen`, else the bundled file that is named, and write its name on the server into the node that loads it.
-
-    A workflow's own files are left alone: without `chosen`, only nodes that name a bundled file are touched.
-    """
-    loaders = graph.all(kind)
-    targets = [node for node in loaders if own_file(node.inputs.get(key))]
-    if chosen and not targets:
-        if len(loaders) != 1:
-            raise ValueError(f"--{key} sets the one {kind} node, and this workflow has {len(loaders)}: name a "
-                             f"file of {ASSETS} in the node that is meant")
-        targets = loaders
-    for node in targets:
-        node.set(**{key: client.upload(chosen or own_file(node.inputs[key]))})
-
-
-def own_file(name: str | None) -> Path | None:
-    """The pack's own file of that name."""
-    path = ASSETS / Path(name or "none").name
-    return path if path.name == name and path.is_file() else None
-
-
-def set_seconds(graph: Graph, seconds: float) -> None:
-    plans = graph.all("LodestarPlanTake")
-    if not plans:
-        raise ValueError("--seconds sets max_seconds of the LodestarPlanTake node, and this workflow has none")
-    for node in plans:
-        node.set(max_seconds=seconds)
 
 
 def fill_workflow(options: argparse.Namespace, client) -> Graph:
@@ -84,66 +39,6 @@ def fill_workflow(options: argparse.Namespace, client) -> Graph:
     if options.seconds:
         set_seconds(graph, options.seconds)
     return graph
-
-
-def bar(done: float, width: int = 16) -> str:
-    filled = round(min(max(done, 0.0), 1.0) * width)
-    return "[" + "#" * filled + "." * (width - filled) + "]"
-
-
-class Progress:
-    """Turns the server's messages into two bars on one line; where that is no terminal, one line per chunk."""
-
-    def __init__(self, graph: Graph):
-        self.kinds = {node.id: node.kind for node in graph.nodes()}
-        self.chunk: dict = {}           # what the server said of it last
-        self.step, self.steps, self.last_line = 0, 1, ""
-        self.borders: list[int] = []    # the first frame of each chunk but the take's first
-        self.begun: tuple[int, float] | None = None  # first chunk seen (a resumed take starts late), when
-
-    def __call__(self, kind: str, data: dict) -> None:
-        if kind == "executing" and data.get("node"):
-            self.tell(f"{self.kinds.get(data['node'], 'node')} (node {data['node']})")
-        elif kind == "lodestar.chunk":
-            self.chunk, self.step = data, 0
-            if 0 < data["frames_done"] < data["frames_total"]:
-                self.borders.append(data["frames_done"])
-            self.begun = self.begun or (data["chunk"], time.monotonic())
-            self.tell(self.bars())
-        elif kind == "progress" and self.chunk and data.get("node") == self.chunk["node"]:
-            self.steps = max(1, data["max"] // self.chunk["chunks"])
-            self.step = data["value"] - self.chunk["chunk"] * self.steps
-            if sys.stdout.isatty():
-                self.tell(self.bars())
-
-    def bars(self) -> str:
-        first, since = self.begun or (0, time.monotonic())
-        chunk, chunks = self.chunk["chunk"], self.chunk["chunks"]
-        if chunk >= chunks:
-            return f"take {bar(1)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
-        inside = min(max(self.step / self.steps, 0), 1)
-        finished = chunk - first
-        pace = f" {(time.monotonic() - since) / finished:.1f} s each" if finished else ""
-        return (f"take {bar((chunk + inside) / chunks)} {self.chunk['frames_done']}/{self.chunk['frames_total']} frames"
-                f"  chunk {chunk + 1}/{chunks} {bar(inside, 8)}{pace}")
-
-    def tell(self, line: str) -> None:
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print("\r" + line[:width].ljust(width), end="", flush=True)
-        elif line != self.last_line:
-            print(line, flush=True)
-        self.last_line = line
-
-
-def finished_video(entry: dict) -> dict:
-    """The last video that a history entry names: {"filename", "subfolder", "type"}; a saved one before a preview."""
-    found = [file for outputs in entry["outputs"].values() for files in outputs.values() if isinstance(files, list)
-             for file in files if isinstance(file, dict) and str(file.get("filename", "")).endswith(".mp4")]
-    if not found:
-        raise ValueError("the prompt ended well and made no .mp4: is there a LodestarLongTake node in the workflow?")
-    saved = [file for file in found if file.get("type") == "output"] or found
-    return {key: saved[-1].get(key, "") for key in ("filename", "subfolder", "type")}
 
 
 def local_path(client: comfy_server.Client, file: dict) -> Path:
@@ -181,7 +76,7 @@ def take(client: comfy_server.Client, graph: Graph) -> tuple[Path, list[int]]:
     finally:
         if sys.stdout.isatty():
             print()
-    return local_path(client, finished_video(entry)), progress.borders
+    return local_path(client, comfy_server.finished_video(entry)), progress.borders
 
 
 class Here:

@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 
 import demo
-from lib import comfy_server
+from lib import comfy_server, workflow_inputs
 from lib.graph import Graph
 from lib.workflow_pages import DOWNLOADS, PAGES, Page
 
@@ -201,8 +201,8 @@ def faces(server: comfy_server.Server):
     import av
     from PIL import Image
     graph = Graph.read(WORKFLOWS / "api" / "puppet.json")
-    demo.set_seconds(graph, 2.4)
-    with av.open(str(demo.local_path(server, demo.finished_video(server.run(graph.prompt()))))) as container:
+    workflow_inputs.set_seconds(graph, 2.4)
+    with av.open(str(demo.local_path(server, comfy_server.finished_video(server.run(graph.prompt()))))) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)][10::14][:4]
     strip = Image.new("RGB", (sum(frame.width for frame in frames), frames[0].height))
     for number, frame in enumerate(frames):

@@ -6,8 +6,9 @@ import av
 import demo
 import numpy as np
 import pytest
-from lib import compare
+from lib import comfy_server, compare, workflow_inputs
 from lib.graph import Graph
+from lib.progress import Progress, bar
 
 pytestmark = pytest.mark.once
 
@@ -38,13 +39,13 @@ def loaders(*pictures) -> Graph:
 
 def set_picture(graph, chosen=None):
     client = Uploads()
-    demo.set_file(graph, "LoadImage", "image", chosen, client)
+    workflow_inputs.set_file(graph, "LoadImage", "image", chosen, client)
     return client.sent, [node.inputs["image"] for node in graph.nodes()]
 
 
 def test_the_bundled_file_goes_where_it_is_named():
     assert set_picture(loaders("portrait.png", "mine.png")) == (
-        [demo.ASSETS / "portrait.png"], ["portrait (1).png", "mine.png"])
+        [workflow_inputs.ASSETS / "portrait.png"], ["portrait (1).png", "mine.png"])
     assert set_picture(loaders("mine.png", "../README.md")) == ([], ["mine.png", "../README.md"])
 
 
@@ -106,23 +107,23 @@ def test_loaders_stand_where_a_sample_person_stood():
     portrait, drawn = (graph.add("LodestarSamplePerson", person=person, seconds=0.0)
                        for person in ("portrait", "drawn character"))
     graph.add("Take", reference=portrait[0], audio=portrait[1], second=drawn[1])
-    own = demo.with_loaders(graph)
+    own = workflow_inputs.with_loaders(graph)
     take = own.the("Take")
     assert {name: (take.source(name).kind, take.source(name).inputs) for name in take.inputs} == {
         "reference": ("LoadImage", {"image": "portrait.png"}), "audio": ("LoadAudio", {"audio": "speech.flac"}),
         "second": ("LoadAudio", {"audio": "speech_human.flac"})}
     assert len(own.nodes()) == 4 and graph.all("LodestarSamplePerson")
-    assert all(demo.own_file(*node.inputs.values()) for node in own.all("LoadImage", "LoadAudio"))
-    assert demo.with_loaders(own).prompt() == own.prompt()
+    assert all(workflow_inputs.own_file(*node.inputs.values()) for node in own.all("LoadImage", "LoadAudio"))
+    assert workflow_inputs.with_loaders(own).prompt() == own.prompt()
 
 
 def test_seconds_need_a_plan():
     graph = Graph()
     plan = graph.add("LodestarPlanTake", max_seconds=0.0)
-    demo.set_seconds(graph, 2.5)
+    workflow_inputs.set_seconds(graph, 2.5)
     assert plan.inputs == {"max_seconds": 2.5}
     with pytest.raises(ValueError, match="LodestarPlanTake"):
-        demo.set_seconds(Graph(), 2.5)
+        workflow_inputs.set_seconds(Graph(), 2.5)
 
 
 @pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--seconds", "nan"], ["--image", "nowhere.png"],
@@ -141,7 +142,7 @@ def chunk(number):
 def test_bars_follow_take_and_chunk(capsys, monkeypatch):
     clock = iter((100.0, 103.0, 103.0))
     monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
-    progress = demo.Progress(Graph({"7": {"class_type": "LodestarLongTake", "inputs": {}}}))
+    progress = Progress(Graph({"7": {"class_type": "LodestarLongTake", "inputs": {}}}))
     progress("executing", {"node": "7"})
     progress("progress", {"node": "7", "value": 1, "max": 8})  # before the first chunk: nothing to show it on
     progress(*chunk(1))  # a take that resumes
@@ -153,15 +154,15 @@ def test_bars_follow_take_and_chunk(capsys, monkeypatch):
     progress(*chunk(4))
     assert progress.borders == [20, 40]
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and "LodestarLongTake" in lines[0] and lines[-1] == f"take {demo.bar(1)} 80/80 frames"
+    assert len(lines) == 4 and "LodestarLongTake" in lines[0] and lines[-1] == f"take {bar(1)} 80/80 frames"
 
 
 def test_the_saved_video_is_chosen():
     temp, saved = ({"filename": f"{kind}.mp4", "subfolder": "", "type": kind} for kind in ("temp", "output"))
     entry = {"outputs": {"1": {"images": [saved], "animated": [True]}, "2": {"images": [temp], "text": ["x.mp4"]}}}
-    assert demo.finished_video(entry) == saved
+    assert comfy_server.finished_video(entry) == saved
     with pytest.raises(ValueError, match="no .mp4"):
-        demo.finished_video({"outputs": {"1": {"images": [{"filename": "a.png"}]}}})
+        comfy_server.finished_video({"outputs": {"1": {"images": [{"filename": "a.png"}]}}})
 
 
 def test_a_video_is_described_by_what_is_in_it(tmp_path):

@@ -1,10 +1,14 @@
-"""A ComfyUI server as a context manager, and a small client for any server: what demo.py and the tests use.
+"""A ComfyUI server as a context manager, and a small client for any server: what all commands and the tests use.
 
 Plain HTTP from the standard library; websocket-client (in the scripts' environment) is imported to follow a prompt.
 """
 import contextlib
+import ctypes
+import http.client
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,11 +19,14 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lib.environment import PACK, link_or_copy
 
 OnEvent = Callable[[str, dict], None]
 PROGRESS_TEXT = (3).to_bytes(4, "big")   # what a binary message with a node's line of text begins with
+SILENCE = ""                             # the kind of the message that there was none for a second
+LOOK_SECONDS = 5                         # of silence, after which the server is asked whether the prompt is over
 
 
 class PromptRefused(ValueError):
@@ -50,6 +57,16 @@ class PromptCancelled(RuntimeError):
 
 class ServerGone(RuntimeError):
     """The server does not answer, did not start, or ended while it was needed."""
+
+
+class Forgotten(ServerGone):
+    """The server was started again: it answers, and the prompt is to be queued again."""
+
+
+class Queued(NamedTuple):
+    """A prompt in a server's queue."""
+    prompt_id: str
+    client_id: str      # whose connection is sent what happens
 
 
 class Client:
@@ -103,18 +120,77 @@ class Client:
         Raises PromptRefused, PromptFailed, PromptCancelled, ServerGone or TimeoutError. Whatever ends the wait early
         takes the prompt off the server as well.
         """
-        with contextlib.closing(self._websocket()) as messages:
+        with contextlib.ExitStack() as unless_queued:
+            messages = unless_queued.enter_context(contextlib.closing(self._websocket()))
             prompt_id = self.queue(prompt, workflow)
-            try:
-                for kind, data in self._messages(messages, time.monotonic() + timeout_seconds):
-                    if on_event:
-                        on_event(kind, data)
-                    if self._is_over(kind, data, prompt_id):
-                        break
-            except (KeyboardInterrupt, SystemExit, TimeoutError):
-                self.cancel(prompt_id)
-                raise
+            unless_queued.pop_all()
+        return self._follow(prompt_id, messages, on_event, timeout_seconds)
+
+    def attach(self, queued: "Queued", on_event: OnEvent | None = None, timeout_seconds: float = float("inf")) -> dict:
+        """Follow a prompt that another client queued, as `run` does."""
+        self.client_id = queued.client_id or self.client_id
+        return self._follow(queued.prompt_id, self._websocket(), on_event, timeout_seconds, look_first=True)
+
+    def find_queued(self, is_meant: Callable[[dict], bool]) -> "Queued | None":
+        """The first prompt, running or waiting, whose graph `is_meant`."""
+        queue = self.get("/queue")
+        for _, prompt_id, graph, extra, *_ in [*queue["queue_running"], *queue["queue_pending"]]:
+            if is_meant(graph):
+                return Queued(prompt_id, extra.get("client_id", ""))
+        return None
+
+    def _follow(self, prompt_id: str, messages, on_event: OnEvent | None, timeout_seconds: float,
+                look_first: bool = False) -> dict:
+        """A connection that breaks is made again: the prompt runs on without it."""
+        until, broken = time.monotonic() + timeout_seconds, False
+        try:
+            while True:
+                with contextlib.closing(messages):
+                    try:
+                        return self._watch(prompt_id, messages, on_event, until, broken, look_first or broken)
+                    except Forgotten:
+                        raise
+                    except ServerGone:
+                        self.check_alive()
+                        broken = True
+                messages = self._websocket()
+        except (KeyboardInterrupt, SystemExit, TimeoutError):
+            self.cancel(prompt_id)
+            raise
+
+    def _watch(self, prompt_id: str, messages, on_event: OnEvent | None, until: float, broken: bool,
+               look_first: bool) -> dict:
+        last = 0.0 if look_first else time.monotonic()
+        for kind, data in self._messages(messages, until):
+            if time.monotonic() - last > LOOK_SECONDS and (kind == SILENCE or look_first):
+                if entry := self._find_end(prompt_id, broken):
+                    return entry
+                last, look_first = time.monotonic(), False
+            if kind == SILENCE:
+                continue
+            last = time.monotonic()
+            if on_event:
+                on_event(kind, data)
+            if self._is_over(kind, data, prompt_id):
+                break
         return self.history(prompt_id)
+
+    def _find_end(self, prompt_id: str, broken: bool) -> dict | None:
+        """The history entry of a prompt that is over, however that was missed; None while it waits or runs.
+
+        `broken`: the connection was, so that the server may be another one, which knows nothing of it.
+        """
+        queue = self.get("/queue")
+        if any(entry[1] == prompt_id for entry in [*queue["queue_running"], *queue["queue_pending"]]):
+            return None
+        entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+        if entry is None:
+            if broken:
+                raise Forgotten(f"{self.url} was started again and does not know prompt {prompt_id}")
+            raise PromptCancelled("it was taken off the queue")
+        for kind, data in (entry.get("status") or {}).get("messages", ()):
+            self._is_over(kind, {**data, "prompt_id": prompt_id}, prompt_id)
+        return entry
 
     def cancel(self, prompt_id: str) -> None:
         """Take the prompt off the queue, or interrupt it if it is the one that runs."""
@@ -133,6 +209,20 @@ class Client:
     def download(self, file: dict) -> bytes:
         """The bytes of a file that a history entry names: {"filename", "subfolder", "type"}."""
         return self.request("/view?" + urllib.parse.urlencode(file))
+
+    def save(self, file: dict, path: Path) -> bool:
+        """The same into `path`, of any length; False where the server has no such file. Raises ServerGone."""
+        url = f"{self.url}/view?{urllib.parse.urlencode(file)}"
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as copy:
+                shutil.copyfileobj(answer, copy)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return False
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            raise ServerGone(f"{self.url} was gone before {path.name} was here: {error}") from error
+        return True
 
     def check_alive(self) -> None:
         """Raise ServerGone when the server is known to have ended; a remote one is only known by its answers."""
@@ -166,6 +256,7 @@ class Client:
                 self.check_alive()
                 if time.monotonic() > until:
                     raise TimeoutError("the prompt took longer than it was given") from None
+                yield SILENCE, {}
                 continue
             except (OSError, websocket.WebSocketException) as error:
                 self.check_alive()
@@ -176,6 +267,16 @@ class Client:
             elif message[:4] == PROGRESS_TEXT:  # the other binary ones are previews
                 end = 8 + int.from_bytes(message[4:8], "big")
                 yield "progress_text", {"node": message[8:end].decode(), "text": message[end:].decode()}
+
+
+def finished_video(entry: dict) -> dict:
+    """The last video that a history entry names: {"filename", "subfolder", "type"}; a saved one before a preview."""
+    found = [file for outputs in entry["outputs"].values() for files in outputs.values() if isinstance(files, list)
+             for file in files if isinstance(file, dict) and str(file.get("filename", "")).endswith(".mp4")]
+    if not found:
+        raise ValueError("the prompt ended well and made no .mp4: is there a LodestarLongTake node in the workflow?")
+    saved = [file for file in found if file.get("type") == "output"] or found
+    return {key: saved[-1].get(key, "") for key in ("filename", "subfolder", "type")}
 
 
 class Server(Client):
@@ -230,11 +331,17 @@ def prepare_base(base: Path, models: Path | None = None, pack: Path = PACK) -> P
     return base
 
 
+def end_with_parent() -> None:
+    """In a process that was just begun: the system kills it when the one that began it dies, however that dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)     # PR_SET_PDEATHSIG
+
+
 @contextlib.contextmanager
 def start_server(comfyui: Path, base: Path, *, python: str | Path = sys.executable, gpu: bool = False,
-            arguments: Sequence[str] = (), timeout_seconds: float = 300) -> Iterator[Server]:
-    """A server on a free port of 127.0.0.1 for as long as the block runs; it is stopped however the block ends."""
-    port, log = free_port(), base / "server.log"
+            arguments: Sequence[str] = (), timeout_seconds: float = 300, log: Path | None = None) -> Iterator[Server]:
+    """A server on a free port of 127.0.0.1 for as long as the block runs; it is stopped however the block ends, and on
+    Linux when this process is killed in it. `log`: default base/server.log."""
+    port, log = free_port(), log or base / "server.log"
     command = [str(python), str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port),
                "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
                "--disable-auto-launch", "--disable-api-nodes", *([] if gpu else ["--cpu"]), *arguments]
@@ -242,7 +349,8 @@ def start_server(comfyui: Path, base: Path, *, python: str | Path = sys.executab
     if not gpu:
         variables.setdefault("OMP_NUM_THREADS", "1")  # tiny models: two threads that fight are ten times slower
     with open(log, "ab") as output:
-        process = subprocess.Popen(command, cwd=base, stdout=output, stderr=subprocess.STDOUT, env=variables)
+        process = subprocess.Popen(command, cwd=base, stdout=output, stderr=subprocess.STDOUT, env=variables,
+                                   preexec_fn=end_with_parent if sys.platform == "linux" else None)
     server = Server(f"http://127.0.0.1:{port}", base, process, log)
     try:
         server.wait_ready(timeout_seconds)
