@@ -142,6 +142,9 @@ def read_folder(folder: Path) -> tuple[Weights, Mapping[str, str]]:
     listed = read_json(indices[0].name, indices[0].read_text("utf-8")).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise ValueError(f"model_name: {indices[0].name} has no weight_map; download it again")
+    if outside := [shard for shard in listed.values() if not isinstance(shard, str) or Path(shard).name != shard]:
+        raise ValueError(f"model_name: {indices[0].name} names {outside[0]!r}, which is no file of its own folder; "
+                         "download the whole folder of the official repository")
     shards = sorted(set(listed.values()))
     if gone := [shard for shard in shards if not (folder / shard).is_file()]:
         raise ValueError(f"model_name: {folder.name} lacks {len(gone)} of {len(shards)} shards that its index names, "

@@ -151,6 +151,9 @@ BROKEN = {
                         "lacks 1 of 2 shards that its index names, quantized_model-00001-of-00002.safetensors first"),
     "no index": (lambda folder: without(folder, "*.index.json"), r"has 0 files \*.safetensors.index.json, wanted one"),
     "an index of nothing": (lambda folder: change_index(folder, weight_map={}), "index.json has no weight_map"),
+    "an index of files elsewhere": (lambda folder: change_index(folder, weight_map={
+        "x": "../other.safetensors"}), "names '../other.safetensors', which is no file of its own folder"),
+    "an index of no names": (lambda folder: change_index(folder, weight_map={"x": ["a"]}), r"names \['a'\], which is"),
     "an index that is no JSON": (lambda folder: cut(folder / "quantized_model.safetensors.index.json", 0.5),
                                  "index.json is not readable JSON"),
     "an index of more": (lambda folder: change_index(folder, weight_map={
