@@ -108,7 +108,8 @@ class GuiderChunkSampler:
     def chunk_guider(self, chunk: Chunk, position: ChunkPosition, inputs: ChunkInputs) -> Any:
         prompt, guider = self.inputs.prompts.get(chunk.prompt), self.sampling.guider
         conditions = inputs.with_text(attach.text_of(guider, prompt)) if inputs.text_for else inputs.conditions
-        return attach.guider_at(guider, self.inputs.techniques, position, conditions, inputs.uncond, prompt)
+        return attach.guider_at(guider, self.inputs.techniques_at(chunk), position, conditions, inputs.uncond,
+                                prompt)
 
     def run_sampler(self, guider: Any, chunk: Chunk, inputs: ChunkInputs) -> Tensor:
         model = self.inputs.model

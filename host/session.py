@@ -125,7 +125,7 @@ class TakeSession:
             return {**self.take.plan.fingerprint_of(chunk), "prompt": inputs.prompts.get(chunk.prompt),
                     "speech": inputs.audio_for(speech_chunk(sampling, inputs.plan, chunk)),
                     "chunk picture": None if picture is inputs.fitted_picture else picture,
-                    "driving frames": inputs.driving_times(chunk)}
+                    "driving frames": inputs.driving_times(chunk), **inputs.story_of(chunk)}
 
         return take_fingerprints(sampling.guider, common, map(own, self.take.plan.chunks))
 

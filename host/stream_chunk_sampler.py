@@ -90,7 +90,7 @@ class StreamChunkSampler:
         inputs = self.inputs.backbone.chunk_inputs(self.inputs.request(touched, None, reference))
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, None, chunk.index,
                                  stream.first_latent)
-        guider = attach.guider_at(self.sampling.guider, self.inputs.techniques, position, inputs.conditions,
+        guider = attach.guider_at(self.sampling.guider, self.inputs.techniques_at(chunk), position, inputs.conditions,
                                   inputs.uncond, self.inputs.prompts.get(chunk.prompt))
         channels, height, width = self.inputs.latent_shape
         samples, model = torch.zeros(1, channels, touched.latents, height, width), self.inputs.model

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from ..pipelines.take.clip_before import ClipBefore
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..techniques.latent_stitch import LatentStitch
+from ..techniques.lookahead_anchor import LookaheadAnchor
+from ..techniques.narrative_keyframes import NarrativeKeyframes
 from ..techniques.protocols import FrameStream
 from ..techniques.technique import Technique, finishing_frames
 from .finished_frames import FinishedFrames
@@ -37,7 +39,8 @@ CLIP_VISION = "clip_vision_output"     # in CONDITIONING
 class TakeInputs:
     """Each part is made once, when it is first asked for. `model` carries its techniques; `picture` is an IMAGE,
     `features` what an audio encoder gave, `clip` reads the plan's script, `clip_vision` is shown the picture, `before`
-    is what the take goes on from. `given`: names of the values that the user's conditioning has."""
+    is what the take goes on from. `given`: names of the values that the user's conditioning has. `keyframes`: the
+    story's pictures (1, H, W, 3) by their seconds."""
     model: Any
     vae: Any
     plan: ChunkPlan
@@ -48,6 +51,7 @@ class TakeInputs:
     clip_vision: Any = None
     given: frozenset[str] = frozenset()
     before: ClipBefore | None = None
+    keyframes: tuple[tuple[Fraction, Tensor], ...] = ()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -61,6 +65,29 @@ class TakeInputs:
     @cached_property
     def techniques(self) -> tuple[Technique, ...]:
         return (self.handover, *(other for other in attach.techniques_of(self.model) if other is not self.handover))
+
+    @cached_property
+    def story_keyframes(self) -> NarrativeKeyframes:
+        """The story's keyframes with those that nodes gave the model."""
+        given = next((own for own in self.techniques if isinstance(own, NarrativeKeyframes)), NarrativeKeyframes())
+        for seconds, picture in self.keyframes:
+            with name_input("plan"):
+                given = given.plus(seconds, self.encode(fit_picture(picture, self.plan.width, self.plan.height)))
+        return given
+
+    def techniques_at(self, chunk: Chunk) -> tuple[Technique, ...]:
+        """Those of a chunk: the model's, with what the story says of anchors and keyframes at its time."""
+        found = self.techniques
+        if chunk.anchor_latents is not None:
+            found = tuple(replace(own, distance=chunk.anchor_latents) if _stands_ahead(own) else own for own in found)
+        if self.keyframes:
+            found = (*(own for own in found if not isinstance(own, NarrativeKeyframes)), self.story_keyframes)
+        return found
+
+    def story_of(self, chunk: Chunk) -> dict[str, Tensor | None]:
+        """What of the story's pictures a chunk is given, by the name that a user knows it by."""
+        start = self.plan.seconds_of(chunk)[0]
+        return {"keyframe": self.story_keyframes.keyframe_at(start)} if self.keyframes else {}
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -250,6 +277,7 @@ class TakeInputs:
             for technique in self.techniques:
                 technique.check_chunk(chunk.latents, chunk.context_latents, *self.latent_shape[1:])
         log_unused(self.techniques, self.plan.seconds)
+        self._check_story()
         if self.plan.has_script and self.clip is None:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
@@ -262,6 +290,14 @@ class TakeInputs:
         with name_input("clip"):
             for prompt in self.prompts.values():
                 check_prompt(self.model, [text for text, _ in prompt])
+
+    def _check_story(self) -> None:
+        _ = self.story_keyframes
+        if any(chunk.anchor_latents is not None for chunk in self.plan.chunks) and \
+                not any(map(_stands_ahead, self.techniques)):
+            raise ValueError("plan: its script sets an anchor's distance, and the model has no anchor ahead of its "
+                             "chunks. Put a Lookahead Anchor (placement lookahead, no schedule) on the model, or leave "
+                             "[anchor ...] out")
 
     def _check_speech(self, recording: dict[str, Any] | None) -> None:
         if self.backbone.audio_shape is None:
@@ -292,6 +328,10 @@ class TakeInputs:
             raise ValueError(f"anchor: placement 'padding' fills channels for known frames, and {self.backbone.name} "
                              "has none. Choose another placement in Lookahead Anchor, such as lookahead")
         return Opening(concat, {} if picture is None else self.backbone.picture_conditions(picture))
+
+
+def _stands_ahead(technique: Technique) -> TypeGuard[LookaheadAnchor]:
+    return isinstance(technique, LookaheadAnchor) and technique.placement == "lookahead" and not technique.schedule
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ class LodestarLongTake(io.ComfyNode):
         sampling = Sampling(noise, guider, sampler, sigmas)
         plan, before = continue_take(guider.model_patcher, plan, continue_from)
         inputs = TakeInputs(guider.model_patcher, vae, plan.plan, reference, audio_features, clip, plan.driving,
-                            clip_vision, sampling.given, before)
+                            clip_vision, sampling.given, before, plan.keyframes)
         session = TakeSession(inputs, sampling, plan, cls.hidden)
         take = session.make(filename_prefix, keep_chunks)
         preview = ui.PreviewVideo([ui.SavedResult(take.path.name, take.subfolder, io.FolderType.output)])

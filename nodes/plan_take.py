@@ -1,13 +1,17 @@
 """Plan Take: speech in, a chunk plan out, with its cost stated before any GPU work."""
+import json
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .. import backbones
+from ..backbones import attach
 from ..host.continued_take import plan_with_model
+from ..host.story_pictures import check_script, digest_pictures, read_keyframes
 from ..pipelines.take.driving import DrivingVideo
-from ..pipelines.take.plan import MAX_FPS, describe, exact_fps
-from ..pipelines.take.story import parse_story
+from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps
+from ..pipelines.take.plan_view import view_of
+from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.timeline import Timeline
 from .input_checks import check_inputs, try_reading
 from .sockets import (
@@ -58,8 +62,9 @@ class LodestarPlanTake(io.ComfyNode):
                              tooltip="Pixel frames of a chunk that the next one repeats, as its context. -1: what the "
                                      "model expects; the help page has a table of all models."),
                 io.String.Input("script", default="", multiline=True,
-                                tooltip="Optional: one prompt per line with its time, such as '0:12 she laughs'. Each "
-                                        "starts with the nearest chunk, as the summary says. Needs clip on Long Take."),
+                                tooltip="Optional: what happens when, one event per line, such as '0:12 she laughs', "
+                                        "'0:20 [keyframe smile.png]' or '0:40 [anchor 0.5 s]'. The timeline below "
+                                        "edits this text. Prompts need clip on Long Take."),
                 io.Int.Input("seed_step", default=1, min=0, max=1000000,
                              tooltip="Mixed into the noise seed for each chunk. 0 gives every chunk the same noise."),
                 io.Float.Input("max_seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
@@ -97,14 +102,25 @@ class LodestarPlanTake(io.ComfyNode):
             block_latents, script, seed_step, width=width, height=height, fps=exact_fps(fps) if fps else None,
             chunk_frames=chunk_frames, nearest_bucket=nearest_bucket, overlap_frames=overlap_frames)
         sound = sound_of(soundtrack, speech, driving, float(take.plan.seconds))
-        take = replace(take, audio=sound, speech=speech, driving=driving)
+        take = replace(take, audio=sound, speech=speech, driving=driving,
+                       keyframes=read_keyframes(take.plan.story))
         cost = describe(take.plan, backbone.latent_channels(model.model), backbone.spatial_ratio)
         summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(chosen.fps))
-        return io.NodeOutput(take, summary, ui=ui.PreviewText(head_of(summary)))
+        return io.NodeOutput(take, summary, ui=shown(take, attach.technique_of(model, LookaheadAnchor), summary))
 
     @classmethod
     def validate_inputs(cls, script=None):
-        return try_reading(parse_story, script)
+        return try_reading(check_script, script)
+
+    @classmethod
+    def fingerprint_inputs(cls, script="", **others):
+        return digest_pictures(script or "")
+
+
+def shown(take: Take, anchor: LookaheadAnchor | None, summary: str) -> dict[str, list[str]]:
+    """What the page gets: the summary's head as text, and the plan for the timeline as JSON."""
+    ahead = anchor.distance if anchor is not None and anchor.placement == "lookahead" else None
+    return {"text": [head_of(summary)], "lodestar_plan": [json.dumps(view_of(take, ahead))]}
 
 
 def frames_of(clock: Timeline, speech: dict | None, driving: DrivingVideo | None, max_seconds: float) -> int:

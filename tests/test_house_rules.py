@@ -44,7 +44,7 @@ FILE_LINES, FUNCTION_LINES, EXECUTE_LINES = 400, 60, 15
 NODES_KNOW = {           # of the floors below host, beside the rooms of the families: how a model is found and loaded,
     "backbones": ("attach", "find", "recipes", "backbone.Backbone", "images", "socket_values", "speech_guider",
                   "high_low_guider", "take_checks", "weight_loading"),     # plan and story, what is reported
-    "pipelines": ("take.driving", "take.plan", "take.settings", "take.story", "metrics")}
+    "pipelines": ("take.driving", "take.plan", "take.plan_view", "take.settings", "take.story", "metrics")}
 FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands find the pack and each other
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",
     "training/__init__.py", "experiments/__init__.py", "benchmarks/in_process.py", "benchmarks/run.py",

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lodestar.pipelines.take.story import clock, parse_story, prompts_for_chunks
+from lodestar.pipelines.take.story import clock, lay_on_chunks, parse_story, prompts_for_chunks
 
 pytestmark = pytest.mark.once
 
@@ -12,11 +12,11 @@ STARTS = [Fraction(0), Fraction(4), Fraction(8), Fraction(12)]
 
 
 def read(text):
-    return [(float(entry.seconds), entry.prompt) for entry in parse_story(text)]
+    return [(float(entry.seconds), entry.prompt) for entry in parse_story(text).prompts]
 
 
 def snapped(text, starts=STARTS, end=16):
-    return prompts_for_chunks(parse_story(text), starts, Fraction(end))
+    return prompts_for_chunks(parse_story(text).prompts, starts, Fraction(end))
 
 
 def test_times_comments_and_continuations():
@@ -102,4 +102,51 @@ def test_a_line_takes_hold_where_a_search_of_all_chunks_would_put_it(steps, at):
 
 @given(st.integers(0, 10 ** 8).map(lambda ms: Fraction(ms, 1000)))
 def test_the_clock_is_the_scripts_own_notation(seconds):
-    assert parse_story(f"{clock(seconds)} x")[0].seconds == seconds
+    assert parse_story(f"{clock(seconds)} x").prompts[0].seconds == seconds
+
+
+EVENTS = """0:00 she smiles
+0:04 [anchor 0.5 s]
+0:06 she laughs
+0:06 [keyframe faces/big smile.png]
+0:09 [anchor]
+0:11 [again 2]
+0:50 [keyframe late.png]"""
+
+
+def test_events_stand_beside_prompts():
+    story = parse_story(EVENTS)
+    assert [entry.prompt for entry in story.prompts] == ["she smiles", "she laughs"]
+    assert [(float(entry.seconds), entry.picture) for entry in story.keyframes] == [
+        (6, "faces/big smile.png"), (50, "late.png")]
+    assert [(float(entry.seconds), entry.distance) for entry in story.anchors] == [(4, Fraction(1, 2)), (9, None)]
+    assert [(float(entry.seconds), entry.number) for entry in story.agains] == [(11, 2)]
+
+
+def test_events_take_hold_at_their_chunks():
+    laid = lay_on_chunks(parse_story(EVENTS), STARTS, Fraction(16))
+    assert laid.distances == (None, Fraction(1, 2), None, None) and laid.agains == (0, 0, 2, 0)
+    assert laid.prompts == ("she smiles", "she smiles", "she laughs", "she laughs")
+    assert laid.notes == ("0:06 starts with chunk 3 at 0:08", "0:04 anchor: from chunk 2 at 0:04",
+                          "0:09 anchor: from chunk 3 at 0:08", "0:11 again: chunk 3 has other noise",
+                          "0:50 keyframe is not used: the take ends at 0:16")
+
+
+@pytest.mark.parametrize("text", ["0:00 [close-up] she smiles", "0:00 [close-up]", "0:00 she [keyframe a.png] smiles"])
+def test_a_prompt_may_have_brackets(text):
+    assert read(text) == [(0, text.removeprefix("0:00 "))]
+
+
+@pytest.mark.parametrize("text, words", [
+    ("0:00 [keyframe]", "line 1 .*names no picture"),
+    ("0:00 a\n0:02 [keyframe a.png] she smiles", "line 2 .*a line of its own"),
+    ("0:02 [keyframe a.png]\n   she smiles", "line 1 .*a line of its own"),
+    ("0:02 [keyfram a.png]", r"line 1 .*write \[keyframe\]"),
+    ("0:02 [anchor far]", "line 1 .*in seconds"),
+    ("0:02 [again 0]", r"line 1 .*write \[again\]"),
+    ("0:02 [again]\n0:02 [again 2]", "line 2 .*is not after that of line 1"),
+    ("0:04 a\n0:02 [again]", "line 2 .*is not after that of line 1"),
+])
+def test_errors_of_events_name_the_line(text, words):
+    with pytest.raises(ValueError, match="^script, " + words):
+        parse_story(text)

@@ -2,15 +2,18 @@
 
 The whole take is one latent sequence; chunks tile it. All numbers are ints and fractions, known before any GPU work.
 """
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import sha256
 from typing import Any
 
+from torch import Tensor
+
+from ...techniques.lookahead_anchor import FARTHEST
 from ...techniques.timeline import Timeline
 from .driving import DrivingVideo
-from .story import clock, parse_story, prompts_for_chunks
+from .story import ChunkStory, Story, clock, lay_on_chunks, parse_story
 
 MIN_FPS, MAX_FPS = 1, 240
 FILM_TOLERANCE = 0.0002     # of the rate: people type 23.98 for 24000/1001
@@ -28,6 +31,8 @@ class Chunk:
     latents: int           # latents, context included
     prompt: str            # "" means the prompt of the graph
     seed_offset: int       # which noise of the take's seed; 0 is that seed's own
+    anchor_latents: int | None = None   # how far ahead its anchor stands; None: as the anchor's node says
+    again: int = 0         # which other noise it is made again with; 0: it is not
 
     @property
     def new_latents(self) -> int:
@@ -60,6 +65,7 @@ class ChunkPlan:
     opening_latents: int = 0      # of a clip that the take goes on from: its last frame is the take's frame 0
     asked: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)   # plan_take's arguments
     repeated_frames: int = 0      # of clips that are each decoded on their own: pixel frames that one makes again
+    story: Story = Story()
 
     def after_clip(self, opening_latents: int) -> "ChunkPlan":
         """The same take behind the last latents of a clip. Raises ValueError as plan_take does."""
@@ -135,6 +141,7 @@ class ChunkPlan:
             "fps": f"{self.timeline.fps}, {self.timeline.temporal_ratio} frames per latent",
             "prompt": chunk.prompt,
             "seed offset": str(chunk.seed_offset),
+            **({} if chunk.anchor_latents is None else {"anchor distance": f"{chunk.anchor_latents} latents"}),
             **({"blocks": f"{self.block_latents} latents of {self.total_latents}"} if self.block_latents else {}),
             **({"clips": f"each repeats {self.repeated_frames} frames"} if self.repeated_frames else {}),
         }
@@ -145,13 +152,15 @@ class Take:
     """A plan and the sound of its video: {"waveform": (1, channels, samples), "sample_rate": Hz}, None without.
 
     `speech`: what it was made for, where the video is to have another sound. `driving`: what the person is to do.
-    `clip_frames`: of the clip before it, at its rate, where it goes on from one.
+    `clip_frames`: of the clip before it, at its rate, where it goes on from one. `keyframes`: the story's pictures
+    (1, H, W, 3) as they came, each with its time in seconds.
     """
     plan: ChunkPlan
     audio: dict[str, Any] | None
     speech: dict[str, Any] | None = None
     driving: DrivingVideo | None = None
     clip_frames: int = 0
+    keyframes: tuple[tuple[Fraction, Tensor], ...] = ()
 
     @property
     def video_frames(self) -> int:
@@ -216,13 +225,14 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     windows = _windows(needed, chunk_latents, overlap_latents, bool(opening_latents), timeline.step)
     starts = [timeline.seconds_at(timeline.first_frame(first + context)) for first, context, _ in windows]
     starts[0] = Fraction(0)
-    prompts, notes = prompts_for_chunks(parse_story(script or ""), starts, timeline.seconds_at(total_frames))
-    chunks = tuple(Chunk(index, first, context, latents, prompts[index], index * seed_step)
-                   for index, (first, context, latents) in enumerate(windows))
+    story = parse_story(script or "")
+    laid = lay_on_chunks(story, starts, timeline.seconds_at(total_frames))
+    chunks = _with_story(timeline, story, laid, (Chunk(index, first, context, latents, "", index * seed_step)
+                                                 for index, (first, context, latents) in enumerate(windows)))
     snapped = _snap_notes(timeline, chunk_frames, chunk_latents, overlap_frames, overlap_latents)
     snapped += filter(None, [timeline.plan_note(chunk_latents - overlap_latents) if len(chunks) > 1 else ""])
-    return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(snapped + notes),
-                     opening_latents=opening_latents, asked=asked)
+    return ChunkPlan(timeline, total_frames, width, height, chunks, (*snapped, *laid.notes),
+                     opening_latents=opening_latents, asked=asked, story=story)
 
 
 def plan_stream(timeline: Timeline, total_frames: int, block_latents: int, width: int, height: int,
@@ -242,9 +252,35 @@ def plan_stream(timeline: Timeline, total_frames: int, block_latents: int, width
     firsts = range(0, blocks, size)
     places = [(first and 1 + first * block_latents, 1 + min(first + size, blocks) * block_latents) for first in firsts]
     starts = [timeline.seconds_at(timeline.first_frame(first)) for first, _ in places]
-    prompts, notes = prompts_for_chunks(parse_story(script or ""), starts, timeline.seconds_at(total_frames))
-    chunks = tuple(Chunk(index, first, 0, end - first, prompts[index], 0) for index, (first, end) in enumerate(places))
-    return ChunkPlan(timeline, total_frames, width, height, chunks, tuple(notes), block_latents)
+    story = _whole_story(script, "in a stream every block looks at those before it; set block_latents to 0")
+    laid = lay_on_chunks(story, starts, timeline.seconds_at(total_frames))
+    chunks = _with_story(timeline, story, laid, (Chunk(index, first, 0, end - first, "", 0)
+                                                 for index, (first, end) in enumerate(places)))
+    return ChunkPlan(timeline, total_frames, width, height, chunks, laid.notes, block_latents, story=story)
+
+
+def _whole_story(script: str | None, why: str) -> Story:
+    """A script's story. Raises ValueError where a chunk is to be made again and none can be by itself, for `why`."""
+    story = parse_story(script or "")
+    if story.agains:
+        raise ValueError(f"script, line {story.agains[0].line}: no chunk can be made again by itself here: {why}, or "
+                         "leave [again] out")
+    return story
+
+
+def _with_story(timeline: Timeline, story: Story, laid: ChunkStory, chunks: Iterable[Chunk]) -> tuple[Chunk, ...]:
+    """The chunks with what the story has for each. Raises ValueError for a distance that no anchor can have."""
+    ahead: dict[Fraction | None, int | None] = {None: None}
+    one = timeline.temporal_ratio / timeline.fps
+    for anchor in story.anchors:
+        if anchor.distance is not None:
+            ahead[anchor.distance] = latents = timeline.distance_in_latents(round(anchor.distance * timeline.fps))
+            if not 1 <= latents <= FARTHEST:
+                raise ValueError(f"script, line {anchor.line}: the anchor is to stand {float(anchor.distance):g} s "
+                                 f"ahead, which is {latents} latents; wanted {float(one):.3g} "
+                                 f"to {float(Fraction(FARTHEST) * one):.0f} s")
+    return tuple(replace(chunk, prompt=prompt, anchor_latents=ahead[distance], again=again) for
+                 chunk, prompt, distance, again in zip(chunks, laid.prompts, laid.distances, laid.agains, strict=True))
 
 
 def plan_clips(timeline: Timeline, total_frames: int, clip_frames: int, repeated_frames: int, width: int, height: int,
@@ -263,12 +299,13 @@ def plan_clips(timeline: Timeline, total_frames: int, clip_frames: int, repeated
                          f"{repeated_frames}; it needs at least 1 frame, and clips of {repeated_frames + 1} or more")
     count = 1 + max(0, -(-(total_frames - frames) // (frames - repeated_frames)))
     starts = [index and index * (frames - repeated_frames) + repeated_frames for index in range(count)]
-    prompts, notes = prompts_for_chunks(parse_story(script or ""), [timeline.seconds_at(frame) for frame in starts],
-                                        timeline.seconds_at(total_frames))
-    chunks = tuple(Chunk(index, index * latents, 0, latents, prompt, index * seed_step)
-                   for index, prompt in enumerate(prompts))
+    story = _whole_story(script, "the clips of this model remember those before them")
+    laid = lay_on_chunks(story, [timeline.seconds_at(frame) for frame in starts], timeline.seconds_at(total_frames))
+    chunks = _with_story(timeline, story, laid, (Chunk(index, index * latents, 0, latents, "", index * seed_step)
+                                                 for index in range(count)))
     return ChunkPlan(timeline, total_frames, width, height, chunks,
-                     (*_snap_notes(timeline, clip_frames, latents, 0, 0), *notes), repeated_frames=repeated_frames)
+                     (*_snap_notes(timeline, clip_frames, latents, 0, 0), *laid.notes), repeated_frames=repeated_frames,
+                     story=story)
 
 
 def disk_bytes(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> tuple[int, int]:
