@@ -41,7 +41,9 @@ class TakeProgress(Events):
         self._plan, self._steps, self._clock = plan, steps, clock
         self._events = TakeEvents(node_id)
         self._decode_units = max(1, round(steps / 4))
-        self._bar = comfy.utils.ProgressBar((steps + self._decode_units) * len(plan.chunks), node_id=node_id)
+        self._chunks = (*plan.chunks, *plan.remakes)    # in the order in which they are made
+        self._total_frames = plan.total_frames + sum(self._frames_of(chunk) for chunk in plan.remakes)
+        self._bar = comfy.utils.ProgressBar((steps + self._decode_units) * len(self._chunks), node_id=node_id)
         self._step_pace, self._frame_pace = Pace(), Pace()
         self._since = clock()
         self._steps_done = self._frames = 0

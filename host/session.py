@@ -26,6 +26,7 @@ from .chunk_sampler import Sampling
 from .metadata import graph_tags
 from .output_names import fill_in, free_paths, problem_of, subfolder_of
 from .progress import TakeProgress
+from .remakes import Remakes, check_remakes
 from .stream_chunk_sampler import choose_chunk_sampler, speech_chunk
 from .take_fingerprints import take_fingerprints
 from .take_inputs import TakeInputs
@@ -59,11 +60,15 @@ class TakeSession:
             writer = VideoWriter(plan.width, plan.height, plan.timeline.fps)
             with self.open_journal(prefix, keep_chunks, writer) as journal:
                 made_of = Fingerprints().of([prefix, folder_paths.get_output_directory(), self.take.audio,
-                                             *([] if before is None else [before.source.identity()])], "audio")
+                                             *([] if before is None else [before.source.identity()]),
+                                             *((chunk.index, chunk.again) for chunk in plan.remakes)], "audio")
+                remakes = Remakes(self.inputs, self.sampling, writer, progress, journal)
                 path = find_published(journal, made_of)
                 if path is None:
-                    path = self.write_video(prefix, name, journal, writer, made_of, progress)
-                tail = journal.latents(journal.finished_latents - plan.chunks[-1].new_latents, journal.finished_latents)
+                    path = self.write_video(prefix, name, journal, writer, made_of, progress, remakes)
+                tail = remakes.tail()
+            if not keep_chunks:
+                remakes.discard()
             progress.say_finished()
         return FinishedTake(path, subfolder_of(path), tail)
 
@@ -77,6 +82,7 @@ class TakeSession:
     def check(self) -> None:
         """Refuse what does not fit together before any sampling."""
         self.inputs.check_plan()
+        check_remakes(self.take.plan)
         self.sampling.check()
         self.inputs.check(self.take.speech or self.take.audio)
 
@@ -130,18 +136,19 @@ class TakeSession:
         return take_fingerprints(sampling.guider, common, map(own, self.take.plan.chunks))
 
     def write_video(self, prefix: str, name: str, journal: Journal, writer: VideoWriter, made_of: str,
-                    progress: TakeProgress) -> Path:
+                    progress: TakeProgress, remakes: Remakes) -> Path:
         """Make the chunks that are missing and join all of them under the next free number of `name`."""
         plan = self.take.plan
         progress.open(journal)
         if not journal.finished and (other := unfinished_beside(journal.folder, prefix, journal.fingerprints[0])):
             logger.info(other)
         before, sound = self.copy_clip(journal, writer, progress)
-        result = make_take(plan, self.make_sampler(self.inputs, self.sampling, progress),
-                           self.inputs.open_stream, journal, writer, progress, self.inputs.opening)
+        make_take(plan, self.make_sampler(self.inputs, self.sampling, progress),
+                  self.inputs.open_stream, journal, writer, progress, self.inputs.opening)
+        segments = remakes.segments()
         progress.say_joining()
         tags = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo)
-        return publish(journal, made_of, lambda path: writer.finish([*before, *result.segments], sound, tags, path),
+        return publish(journal, made_of, lambda path: writer.finish([*before, *segments], sound, tags, path),
                        lambda: free_paths(name, plan.width, plan.height))
 
     def copy_clip(self, journal: Journal, writer: VideoWriter, progress: TakeProgress

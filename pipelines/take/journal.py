@@ -7,6 +7,7 @@ ready with it), of the newest chunk `state_0003.safetensors` (where the next nee
 Every file is written whole, the manifest last, and is checked by size and checksum when the journal is opened. What it
 says is finished can be used.
 """
+import copy
 import hashlib
 import json
 import logging
@@ -111,6 +112,16 @@ class Journal:
     @property
     def finished_frames(self) -> int:
         return sum(entry.frames for entry in self._entries[:self.finished])
+
+    def until(self, chunks: int) -> "Journal":
+        """The same as it was when so many chunks were finished, to read."""
+        earlier = copy.copy(self)
+        earlier.finished = chunks
+        return earlier
+
+    def frames_of(self, index: int) -> int:
+        """How many frames became ready with a finished chunk."""
+        return self._entries[index].frames
 
     def content(self, made_of: str) -> str:
         """A digest of all chunks (fingerprints, latents, segments) and of what else the final file is made of."""

@@ -32,7 +32,7 @@ class Chunk:
     prompt: str            # "" means the prompt of the graph
     seed_offset: int       # which noise of the take's seed; 0 is that seed's own
     anchor_latents: int | None = None   # how far ahead its anchor stands; None: as the anchor's node says
-    again: int = 0         # which other noise it is made again with; 0: it is not
+    again: int = 0         # which other noise it is made again with, once the take is whole; 0: its own
 
     @property
     def new_latents(self) -> int:
@@ -48,9 +48,10 @@ class Chunk:
 
     def seed(self, take_seed: int) -> int:
         """Of the chunk's noise, 0 to 2**64 - 1: mixed, so that no chunk of a take has the noise of its neighbour's."""
-        if self.seed_offset == 0:
+        if self.seed_offset == self.again == 0:
             return take_seed
-        return int.from_bytes(sha256(f"{take_seed} {self.seed_offset}".encode()).digest()[:8], "big")
+        mark = f"{take_seed} {self.seed_offset}" + (f" again {self.again}" if self.again else "")
+        return int.from_bytes(sha256(mark.encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class ChunkPlan:
     asked: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)   # plan_take's arguments
     repeated_frames: int = 0      # of clips that are each decoded on their own: pixel frames that one makes again
     story: Story = Story()
+    remakes: tuple[Chunk, ...] = ()   # chunks that are made again, once all are made
 
     def after_clip(self, opening_latents: int) -> "ChunkPlan":
         """The same take behind the last latents of a clip. Raises ValueError as plan_take does."""
@@ -231,8 +233,9 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
                                                  for index, (first, context, latents) in enumerate(windows)))
     snapped = _snap_notes(timeline, chunk_frames, chunk_latents, overlap_frames, overlap_latents)
     snapped += filter(None, [timeline.plan_note(chunk_latents - overlap_latents) if len(chunks) > 1 else ""])
+    remakes = tuple(replace(chunk, again=again) for chunk, again in zip(chunks, laid.agains, strict=True) if again)
     return ChunkPlan(timeline, total_frames, width, height, chunks, (*snapped, *laid.notes),
-                     opening_latents=opening_latents, asked=asked, story=story)
+                     opening_latents=opening_latents, asked=asked, story=story, remakes=remakes)
 
 
 def plan_stream(timeline: Timeline, total_frames: int, block_latents: int, width: int, height: int,
@@ -279,8 +282,8 @@ def _with_story(timeline: Timeline, story: Story, laid: ChunkStory, chunks: Iter
                 raise ValueError(f"script, line {anchor.line}: the anchor is to stand {float(anchor.distance):g} s "
                                  f"ahead, which is {latents} latents; wanted {float(one):.3g} "
                                  f"to {float(Fraction(FARTHEST) * one):.0f} s")
-    return tuple(replace(chunk, prompt=prompt, anchor_latents=ahead[distance], again=again) for
-                 chunk, prompt, distance, again in zip(chunks, laid.prompts, laid.distances, laid.agains, strict=True))
+    return tuple(replace(chunk, prompt=prompt, anchor_latents=ahead[distance])
+                 for chunk, prompt, distance in zip(chunks, laid.prompts, laid.distances, strict=True))
 
 
 def plan_clips(timeline: Timeline, total_frames: int, clip_frames: int, repeated_frames: int, width: int, height: int,

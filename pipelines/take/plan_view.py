@@ -14,11 +14,12 @@ PEAKS_A_SECOND, MOST_PEAKS = 20, 2000
 def view_of(take: Take, anchor_latents: float | None) -> dict[str, Any]:
     """`anchor_latents`: how far ahead the model's own anchor stands; None where it has none.
 
-    `chunks`: {start, end, from, ahead, again} each: its new frames, where its repeated ones begin, how far behind its
-    last frame the anchor stands (None without one) and which other noise it has. `peaks`: of the speech, 0 to 100.
+    `chunks`: {start, end, from, ahead} each: its new frames, where its repeated ones begin, and how far behind its last
+    frame the anchor stands (None without one). `remakes`: which are made again. `peaks`: of the speech, 0 to 100.
     """
     return {"seconds": _round(take.plan.seconds), "fps": _round(take.plan.timeline.fps),
             "chunks": [_chunk(take.plan, chunk, anchor_latents) for chunk in take.plan.chunks],
+            "remakes": [chunk.index for chunk in take.plan.remakes],
             "peaks": peaks_of((take.speech or take.audio or {}).get("waveform"), float(take.plan.seconds))}
 
 
@@ -27,8 +28,7 @@ def _chunk(plan: ChunkPlan, chunk: Chunk, anchor_latents: float | None) -> dict[
     begins = plan.timeline.seconds_at(plan.timeline.first_frame(chunk.first_latent))
     ahead = anchor_latents if chunk.anchor_latents is None or anchor_latents is None else chunk.anchor_latents
     return {"start": _round(start), "end": _round(end), "from": _round(min(begins, start)),
-            "ahead": None if ahead is None else _round(ahead * plan.timeline.temporal_ratio / plan.timeline.fps),
-            "again": chunk.again}
+            "ahead": None if ahead is None else _round(ahead * plan.timeline.temporal_ratio / plan.timeline.fps)}
 
 
 def peaks_of(waveform: Tensor | None, seconds: float) -> list[int]:

@@ -113,7 +113,8 @@ def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], 
         if plan.repeated_frames and chunk.index:
             past.stream, unseen = open_stream(), plan.repeated_frames
         try:
-            frames = _write_segment(plan, sampler, chunk, past, journal, writer, events, unseen)
+            frames = _write_segment(plan, sampler, chunk, past, journal.finished_frames, journal.draft(chunk.index),
+                                    writer, events, unseen)
             unseen = 0
             is_last = chunk is plan.chunks[-1]
             journal.commit(chunk.index, past.take_pieces(), frames, {} if is_last else sampler.state())
@@ -124,12 +125,38 @@ def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], 
     return TakeResult(tuple(journal.segments()), journal.finished_frames, len(plan.chunks) - first)
 
 
-def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, past: TakePast, journal: Journal,
+def remake_chunk(plan: ChunkPlan, chunk: Chunk, sampler: ChunkSampler, open_stream: Callable[[], FrameStream],
+                 journal: Journal, again: Journal, writer: VideoWriter, events: Events, opening: Tensor | None = None
+                 ) -> Path:
+    """Make one chunk of a finished take once more, into `again`, and return its segment, which stands for the one in
+    `journal`; nothing of `journal` is changed. `sampler` gives it the end that the chunk behind it goes on from.
+
+    Raises ValueError for a chunk without frames, and as make_take does.
+    """
+    frames = journal.frames_of(chunk.index)
+    if not frames:
+        raise ValueError(f"chunk {chunk.index + 1} has no frames of its own to make again")
+    segment = again.folder / again.draft(0).stem
+    if again.finished:
+        return segment
+    earlier = journal.until(chunk.index)
+    past, unseen = TakePast(earlier, open_stream(), sampler.past_frames, opening), 0
+    if past.pieces:
+        came = _warm_up(plan, past, sampler.past_frames, events)
+        unseen = 0 if chunk.index else plan.timeline.frames_for_latents(past.pieces[0]) - came
+    made = _write_segment(plan, sampler, chunk, past, earlier.finished_frames, again.draft(0), writer, events, unseen)
+    if made != frames:
+        raise ValueError(f"chunk {chunk.index + 1} came out with {made} frames, it had {frames}")
+    again.commit(0, past.take_pieces(), made)
+    return segment
+
+
+def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, past: TakePast, done: int, draft: Path,
                    writer: VideoWriter, events: Events, unseen: int = 0) -> int:
     """Sample `chunk`, decode and write the frames that become ready with it but for the first `unseen`, which the video
-    has already; returns how many."""
-    is_last, stream = chunk is plan.chunks[-1], past.stream
-    wanted = plan.new_frames - journal.finished_frames
+    has already; returns how many. `done`: frames of the chunks before it."""
+    is_last, stream = chunk.index == plan.chunks[-1].index, past.stream
+    wanted = plan.new_frames - done
 
     def write(segment: Segment, groups: Iterator[Tensor]) -> None:
         nonlocal unseen
@@ -141,7 +168,7 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, past: T
             events.frames_written(chunk, segment.frames)
         past.park()
 
-    with writer.segment(journal.draft(chunk.index)) as segment:
+    with writer.segment(draft) as segment:
         for piece in _check_pieces(sampler.sample(chunk, past), chunk):
             past.add(piece)
             write(segment, stream.push(piece))
@@ -149,7 +176,7 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, past: T
             write(segment, stream.flush())
         if is_last:
             if segment.frames != wanted:
-                raise ValueError(f"the VAE gave {journal.finished_frames + segment.frames} frames for a take of "
+                raise ValueError(f"the VAE gave {done + segment.frames} frames for a take of "
                                  f"{plan.new_frames}: it does not make {plan.timeline.temporal_ratio} frames per "
                                  "latent")
     return segment.frames

@@ -102,7 +102,7 @@ def test_plan_take_gives_its_plan_to_the_page(tiny_models, wan):
     view, = map(json.loads, made.ui["lodestar_plan"])
     chunks = made.args[0].plan.chunks
     assert view["seconds"] == 4.0 and len(view["chunks"]) == len(chunks) and made.ui["text"]
-    assert [view["chunks"][0][name] for name in ("start", "from", "ahead", "again")] == [0, 0, 0.75, 0]
+    assert [view["chunks"][0][name] for name in ("start", "from", "ahead")] == [0, 0, 0.75]
     assert view["chunks"][1]["from"] < view["chunks"][1]["start"] == view["chunks"][0]["end"]
-    assert view["chunks"][-1]["ahead"] == 2 and sum(chunk["again"] for chunk in view["chunks"]) == 1
+    assert view["chunks"][-1]["ahead"] == 2 and len(view["remakes"]) == 1
     assert view["peaks"][0] == 0 and view["peaks"][-1] == 50 and 70 < len(view["peaks"]) < 90
