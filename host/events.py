@@ -1,5 +1,6 @@
 """What a running take sends: a line of text to its node in the page, an event to scripts and API clients."""
 import time
+from typing import Any
 
 from comfy_execution.progress import get_progress_state
 from server import PromptServer
@@ -20,10 +21,11 @@ class TakeEvents:
             server.send_progress_text(text, self.node, server.client_id)
         self._said = text
 
-    def chunk(self, chunk: int, chunks: int, frames_done: int, frames_total: int, seconds_left: int | None) -> None:
+    def chunk(self, chunk: int, chunks: int, frames_done: int, frames_total: int, seconds_left: int | None,
+              **more: Any) -> None:
         """`lodestar.chunk`: the chunk that begins now, counted from 0; `chunks` at the end of the take."""
         server = getattr(PromptServer, "instance", None)
         if server is not None:
             server.send_sync("lodestar.chunk", {
                 "node": self.node, "chunk": chunk, "chunks": chunks, "frames_done": frames_done,
-                "frames_total": frames_total, "seconds_left": seconds_left, "time": time.time()}, server.client_id)
+                "frames_total": frames_total, "seconds_left": seconds_left, "time": time.time(), **more}, server.client_id)

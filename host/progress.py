@@ -6,16 +6,21 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
 import latent_preview
+import torch
 from comfy.model_management import InterruptProcessingException
+from torch import Tensor
 
 from ..backbones.backbone import pictures_of
+from ..pipelines.metrics.colour import ciede2000, lab_of_light, linear_light
 from ..pipelines.take.journal import Journal
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..pipelines.take.protocols import Events
+from ..pipelines.take.take_folders import STOP
 from .events import TakeEvents
 
 logger = logging.getLogger("lodestar")
@@ -47,6 +52,7 @@ class TakeProgress(Events):
         self._step_pace, self._frame_pace = Pace(), Pace()
         self._since = clock()
         self._steps_done = self._frames = 0
+        self._colours = ColourTrace()
         self._first = 0    # the chunk this run begins with: its first step also loads the model
         self._journal: Journal | None = None
 
@@ -81,12 +87,13 @@ class TakeProgress(Events):
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def latents_replayed(self, latents: int, total: int) -> None:
-        self._events.say(f"Resuming at chunk {self._first + 1} of {len(self._plan.chunks)}: the decoder is at latent "
-                         f"{latents} of {total}")
+        whole = self._journal is not None and self._journal.finished == len(self._plan.chunks)
+        begun = "Making a chunk again" if whole else f"Resuming at chunk {self._first + 1} of {len(self._plan.chunks)}"
+        self._events.say(f"{begun}: the decoder is at latent {latents} of {total}")
 
     def begin_chunk(self, chunk: Chunk) -> None:
         self._lap()
-        self._event(chunk.index, self._plan.frames_of(chunk)[0])
+        self._event(chunk.index, self._plan.frames_of(chunk)[0], chunk.again)
         self._tell(chunk)
 
     def sampler_callback(self, chunk: Chunk, load_device, latent_format):
@@ -98,10 +105,11 @@ class TakeProgress(Events):
             whole = shown.ndim > 3      # ComfyUI 0.7 gives picture and sound as one row of numbers
             preview = previewer.decode_latent_to_preview_image("JPEG", shown) if previewer and whole else None
             seconds = self._lap()
-            if step or chunk.index > self._first:
+            place = self._place(chunk)
+            if step or place > self._first:
                 self._step_pace.add(seconds, 1)
-            self._steps_done = chunk.index * self._steps + step + 1
-            self._bar.update_absolute(chunk.index * self._decode_units + self._steps_done, preview=preview)
+            self._steps_done = place * self._steps + step + 1
+            self._bar.update_absolute(place * self._decode_units + self._steps_done, preview=preview)
             self._tell(chunk)
 
         return callback
@@ -110,14 +118,22 @@ class TakeProgress(Events):
         """What comes now is decoding."""
         self._lap()
 
+    def frames_ready(self, chunk: Chunk, frames: Tensor) -> None:
+        self._colours.add(chunk, frames)
+
     def frames_written(self, chunk: Chunk, frames: int) -> None:
-        before = self._journal.finished_frames if self._journal else 0
+        place = self._place(chunk)
+        before = (self._journal.finished_frames if self._journal else 0) + sum(
+            map(self._frames_of, self._chunks[len(self._plan.chunks):place]))
         self._frame_pace.add(self._lap(), before + frames - self._frames)
         self._frames = before + frames
-        first, end = self._plan.frames_of(chunk)
-        units = self._decode_units * min(frames, end - first) // max(end - first, 1)
-        self._bar.update_absolute(chunk.index * self._decode_units + self._steps_done + units)
+        own = self._frames_of(chunk)
+        units = self._decode_units * min(frames, own) // max(own, 1)
+        self._bar.update_absolute(place * self._decode_units + self._steps_done + units)
         self._tell(chunk, ": decoding")
+
+    def stop_wanted(self) -> bool:
+        return self._journal is not None and self._journal.asked(STOP)
 
     def chunk_finished(self, chunk: Chunk) -> None:
         logger.info("chunk %d of %d is safe on disk", chunk.index + 1, len(self._plan.chunks))
@@ -125,17 +141,25 @@ class TakeProgress(Events):
     def say_joining(self) -> None:
         self._events.say(f"All {len(self._plan.chunks)} chunks are finished: writing the video")
 
+    def say_stopped(self, path: Path) -> None:
+        """The video of the chunks so far is where it belongs."""
+        finished = self._journal.finished if self._journal else 0
+        text = (f"Stopped after chunk {finished} of {len(self._plan.chunks)}: {path.name} has {self._frames} of "
+                f"{self._plan.total_frames} frames; queue again to go on")
+        self._events.say(text)
+        logger.info(text)
+
     def say_finished(self) -> None:
         """The video is where it belongs."""
-        self._steps_done = self._steps * len(self._plan.chunks)
-        self._frames = self._plan.total_frames
+        self._steps_done = self._steps * len(self._chunks)
+        self._frames = self._total_frames
         self._bar.update_absolute(self._bar.total)
-        self._event(len(self._plan.chunks), self._frames)
-        self._events.say(f"Finished: {self._frames} of {self._frames} frames")
+        self._event(len(self._plan.chunks), self._plan.total_frames)
+        self._events.say(f"Finished: {self._plan.total_frames} of {self._plan.total_frames} frames")
 
     def seconds_left(self) -> int | None:
         """Until the last frame is written, at the pace of this run; None before a step was measured."""
-        steps, frames = self._steps * len(self._plan.chunks) - self._steps_done, self._plan.total_frames - self._frames
+        steps, frames = self._steps * len(self._chunks) - self._steps_done, self._total_frames - self._frames
         if not self._step_pace.count:
             return None
         return round(self._step_pace.seconds_for(steps) + self._frame_pace.seconds_for(frames))
@@ -145,13 +169,43 @@ class TakeProgress(Events):
         since, self._since = self._since, self._clock()
         return self._since - since
 
-    def _event(self, chunk: int, frames: int) -> None:
-        self._events.chunk(chunk, len(self._plan.chunks), frames, self._plan.total_frames, self.seconds_left())
+    def _place(self, chunk: Chunk) -> int:
+        """The chunk's in the order in which they are made."""
+        made_again = [one.index for one in self._plan.remakes]
+        return len(self._plan.chunks) + made_again.index(chunk.index) if chunk.again else chunk.index
+
+    def _frames_of(self, chunk: Chunk) -> int:
+        first, end = self._plan.frames_of(chunk)
+        return end - first
+
+    def _event(self, chunk: int, frames: int, again: int = 0) -> None:
+        folder, finished = self._journal and self._journal.folder, self._journal.finished if self._journal else 0
+        self._events.chunk(chunk, len(self._plan.chunks), frames, self._plan.total_frames, self.seconds_left(),
+                           again=again, finished=finished, colours=self._colours.found,
+                           folder=folder and "/".join(Path(folder).parts[-2:]))
 
     def _tell(self, chunk: Chunk, doing: str = "") -> None:
         left = self.seconds_left()
-        self._events.say(f"Chunk {chunk.index + 1} of {len(self._plan.chunks)}{doing}, {self._frames} of "
-                         f"{self._plan.total_frames} frames{'' if left is None else f', {in_words(left)} left'}")
+        again = " again" if chunk.again else ""
+        self._events.say(f"Chunk {chunk.index + 1} of {len(self._plan.chunks)}{again}{doing}, {self._frames} of "
+                         f"{self._total_frames} frames{'' if left is None else f', {in_words(left)} left'}")
+
+
+class ColourTrace:
+    """How far each chunk's colours are from the first one's that this run made, as CIEDE2000 of its mean light."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, float] = {}     # by the chunk's index
+        self._sums: dict[int, tuple[Tensor, int]] = {}
+
+    def add(self, chunk: Chunk, frames: Tensor) -> None:
+        """Frames (T, H, W, 3) of a chunk: one in each group is enough, every eighth pixel."""
+        light = linear_light(frames[-1, ::8, ::8].float()).mean((0, 1)).cpu()
+        total, count = self._sums.get(chunk.index, (torch.zeros(3), 0))
+        self._sums[chunk.index] = total + light, count + 1
+        first, last = (lab_of_light(total / count) for total, count in (
+            next(iter(self._sums.values())), self._sums[chunk.index]))
+        self.found[chunk.index] = round(float(ciede2000(first, last)), 2)
 
 
 def in_words(seconds: int) -> str:

@@ -105,8 +105,8 @@ class Remakes:
         return self.journal.latents(stop - count, stop)
 
     def tail(self) -> Tensor:
-        """The last chunk's new latents."""
-        last = self.inputs.plan.chunks[-1]
+        """The new latents of the chunk that was finished last."""
+        last = self.inputs.plan.chunks[self.journal.finished - 1]
         for chunk in self.inputs.plan.remakes:
             if chunk.index == last.index:
                 with self.open(chunk) as again:

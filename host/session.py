@@ -1,6 +1,5 @@
 """Long Take's session: the take's journal, the chunks that are missing, one video in ComfyUI's output folder."""
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ import folder_paths
 from torch import Tensor
 
 from ..backbones.socket_values import name_input
-from ..pipelines.take.final_file import find_published, publish
+from ..pipelines.take.final_file import find_published, publish, publish_part
 from ..pipelines.take.fingerprint import Fingerprints
 from ..pipelines.take.journal import Journal
 from ..pipelines.take.manifest import unfinished_beside
@@ -20,7 +19,7 @@ from ..pipelines.take.plan import Chunk, Take
 from ..pipelines.take.protocols import ChunkSampler
 from ..pipelines.take.reusable_chunks import copy_reusable_chunks, take_folder
 from ..pipelines.take.take import make_take
-from ..pipelines.take.take_folders import CLIP, TAKES
+from ..pipelines.take.take_folders import CLIP, KEEP, STOP
 from ..pipelines.take.video_writer import SoundTrack, VideoWriter
 from .chunk_sampler import Sampling
 from .metadata import graph_tags
@@ -30,6 +29,7 @@ from .remakes import Remakes, check_remakes
 from .stream_chunk_sampler import choose_chunk_sampler, speech_chunk
 from .take_fingerprints import take_fingerprints
 from .take_inputs import TakeInputs
+from .take_requests import add_stop, folder_name, takes_folder
 
 logger = logging.getLogger("lodestar")
 LOOK_SECONDS = 10   # for how long another run may look into this take's folder for reusable chunks
@@ -64,12 +64,17 @@ class TakeSession:
                                              *((chunk.index, chunk.again) for chunk in plan.remakes)], "audio")
                 remakes = Remakes(self.inputs, self.sampling, writer, progress, journal)
                 path = find_published(journal, made_of)
-                if path is None:
+                if path is None:    # which may be a part, where somebody asked to stop
                     path = self.write_video(prefix, name, journal, writer, made_of, progress, remakes)
+                stopped, kept = journal.finished < journal.chunks, keep_chunks or journal.asked(KEEP)
                 tail = remakes.tail()
-            if not keep_chunks:
+            if stopped:
+                add_stop(prefix)
+                progress.say_stopped(path)
+            else:
+                progress.say_finished()
+            if not stopped and not kept:
                 remakes.discard()
-            progress.say_finished()
         return FinishedTake(path, subfolder_of(path), tail)
 
     def file_name(self, prefix: str) -> str:
@@ -93,8 +98,7 @@ class TakeSession:
         Of a take without a fingerprint nothing is used again, and what was kept under another name stays.
         """
         fingerprints, unreadable = self.fingerprints(writer)
-        takes = Path(folder_paths.get_output_directory()) / TAKES
-        folder = take_folder(takes, folder_name(prefix), fingerprints)
+        folder = take_folder(takes_folder(), folder_name(prefix), fingerprints)
         if unreadable:
             logger.warning("this take starts from its first chunk and cannot be resumed: these have no fingerprint, so "
                            "they may differ another time: %s", "; ".join(dict.fromkeys(unreadable)))
@@ -104,8 +108,11 @@ class TakeSession:
                 ExitStack() as unless_kept:
             if unreadable and not keep_chunks:
                 unless_kept.callback(journal.discard)
+            journal.withdraw(STOP)
             yield journal
-            if not keep_chunks and journal.take == prefix:
+            journal.withdraw(STOP)
+            if not keep_chunks and journal.take == prefix and journal.finished == journal.chunks and \
+                    not journal.asked(KEEP):
                 journal.discard()
 
     def about(self) -> dict[str, Any]:
@@ -142,26 +149,36 @@ class TakeSession:
         progress.open(journal)
         if not journal.finished and (other := unfinished_beside(journal.folder, prefix, journal.fingerprints[0])):
             logger.info(other)
-        before, sound = self.copy_clip(journal, writer, progress)
+        before = self.copy_clip(journal, writer, progress)
         make_take(plan, self.make_sampler(self.inputs, self.sampling, progress),
                   self.inputs.open_stream, journal, writer, progress, self.inputs.opening)
-        segments = remakes.segments()
+        whole = journal.finished == journal.chunks
+        segments = remakes.segments() if whole else journal.segments()
         progress.say_joining()
-        tags = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo)
-        return publish(journal, made_of, lambda path: writer.finish([*before, *segments], sound, tags, path),
-                       lambda: free_paths(name, plan.width, plan.height))
+        tags, sound = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo), self.sound(journal.finished_frames)
 
-    def copy_clip(self, journal: Journal, writer: VideoWriter, progress: TakeProgress
-                  ) -> tuple[list[Path], SoundTrack | dict | None]:
-        """The clip that the take goes on from as a segment before its own, and the sound of both. It is read before
-        anything is sampled: what cannot be read is known then."""
+        def join(path: Path) -> None:
+            writer.finish([*before, *segments], sound, tags, path)
+
+        def names() -> Iterator[Path]:
+            return free_paths(name, plan.width, plan.height)
+
+        return publish(journal, made_of, join, names) if whole else publish_part(journal, join, names)
+
+    def sound(self, frames: int) -> SoundTrack | dict | None:
+        """Of the video with so many of the take's own frames; all of it where none is missing."""
+        audio, clip, plan = self.take.audio, self.inputs.before, self.take.plan
+        if audio is not None and frames < plan.new_frames:
+            samples = round((frames + bool(clip)) / plan.timeline.fps * audio["sample_rate"])
+            audio = {**audio, "waveform": audio["waveform"][..., :samples]}
+        return audio if clip is None else clip.with_sound(audio)
+
+    def copy_clip(self, journal: Journal, writer: VideoWriter, progress: TakeProgress) -> list[Path]:
+        """The clip that the take goes on from as a segment before its own. It is read before anything is sampled: what
+        cannot be read is known then."""
         clip = self.inputs.before
         if clip is None:
-            return [], self.take.audio
+            return []
         with name_input("continue_from"), writer.segment(journal.folder / CLIP) as segment:
             clip.write(segment, progress.check_cancelled)
-        return [journal.folder / CLIP], clip.with_sound(self.take.audio)
-
-
-def folder_name(prefix: str) -> str:
-    return re.sub(r"[^\w-]+", "_", prefix).strip("_")[:64]
+        return [journal.folder / CLIP]

@@ -4,6 +4,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension
 
+from ..host.take_requests import add_routes
 from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
@@ -43,6 +44,9 @@ from .two_speakers import LodestarTwoSpeakers
 
 
 class Lodestar(ComfyExtension):
+    async def on_load(self):
+        add_routes()
+
     async def get_node_list(self):
         return [LodestarSamplePerson, LodestarDrivingVideo, LodestarPlanTake, LodestarLongTake, LodestarOneChunk,
                 LodestarReferencePicture,

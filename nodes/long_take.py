@@ -6,6 +6,7 @@ from ..host.continued_take import continue_take
 from ..host.output_names import problem_of
 from ..host.session import TakeSession
 from ..host.take_inputs import TakeInputs
+from ..host.take_requests import count_stops
 from .input_checks import check_inputs
 from .sockets import PLAN, SEVERAL, search_words
 
@@ -78,6 +79,10 @@ class LodestarLongTake(io.ComfyNode):
         preview = ui.PreviewVideo([ui.SavedResult(take.path.name, take.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(take.path)), str(take.path), {"samples": take.tail},
                              ui=preview)
+
+    @classmethod
+    def fingerprint_inputs(cls, filename_prefix="", **others):
+        return count_stops(filename_prefix or "")
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None):

@@ -39,6 +39,19 @@ def publish(journal: Journal, made_of: str, join: Callable[[Path], object],
     raise ValueError("there was no name for the final file")
 
 
+def publish_part(journal: Journal, join: Callable[[Path], object], names: Callable[[], Iterator[Path]]) -> Path:
+    """Write the video of the chunks so far under the first free one of `names()`; the take can still be gone on with,
+    so nothing is recorded. Raises NotWritten."""
+    joined = journal.folder / JOINED
+    join(joined)
+    for path in names():
+        with writing(path):
+            if place(joined, path):
+                remove(joined)
+                return path
+    raise ValueError("there was no name for the file")
+
+
 def find_published(journal: Journal, made_of: str) -> Path | None:
     """The video that an earlier run of this take gave its name before it ended or died; None where there is none."""
     path = journal.recall(journal.content(made_of))

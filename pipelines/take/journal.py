@@ -123,6 +123,13 @@ class Journal:
         """How many frames became ready with a finished chunk."""
         return self._entries[index].frames
 
+    def asked(self, request: str) -> bool:
+        """Whether a file of that name, STOP or KEEP, was put into the folder."""
+        return (self.folder / request).exists()
+
+    def withdraw(self, request: str) -> None:
+        safe_files.remove(self.folder / request)
+
     def content(self, made_of: str) -> str:
         """A digest of all chunks (fingerprints, latents, segments) and of what else the final file is made of."""
         chunks = [[entry.fingerprint, entry.files] for entry in self._entries[:self.chunks]]

@@ -38,8 +38,15 @@ class Events:
     def latents_replayed(self, latents: int, total: int) -> None:
         """Before each portion of the finished latents that the decoder of a resumed take must see again."""
 
+    def frames_ready(self, chunk: Chunk, frames: Tensor) -> None:
+        """Frames (T, H, W, 3) of the chunk are decoded, at least one, and are about to be written."""
+
     def frames_written(self, chunk: Chunk, frames: int) -> None:
         """So many frames of the chunk are decoded and written."""
+
+    def stop_wanted(self) -> bool:
+        """Whether the take is to end with the chunk that was finished last."""
+        return False
 
     def chunk_finished(self, chunk: Chunk) -> None:
         """The chunk is safe on disk."""

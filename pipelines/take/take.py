@@ -122,7 +122,9 @@ def make_take(plan: ChunkPlan, sampler: ChunkSampler, open_stream: Callable[[], 
             raise NotWritten(f"{error}. {journal.finished} of {len(plan.chunks)} chunks are safe in "
                              f"{journal.folder}") from error
         events.chunk_finished(chunk)
-    return TakeResult(tuple(journal.segments()), journal.finished_frames, len(plan.chunks) - first)
+        if events.stop_wanted():
+            break
+    return TakeResult(tuple(journal.segments()), journal.finished_frames, journal.finished - first)
 
 
 def remake_chunk(plan: ChunkPlan, chunk: Chunk, sampler: ChunkSampler, open_stream: Callable[[], FrameStream],
@@ -163,6 +165,7 @@ def _write_segment(plan: ChunkPlan, sampler: ChunkSampler, chunk: Chunk, past: T
         for frames in groups:
             events.check_cancelled()
             past.keep(frames)
+            events.frames_ready(chunk, frames)
             own, unseen = frames[unseen:], max(unseen - len(frames), 0)
             segment.write(own[:wanted - segment.frames])
             events.frames_written(chunk, segment.frames)

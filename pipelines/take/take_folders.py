@@ -15,9 +15,10 @@ from .manifest import MANIFEST, Entry, FinalFile, Manifest
 
 TAKES = "lodestar_takes"    # below ComfyUI's output folder
 CLIP = "clip.mp4"           # what a take goes on from, at its size and rate, made again by each run
+STOP, KEEP = REQUESTS = ("stop", "keep")     # empty files that anyone may put into the folder while the take is made
 COPY = ".copy"              # ends the name of a folder whose chunks are still being copied from another take
 PATTERNS = ("chunk_*.safetensors*", "chunk_*.mp4*", "state_*.safetensors*", "final.mp4*", CLIP + "*",
-            MANIFEST + safe_files.SUFFIX)
+            MANIFEST + safe_files.SUFFIX, *REQUESTS)
 
 
 def working_files(folder: Path) -> Iterator[Path]:
