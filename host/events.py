@@ -28,4 +28,5 @@ class TakeEvents:
         if server is not None:
             server.send_sync("lodestar.chunk", {
                 "node": self.node, "chunk": chunk, "chunks": chunks, "frames_done": frames_done,
-                "frames_total": frames_total, "seconds_left": seconds_left, "time": time.time(), **more}, server.client_id)
+                "frames_total": frames_total, "seconds_left": seconds_left, "time": time.time(), **more},
+                server.client_id)

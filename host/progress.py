@@ -133,7 +133,7 @@ class TakeProgress(Events):
         self._tell(chunk, ": decoding")
 
     def stop_wanted(self) -> bool:
-        return self._journal is not None and self._journal.asked(STOP)
+        return self._journal is not None and self._journal.has_request(STOP)
 
     def chunk_finished(self, chunk: Chunk) -> None:
         logger.info("chunk %d of %d is safe on disk", chunk.index + 1, len(self._plan.chunks))

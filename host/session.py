@@ -66,7 +66,7 @@ class TakeSession:
                 path = find_published(journal, made_of)
                 if path is None:    # which may be a part, where somebody asked to stop
                     path = self.write_video(prefix, name, journal, writer, made_of, progress, remakes)
-                stopped, kept = journal.finished < journal.chunks, keep_chunks or journal.asked(KEEP)
+                stopped, kept = journal.finished < journal.chunks, keep_chunks or journal.has_request(KEEP)
                 tail = remakes.tail()
             if stopped:
                 add_stop(prefix)
@@ -112,7 +112,7 @@ class TakeSession:
             yield journal
             journal.withdraw(STOP)
             if not keep_chunks and journal.take == prefix and journal.finished == journal.chunks and \
-                    not journal.asked(KEEP):
+                    not journal.has_request(KEEP):
                 journal.discard()
 
     def about(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class LodestarPlanTake(io.ComfyNode):
                        keyframes=read_keyframes(take.plan.story))
         cost = describe(take.plan, backbone.latent_channels(model.model), backbone.spatial_ratio)
         summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(chosen.fps))
-        return io.NodeOutput(take, summary, ui=shown(take, attach.technique_of(model, LookaheadAnchor), summary))
+        return io.NodeOutput(take, summary, ui=page_values(take, attach.technique_of(model, LookaheadAnchor), summary))
 
     @classmethod
     def validate_inputs(cls, script=None):
@@ -117,7 +117,7 @@ class LodestarPlanTake(io.ComfyNode):
         return digest_pictures(script or "")
 
 
-def shown(take: Take, anchor: LookaheadAnchor | None, summary: str) -> dict[str, list[str]]:
+def page_values(take: Take, anchor: LookaheadAnchor | None, summary: str) -> dict[str, list[str]]:
     """What the page gets: the summary's head as text, and the plan for the timeline as JSON."""
     ahead = anchor.distance if anchor is not None and anchor.placement == "lookahead" else None
     return {"text": [head_of(summary)], "lodestar_plan": [json.dumps(view_of(take, ahead))]}

@@ -3,11 +3,7 @@
 // every one of these messages unhandled.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-
-function nodeAt(id) { // "17:14" is node 14 in the subgraph of node 17
-  return String(id).split(":").reduce((node, part) => (node?.subgraph ?? node)?.getNodeById?.(part),
-    app.rootGraph ?? app.graph);
-}
+import { nodeAt } from "./nodes.js";
 
 app.registerExtension({
   name: "lodestar.progress",

@@ -123,7 +123,7 @@ class Journal:
         """How many frames became ready with a finished chunk."""
         return self._entries[index].frames
 
-    def asked(self, request: str) -> bool:
+    def has_request(self, request: str) -> bool:
         """Whether a file of that name, STOP or KEEP, was put into the folder."""
         return (self.folder / request).exists()
 
@@ -215,8 +215,8 @@ class Journal:
             raise _damage_error(path, error) from error
 
     def _state_path(self, index: int, entry: Entry | None = None) -> Path:
-        """A state that stays the same is written once, with the first chunk that left it. `entry`: the chunk's, where it
-        is not yet among the others."""
+        """A state that stays the same is written once, with the first chunk that left it. `entry`: the chunk's, where
+        it is not yet among the others."""
         state = (entry or self._entries[index]).state
         while index and self._entries[index - 1].state == state:
             index -= 1

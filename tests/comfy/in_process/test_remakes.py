@@ -52,7 +52,7 @@ def test_all_frames_but_the_chunk_s_own_are_the_same_packets(tiny_models, wan, t
                 for name in (f"????????????????/chunk_{chunk.index:04}", "*-again-*/chunk_0000"))
     held = held_latents(plan, chunk)
     assert torch.equal(old[:, :, -held:], new[:, :, -held:])    # where the next chunk goes on from
-    assert all((one - other).abs().max() > 0.1 for one, other in zip(old.unbind(2)[:-held], new.unbind(2), strict=False))
+    assert (old - new)[:, :, :-held].abs().amax((0, 1, 3, 4)).min() > 0.1
 
 
 def test_it_is_the_same_from_nothing_and_another_noise_is_another(tiny_models, wan, tmp_path):
