@@ -64,6 +64,9 @@ def hold_end(inputs: ChunkInputs, end: Tensor) -> ChunkInputs:
     """The inputs whose last latents of the chunk are `end` and are held."""
     if not end.shape[2]:
         return inputs
+    if getattr(inputs.samples, "is_nested", False):
+        raise ValueError("this model makes picture and sound together, and none of its chunks can be made again by "
+                         "itself yet. Leave [again] out of the script")
     samples = inputs.samples.clone()
     stop = samples.shape[2] - inputs.behind
     mask = torch.ones_like(samples[:, :1]) if inputs.noise_mask is None else inputs.noise_mask.expand(
