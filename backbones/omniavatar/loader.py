@@ -1,18 +1,16 @@
 """Reads OmniAvatar's published file beside Wan 2.1 T2V's: layers of its own go into the network, LoRA pairs become
 ComfyUI's own patches, which stream, offload and work on float 8 weights as any LoRA does.
 """
-import math
 from pathlib import Path
 
 import comfy.lora
-import comfy.model_detection
-import comfy.model_management
 import comfy.utils
 import torch
 
 from ...networks.omniavatar.weights import PACK, Published, check_base, read_published
 from .. import attach
-from ..weight_loading import WEIGHT_DTYPES, load_weights, strip_prefix
+from ..network_loading import fill_network, find_config
+from ..weight_loading import load_weights, strip_prefix
 from .model import OmniAvatarConfig, OmniAvatarNetwork
 
 
@@ -33,16 +31,9 @@ def load_network(base: Path, file: Path, weight_dtype: str = "default", disable_
     except ValueError as error:
         raise ValueError(f"base_name, omniavatar_name: {base.name} and {file.name}: {error}") from error
     weights, metadata = comfy.utils.convert_old_quants({**weights, **published.whole}, "", metadata=metadata)
-    config = config_of(weights, metadata, published)
+    config = config_of(weights, metadata, published, base.name)
     refuse_gaps(config, weights, base.name)
-    manager = comfy.model_management
-    load_device, offload_device = manager.get_torch_device(), manager.unet_offload_device()
-    set_dtypes(config, weights, weight_dtype, load_device)
-    model = config.get_model(weights)
-    patcher = attach.patcher_of(model, load_device, offload_device, disable_dynamic)
-    model.to(offload_device)
-    dynamic = getattr(patcher, "is_dynamic", bool)()
-    model.load_model_weights(weights, "", **({"assign": True} if dynamic else {}))
+    patcher = fill_network(config, weights, weight_dtype, disable_dynamic)
     patcher.cached_patcher_init = (load_network, (base, file, weight_dtype))     # how ComfyUI makes one elsewhere
     return patcher
 
@@ -56,13 +47,11 @@ def read(file: Path) -> Published:
                          "repository, or the same as safetensors") from error
 
 
-def config_of(weights: dict, metadata: dict | None, published: Published) -> OmniAvatarConfig:
+def config_of(weights: dict, metadata: dict | None, published: Published, name: str) -> OmniAvatarConfig:
     """What ComfyUI finds in the weights, with the speech's sizes."""
-    found = comfy.model_detection.model_config_from_unet(weights, "", metadata=metadata)
     hidden, width = published.whole[PACK].shape
-    config = OmniAvatarConfig({**found.unet_config, "audio_width": width, "audio_hidden": hidden})
-    config.quant_config = found.quant_config
-    return config
+    return find_config(weights, metadata, OmniAvatarConfig, f"base_name: {name}", audio_width=width,
+                       audio_hidden=hidden)
 
 
 def refuse_gaps(config: OmniAvatarConfig, weights: dict, name: str) -> None:
@@ -71,15 +60,3 @@ def refuse_gaps(config: OmniAvatarConfig, weights: dict, name: str) -> None:
     if missing := [key for key in whole.state_dict() if key not in weights]:
         raise ValueError(f"base_name: {name} lacks {len(missing)} weights of Wan 2.1 text-to-video, {missing[0]} "
                          "first; it is incomplete, or one shard of several. Use one whole file")
-
-
-def set_dtypes(config: OmniAvatarConfig, weights: dict, chosen: str, device: torch.device) -> None:
-    """What weights are kept in and computed in, by ComfyUI's own rules."""
-    manager, supported = comfy.model_management, config.supported_inference_dtypes
-    packed = config.quant_config is not None
-    stored = WEIGHT_DTYPES[chosen] or manager.unet_dtype(
-        model_params=sum(math.prod(weight.shape) for weight in weights.values()), supported_dtypes=list(supported),
-        weight_dtype=None if packed else comfy.utils.weight_dtype(weights))
-    config.set_inference_dtype(stored, manager.unet_manual_cast(None if packed else stored, device, supported))
-    config.optimizations["fp8"] = chosen.endswith("_fast")
-
