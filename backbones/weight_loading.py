@@ -1,6 +1,7 @@
 """Weights from disk the way ComfyUI reads them, and what to tell a user whose file is not as it should be."""
 import logging
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +46,15 @@ def strip_prefix(weights: Mapping[str, T]) -> dict[str, T]:
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
-    """A line for the user: the file and the first line of what went wrong."""
+    """A line for the user: the file and the first line of what went wrong; never how to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (f"{path.name} cannot be read: {what_it_runs(str(error))}, and Lodestar runs no code of a file. Use the "
+                "same weights as safetensors, or saved as tensors alone")
     came = str(error).strip().splitlines()
     return f"{path.name} cannot be read: {came[0] if came else type(error).__name__}"
+
+
+def what_it_runs(refusal: str) -> str:
+    """What torch.load would not call, by the name that it gives."""
+    found = re.search(r"GLOBAL ([\w.]+)", refusal)
+    return f"it holds {found[1]}, which is code" if found else "it holds more than weights"

@@ -31,7 +31,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raw = map_file(path)
         metadata = header.pop("__metadata__", {})
         return {name: tensor_at(raw, start, entry) for name, entry in header.items()}, metadata
-    loaded = torch.load(archive(path), map_location="cpu", weights_only=True)
+    file = archive(path)
+    mapped = isinstance(file, Path) and archive_end(path) is not None      # an older kind of file cannot be
+    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     return loaded["state_dict"] if isinstance(loaded, dict) and "state_dict" in loaded else loaded, {}
 
 
