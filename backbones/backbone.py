@@ -243,6 +243,10 @@ class Backbone(ABC):
         """Raises ValueError for a SAMPLER that cannot sample this family."""
         return None
 
+    def check_rolling(self) -> None:
+        """Raises ValueError where a rolling window cannot sample this family, for another reason than its levels."""
+        return None
+
     def check_stream(self) -> None:
         """Raises ValueError where no take of this family can be a stream: what it is given of its picture belongs to a
         chunk."""

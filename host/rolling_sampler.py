@@ -118,6 +118,7 @@ def check_model(guider) -> Backbone:
     nodes that keep what belongs to other latents."""
     model = guider.model_patcher
     backbone = attach.find(model)
+    backbone.check_rolling()
     if not backbone.memory or not isinstance(guider.inner_model.model_sampling, comfy.model_sampling.CONST):
         raise ValueError(f"model: {backbone.name} takes one noise level for all frames, a rolling window has one for "
                          f"each. Use an ordinary sampler, or one of: {streaming()}")
