@@ -21,6 +21,7 @@ from .load_cogvideox import LodestarLoadCogVideoX
 from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
 from .load_omniavatar import LodestarLoadOmniAvatar
+from .load_student import LodestarLoadStudent
 from .long_take import LodestarLongTake
 from .longcat_schedule import LodestarLongCatSchedule
 from .longcat_speech import LodestarLongCatSpeech
@@ -57,7 +58,7 @@ class Lodestar(ComfyExtension):
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
-                LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime]
+                LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent]
 
 
 async def comfy_entrypoint() -> Lodestar:

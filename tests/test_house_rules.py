@@ -43,7 +43,8 @@ SCHEMA_FIELDS = {"node_id", "display_name", "category", "inputs", "outputs", "hi
 FILE_LINES, FUNCTION_LINES, EXECUTE_LINES = 400, 60, 15
 NODES_KNOW = {           # of the floors below host, beside the rooms of the families: how a model is found and loaded,
     "backbones": ("attach", "find", "recipes", "backbone.Backbone", "images", "socket_values", "speech_guider",
-                  "high_low_guider", "take_checks", "weight_loading"),     # plan and story, what is reported
+                  "high_low_guider", "take_checks", "weight_loading",      # plan and story, what is reported
+                  "student_files"),
     "pipelines": ("take.driving", "take.plan", "take.plan_view", "take.settings", "take.story", "metrics")}
 FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands find the pack and each other
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",

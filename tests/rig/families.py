@@ -26,6 +26,8 @@ from lodestar.backbones.backbone import Backbone, ChunkInputs, ChunkRequest, pic
 from lodestar.backbones.infinitetalk.patching import with_speech_patch
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.backbones.omniavatar.loader import load_omniavatar
+from lodestar.backbones.student_files import StudentFiles
+from lodestar.nodes.load_student import LOADERS
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.technique import ChunkPosition
 from torch import Tensor
@@ -86,6 +88,12 @@ def load_omni(models: Path):
                            folder / "lodestar_tiny_omniavatar.pt")
 
 
+def load_student(name: str, models: Path, base: str | None = None):
+    folder = "loras" if base else "diffusion_models"
+    files = StudentFiles(models / folder / name, "ema", base and models / "diffusion_models" / base)
+    return LOADERS[files.kind()](files)
+
+
 def load_infinitetalk(models: Path):
     from comfy_extras.nodes_model_patch import ModelPatchLoader
     folder_paths.add_model_folder_path("model_patches", str(models / "model_patches"))
@@ -112,6 +120,10 @@ FAMILIES = {
     "animate_2": Family("Wan-Animate 2", partial(load_by_core, "wan_animate_2"), "comfy.ldm.wan.model_animate2",
                         own_reference=True, driven=True, alone=True),
     "omniavatar": Family("OmniAvatar 14B, 1.3B", load_omni, by_core=False),
+    "avatarforcing": Family("AvatarForcing", partial(load_student, "lodestar_tiny_avatarforcing.pt"), by_core=False),
+    "causal_wan": Family("Self-Forcing, Causal-Forcing", partial(load_student, "lodestar_tiny_self_forcing.pt")),
+    "liveavatar": Family("LiveAvatar", partial(load_student, "lodestar_tiny_liveavatar.safetensors",
+                                               base="lodestar_tiny_wan22_s2v.safetensors"), own_reference=True),
     "longcat_video": Family("LongCat-Video", partial(load_by_pack, "longcat_video"), **LONGCAT),
     "longcat_avatar": Family("LongCat-Video-Avatar 1.0", partial(load_by_pack, "longcat_avatar"), **LONGCAT),
     "longcat_avatar15": Family("LongCat-Video-Avatar 1.5", partial(load_by_pack, "longcat_avatar15"), **LONGCAT),

@@ -166,6 +166,7 @@ def main() -> None:
     from tiny_hunyuan import write_tiny_hunyuan
     from tiny_longcat import write_tiny_longcat
     from tiny_omniavatar import write_tiny_omniavatar
+    from tiny_students import write_tiny_students
     from tiny_talk import write_tiny_talk
 
     print(*write_tiny_encoders(out_dir / "models" / "audio_encoders"), sep="\n")
@@ -175,6 +176,7 @@ def main() -> None:
     print(*write_tiny_hunyuan(out_dir / "models" / "diffusion_models"), sep="\n")
     print(*write_tiny_talk(out_dir / "models"), sep="\n")
     print(*write_tiny_animate(out_dir / "models"), sep="\n")
+    print(*write_tiny_students(out_dir / "models"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -43,11 +43,15 @@ POINTS = {
         "super().extra_conds": f"{BASE}.extra_conds", "super().memory_required": f"{BASE}.memory_required",
         "self.process_latent_in": f"{BASE}.process_latent_in",
         "self.memory_usage_factor_conds": f"{BASE}.memory_usage_factor_conds"},
-    "backbones/omniavatar/loader.py": {
+    "backbones/network_loading.py": {
         "manager.get_torch_device": f"{MEMORY}.get_torch_device", "manager.unet_dtype": f"{MEMORY}.unet_dtype",
         "manager.unet_offload_device": f"{MEMORY}.unet_offload_device",
         "manager.unet_manual_cast": f"{MEMORY}.unet_manual_cast", "model.load_model_weights":
-            f"{BASE}.load_model_weights", "patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
+            f"{BASE}.load_model_weights"},
+    "backbones/omniavatar/loader.py": {"patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
+    "backbones/omniavatar/student.py": {"patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
+    "backbones/wan/student.py": {"patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
+    "backbones/wan/live_avatar.py": {"patcher.cached_patcher_init": f"{PATCHER}.cached_patcher_init"},
     "backbones/omniavatar/model.py": {
         "super().extra_conds": f"{BASE}.extra_conds", "self.process_latent_in": f"{BASE}.process_latent_in",
         "self.out_dim": f"{WAN}.WanModel.out_dim"},

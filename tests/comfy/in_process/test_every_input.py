@@ -128,6 +128,7 @@ def good(tiny_models, base, wan):
                                "filename_prefix": "every/refined"},
         "LodestarLoadOmniAvatar": {"base_name": "lodestar_tiny_omniavatar_wan21_t2v.safetensors",
                                    "omniavatar_name": "lodestar_tiny_omniavatar.pt"},
+        "LodestarLoadStudent": {"student_name": "lodestar_tiny_self_forcing.pt", "base_name": None},
         "LodestarOmniAvatarSpeech": {"audio_encoder": load_audio_encoder(
             folder / "audio_encoders" / "lodestar_tiny_longcat_wav2vec2.safetensors")},
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},

@@ -21,7 +21,9 @@ from lodestar.techniques.temporal_anchor import TemporalAnchor
 
 ONE_LEVEL = tuple(name for name, family in FAMILIES.items() if family.exists and name.startswith(
     ("humo", "animate", "cogvideox", "hunyuan")))
-ROLLING = [name for name, family in FAMILIES.items() if family.exists and name not in ONE_LEVEL]
+ANOTHER_MEMORY = ("liveavatar",)
+ROLLING = [name for name, family in FAMILIES.items() if family.exists and name not in (
+    *ONE_LEVEL, *ANOTHER_MEMORY)]
 EULER, EVEN = comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.8, 0.5, 0.3, 0.0])
 LATENTS = 6
 
@@ -150,6 +152,12 @@ def test_a_family_of_one_level_is_refused_by_name_beside_those_that_are_not(tiny
         sample(refused, RollingSampler(1, 1, "fresh"), torch.tensor([1.0, 0.5, 0.0]))
     listed = str(refusal.value).partition("one of: ")[2]
     assert "Wan 2.2 S2V" in listed and "OmniAvatar" in listed and refused.backbone.supported not in listed
+
+
+def test_a_student_of_another_memory_is_refused_with_the_reason(tiny_models):
+    refused = FamilyChunk(FAMILIES["liveavatar"], load_family("liveavatar", tiny_models / "models"))
+    with pytest.raises(ValueError, match="model: LiveAvatar's stream remembers .*, one cache of keys per level"):
+        sample(refused, RollingSampler(1, 1, "fresh"), torch.tensor([1.0, 0.5, 0.0]))
 
 
 def test_what_does_not_fit_is_refused(t2v):
