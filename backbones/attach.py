@@ -105,7 +105,8 @@ def with_room(executor, model, noise_shape, conds, *args, **kwargs):
     if patch is None:
         return executor(model, noise_shape, conds, *args, **kwargs)
     asked = model.model, tuple(noise_shape), patch.techniques, patch.position
-    shape = [*noise_shape[:2], noise_shape[2] + patch.backbone.extra_latents(*asked), *noise_shape[3:]]
+    frames = (patch.position.call_latents or noise_shape[2]) + patch.backbone.extra_latents(*asked)
+    shape = [*noise_shape[:2], frames, *noise_shape[3:]]
     cache = {CACHE_BYTES: patch.backbone.cache_bytes(*asked)}
     with_cache = {name: [{**entry, **cache} for entry in entries] for name, entries in conds.items()}
     network, _, loaded = executor(model, shape, with_cache, *args, **kwargs)

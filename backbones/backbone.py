@@ -323,6 +323,11 @@ class Backbone(ABC):
         nothing is known. `encode`: (T, H, W, 3) -> (1, C, t, h, w)."""
         return None
 
+    def stream_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """As `chunk_inputs`, for a run of a stream's windows: its first latent is before all of them, its picture
+        stands beside them, and what is finished opens each. Samples and noise mask are not looked at."""
+        return self.chunk_inputs(request)
+
     @abstractmethod
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """What the sampler is given for one chunk, so that the family sees its context, picture and speech."""

@@ -28,6 +28,18 @@ class Run:
                 self.kept[key] = make()
         return self.kept[key]
 
+    def newest(self, name: Hashable, key: Hashable, make: Callable[[ExitStack], Any]) -> Any:
+        """As `once`, but what it gave for another key under the same `name` is gone. `make` is given what is done when
+        that is, or the run ends."""
+        if name not in self.kept or self.kept[name][0] != key:
+            if name in self.kept:
+                self.kept.pop(name)[2].close()
+            ends = ExitStack()
+            self.ends.callback(ends.close)
+            with outside_of_steps():
+                self.kept[name] = key, make(ends), ends
+        return self.kept[name][1]
+
 
 def outside_of_steps() -> AbstractContextManager:
     """ComfyUI's compiler records no allocation inside, where it has one."""

@@ -135,8 +135,9 @@ def check_model(guider) -> Backbone:
 def check_levels(guider) -> None:
     """Raises ValueError for a guider that goes by one noise level of all latents."""
     if getattr(guider, "one_level", False):
-        raise ValueError("guider: a pair of models and projected guidance (apg) go by one noise level of all frames, a "
-                         "rolling window has one for each. Use another sampler, or another guider")
+        raise ValueError("guider: a pair of models, projected guidance (apg) and HuMo 17B's Speech Guidance go by one "
+                         "noise level of all frames, a rolling window has one for each. Use another sampler, or "
+                         "another guider")
 
 
 def count_given(denoise_mask: Tensor | None, latents: int) -> int:

@@ -25,6 +25,8 @@ from .progress import TakeProgress
 from .rolling_sampler import RollingSampler, Stream, StreamSampler, check_levels
 from .take_inputs import TakeInputs
 
+BEFORE = 2      # latents of a run in front of its windows: some families count a run's first two otherwise
+
 
 class StreamChunkSampler:
     """A ChunkSampler that yields a chunk's blocks, all of one run; the first chunk begins with the picture."""
@@ -64,10 +66,15 @@ class StreamChunkSampler:
             yield sampled[:, :, place.start:place.stop]
         give_back()
 
+    @property
+    def call_latents(self) -> int:
+        """How many latents a call of a full window has."""
+        return (0 if self.memory else self.recents) + self.rolling.length * self.rolling.block_latents
+
     def make_stream(self, blocks: range, past: Past) -> Stream:
         """The windows that these blocks leave, behind what is finished."""
         seen = min(self.recents, blocks.start * self.rolling.block_latents) if self.memory is None else 0
-        first = self.rolling.latents_of(blocks).start - seen
+        first = max(0, self.rolling.latents_of(blocks).start - seen - BEFORE)
         finished = self.inputs.model.model.process_latent_in(past.latents(seen)) if seen else None
         return Stream(self.rolling, self.blocks, self.noise_of, first, self.rolling.windows_of(blocks), finished,
                       dict(self.held), self.memory)
@@ -87,11 +94,12 @@ class StreamChunkSampler:
         end = self.rolling.latents_of(range(min(self.blocks, stream.windows.stop))).stop
         touched = replace(chunk, first_latent=stream.first_latent, latents=end - stream.first_latent)
         reference = self.inputs.reference
-        inputs = self.inputs.backbone.chunk_inputs(self.inputs.request(touched, None, reference))
+        inputs = self.inputs.backbone.stream_inputs(self.inputs.request(touched, None, reference))
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, None, chunk.index,
-                                 stream.first_latent)
-        guider = attach.guider_at(self.sampling.guider, self.inputs.techniques_at(chunk), position, inputs.conditions,
-                                  inputs.uncond, self.inputs.prompts.get(chunk.prompt))
+                                 stream.first_latent, call_latents=self.call_latents)
+        guider = attach.guider_at(self.sampling.guider, self.inputs.techniques_at(chunk), position,
+                                  {**self.inputs.vision_conditions, **inputs.conditions}, inputs.uncond,
+                                  self.inputs.prompts.get(chunk.prompt))
         channels, height, width = self.inputs.latent_shape
         samples, model = torch.zeros(1, channels, touched.latents, height, width), self.inputs.model
         callback = self.progress.sampler_callback(chunk, model.load_device, model.model.latent_format)
@@ -131,6 +139,3 @@ def check_stream(inputs: TakeInputs, sampling: Sampling) -> None:
     if inputs.picture is None:
         raise ValueError("reference: a stream begins with its picture, and none came. Connect one to Long Take")
     inputs.backbone.check_stream()
-    if inputs.first_opening.concat_latent is not None:
-        raise ValueError(f"model: {inputs.backbone.name} is given its picture in channels that belong to a chunk, "
-                         "which a stream does not have. Use another sampler, or another model")

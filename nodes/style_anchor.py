@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from .. import backbones
 from ..backbones import attach
-from ..techniques.style_anchor import StyleAnchor
+from ..techniques.style_anchor import AUDIO, IN_WRITE, StyleAnchor
 from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
@@ -25,6 +25,12 @@ class LodestarStyleAnchor(io.ComfyNode):
                 io.Boolean.Input("reindex", default=True,
                                  tooltip="Off: it stays where the take began and falls behind, for comparison."),
                 io.Latent.Input("anchor", optional=True, tooltip="The picture; open: the take's own."),
+                io.Combo.Input("anchor_audio", options=list(AUDIO), default="nothing", optional=True,
+                               tooltip="Audio features of the picture, on causal students. nothing: zeros, as they are "
+                                       "trained; window: the window's first, for comparison."),
+                io.Combo.Input("in_write", options=list(IN_WRITE), default="same", optional=True,
+                               tooltip="Where it stands while finished latents are remembered, on causal students. "
+                                       "upstream: left behind there, as in the authors' code."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the picture attached, for a guider.")],
             **search_words("identity", "streaming", "attention sink", "avatarforcing", "reference"),
@@ -32,8 +38,10 @@ class LodestarStyleAnchor(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, model, distance, reindex, anchor=None) -> io.NodeOutput:
+    def execute(cls, model, distance, reindex, anchor=None, anchor_audio="nothing", in_write="same"
+                ) -> io.NodeOutput:
         backbones.find(model)
         with name_input("anchor"):
             latents = backbones.anchor_latents(model, anchor)
-        return io.NodeOutput(attach.with_technique(model, StyleAnchor(distance, reindex, latents=latents)))
+        technique = StyleAnchor(distance, reindex, anchor_audio == "window", in_write, latents)
+        return io.NodeOutput(attach.with_technique(model, technique))

@@ -14,7 +14,7 @@ from torch import Tensor
 from .layout import Layout, Span
 from .technique import ChunkPosition, Technique
 
-IN_WRITE = ("same", "upstream")
+AUDIO, IN_WRITE = ("nothing", "window"), ("same", "upstream")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,11 @@ class StyleAnchor(Technique):
             raise ValueError("style anchor: no picture came. Connect a LATENT to its anchor input (Reference Picture "
                              "makes one) or a reference to Long Take")
         return latents
+
+    def notice(self, layout: Layout, position: ChunkPosition) -> str | None:
+        changed = self.window_audio or self.in_write != IN_WRITE[0]
+        return "style anchor: anchor_audio and in_write are inactive: this model does not remember its picture" if (
+            changed and not position.remembers) else None
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         if position.remembers:

@@ -29,6 +29,7 @@ class ChunkPosition:
     number, from 0. `first_latent`: index of the chunk's first latent in the take. `window`: which latents of the
     sampler's `whole` number a call holds, in its order, where a node samples in context windows. `rolls`: whether a
     call is a rolling window's; `remembers`: whether its model keeps picture and finished latents in a KV cache.
+    `call_latents`: how many latents a call has at most, where those are fewer than the sampler's; 0 where it has all.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
@@ -39,6 +40,7 @@ class ChunkPosition:
     whole: int = 0
     rolls: bool = False
     remembers: bool = False
+    call_latents: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,11 @@ class TemporalAnchor(Technique):
                 raise ValueError(f"{name}: got {came!r}, wanted one of {', '.join(wanted)}")
 
     def notice(self, layout: Layout, position: ChunkPosition) -> str | None:
-        return None if position.rolls or not self.latents else "temporal anchor is inactive: no Rolling Window samples"
+        if not position.rolls and self.latents:
+            return "temporal anchor is inactive: no Rolling Window samples"
+        if self.precision != PRECISIONS[0] and not position.remembers:
+            return "temporal anchor: precision fp8 is inactive: this model computes its finished latents in each window"
+        return None
 
 
 def find_temporal_anchor(techniques: Iterable[Technique]) -> TemporalAnchor:

@@ -21,7 +21,7 @@ from ...techniques.timeline import Timeline
 from ..audio.families import RATE
 from ..audio.speech import Speech, check_finite
 from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
-from ..frame_conditions import window_of
+from ..frame_conditions import WINDOW, Cut, window_of
 from ..images import fit_picture
 from ..socket_values import unit_values
 from ..wan.call import WanCall, split_attention
@@ -36,6 +36,9 @@ GROUPS, STATES, WIDTH = len(WHISPER_GROUPS), WHISPER_GROUPS[-1][1], 1280     # w
 @dataclass(frozen=True)
 class HuMo(Backbone):
     supported: ClassVar[str] = "HuMo 17B and 1.7B"
+    memory: ClassVar[str] = "joint"
+    frame_conditions: ClassVar = {"c_concat": Cut(2, per_latent=1, first=1, core_cuts=True),
+                                  SPEECH: Cut(1, per_latent=1, first=1, core_cuts=True)}
     encoder: ClassVar[str] = "Audio Features with whisper-large-v3, all of its layers or trained_as HuMo"
     recipe: ClassVar = RECIPE
     large: bool                                 # the 17B, with concat channels
@@ -104,10 +107,19 @@ class HuMo(Backbone):
                            {SPEECH: torch.zeros_like(audio), REFERENCE: torch.zeros_like(reference)},
                            behind=slots)
 
+    def stream_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """The references stand beside each window, so the speech has no rows of theirs."""
+        inputs = self.chunk_inputs(replace(request, context=None))
+        conditions, uncond = ({**values, SPEECH: values[SPEECH][:, :request.latents]}
+                              for values in (inputs.conditions, inputs.uncond))
+        return replace(inputs, conditions=conditions, uncond=uncond)
+
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         extra = dict(call.extra)
         reference = extra.pop(REFERENCE, None)
+        if WINDOW in call.transformer_options and reference is not None:
+            return self.prepare_window(call.change(extra=extra), reference, techniques, position, process_in)
         own = own_layout(call, 0 if reference is None else reference.shape[2])
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if reference is not None:
@@ -128,6 +140,43 @@ class HuMo(Backbone):
         if restricts_visibility(techniques):
             call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
         return call.change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    def prepare_window(self, call: WanCall, reference: Tensor, techniques, position, process_in) -> WanCall:
+        """A call of a stream: its references are clean frames beside the window, as finished as its oldest latents."""
+        if not position.call_latents:
+            raise ValueError(f"sampler: {self.name} has its references behind the clip's last latent, where the blocks "
+                             "of a Rolling Window would take them for the clip. Use Rolling Window with Long Take")
+        if restricts_visibility(techniques):
+            raise ValueError(f"model: a node on it hides frames from {self.name}'s references, which stand beside the "
+                             "windows of a stream. Remove Reference Skip")
+        frames, slots = call.x.shape[2], reference.shape[2]
+        own = Layout.of_chunk(frames).append(Span("reference", tuple(range(frames, frames + slots))))
+        layout, _ = lay_out_call(own, techniques, position, call.transformer_options)
+        known = (reference[:, :1] > 0.5).to(call.x)
+        pictures = process_in(reference[:, 1:].float()).to(call.x)
+        if layout["reference"].latents is not None:
+            shown = call.latents(layout["reference"], process_in)
+            pictures = torch.cat([shown, pictures[:, :, shown.shape[2]:].expand(len(shown), -1, -1, -1, -1)], 2)
+        layout = whole_slots(layout, slots)
+        if self.large:
+            grey = call.x[:, 20:, -1:]
+            shown = known * pictures + (1 - known) * grey
+            pictures = torch.cat([pictures, torch.ones_like(pictures[:, :4]), shown], 1)
+        else:
+            pictures = known * pictures
+        call = self.with_anchors(self.beside(call, pictures), layout, process_in)
+        rows = call.rows([time for span in layout.spans for time in span.times])
+        return call.change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    @staticmethod
+    def beside(call: WanCall, frames: Tensor) -> WanCall:
+        """The call with clean frames behind its own, which have no audio; at level 0 where each has its own level."""
+        audio, timestep, before = call.extra[SPEECH], call.timestep, call.time_dim_concat
+        audio = torch.cat([audio, audio.new_zeros(len(audio), frames.shape[2], *audio.shape[2:])], 1)
+        if timestep.ndim == 2 and timestep.shape[1] > 1:
+            timestep = torch.cat([timestep, timestep.new_zeros(len(timestep), frames.shape[2])], 1)
+        return call.change(time_dim_concat=frames if before is None else torch.cat([before, frames], 2),
+                           timestep=timestep, extra={**call.extra, SPEECH: audio})
 
     def with_slots(self, call: WanCall, reference: Tensor, span: Span, process_in) -> WanCall:
         """The references in their slots: of the 17B in its concat channels, of the 1.7B in the latents themselves.
@@ -152,9 +201,7 @@ class HuMo(Backbone):
         anchors = torch.cat(parts, 2)
         if self.large:
             anchors = torch.cat([torch.zeros_like(anchors), torch.ones_like(anchors[:, :4]), anchors], 1)
-        audio, extra = call.extra[SPEECH], dict(call.extra)
-        extra[SPEECH] = torch.cat([audio, audio.new_zeros(len(audio), anchors.shape[2], *audio.shape[2:])], 1)
-        return call.change(time_dim_concat=anchors, extra=extra)
+        return self.beside(call, anchors)
 
 
 def whole_slots(layout: Layout, slots: int) -> Layout:

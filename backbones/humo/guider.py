@@ -43,6 +43,11 @@ class HuMoGuider(SpeechGuider):
         self.large = backbone.large
         super().__init__(ready_model(model), *arguments)
 
+    @property
+    def one_level(self) -> bool:
+        """The 17B's chain goes by the timestep."""
+        return self.large or super().one_level
+
     def choose_uncond(self, name: str, uncond: dict) -> dict:
         made = PREDICTIONS[name]
         absent = (*(() if made.speech else (SPEECH,)), *(() if made.reference else (REFERENCE,)))

@@ -135,17 +135,28 @@ class InfiniteTalk(WanI2V):
         concat = request.concat_latent[:, :, :request.latents].clone()
         if request.padded:      # then the model is to go on from what was there, not from the picture
             concat[:, :, :known.shape[2]] = known
+        speech, uncond = self.speech_conditions(request)
         conditions = {"concat_latent_image": concat, "concat_mask": picture_mask, HELD: held,
-                      **request.picture_conditions}
-        uncond = {}
-        if request.audio is not None:
-            conditions[SPEECH], uncond[SPEECH] = request.audio, torch.zeros_like(request.audio[:, :1])
-        if request.audio is not None and request.audio.shape[1] > 1:
+                      **request.picture_conditions, **speech}
+        return ChunkInputs(samples, mask, conditions, uncond)
+
+    def stream_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        inputs = super().stream_inputs(request)
+        conditions, uncond = self.speech_conditions(request)
+        return replace(inputs, conditions={**inputs.conditions, **conditions}, uncond=uncond)
+
+    @staticmethod
+    def speech_conditions(request: ChunkRequest) -> tuple[dict, dict]:
+        """What every condition, and what every unconditional one, is given of the speech."""
+        if request.audio is None:
+            return {}, {}
+        conditions, uncond = {SPEECH: request.audio}, {SPEECH: torch.zeros_like(request.audio[:, :1])}
+        if request.audio.shape[1] > 1:
             assert request.speaker_masks is not None
             rows, columns = (size // 2 for size in request.latent_shape[1:])
             tokens = token_masks((request.speaker_masks > 0.5).float(), rows, columns)
             conditions[SPEAKERS] = tokens[:, :, None]
-        return ChunkInputs(samples, mask, conditions, uncond)
+        return conditions, uncond
 
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = super().prepare(executor, args, kwargs, techniques, position, process_in)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import comfy.latent_formats
@@ -25,10 +26,11 @@ from ...techniques.technique import (
     find_sparse_attention,
     restricts_visibility,
 )
+from ...techniques.temporal_anchor import find_temporal_anchor
 from ...techniques.timeline import frames_of
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
-from ..frame_conditions import Cut, window_of
+from ..frame_conditions import WINDOW, Cut, window_of
 from ..ram_blocks import RamBlocks
 from ..sampling_run import RUN, once
 from .model import REFERENCE_KEY, LongCatVideo
@@ -122,14 +124,19 @@ class LongCatBackbone(Backbone):
         if (negative := find_negative_text(techniques)) is not None:
             call = call.with_extra(negative=on_device(negative[0], x, options), guidance=negative[1])
         offload = find_conditioning_cache(techniques)
+        if offload is None and WINDOW in options:
+            offload = find_temporal_anchor(techniques).offload
         return with_cache(call, offload, pictures) if offload is not None and in_run else call
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
         """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
         the first chunk and the second."""
-        if find_conditioning_cache(techniques) != "VRAM":
+        offload, anchor = find_conditioning_cache(techniques), find_temporal_anchor(techniques)
+        if (offload or (position.call_latents and anchor.offload)) != "VRAM":
             return 0
         context = CONTEXT_LATENTS if position.context is None else max(CONTEXT_LATENTS, position.context.shape[2])
+        if position.call_latents:
+            context = anchor.latents
         frames = 1 + context + self.extra_latents(model, noise_shape, techniques, position)
         config, tokens = model.diffusion_model.config, noise_shape[3] * noise_shape[4] // 4
         computed = model.manual_cast_dtype or model.get_dtype()     # whatever the weights are kept in
@@ -216,19 +223,27 @@ def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCa
     key = cache_key(call, run.shape, pictures)
     if key is None:
         return call
-    return call.with_extra(cache=run.once(("kv cache", offload, key), lambda: make_cache(call, offload, run.ends)))
+    name, frames = key
+    make = partial(make_cache, call, offload)
+    if WINDOW in call.transformer_options:      # a stream goes on: what left its sight leaves the store
+        return call.with_extra(cache=run.newest(("kv cache", offload, name), frames, make))
+    return call.with_extra(cache=run.once(("kv cache", offload, key), lambda: make(run.ends)))
 
 
-def cache_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> Hashable | None:
-    """What determines the conditioning frames of a call in a sampling run on latents of shape `sampled`. None where
-    there are none, and where the call is of some part of the latent (tiles, areas)."""
+def cache_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> tuple[Hashable, Hashable] | None:
+    """What determines the conditioning frames of a call in a sampling run on latents of shape `sampled`, and which of
+    these they are. None where there are none, and where the call is of some part of the latent (tiles, areas)."""
     reference, window = call.extra.get("reference"), window_of(call.transformer_options)
     frames = window.latents if window is not None else tuple(range(sampled[2]))
     given, references = call.num_cond_frames, 0 if reference is None else reference.shape[2]
     if len(frames) != call.x.shape[2] or sampled[3:] != call.x.shape[3:] or not references + given:
         return None
-    return (id(call.executor.class_obj), pictures, references, given, frames, branches(call), tuple(call.x.shape),
-            call.x.dtype, call.x.device)
+    shape = list(call.x.shape)
+    if WINDOW in call.transformer_options:      # however many are not finished
+        frames, shape[2] = frames[:given], 0
+    name = (id(call.executor.class_obj), pictures, references, branches(call), tuple(shape), call.x.dtype,
+            call.x.device)
+    return name, (given, frames)
 
 
 def branches(call: LongCatCall) -> int:

@@ -30,6 +30,7 @@ from ...techniques.speaker_masks import check_masks
 from ...techniques.tensor_digest import digest_tensor
 from ...techniques.timeline import frames_of
 from ..backbone import CACHE_BYTES
+from ..frame_conditions import WINDOW
 from ..sampling_run import RUN
 
 TEXT_TOKENS = 512
@@ -58,6 +59,9 @@ class LongCatNetwork(LongCat):
         _, times, *_ = place
         if run is None or ("context_window" in options and times[-1] >= len(times)):
             return make()
+        if WINDOW in options:       # whose caches follow one another
+            return run.newest(("layout", id(self), place, device), tuple(map(id, caches)),
+                              lambda _: (make(), caches))[0]
         key = "layout", id(self), place, tuple(map(id, caches)), device
         return run.once(key, lambda: (make(), caches))[0]     # while they are kept, their ids are no others'
 

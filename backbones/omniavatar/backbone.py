@@ -61,10 +61,6 @@ class OmniAvatarBackbone(Wan):
                              f"was trained at {FPS} of both. Set fps of Plan Take to 0, the model's own, and use "
                              "OmniAvatar Speech")
 
-    def check_stream(self) -> None:
-        raise ValueError(f"model: {self.name} knows by a channel that its picture is the first latent of a chunk, and "
-                         "the windows of a stream have no such latent. Use another sampler, or another model")
-
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, 4 C, latents, 1, 1): what leaves the encoder, and all its hidden states. The window's first latent is one
         pixel frame, whose sound stands for four."""
@@ -73,12 +69,22 @@ class OmniAvatarBackbone(Wan):
         return pack_frames(frames[None]).transpose(1, 2)[..., None, None]
 
     @staticmethod
+    def mark_finished(x: Tensor, finished: int) -> Tensor:
+        """The last channel is 0 where a frame is given."""
+        known = torch.zeros_like(x[:, -1:, :finished])
+        return torch.cat([x[:, :-1], torch.cat([known, x[:, -1:, finished:]], 2)], 1)
+
+    @staticmethod
     def with_clean_frames(call: WanCall, layout, process_in) -> WanCall:
         parts = [call.latents(span, process_in) for span in layout.spans if span.latents is not None]
         if not parts:
             return call
         own = [] if call.time_dim_concat is None else [call.time_dim_concat]
-        return call.change(time_dim_concat=torch.cat(own + parts, dim=2))
+        beside = torch.cat(own + parts, dim=2)
+        timestep = call.timestep
+        if timestep.ndim == 2 and timestep.shape[1] > 1:    # of a stream, in which what is clean stands at level 0
+            timestep = torch.cat([timestep, timestep.new_zeros(len(timestep), beside.shape[2])], 1)
+        return call.change(time_dim_concat=beside, timestep=timestep)
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """What is known, the picture or the last chunk's frames, opens the latent and is masked out."""

@@ -3,7 +3,8 @@
 Clean frames (anchors, stitched context) ride along as tokens through the model's own `time_dim_concat`, which leaves
 them out of the output; each gets its own RoPE time and timestep 0.
 """
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import comfy.latent_formats
@@ -13,13 +14,17 @@ import torch
 from torch import Tensor
 
 from ...techniques.layout import Layout, Span
+from ...techniques.style_anchor import find_style_anchor
 from ...techniques.technique import restricts_visibility
+from ...techniques.temporal_anchor import find_temporal_anchor
 from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
-from ..frame_conditions import Cut
+from ..frame_conditions import WINDOW, Cut
 from ..written_memory import MEMORY, PICTURE, MemoryCall
 from .call import WanCall, split_attention
 from .memory import attention_with_memory
+
+GREY_LATENTS = 4    # after so many a grey video's latents stay as they are, but for rounding
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Wan(Backbone):
         memory = call.transformer_options.get(MEMORY)
         if memory is not None:
             return self.prepare_remembering(call, memory, techniques, position, process_in)
+        window = call.transformer_options.get(WINDOW)
+        if window is not None and window.finished:
+            call = call.change(x=self.mark_finished(call.x, window.finished))
         own = self.own_layout(call)
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
@@ -66,6 +74,12 @@ class Wan(Backbone):
         if restricts_visibility(techniques):
             call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    @staticmethod
+    def mark_finished(x: Tensor, finished: int) -> Tensor:
+        """The call's input (B, C, T, h, w) with its first latents, those of a stream that are finished, as this family
+        knows given ones."""
+        return x
 
     def prepare_remembering(self, call: WanCall, memory: MemoryCall, techniques, position, process_in) -> WanCall:
         """A call that sees what a stream remembers; of other clean frames only those of other techniques ride along."""
@@ -82,6 +96,22 @@ class Wan(Backbone):
         rows = call.rows([time for span in layout.spans for time in span.times])
         call = call.with_attention(attention_with_memory(call, memory, call.x.shape[2], rows))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
+
+    def cache_bytes(self, model, noise_shape, techniques, position) -> int:
+        """Of one guidance branch, where this family remembers: its picture's and the finished latents'."""
+        anchor = find_temporal_anchor(techniques)
+        if self.memory != "written" or anchor.offload != "VRAM":
+            return 0
+        latents = anchor.latents + (find_style_anchor(techniques) is not None)
+        network, computed = model.diffusion_model, model.manual_cast_dtype or model.get_dtype()
+        size = 1 if anchor.precision == "fp8" else computed.itemsize
+        return latents * 2 * len(network.blocks) * network.dim * (noise_shape[3] * noise_shape[4] // 4) * size
+
+    def extra_latents(self, model, noise_shape, techniques, position) -> int:
+        """As many more as ComfyUI counts the bytes of a KV cache for: it reckons with the sampler's latent alone."""
+        kept = self.cache_bytes(model, noise_shape, techniques, position)
+        own = model.memory_required([1, noise_shape[1], 1, *noise_shape[3:]]) if kept else 1
+        return super().extra_latents(model, noise_shape, techniques, position) + math.ceil(kept / own)
 
     def show_picture(self, call: WanCall, window_audio: bool) -> WanCall:
         """The call of a `written` memory that has its picture alone, at level 0, as this family was trained to be given
@@ -108,14 +138,19 @@ class Wan(Backbone):
         parts = [] if call.time_dim_concat is None else [call.time_dim_concat]
         for span in spans:
             latents = call.latents(span, process_in)
-            if call.x.shape[1] == latents.shape[1] * 2 + 4:   # I2V: [latent | mask, 1 is known | known latent]
-                latents = torch.cat([latents, torch.ones_like(latents[:, :4]), latents], dim=1)
+            if call.x.shape[1] == latents.shape[1] * 2 + 4:   # I2V
+                latents = as_known(latents)
             parts.append(latents)
         timestep = call.timestep if call.timestep.ndim == 2 else call.timestep[:, None]
         own = timestep.expand(-1, noisy) if timestep.shape[1] == 1 else timestep
         own = torch.cat([own, own[:, -1:].expand(-1, noisy - own.shape[1])], dim=1)
         timestep = torch.cat([own, own.new_zeros(own.shape[0], clean)], dim=1)
         return call.change(time_dim_concat=torch.cat(parts, dim=2), timestep=timestep)
+
+
+def as_known(latents: Tensor) -> Tensor:
+    """I2V's input where `latents` are given: [latent | mask, 1 is known | known latent]."""
+    return torch.cat([latents, torch.ones_like(latents[:, :4]), latents], dim=1)
 
 
 def check_other_nodes(call: WanCall, layout: Layout) -> None:
@@ -167,6 +202,21 @@ class WanI2V(Wan):
         if picture is not None:
             frames[0] = picture[0]
         return encode(frames)
+
+    @staticmethod
+    def mark_finished(x: Tensor, finished: int) -> Tensor:
+        return torch.cat([as_known(x[:, :16, :finished]), x[:, :, finished:]], 2)
+
+    def stream_inputs(self, request: ChunkRequest) -> ChunkInputs:
+        """Nothing is known but what the windows' calls mark: everywhere the grey of a frame far behind the first."""
+        assert request.encode is not None
+        _, height, width = request.latent_shape
+        grey = self.concat_latent(request.encode, None, GREY_LATENTS, height * self.spatial_ratio,
+                                  width * self.spatial_ratio)
+        assert grey is not None
+        blank = replace(request, concat_latent=grey[:, :, -1:].expand(-1, -1, request.latents, -1, -1),
+                        context=None, reference=None)
+        return WanI2V.chunk_inputs(self, blank)
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Conditioning frames as concat channels over the concat latent; the mask is 0 there."""

@@ -20,10 +20,11 @@ from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
 
 ONE_LEVEL = tuple(name for name, family in FAMILIES.items() if family.exists and name.startswith(
-    ("humo", "animate", "cogvideox", "hunyuan")))
+    ("animate", "cogvideox", "hunyuan", "ltx")))
 ANOTHER_MEMORY = ("liveavatar",)
+IN_TAKES = ("humo_1_7b", "humo_17b")    # whose references stand behind a clip
 ROLLING = [name for name, family in FAMILIES.items() if family.exists and name not in (
-    *ONE_LEVEL, *ANOTHER_MEMORY)]
+    *ONE_LEVEL, *ANOTHER_MEMORY, *IN_TAKES)]
 EULER, EVEN = comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.8, 0.5, 0.3, 0.0])
 LATENTS = 6
 
@@ -132,6 +133,24 @@ def test_finished_latents_of_longcat_see_only_one_another(tiny_models):
     assert [given for _, given, _ in seen] == [0, 0, 2, 2]
 
 
+def test_longcat_s_finished_latents_are_computed_once_for_each_finished_block(tiny_models, monkeypatch):
+    """With the same result as in each call, also in RAM; the store holds the newest alone."""
+    chunk = FamilyChunk(FAMILIES["longcat_avatar15"], load_family("longcat_avatar15", tiny_models / "models"))
+    network, made = chunk.model.model.diffusion_model, []
+    make = network.make_caches
+    monkeypatch.setattr(network, "make_caches", lambda x, *args, **kwargs: made.append(x.shape[2]) or make(
+        x, *args, **kwargs))
+    asked = RollingSampler(1, 2, "fresh"), torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
+    anchor = StyleAnchor(latents=chunk.picture(5))
+    found = [sample(chunk, *asked, TemporalAnchor(2, keep), anchor) for keep in ("VRAM", "RAM")]
+    # one picture before anything is finished, then with 1 and 2 finished latents for each of the windows after that
+    assert made == 2 * [1, 2, 3, 3, 3, 3]
+    monkeypatch.setattr("lodestar.backbones.longcat.backbone.with_cache", lambda call, *_: call)
+    wanted = sample(chunk, *asked, TemporalAnchor(2), anchor)
+    assert len(made) == 12 and torch.equal(*found)
+    assert (found[0] - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
 def test_a_given_picture_comes_back_as_it_was_and_the_blocks_follow_it(t2v):
     picture, mask = t2v.picture(5), torch.ones(1, 1, 7, *SIZE)
     given = torch.zeros(1, 16, 7, *SIZE)
@@ -157,6 +176,13 @@ def test_a_family_of_one_level_is_refused_by_name_beside_those_that_are_not(tiny
 def test_a_student_of_another_memory_is_refused_with_the_reason(tiny_models):
     refused = FamilyChunk(FAMILIES["liveavatar"], load_family("liveavatar", tiny_models / "models"))
     with pytest.raises(ValueError, match="model: LiveAvatar's stream remembers .*, one cache of keys per level"):
+        sample(refused, RollingSampler(1, 1, "fresh"), torch.tensor([1.0, 0.5, 0.0]))
+
+
+@pytest.mark.parametrize("name", IN_TAKES)
+def test_a_family_whose_references_are_behind_the_clip_is_for_long_take(tiny_models, name):
+    refused = FamilyChunk(FAMILIES[name], load_family(name, tiny_models / "models"))
+    with pytest.raises(ValueError, match="sampler: HuMo .* behind the clip's last latent.*Window with Long Take"):
         sample(refused, RollingSampler(1, 1, "fresh"), torch.tensor([1.0, 0.5, 0.0]))
 
 
@@ -212,6 +238,6 @@ def test_a_guider_that_goes_by_one_noise_level_is_refused(t2v):
     check_levels(guided)
     guided.project_directions(Projection(-0.75, 55.0))
     for guider in (guided, HighLowGuider(t2v.model, t2v.model, t2v.prompt(3), t2v.prompt(4), 2.0, 2.0)):
-        with pytest.raises(ValueError, match="guider: a pair of models and projected guidance"):
+        with pytest.raises(ValueError, match="guider: a pair of models, projected guidance"):
             guider.sample(random(1, 16, 6, *SIZE, seed=1), torch.zeros(1, 16, 6, *SIZE), RollingSampler(2, 1, "fresh"),
                           torch.tensor([1.0, 0.8, 0.5, 0.0]), disable_pbar=True, seed=1)
