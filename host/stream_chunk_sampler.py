@@ -4,6 +4,7 @@ What the window holds between two chunks is the sampler's state, in the journal;
 are the journal's own. The first latent of the take is its picture, as it was encoded.
 """
 import copy
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -23,8 +24,10 @@ from ..techniques.temporal_anchor import count_recents, find_temporal_anchor
 from .chunk_sampler import GuiderChunkSampler, Sampling
 from .progress import TakeProgress
 from .rolling_sampler import RollingSampler, Stream, StreamSampler, check_levels
+from .stream_note import describe_stream
 from .take_inputs import TakeInputs
 
+logger = logging.getLogger("lodestar")
 BEFORE = 2      # latents of a run in front of its windows: some families count a run's first two otherwise
 
 
@@ -37,6 +40,7 @@ class StreamChunkSampler:
         self.inputs, self.sampling, self.progress = inputs, sampling, progress
         self.rolling = sampling.sampler.rolling(sampling.sigmas)
         self.recents = count_recents(inputs.techniques)
+        logger.info(describe_stream(inputs.model, inputs.plan, self.rolling))
         self.blocks = (inputs.plan.total_latents - 1) // self.rolling.block_latents
         self.held: dict[int, Tensor] = {}
         written = inputs.backbone.memory == "written"

@@ -8,6 +8,7 @@ from .. import backbones
 from ..backbones import attach
 from ..host.continued_take import plan_with_model
 from ..host.story_pictures import check_script, digest_pictures, read_keyframes
+from ..host.stream_note import describe_stream
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps
 from ..pipelines.take.plan_view import view_of
@@ -105,7 +106,8 @@ class LodestarPlanTake(io.ComfyNode):
         take = replace(take, audio=sound, speech=speech, driving=driving,
                        keyframes=read_keyframes(take.plan.story))
         cost = describe(take.plan, backbone.latent_channels(model.model), backbone.spatial_ratio)
-        summary = lines_of(chosen.note, chosen.size_note, cost, take.length_note, backbone.fps_note(chosen.fps))
+        summary = lines_of(chosen.note, chosen.size_note, cost, describe_stream(model, take.plan), take.length_note,
+                           backbone.fps_note(chosen.fps))
         return io.NodeOutput(take, summary, ui=page_values(take, attach.technique_of(model, LookaheadAnchor), summary))
 
     @classmethod

@@ -1,30 +1,15 @@
 """Long Take with Rolling Window: block by block, the same however it is cut into chunks, broken off and resumed."""
-import types
 from dataclasses import replace
 
 import av
 import comfy.samplers
-import folder_paths
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
-from families import FAMILIES, FamilyChunk, load_family, load_vae
-from lodestar.backbones import attach
-from lodestar.backbones.omniavatar.backbone import OmniAvatarBackbone
-from lodestar.backbones.omniavatar.speech import FAMILY
-from lodestar.host.chunk_sampler import Sampling
-from lodestar.host.rolling_sampler import RollingSampler
-from lodestar.host.session import TakeSession
-from lodestar.host.stream_chunk_sampler import StreamChunkSampler, choose_chunk_sampler
-from lodestar.host.take_inputs import TakeInputs
-from lodestar.nodes.plan_take import LodestarPlanTake
+from families import FAMILIES, FamilyChunk, load_family
+from lodestar.host.stream_chunk_sampler import choose_chunk_sampler
 from lodestar.pipelines.take import plan as plans
 from lodestar.pipelines.take.video_writer import VideoWriter
-from lodestar.techniques.flow_schedules import student_levels
-from lodestar.techniques.style_anchor import StyleAnchor
-from lodestar.techniques.temporal_anchor import TemporalAnchor
-
-SECONDS, RATE, BLOCK = 2, 16000, 2
+from stream_takes import BLOCK, SECONDS, make_stream, session
 
 
 @pytest.fixture(scope="module", params=[name for name in (
@@ -44,68 +29,26 @@ def t2v(tiny_models) -> FamilyChunk:
     return FamilyChunk(FAMILIES["wan21_t2v"], load_family("wan21_t2v", tiny_models / "models"))
 
 
-def features(backbone) -> dict | None:
-    if backbone.audio_shape is None:
-        return None
-    layers, width = backbone.audio_shape
-    rate = 32.0 if backbone.fps == 16 else 25.0
-    made = tuple(torch.randn(1, int(rate * SECONDS), width, generator=torch.Generator().manual_seed(layer)) for layer in
-                 range(layers))
-    return {"encoded_audio": made[-1], "encoded_audio_all_layers": made, "rate_hz": rate,
-            "audio_samples": SECONDS * RATE, **({"family": FAMILY} if isinstance(backbone, OmniAvatarBackbone) else {})}
-
-
-def session(chunk, tiny_models, output, block=BLOCK, sampler=None, picture=True, seconds=SECONDS) -> TakeSession:
-    model = attach.with_technique(attach.with_technique(chunk.model, TemporalAnchor(2)), StyleAnchor())
-    audio = {"waveform": torch.zeros(1, 1, seconds * RATE), "sample_rate": RATE}
-    take = LodestarPlanTake.execute(model=model, audio=audio, fps=0.0, script="", width=64, height=64, chunk_frames=17,
-                                    overlap_frames=-1, seed_step=1, max_seconds=0.0, block_latents=block).args[0]
-    folder_paths.set_output_directory(str(output))
-    sampling = Sampling(Noise_RandomNoise(3), chunk.guider(model), sampler or RollingSampler(BLOCK, 1, "fresh"),
-                        student_levels("even", 3, 1, 5.0))
-    shown = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4)) if picture else None
-    inputs = TakeInputs(model, load_vae(chunk.family, tiny_models / "models"), take.plan, shown,
-                        features(chunk.backbone))
-    return TakeSession(inputs, sampling, take, types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None))
-
-
-def make(take, name, broken_after=None):
-    """The take's latents of each chunk; `broken_after` so many, the take ends with an error."""
-    made = []
-
-    class Recording(StreamChunkSampler):
-        def sample(self, chunk, past):
-            if len(made) == broken_after:
-                raise OSError("broken off")
-            pieces = list(super().sample(chunk, past))
-            made.append(torch.cat(pieces, 2))
-            yield from pieces
-
-    with torch.inference_mode():
-        finished = replace(take, make_sampler=Recording).make(name, False)
-    return finished, made
-
-
 def test_a_stream_is_as_long_as_the_speech_and_the_same_in_one_chunk(chunk, tiny_models, tmp_path, monkeypatch):
     take = session(chunk, tiny_models, tmp_path)
     plan = take.take.plan
     assert len(plan.chunks) > 2 and (plan.total_latents - 1) % BLOCK == 0 and plan.trimmed_frames < 4 * BLOCK + 4
-    finished, made = make(take, "take/cut")
+    finished, made = make_stream(take, "take/cut")
     with av.open(str(finished.path)) as container:
         assert container.streams.video[0].frames == plan.total_frames == SECONDS * chunk.backbone.fps
     assert torch.allclose(made[0][:, :, :1], take.inputs.reference, atol=1e-5)
     monkeypatch.setattr(plans, "CHUNK_SECONDS", 100)
     whole = session(chunk, tiny_models, tmp_path)
     assert len(whole.take.plan.chunks) == 1
-    one = make(whole, "take/whole")[1][0]
+    one = make_stream(whole, "take/whole")[1][0]
     assert (torch.cat(made, 2) - one).abs().max() < 1e-4 * one.abs().max()
 
 
 def test_a_broken_stream_goes_on_as_if_it_had_not_been(t2v, tiny_models, tmp_path):
     with pytest.raises(OSError, match="broken off"):
-        make(session(t2v, tiny_models, tmp_path / "one"), "take/one", broken_after=1)
-    _, later = make(session(t2v, tiny_models, tmp_path / "one"), "take/one")
-    _, whole = make(session(t2v, tiny_models, tmp_path / "two"), "take/one")
+        make_stream(session(t2v, tiny_models, tmp_path / "one"), "take/one", broken_after=1)
+    _, later = make_stream(session(t2v, tiny_models, tmp_path / "one"), "take/one")
+    _, whole = make_stream(session(t2v, tiny_models, tmp_path / "two"), "take/one")
     assert len(later) == len(whole) - 1 and all(torch.equal(*pair) for pair in zip(later, whole[1:], strict=True))
 
 
@@ -120,7 +63,7 @@ def test_the_window_costs_the_same_however_long_the_take(t2v, tiny_models, tmp_p
     model = take.inputs.model.clone()
     model.add_wrapper_with_key("diffusion_model", "zz_record", record)
     guider = t2v.guider(model)
-    make(replace(take, inputs=replace(take.inputs, model=model), sampling=replace(take.sampling, guider=guider)),
+    make_stream(replace(take, inputs=replace(take.inputs, model=model), sampling=replace(take.sampling, guider=guider)),
          "take/count")
     blocks = (take.take.plan.total_latents - 1) // BLOCK
     assert len(frames) == blocks + 3 - 1 and set(frames[3:-3]) == {2 + 3 * BLOCK}

@@ -1,5 +1,6 @@
 """A stream on a causal student in ComfyUI, against the rolling fixtures: what it remembers is what it saw."""
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import comfy.samplers
@@ -8,14 +9,21 @@ import lodestar.backbones
 import pytest
 import tiny_student
 import torch
+from families import Family, FamilyChunk
 from lodestar.backbones import attach
 from lodestar.backbones.written_memory import RECENTS, WrittenMemory
 from lodestar.host.rolling_sampler import Stream, StreamSampler
+from lodestar.host.stream_note import cache_bytes, describe_stream
 from lodestar.networks.omniavatar.audio import pack_frames
+from lodestar.pipelines.take import plan as plans
+from lodestar.pipelines.take.plan import plan_take
 from lodestar.techniques.rolling_window import Rolling
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
+from lodestar.techniques.timeline import Timeline
+from safetensors.torch import load_file
+from stream_takes import make_stream, session
 
 FIXTURES = golden.Fixtures(Path(__file__).resolve().parents[2] / "golden" / "rolling")
 RECORDS = {record["name"]: record for record in FIXTURES.cases["cases"]}
@@ -129,3 +137,36 @@ def test_it_is_as_large_after_many_blocks_as_after_few(student):
                          Stream(rolling, blocks, lambda block, level: noise))
         sizes.append(stream.memory.bytes)
     assert sizes[0] == sizes[1]
+
+
+def test_a_plan_says_what_a_stream_costs(student):
+    """In the user's units; the bytes are those that the stream then has."""
+    record = RECORDS["two_passes_ahead_tail"]
+    model = attach.with_technique(attach.with_technique(student, TemporalAnchor(record["T"], "RAM")), StyleAnchor())
+    plan = plan_take(Timeline(Fraction(25)), 100, 81, 0, 48, 32, block_latents=record["B"])
+    rolling = Rolling(tuple(record["sigmas"]), record["B"], record["N"], record["renoise"])
+    _, stream = make(student, record)
+    wanted = f"KV cache: {stream.memory.bytes / 1e6:.0f} MB in RAM for each condition that guidance uses"
+    assert cache_bytes(model, plan, attach.techniques_of(model)) == stream.memory.bytes
+    assert describe_stream(model, plan) == (
+        "stream: blocks of 0.32 s; with 4 of them in the window it looks 0.96 s ahead in the sound; 1 call of the "
+        f"model for each block and pass, and 1 that remembers it; {wanted}")
+    said = describe_stream(model, plan, rolling)
+    assert "with 2 of them in the window it looks 0.32 s ahead" in said and "2 calls of the model for each" in said
+    assert not describe_stream(model, plan_take(Timeline(Fraction(25)), 100, 81, 0, 48, 32))
+
+
+def test_a_take_goes_on_with_what_its_journal_remembers(student, tiny_models, tmp_path, monkeypatch):
+    """The frames of a stream that was never broken off, without a file more for what it remembers."""
+    monkeypatch.setattr(plans, "CHUNK_SECONDS", 0.5)
+    chunk = FamilyChunk(Family("student", lambda _: student, text=FIXTURES.cases["network"]["text_dim"]), student)
+    with pytest.raises(OSError, match="broken off"):
+        make_stream(session(chunk, tiny_models, tmp_path / "one"), "take/one", broken_after=1)
+    states = [load_file(path) for path in tmp_path.rglob("state_*.safetensors")]
+    assert {name.split("/")[1] for state in states for name in state if "/" in name} == {"positive 0", "negative 0"}
+    _, later = make_stream(session(chunk, tiny_models, tmp_path / "one"), "take/one")
+    _, whole = make_stream(session(chunk, tiny_models, tmp_path / "two"), "take/one")
+    assert len(later) == len(whole) - 1 and all(torch.equal(*pair) for pair in zip(later, whole[1:], strict=True))
+    monkeypatch.setattr(plans, "CHUNK_SECONDS", 100)
+    one = make_stream(session(chunk, tiny_models, tmp_path / "three"), "take/one")[1][0]
+    assert apart(torch.cat(whole, 2), one) < 1e-5
