@@ -20,11 +20,11 @@ from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
 
 ONE_LEVEL = tuple(name for name, family in FAMILIES.items() if family.exists and name.startswith(
-    ("animate", "cogvideox", "hunyuan", "ltx")))
+    ("animate", "cogvideox", "hunyuan")))
 ANOTHER_MEMORY = ("liveavatar",)
 IN_TAKES = ("humo_1_7b", "humo_17b")    # whose references stand behind a clip
 ROLLING = [name for name, family in FAMILIES.items() if family.exists and name not in (
-    *ONE_LEVEL, *ANOTHER_MEMORY, *IN_TAKES)]
+    *ONE_LEVEL, *ANOTHER_MEMORY, *IN_TAKES) and not family.sound]     # which is a second stream with the same level
 EULER, EVEN = comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.8, 0.5, 0.3, 0.0])
 LATENTS = 6
 
