@@ -1,6 +1,5 @@
 """Weights from disk the way ComfyUI reads them, and what to tell a user whose file is not as it should be."""
 import logging
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..networks import weight_files
 from ..networks.weight_files import format_bytes, read_weights, surplus_bytes
 
-UNREADABLE = (ValueError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
+UNREADABLE = (*weight_files.UNREADABLE, SafetensorError)
 WEIGHT_DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
                  "fp8_e5m2": torch.float8_e5m2}
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")   # of a network in files that ComfyUI saves

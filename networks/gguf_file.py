@@ -17,6 +17,9 @@ from .weight_files import format_bytes, map_file, view_as
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 NUMBERS = ("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", "", "", "<Q", "<q", "<d")     # metadata types by number
 STRING, ARRAY = 8, 9
+# what a header of any bytes raises: sizes and counts beyond all bounds, no text, nested arrays without end, other types
+DAMAGED = (struct.error, MemoryError, UnicodeDecodeError, LookupError, ArithmeticError, RecursionError, TypeError,
+           RuntimeError)
 SHAPE = "comfy.gguf.orig_shape."    # + name: the shape before the rows were made to fit a block
 
 
@@ -28,15 +31,15 @@ def read_gguf(path: Path) -> tuple[dict[str, Tensor | Blocks], dict[str, str]]:
     try:
         with open(path, "rb") as file:
             metadata, directory, end = read_head(file)
-    except (struct.error, MemoryError, UnicodeDecodeError, IndexError) as error:
+        alignment = metadata.get("general.alignment", ALIGNMENT)
+        start = -(-end // alignment) * alignment
+        raw, weights = map_file(path), {}
+        for name, sizes, kind, offset in directory:
+            shape = tuple(metadata.get(SHAPE + name, reversed(sizes)))
+            weights[name] = weight_at(raw[start + offset:], name, shape, sizes, kind)
+    except DAMAGED as error:
         raise ValueError(f"it is cut short or damaged within its header: {format_bytes(path.stat().st_size)} are here; "
                          "download it again") from error
-    alignment = metadata.get("general.alignment", ALIGNMENT)
-    start = -(-end // alignment) * alignment
-    raw, weights = map_file(path), {}
-    for name, sizes, kind, offset in directory:
-        shape = tuple(metadata.get(SHAPE + name, reversed(sizes)))
-        weights[name] = weight_at(raw[start + offset:], name, shape, sizes, kind)
     return weights, {name: value for name, value in metadata.items() if isinstance(value, str)}
 
 

@@ -5,7 +5,6 @@ The network has the authors' layers and key names, so that their file `syncnet_v
 it, nothing is downloaded. Adjacent windows of frames go through it as one strip, which is
 the same and keeps no frame twice.
 """
-import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .weight_files import read_weights
+from .weight_files import UNREADABLE, read_weights
 
 FILE = "syncnet_v2.model"
 FEATURES, SIZE, WINDOW_FRAMES, WINDOW_STEPS = 512, 1024, 5, 20     # a window: 5 frames at 25 fps, 20 rows of MFCC
@@ -85,7 +84,7 @@ def load_syncnet(folders: Sequence[Path]) -> SyncNet:
                              + (f" in {folders[0]}" if folders else ""))
     try:
         state = read_weights(path)[0]
-    except (ValueError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         came = str(error).strip().splitlines()
         raise SyncNetMissing(f"{path} cannot be read ({came[0] if came else type(error).__name__}). Wanted: {SOURCE}. "
                              "Get it again") from error

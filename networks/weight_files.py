@@ -6,6 +6,7 @@ leaves them, are no fault; bytes that are missing are.
 import io
 import json
 import math
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ LONGEST_HEADER = 100_000_000    # bytes, as the format allows
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
           "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
           "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+# what readers raise on a file of any bytes, torch's own unpickler among them
+UNREADABLE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, OSError,
+              pickle.UnpicklingError)
 ARCHIVE_END, SEARCHED = b"PK\5\6", 1 << 26    # what closes a zip, and within how many last bytes
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 

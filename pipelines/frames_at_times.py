@@ -48,11 +48,8 @@ class FileFrames:
         self.media, self.start, self.length = MediaFile(source), start, length
         self.name = self.media.name
         with self.media.open_container() as container:
-            stream = next(iter(container.streams.video), None)
-            rate = stream and (stream.average_rate or stream.guessed_rate)
-            if not stream or not rate or not stream.width:
-                raise ValueError(f"{self.name} has no video track. Give a video file, such as an MP4")
-            self.fps, self.size = Fraction(rate), (stream.width, stream.height)
+            stream, self.fps = self.media.video_track(container)
+            self.size = stream.width, stream.height
             self._first, end = self._ends(container, stream)
         own = end - self._first - start
         self.seconds: Fraction | None = min(own, length) if length else own

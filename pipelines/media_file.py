@@ -8,7 +8,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import numpy as np
 
 logger = logging.getLogger("lodestar")
 TRIED_PACKETS = 50      # of a sound track, before it counts as one that cannot be decoded
+FASTEST_RATE = 768_000      # Hz; a damaged header says any, and FFmpeg would work at it for minutes
 T = TypeVar("T")
 
 
@@ -37,8 +39,18 @@ class MediaFile:
         """What `step` gives; FFmpeg's and the system's refusals in words."""
         try:
             return step()
-        except (av.error.FFmpegError, OSError) as error:
+        except (av.error.FFmpegError, OSError, MemoryError) as error:    # a header may ask for any amount
             raise ValueError(f"{self.name} cannot be read ({error}). Give a file that FFmpeg plays") from error
+
+    def video_track(self, container: Any) -> tuple[Any, Fraction]:
+        """(the first video track, its frame rate). ValueError where there is none, or nothing decodes it."""
+        stream = next(iter(container.streams.video), None)
+        if stream is not None and stream.codec_context is None:
+            raise ValueError(f"{self.name} has a video track that FFmpeg cannot decode. Give a file that it plays")
+        rate = stream and (stream.average_rate or stream.guessed_rate)
+        if not stream or not rate or not stream.width:
+            raise ValueError(f"{self.name} has no video track. Give a video file, such as an MP4")
+        return stream, Fraction(rate)
 
     def pictures(self, container: Any) -> Iterator[Any]:
         """The frames of the first video track."""
@@ -114,7 +126,7 @@ class MediaFile:
                 yield seconds, np.zeros((1 if layout == "mono" else 2, silent), np.float32)
                 continue
             for frame in frames:
-                for part in resampler.resample(frame):
+                for part in self.read(partial(resampler.resample, frame)):
                     yield float(frame.time or 0), part.to_ndarray()
         for part in resampler.resample(None):
             yield 0.0, part.to_ndarray()
@@ -124,7 +136,7 @@ class MediaFile:
     def _decodes(self, track: int) -> bool:
         with self.open_container() as container:
             stream = container.streams.audio[track]
-            if stream.codec_context is None:
+            if stream.codec_context is None or not 0 < (stream.rate or 0) <= FASTEST_RATE:
                 return False
             for packet in islice(container.demux(stream), TRIED_PACKETS):
                 with suppress(av.error.FFmpegError):

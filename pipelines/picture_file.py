@@ -12,8 +12,8 @@ def read_picture(path: Path) -> Tensor:
     """(H, W, 3), float 0..1, upright. Raises ValueError for what is no picture."""
     try:
         return torch.from_numpy(np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))) / 255
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: no picture that Pillow can read") from error
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:   # a PNG's chunks: SyntaxError
+        raise ValueError(f"{path}: no picture that Pillow can read ({error})") from error
 
 
 def crop_picture(picture: Tensor, width: int, height: int) -> Tensor:

@@ -12,8 +12,7 @@ NETWORK = {"socket", "ssl", "http", "urllib", "urllib3", "requests", "httpx", "a
            "ftplib", "smtplib", "huggingface_hub", "torch.hub", "gdown"}
 RUNS = {"subprocess", "multiprocessing", "ctypes", "code", "runpy", "pip", "marshal", "shelve", "dill", "webbrowser"}
 ALLOWED = {("backbones/allocator.py", "ctypes"): "malloc_trim of the C library",
-           ("networks/syncnet.py", "pickle"): "the error of torch.load",
-           ("backbones/weight_loading.py", "pickle"): "the same",
+           ("networks/weight_files.py", "pickle"): "the error of torch.load",
            ("pipelines/take/fingerprint.py", "pickle"): "the error of an object that cannot be pickled"}
 CALLS = {"system", "popen", "startfile", "urlopen", "Unpickler", "add_routes", "from_pretrained", "hf_hub_download",
          "snapshot_download", "load_state_dict_from_url"}

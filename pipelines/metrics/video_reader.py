@@ -86,11 +86,8 @@ class VideoFile:
         self.source, self.media = source, MediaFile(source)
         self.name = self.media.name
         with self.media.open_container() as container:
-            stream = next(iter(container.streams.video), None)
-            rate = stream and (stream.average_rate or stream.guessed_rate)
-            if not stream or not rate or not stream.width:
-                raise ValueError(f"{self.name} has no video track. Give a video file, such as an MP4")
-            self.fps, self.width, self.height = Fraction(rate), stream.width, stream.height
+            stream, self.fps = self.media.video_track(container)
+            self.width, self.height = stream.width, stream.height
             self._start_seconds = float((stream.start_time or 0) * stream.time_base)
             self.stated_frames = int(stream.frames)
 
