@@ -1,5 +1,6 @@
 """Weights from disk the way ComfyUI reads them, and what to tell a user whose file is not as it should be."""
 import logging
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
