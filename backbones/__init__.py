@@ -23,6 +23,7 @@ FAMILIES = (     # the first that knows a model has it: one on top of another co
     "cogvideox.backbone.CogVideoX",
     "hunyuan.backbone.HunyuanVideo",
     "ltx.backbone.LTX",
+    "minimax_h3.backbone.MiniMaxH3",
 )
 
 

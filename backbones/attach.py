@@ -88,7 +88,8 @@ def conditions_layout(model, latent_shapes):
     patch = patch_of(model)
     if patch is None:
         return lambda entry: entry
-    return lambda entry: patch.backbone.lay_out_conditions(entry, patch.techniques, patch.position, latent_shapes[0][2])
+    return lambda entry: patch.backbone.lay_out_conditions(entry, patch.techniques, patch.position,
+                                                               tuple(latent_shapes[0]))
 
 
 def with_own_conditions(entry: dict) -> dict:

@@ -156,7 +156,7 @@ class Backbone(ABC):
 
     def latents_ahead(self, frames: Fraction) -> float:
         """An anchor's distance in pixel frames as latent frames: floor(D / r) (Seo et al. 2025, section 3.3)."""
-        return frames // self.temporal_ratio
+        return int(frames) // self.temporal_ratio
 
     @property
     def layers_taken(self) -> tuple[int, ...]:
@@ -292,10 +292,10 @@ class Backbone(ABC):
         """Raises ValueError for what other nodes have put on a model that ComfyUI cannot run with it."""
         return None
 
-    def lay_out_conditions(self, entry: dict, techniques: tuple[Technique, ...], position: ChunkPosition, latents: int
-                           ) -> dict:
-        """A condition (as ComfyUI converts CONDITIONING) of a run over so many latent frames, for families whose clean
-        frames stand in it and not in the call."""
+    def lay_out_conditions(self, entry: dict, techniques: tuple[Technique, ...], position: ChunkPosition,
+                           shape: tuple[int, ...]) -> dict:
+        """A condition (as ComfyUI converts CONDITIONING) of a run over video latents of `shape` (B, C, T, h, w), for
+        families whose clean frames stand in it and not in the call."""
         return entry
 
     def fit_pictures(self, pictures: Tensor, width: int, height: int) -> Tensor:
@@ -368,18 +368,25 @@ def needs_layout(own: Layout, layout: Layout, techniques: tuple[Technique, ...],
     return bool(techniques) and rounds
 
 
+def check_shape(span: Span, wanted: tuple[int, ...]) -> None:
+    """Raises ValueError for a span's latents of other channels, height or width."""
+    assert span.latents is not None
+    channels, height, width = wanted
+    came = span.latents.shape
+    if came[1] != channels:
+        raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they come "
+                         "from another model's VAE. Encode the picture with the VAE that belongs to it")
+    if came[-2:] != (height, width):
+        raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {width}x{height}. Encode "
+                         "the picture at the take's width and height")
+
+
 def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor], transformer_options: dict
                ) -> Tensor:
     """The span's latents in model space, in the size, batch, device and dtype of `x`. Refuses a foreign space."""
     latents = span.latents
     assert latents is not None
-    came = latents.shape
-    if came[1] != channels:
-        raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they come "
-                         "from another model's VAE. Encode the picture with the VAE that belongs to it")
-    if came[-2:] != x.shape[-2:]:
-        raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {x.shape[-1]}x"
-                         f"{x.shape[-2]}. Encode the picture at the take's width and height")
+    check_shape(span, (channels, *x.shape[-2:]))
     _, own = once(transformer_options, ("latents", id(latents), x.dtype, x.device),
                   lambda: (latents, process_in(latents.float()).to(x)))     # while it is kept, the id is no other's
     return own.expand(x.shape[0], -1, -1, -1, -1)

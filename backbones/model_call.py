@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
-from ..techniques.visibility import attend_by_groups, query_groups
+from ..techniques.visibility import Starts, attend_by_groups, query_groups
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,15 +67,15 @@ class ModelCall:
 
 
 def split_queries(transformer_options: Mapping[str, Any], visibility: Mapping[tuple[int, int], float], frames: int,
-                  tokens: int, total_tokens: Callable[[], int], first: int = 0,
+                  tokens: int, total_tokens: Callable[[], int], first: Starts = 0,
                   is_video: Callable[[dict], bool] = lambda kwargs: True,
                   fit: Callable[[dict, int], dict] = lambda kwargs, keys: kwargs) -> Callable:
     """An attention override that splits the queries of `frames` latent frames of `tokens` each by what they see,
     chained onto any override that is there.
 
-    `first`: where in the sequence the frames begin. `total_tokens`: of the sequence that is split, asked while the
-    model runs, since a model may add tokens of its own; every other attention passes through. `is_video`: whether one
-    of that length is it. `fit`: keyword arguments for so many keys.
+    `first`: where in the sequence the frames begin, or each of them. `total_tokens`: of the sequence that is split,
+    asked while the model runs, since a model may add tokens of its own; every other attention passes through.
+    `is_video`: whether one of that length is it. `fit`: keyword arguments for so many keys.
     """
     groups = query_groups(visibility, frames)
     earlier = transformer_options.get("optimized_attention_override")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backbones import attach, find
 from ..backbones.allocator import give_back
-from ..backbones.backbone import ChunkInputs
+from ..backbones.backbone import ChunkInputs, pictures_of
 from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_guider, check_schedule
 from ..pipelines.take.plan import Chunk
@@ -103,7 +103,7 @@ class GuiderChunkSampler:
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context,
                                  self.inputs.plan.number_of(chunk), chunk.first_latent)
         sampled = self.run_sampler(self.chunk_guider(chunk, position, inputs), chunk, inputs)
-        return inputs.new_latents(sampled.float().cpu(), chunk.context_latents)
+        return inputs.new_latents(pictures_of(sampled).float().cpu(), chunk.context_latents)
 
     def chunk_guider(self, chunk: Chunk, position: ChunkPosition, inputs: ChunkInputs) -> Any:
         prompt, guider = self.inputs.prompts.get(chunk.prompt), self.sampling.guider

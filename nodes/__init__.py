@@ -15,6 +15,7 @@ from .high_low_guider import LodestarHighLowGuider
 from .humo_sampler import LodestarHuMoSampler
 from .infinitetalk import LodestarInfiniteTalk
 from .infinitetalk_sampler import LodestarInfiniteTalkSampler
+from .joint_speech import LodestarJointSpeech
 from .latent_stitch import LodestarLatentStitch
 from .load_audio_encoder import LodestarLoadAudioEncoder
 from .load_cogvideox import LodestarLoadCogVideoX
@@ -55,6 +56,7 @@ class Lodestar(ComfyExtension):
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
+                LodestarJointSpeech,
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,

@@ -70,6 +70,8 @@ def check(value: Any, socket) -> Any:
     kind = socket.get_io_type()
     if kind == "IMAGE":
         return first_pictures(value, socket.extra_dict.get("pictures", 1))
+    if kind == "VAE" and socket.extra_dict.get("sound"):
+        return Has("an audio VAE, as LTXV Audio VAE Loader gives", ("encode", "decode"))(value)
     return WIRES[kind](value) if kind in WIRES else WIDGETS[kind](value, socket)
 
 

@@ -6,10 +6,10 @@ from comfy_api.latest import io
 from .. import backbones
 from ..backbones import attach
 from ..techniques.lookahead_anchor import FARTHEST, PLACEMENTS, LookaheadAnchor, parse_schedule
-from ..techniques.timeline import Timeline
 from .input_checks import check_inputs, name_input, try_reading
 from .sockets import search_words
 
+SECONDS = 60.0
 UNITS = ("pixel frames", "latent frames")
 
 
@@ -30,8 +30,8 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                        "keeps the face more strictly, a large one allows more motion; lip sync is best "
                                        "near 12 pixel frames."),
                 io.Combo.Input("unit", options=list(UNITS), default="pixel frames",
-                               tooltip="What distance counts. Pixel frames are divided by 4 and rounded down; latent "
-                                       "frames are taken as they are, fractions too."),
+                               tooltip="What distance counts. Pixel frames are divided by 4 and rounded down, on "
+                                       "LTX-2 taken as they are; so are latent frames, fractions too."),
                 io.Combo.Input("placement", options=list(PLACEMENTS), default="lookahead",
                                tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
                                        "the chunk, in chunk at index, chunk end on the last frame. padding (Stable "
@@ -49,6 +49,9 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                                         "such as 10, 30, -10; after the last it starts again. It overrides distance, "
                                         "placement and index. LongCat's authors: 0 to 24 keeps the person more "
                                         "strictly, 30 or -10 repeats fewer movements."),
+                io.Float.Input("seconds", default=0.0, min=0.0, max=SECONDS, step=0.05, round=0.001, optional=True,
+                               tooltip="How far ahead in seconds, at the model's own frame rate: the same on every "
+                                       "model. Above 0 it stands for distance and unit."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the anchor attached.")],
             **search_words("identity", "consistent character", "same person", "keep face", "reference", "drift"),
@@ -56,10 +59,13 @@ class LodestarLookaheadAnchor(io.ComfyNode):
 
     @classmethod
     @check_inputs
-    def execute(cls, model, distance, unit, placement, index, anchor=None, schedule="") -> io.NodeOutput:
+    def execute(cls, model, distance, unit, placement, index, anchor=None, schedule="", seconds=0.0
+                ) -> io.NodeOutput:
         backbone = backbones.find(model)
-        clock = Timeline(Fraction(backbone.fps), backbone.temporal_ratio)
-        latents = distance if unit == "latent frames" else clock.distance_in_latents(int(distance))
+        if seconds:
+            latents = float(Fraction(seconds).limit_denominator(1000) * backbone.fps / backbone.temporal_ratio)
+        else:
+            latents = distance if unit == "latent frames" else backbone.latents_ahead(Fraction(distance))
         with name_input("anchor"):
             pictures = backbones.anchor_latents(model, anchor)
         technique = LookaheadAnchor(latents, placement, index, pictures, parse_schedule(schedule))

@@ -8,6 +8,7 @@ DRIVING = io.Custom("LODESTAR_DRIVING")
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
 LONGEST_CHUNK = 4097   # pixel frames
 SEVERAL = {"pictures": 9}   # of an IMAGE each picture counts; so many are looked at, one more than any family takes
+SOUND = {"sound": True}   # of a VAE whose pictures are sound: in ComfyUI 0.7 it is another class
 WHICH_AVATAR = "Which LongCat Avatar this is for. auto: as the encoder says, 1.0 for wav2vec2, 1.5 for whisper."
 NEAREST_BUCKET = ("For models that were trained at a list of sizes (LongCat): takes the nearest of them. Off: the size "
                   "stays, and what the node shows says which is the nearest.")

@@ -77,7 +77,7 @@ class LTX(JointBackbone):
     def opening_frames(self) -> int:
         return 1
 
-    def lay_out_conditions(self, entry, techniques, position, latents) -> dict:
+    def lay_out_conditions(self, entry, techniques, position, shape) -> dict:
         """Speech that is none, as zeros say, has a shape of its own: ComfyUI then asks for it in a call of its own."""
         speech = entry.get(SPEECH)
         return entry if speech is None or speech.any() else {**entry, SPEECH: torch.zeros(1, 2)}

@@ -52,7 +52,8 @@ class LTXCall(ModelCall):
         level = self.timestep.reshape(batch, -1, 1).expand(batch, frames * self.frame_tokens, 1)
         mask = self.extra.get("denoise_mask")
         mask = torch.ones_like(self.picture[:, :1]) if mask is None else mask
-        height, width, device = *self.picture.shape[-2:], self.picture.device
+        height, width = self.picture.shape[-2:]
+        device = self.picture.device
         at = once(self.transformer_options, ("places", tuple(places), height, width, device), lambda: coordinates(
             places, height, width, self.module.vae_scale_factors, device))
         return self.change(
@@ -101,7 +102,7 @@ class LTXCall(ModelCall):
         for what, tokens in (("text", self.context.shape[1]), ("sound", self.sound_tokens)):
             if tokens == total:
                 raise ValueError(f"plan: the picture, its anchors included, has {total} tokens, as many as the {what}; "
-                                 "then this model's attentions cannot be told apart. Choose another size or "
+                                 "then this model's attentions look the same. Choose another size or "
                                  "chunk_frames")
 
     def whole_frame(self, frame: float) -> int:

@@ -47,7 +47,7 @@ class LTXStream:
         for group in waiting[:, :, :-1].split(GROUP_LATENTS, 2):
             if group.shape[2]:
                 yield from self._decode(group, self._state)
-        self._state = {module: moved(state, "cpu", copy=True) for module, state in self._state.items()}
+        self._state = {module: move_state(state, "cpu", copy=True) for module, state in self._state.items()}
 
     def flush(self) -> Iterator[Tensor]:
         frames, self._held, self._flushed = self.peek(), None, True
@@ -70,7 +70,7 @@ class LTXStream:
         layers = [module for module in decoder.modules() if hasattr(module, "temporal_cache_state")]
         try:
             for module, kept in state.items():
-                module.temporal_cache_state[thread] = moved(kept, device)
+                module.temporal_cache_state[thread] = move_state(kept, device)
             if ended:
                 autoencoder.mark_conv3d_ended(decoder.conv_in)
             sample = decoder.conv_in(latents, causal=decoder.causal)
@@ -98,11 +98,11 @@ class Sink:
         self.pieces.append(piece)
 
 
-def moved(state: Any, device: torch.device | str, copy: bool = False) -> Any:
+def move_state(state: Any, device: torch.device | str, copy: bool = False) -> Any:
     """What a layer keeps, a tensor or some with flags, on `device`. `copy`: it is a part of what may go."""
     if isinstance(state, Tensor):
         return state.to(device, copy=copy)
-    return tuple(moved(part, device, copy) for part in state) if isinstance(state, tuple) else state
+    return tuple(move_state(part, device, copy) for part in state) if isinstance(state, tuple) else state
 
 
 def visible_latents(decoder: Any) -> int:

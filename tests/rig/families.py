@@ -18,7 +18,7 @@ import folder_paths
 import torch
 from comfy.nested_tensor import NestedTensor
 from draws import random
-from joint_models import load_ltx
+from joint_models import load_h3, load_ltx
 from lodestar import backbones
 from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
@@ -139,6 +139,8 @@ FAMILIES = {
                         **{**HUNYUAN, "values": {"pooled_output": None}}),
     "ltx": Family("LTX-2, 2.3, 2.5", lambda models: load_ltx(), "comfy.ldm.lightricks.av_model", text=80,
                   attention="transformer_blocks.0.attn1.to_q", sound=(1, 8, 0, 16)),
+    "minimax_h3": Family("MiniMax H3", lambda models: load_h3(), "comfy.ldm.minimax.model", joint=True, text=40,
+                         first=5, by_core=False, attention="blocks.0.attn.out_proj", sound=(1, 32, 2, 0)),
 }
 
 
@@ -206,8 +208,8 @@ class FamilyChunk:
         return self.picture(30, (len(frames) - 1) // 4 + 1)
 
     def encode_sound(self, samples: Tensor, begin: Fraction, seconds: Fraction) -> Tensor:
-        """Sound latents, of 25 a second, whatever sounds."""
-        return random(*(size or int(seconds * 25) + 2 for size in self.family.sound), seed=int(samples[0, 0, 0] * 1e4))
+        """Sound latents, more than a family takes, whatever sounds."""
+        return random(*(size or int(seconds * 50) + 2 for size in self.family.sound), seed=int(samples[0, 0, 0] * 1e4))
 
     def prompt(self, seed: int) -> list:
         return [[random(1, TEXT_TOKENS, self.family.text, seed=seed), dict(self.family.values)]]

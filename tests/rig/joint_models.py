@@ -1,5 +1,5 @@
 """Tiny models that make picture and sound together, from ComfyUI's own classes and through its own loaders: LTX-2 and
-its VAEs. Every weight is drawn from its name."""
+MiniMax H3 with their VAEs. Every weight is drawn from its name."""
 import json
 from typing import Any
 
@@ -56,3 +56,70 @@ def load_ltx_vae() -> comfy.sd.VAE:
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
     return comfy.sd.VAE(sd=drawn(VideoVAE(0, VIDEO_VAE)), metadata={"config": json.dumps({"vae": VIDEO_VAE})},
                         dtype=torch.float32)
+
+
+H3: dict[str, Any] = {
+    "hidden_size": 32, "num_layers": 3, "token_refiner_num_layers": 1, "num_attention_heads": 2,
+    "attention_head_dim": 16, "ffn_hidden_size": 48, "latents_dim": 24, "audio_latents_dim": 32, "text_dim": 40,
+    "timestep_input_dim": 16, "time_embed_hidden_size": 24, "time_embed_dim": 16, "rope_inv_freq_len": 2}
+
+
+def load_h3():
+    """A MODEL, which ComfyUI knows by its shapes alone."""
+    from comfy.ldm.minimax.model import MiniMaxH3Model
+    module = MiniMaxH3Model(**H3, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
+    weights = {**drawn(module, 1.5), "rope.inv_freq": 0.3 * 10_000 ** -(torch.arange(2) / 2)}
+    return comfy.sd.load_diffusion_model_state_dict(weights)
+
+
+def load_h3_vae() -> comfy.sd.VAE:
+    """By ComfyUI's loader, which knows but the published size of 2.6 billion weights: while it loads, its class makes
+    a small one."""
+    import comfy.ldm.minimax.vae as minimax
+    own, decoder = minimax.MiniMaxH3VideoVAE, minimax.ViT3DDecoder
+    minimax.ViT3DDecoder = lambda **given: decoder(num_layers=2, heads=2, dim_head=32, **given)
+    try:
+        small = own(ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1)
+        statistics = {name: getattr(small, name) for name in ("latents_mean", "latents_std")}
+        minimax.MiniMaxH3VideoVAE = lambda **given: small
+        return comfy.sd.VAE(sd={**drawn(small), **statistics}, dtype=torch.float32)
+    finally:
+        minimax.MiniMaxH3VideoVAE, minimax.ViT3DDecoder = own, decoder
+
+
+LTX_SOUND: dict[str, Any] = {
+    "audio_vae": {
+        "model": {"params": {"sampling_rate": 16_000, "ddconfig": {
+            "double_z": True, "mel_bins": 64, "z_channels": 8, "resolution": 256, "downsample_time": False,
+            "in_channels": 2, "out_ch": 2, "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [],
+            "dropout": 0.0, "mid_block_add_attention": False, "norm_type": "pixel", "causality_axis": "height"}}},
+        "preprocessing": {"stft": {"filter_length": 1024, "hop_length": 160}}},
+    "vocoder": {"upsample_initial_channel": 32, "output_sample_rate": 24_000}}
+
+
+def load_ltx_sound_vae() -> Any:
+    """As LTXV Audio VAE Loader gives it: a VAE, in ComfyUI 0.7 the network itself."""
+    from comfy.ldm.lightricks.vae import audio_vae
+    from comfy.ldm.lightricks.vae.causal_audio_autoencoder import CausalAudioAutoencoder
+    from comfy.ldm.lightricks.vocoders.vocoder import Vocoder
+    parts = {"audio_vae": CausalAudioAutoencoder(config=LTX_SOUND["audio_vae"]),
+             "vocoder": Vocoder(config=LTX_SOUND["vocoder"])}
+    weights = {f"{name}.{key}": value for name, part in parts.items() for key, value in drawn(part).items()}
+    metadata = {"config": json.dumps(LTX_SOUND)}
+    if hasattr(audio_vae, "ModelDeviceManager"):
+        return audio_vae.AudioVAE(weights, metadata)
+    renamed = {key.replace("audio_vae.", "autoencoder."): value for key, value in weights.items()}
+    return comfy.sd.VAE(sd=renamed, metadata=metadata)
+
+
+def load_h3_sound_vae() -> comfy.sd.VAE:
+    """By ComfyUI's loader, as the video's."""
+    import comfy.ldm.minimax.audio_vae as minimax
+    own = minimax.MiniMaxH3AudioVAE
+    small = own(encoder_dim=4, latent_dim=64, decoder_dim=128)
+    minimax.MiniMaxH3AudioVAE = lambda: small
+    try:
+        weights = {**drawn(small), "latents_mean": torch.zeros(32), "latents_std": torch.ones(32)}
+        return comfy.sd.VAE(sd=weights)
+    finally:
+        minimax.MiniMaxH3AudioVAE = own

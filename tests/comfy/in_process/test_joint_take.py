@@ -1,0 +1,189 @@
+"""Long Take on models that make picture and sound together: chunks from a recording, which is what the file has."""
+import types
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import comfy.samplers
+import folder_paths
+import pytest
+import torch
+from comfy.nested_tensor import NestedTensor
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from families import FAMILIES
+from joint_models import (
+    LTX,
+    load_h3,
+    load_h3_sound_vae,
+    load_h3_vae,
+    load_ltx,
+    load_ltx_sound_vae,
+    load_ltx_vae,
+)
+from lodestar.backbones import attach
+from lodestar.backbones.audio.speech import Speech
+from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
+from lodestar.host.session import TakeSession
+from lodestar.host.take_inputs import TakeInputs
+from lodestar.nodes.joint_speech import LodestarJointSpeech
+from lodestar.nodes.one_chunk import LodestarOneChunk
+from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.techniques.latent_stitch import LatentStitch
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+
+RATE = 16_000
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A family with its VAEs, and a plan of a few short chunks."""
+    model: object
+    vae: object
+    sound_vae: object
+    text: int
+    frames: int
+    overlap: int
+    seconds: float
+
+
+@pytest.fixture(scope="module", params=["ltx", "minimax_h3"])
+def joint(request):
+    if not FAMILIES[request.param].exists:
+        pytest.skip("this ComfyUI has no such model")
+    if request.param == "ltx":
+        return Joint(load_ltx(LTX), load_ltx_vae(), load_ltx_sound_vae(), 80, 25, 9, 2.4)
+    return Joint(load_h3(), load_h3_vae(), load_h3_sound_vae(), 40, 39, 5, 4.0)
+
+
+def recording(seconds, seed=3):
+    waveform = torch.rand(1, 1, round(seconds * RATE), generator=torch.Generator().manual_seed(seed)) * 0.4 - 0.2
+    return {"waveform": waveform, "sample_rate": RATE}
+
+
+class Recorder(GuiderChunkSampler):
+    """Keeps what each chunk was given and became."""
+
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.made = []
+
+    def new_latents(self, chunk, context, frames, reference):
+        latents = super().new_latents(chunk, context, frames, reference)
+        self.made.append((chunk, context, frames, latents))
+        return latents
+
+    def run_sampler(self, guider, chunk, inputs):
+        sampled = super().run_sampler(guider, chunk, inputs)
+        self.last = inputs, sampled
+        return sampled
+
+
+def session(joint, output, speech=None, techniques=(), seconds=None):
+    audio = recording(seconds or joint.seconds)
+    take = LodestarPlanTake.execute(model=joint.model, audio=audio, width=64, height=64, chunk_frames=joint.frames,
+                                    overlap_frames=joint.overlap).args[0]
+    model = joint.model
+    for technique in (LookaheadAnchor(2), *techniques):
+        model = attach.with_technique(model, technique)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(*[[[torch.zeros(1, 4, joint.text), {}]]] * 2)
+    guider.set_cfg(1.0)
+    folder_paths.set_output_directory(str(output))
+    if speech is None:
+        speech = LodestarJointSpeech.execute(audio, joint.sound_vae, 0.0, 0.0, 0).args[0]
+    picture = torch.rand(1, 80, 70, 3, generator=torch.Generator().manual_seed(4))
+    samplers = []
+
+    def record(*parts):
+        samplers.append(Recorder(*parts))
+        return samplers[-1]
+
+    return TakeSession(TakeInputs(model, joint.vae, take.plan, picture, speech),
+                       Sampling(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"),
+                                torch.tensor([1.0, 0.5, 0.0])), take,
+                       types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None), record), samplers, audio
+
+
+def test_a_take_has_the_recording_and_its_chunks_go_on(joint, tmp_path):
+    """Every frame once, context as it was sampled, the speech of each chunk; the file has the sound that came."""
+    take, samplers, audio = session(joint, tmp_path)
+    with torch.inference_mode():
+        finished = take.make("joint/take", True)
+    sampler, plan = samplers[0], take.take.plan
+    assert len(sampler.made) == len(plan.chunks) >= 3
+    for (_, _, _, before), (chunk, context, _, latents) in pairwise(sampler.made):
+        assert torch.equal(context, before[:, :, -chunk.context_latents:])
+        assert latents.shape[2] == chunk.new_latents
+    inputs, sampled = sampler.last
+    sound, made = inputs.samples.unbind()[1], sampled.unbind()[1]
+    assert (sound - made).abs().max() < 1e-5 and sound.std() > 0.01 and not inputs.noise_mask.unbind()[1].any()
+    with av.open(str(finished.path)) as file:
+        frames = sum(1 for _ in file.decode(file.streams.video[0]))
+    assert frames == plan.total_frames
+    with av.open(str(finished.path)) as file:
+        played = torch.cat([torch.from_numpy(part.to_ndarray()) for part in file.decode(file.streams.audio[0])], 1)
+        rate = file.streams.audio[0].rate
+    own = torch.nn.functional.interpolate(audio["waveform"], size=round(audio["waveform"].shape[-1] * rate / RATE))
+    length = min(own.shape[-1], played.shape[-1])
+    assert torch.corrcoef(torch.stack([own[0, 0, :length], played[0, :length].float()]))[0, 1] > 0.9
+
+    again, others, _ = session(joint, tmp_path)
+    with torch.inference_mode():
+        assert again.make("joint/take", True).path == finished.path and not others     # by value: nothing is made again
+        changed = replace(take.inputs, features=LodestarJointSpeech.execute(
+            audio, joint.sound_vae, 0.05, 0.0, 0).args[0])
+        replace(take, inputs=changed).make("joint/take", False)
+    assert len(samplers[-1].made) == len(plan.chunks)
+
+
+def test_speech_of_each_chunk_begins_where_its_picture_does(joint, tmp_path):
+    take, _, audio = session(joint, tmp_path)
+    rate, own = take.inputs.speech.rate_hz, take.inputs.speech.streams[0][0]
+    for chunk in take.take.plan.chunks[1:]:
+        clock = take.take.plan.timeline
+        first, frames = take.inputs.backbone.window(clock, chunk.first_latent, chunk.latents)
+        given = take.inputs.audio_for(chunk)
+        begin = round(Fraction(first) / clock.fps * Fraction(rate))
+        assert torch.equal(given[:, :500], own[:, begin:begin + 500])
+        assert given.shape[1] == round(Fraction(frames) / clock.fps * Fraction(rate))
+
+
+def test_another_way_to_go_on_works_or_is_refused(joint, tmp_path):
+    take, samplers, _ = session(joint, tmp_path, techniques=[LatentStitch("re-encode")])
+    with torch.inference_mode():
+        if take.inputs.backbone.opening_frames():
+            take.make("joint/again", False)
+            chunk, context, frames, _ = samplers[0].made[1]
+            assert len(frames) == 8 * (chunk.context_latents - 1) + 1
+            assert torch.allclose(take.inputs.encode(frames), context)
+        else:
+            with pytest.raises(ValueError, match="Set Latent Stitch to 'stitch'"):
+                take.make("joint/again", False)
+
+
+def test_foreign_speech_and_audio_vaes_are_refused(joint, tmp_path):
+    features = {"encoded_audio_all_layers": (torch.zeros(1, 500, 1024),) * 25, "encoded_audio": torch.zeros(1, 9, 9)}
+    take, _, _ = session(joint, tmp_path, features)
+    with pytest.raises(ValueError, match="got 25 layers of width 1024.*Joint Speech"):
+        _ = take.inputs.speech
+    with pytest.raises(ValueError, match="audio_vae: got .*, wanted the audio VAE of LTX-2 or MiniMax H3"):
+        LodestarJointSpeech.execute(recording(1), joint.vae, 0.0, 0.0, 0)
+
+
+def test_joint_speech_lays_noise_under_its_copy_alone(joint):
+    audio = recording(1)
+    clean, noisy = (Speech.of(LodestarJointSpeech.execute(audio, joint.sound_vae, noise, 0.5, 7).args[0])
+                    for noise in (0.0, 0.01))
+    apart = (clean.streams[0][0] - noisy.streams[0][0]).std().item()
+    assert 0.009 < apart < 0.011 and clean.ahead == Fraction(1, 2) and clean.marks == noisy.marks
+    assert torch.equal(audio["waveform"], recording(1)["waveform"])
+
+
+def test_one_chunk_gives_both_streams(joint):
+    text = [[torch.zeros(1, 4, joint.text), {}]]
+    speech = LodestarJointSpeech.execute(recording(2), joint.sound_vae, 0.0, 0.0, 0).args[0]
+    positive, _, latent, model = LodestarOneChunk.execute(
+        joint.model, text, text, joint.vae, 64, 64, joint.frames, speech, torch.rand(1, 70, 80, 3)).args
+    assert isinstance(latent["samples"], NestedTensor) and not latent["noise_mask"].unbind()[1].any()
+    assert attach.patch_of(model) is not None and positive[0][1].keys() > set()
