@@ -19,6 +19,7 @@ import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from joint_models import load_ltx_sound_vae
 from lodestar.backbones import attach
 from lodestar.backbones.audio.encoder import encode_speech, load_audio_encoder, log_mel
 from lodestar.backbones.longcat.loader import load_longcat
@@ -131,6 +132,7 @@ def good(tiny_models, base, wan):
         "LodestarLoadStudent": {"student_name": "lodestar_tiny_self_forcing.pt", "base_name": None},
         "LodestarOmniAvatarSpeech": {"audio_encoder": load_audio_encoder(
             folder / "audio_encoders" / "lodestar_tiny_longcat_wav2vec2.safetensors")},
+        "LodestarJointSpeech": {"audio_vae": load_ltx_sound_vae()},
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
         "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
         "LodestarTakeReport": {"plan": None},
