@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -93,7 +94,9 @@ class TakeProgress(Events):
 
     def begin_chunk(self, chunk: Chunk) -> None:
         self._lap()
-        self._event(chunk.index, self._plan.frames_of(chunk)[0], chunk.again)
+        start, end = self._plan.seconds_of(chunk)
+        self._event(chunk.index, self._plan.frames_of(chunk)[0], again=chunk.again,
+                    seconds=[round(float(start), 3), round(float(end), 3)])
         self._tell(chunk)
 
     def sampler_callback(self, chunk: Chunk, load_device, latent_format):
@@ -178,10 +181,10 @@ class TakeProgress(Events):
         first, end = self._plan.frames_of(chunk)
         return end - first
 
-    def _event(self, chunk: int, frames: int, again: int = 0) -> None:
+    def _event(self, chunk: int, frames: int, **more: Any) -> None:
         folder, finished = self._journal and self._journal.folder, self._journal.finished if self._journal else 0
         self._events.chunk(chunk, len(self._plan.chunks), frames, self._plan.total_frames, self.seconds_left(),
-                           again=again, finished=finished, colours=self._colours.found,
+                           **more, finished=finished, colours=self._colours.found,
                            folder=folder and "/".join(Path(folder).parts[-2:]))
 
     def _tell(self, chunk: Chunk, doing: str = "") -> None:

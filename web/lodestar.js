@@ -1,6 +1,5 @@
 // What Lodestar's nodes answered as `ui.text` stands in them as ComfyUI's own progress text, on the canvas and in Nodes 2.0,
-// as Long Take's progress does. `lodestar.chunk` is for API clients; the page only has to know the name, or it would call
-// every one of these messages unhandled.
+// as Long Take's progress does.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { nodeAt } from "./nodes.js";
@@ -11,7 +10,6 @@ app.registerExtension({
     if (node.comfyClass === "LodestarTakeReport") node.previewMediaType = "image";
   },
   setup() {
-    api.addEventListener("lodestar.chunk", () => {});
     api.addEventListener("executed", ({ detail }) => {
       const node = detail.display_node ?? detail.node, text = detail.output?.text;
       if (text && nodeAt(node)?.comfyClass?.startsWith("Lodestar"))

@@ -20,6 +20,11 @@ export function setWidget(node, widget, value) {
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
+// The node itself, or the one that has come into its place: after an undo, Nodes 2.0 keeps showing the elements of the first.
+export function occupantOf(node) {
+  return (node.graph ?? app.canvas?.graph)?.getNodeById?.(node.id) ?? node;
+}
+
 // The node behind a link into `name`, through subgraphs and reroutes where the page resolves them.
 export function originOf(node, name) {
   const slot = node.inputs?.findIndex(input => input.name === name) ?? -1;

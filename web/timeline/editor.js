@@ -41,7 +41,7 @@ export class Editor {
     const buttons = Object.keys(NEW).map(kind => make("button", {
       className: `add-${kind}`, textContent: NAMES[kind], title: `A new ${kind} in the middle of what is shown`,
       onclick: () => this.insert(kind, this.middle()) }));
-    this.mode = make("button", { className: "as-text", textContent: "text", title: "Show the script itself",
+    this.mode = make("button", { className: "as-text", textContent: "script", title: "Show the script itself",
       onclick: () => this.showText(this.text.hidden) });
     this.bar = make("div", { className: "bar" }, this.time, this.value, this.problem, ...buttons, this.mode);
     this.element = make("div", { className: "lodestar-timeline" }, this.canvas, this.text, this.bar);
@@ -213,7 +213,7 @@ export class Editor {
   showText(on) {
     this.text.hidden = !on;
     this.canvas.hidden = on;
-    this.mode.textContent = on ? "drawn" : "text";
+    this.mode.textContent = on ? "drawn" : "script";
     this.refresh();
     if (on) this.text.focus();
   }

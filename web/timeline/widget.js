@@ -2,7 +2,7 @@
 // answered to its last run (`lodestar_plan`) is drawn with it, as long as the page is open.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { addPanel, addStyle, make, nodeAt, setWidget, widgetOf } from "../nodes.js";
+import { addPanel, addStyle, make, nodeAt, occupantOf, setWidget, widgetOf } from "../nodes.js";
 import { CSS, Editor } from "./editor.js";
 
 const PLAN_TAKE = "LodestarPlanTake", LEAST = 76, ROOM = 150;
@@ -18,6 +18,10 @@ async function listPictures() {
   list.append(...names.map(value => make("option", { value })));
 }
 
+export function planOf(node) {
+  return plans.get(node);
+}
+
 function refreshAll() {
   for (const editor of editors)
     if (editor.element.isConnected) editor.refresh();
@@ -27,8 +31,7 @@ function refreshAll() {
 function addTimeline(node) {
   const script = widgetOf(node, "script");
   if (!script) return;
-  // Nodes 2.0 keeps an element where a node of the same id takes the place of another, as after an undo.
-  const here = () => (node.graph ?? app.canvas?.graph)?.getNodeById?.(node.id) ?? node;
+  const here = () => occupantOf(node);
   const editor = new Editor({
     read: () => widgetOf(here(), "script")?.value ?? "",
     write: text => setWidget(here(), widgetOf(here(), "script"), text),

@@ -1,0 +1,125 @@
+// What Long Take shows while it works: the finished chunks as they come, how far it is, and what can be asked of it.
+import { make } from "../nodes.js";
+
+export const CSS = `
+.lodestar-take { display: flex; flex-direction: column; gap: 3px; width: 100%; height: 100%; min-height: 220px; padding: 4px;
+  box-sizing: border-box; background: #20252c; border-radius: 6px; color: #dfe6ef; font: 11px sans-serif; overflow: hidden; }
+.lodestar-take.over { min-height: 76px; }
+.lodestar-take[hidden], .lodestar-take [hidden] { display: none; }
+.lodestar-take video { flex: 1 1 0; min-height: 0; width: 100%; background: #111418; border-radius: 4px; object-fit: contain; }
+.lodestar-take .chunks { display: flex; gap: 1px; height: 20px; flex: none; }
+.lodestar-take .chunks button { flex: 1 1 0; min-width: 0; padding: 0; border: 0; background: #2a3038; color: #8a93a0; font: 10px
+  sans-serif; cursor: pointer; overflow: hidden; }
+.lodestar-take .chunks .finished { background: #39506e; color: #eef2f7; }
+.lodestar-take .chunks .now { background: #5b8def; color: #ffffff; }
+.lodestar-take .chunks .again { box-shadow: inset 0 -3px #d9622b; }
+.lodestar-take .chunks .chosen { outline: 1px solid #ffffff; outline-offset: -1px; }
+.lodestar-take svg { height: 18px; flex: none; width: 100%; }
+.lodestar-take .line { flex: none; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.lodestar-take .asks { display: flex; gap: 3px; flex: none; }
+.lodestar-take .asks button { flex: 1 1 auto; height: 20px; border: 1px solid #3a424d; border-radius: 4px; background: #181c21;
+  color: inherit; font: inherit; cursor: pointer; padding: 0 4px; }
+.lodestar-take .asks button:disabled { opacity: 0.4; cursor: default; }`;
+const FAR = 5; // CIEDE2000: another colour
+
+export class Panel {
+  // `url(chunk)`: of a finished chunk's video, or null; `ask(request)`; `again(chunk)`.
+  constructor(host) {
+    this.host = host;
+    this.state = null;
+    this.chosen = null;    // a chunk, from 0
+    this.playing = null;
+    this.video = make("video", { muted: true, autoplay: true, playsInline: true, controls: false });
+    this.video.addEventListener("ended", () => this.play(this.next()));
+    this.video.addEventListener("error", () => { this.playing = null; });
+    this.chunks = make("div", { className: "chunks" });
+    this.trace = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.line = make("div", { className: "line" });
+    this.stop = make("button", { className: "stop", textContent: "stop after this chunk",
+      title: "Finish the file with what is there then; queue again to go on", onclick: () => this.ask("stop", this.stop) });
+    this.keep = make("button", { className: "keep", textContent: "keep", title: "Keep the chunks when the video is finished, as keep_chunks does",
+      onclick: () => this.ask("keep", this.keep) });
+    this.again = make("button", { className: "again", onclick: () => this.host.again(this.chosen) });
+    this.element = make("div", { className: "lodestar-take", hidden: true }, this.video, this.chunks, this.trace, this.line,
+      make("div", { className: "asks" }, this.stop, this.keep, this.again));
+  }
+
+  get height() { return this.element.hidden ? 0 : this.state?.over ? 76 : 220; }
+
+  async ask(request, button) {
+    button.disabled = await this.host.ask(request);
+  }
+
+  // {chunk, chunks, finished, seconds_left, colours, again, over, text}
+  show(state) {
+    const begun = !this.state || this.state.over;
+    this.state = state;
+    this.element.hidden = false;
+    this.element.classList.toggle("over", Boolean(state.over));
+    this.video.hidden = this.stop.hidden = this.keep.hidden = Boolean(state.over);
+    if (begun && !state.over) {
+      this.stop.disabled = this.keep.disabled = false;
+      this.playing = null;
+    }
+    if (this.chosen !== null && this.chosen >= state.chunks) this.chosen = null;
+    if (this.playing === null && state.finished && !state.over) this.play(state.finished - 1);
+    this.refresh();
+  }
+
+  next() {
+    if (this.chosen !== null) return this.chosen;
+    const after = (this.playing ?? -1) + 1;
+    return after < this.state.finished ? after : this.state.finished - 1;
+  }
+
+  play(chunk) {
+    const url = this.host.url(chunk);
+    if (!url) return;
+    this.playing = chunk;
+    if (this.video.dataset.url === url) this.video.currentTime = 0;
+    else Object.assign(this.video, { src: url }).dataset.url = url;
+    this.video.play().catch(() => {});  // a page may refuse to play by itself
+  }
+
+  choose(chunk) {
+    this.chosen = this.chosen === chunk ? null : chunk;
+    if (this.chosen !== null && !this.state.over && chunk < this.state.finished) this.play(chunk);
+    this.refresh();
+  }
+
+  refresh() {
+    const { chunk, chunks, finished, seconds_left: left, colours = {}, text, again } = this.state;
+    if (this.chunks.childElementCount !== chunks)
+      this.chunks.replaceChildren(...Array.from({ length: chunks }, (_, index) => make("button", {
+        textContent: chunks <= 30 || (index + 1) % 10 === 0 ? String(index + 1) : "", title: `chunk ${index + 1}`,
+        onclick: () => this.choose(index) })));
+    [...this.chunks.children].forEach((button, index) => {
+      button.className = ["chunk", index < finished && "finished", index === chunk && !this.state.over && "now",
+        index === chunk && again && "again", index === this.chosen && "chosen"].filter(Boolean).join(" ");
+    });
+    this.line.textContent = text ?? [`chunk ${chunk + 1} of ${chunks}`, left === null || left === undefined ? "" :
+      left < 90 ? `${left} s left` : `${Math.round(left / 60)} min left`].filter(Boolean).join(", ");
+    this.again.textContent = this.chosen === null ? "choose a chunk" : `make chunk ${this.chosen + 1} again`;
+    this.again.disabled = this.chosen === null;
+    this.drawTrace(colours, chunks);
+  }
+
+  drawTrace(colours, chunks) {
+    const points = Object.entries(colours).map(([index, value]) => [(Number(index) + 0.5) / chunks * 100, value]);
+    this.trace.hidden = points.length < 2;
+    this.trace.style.display = points.length < 2 ? "none" : "";
+    this.trace.setAttribute("viewBox", "0 0 100 18");
+    this.trace.setAttribute("preserveAspectRatio", "none");
+    const most = Math.max(FAR, ...points.map(([, value]) => value)), y = value => 17 - 16 * value / most;
+    const line = (path, colour) => {
+      const element = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      for (const [name, value] of Object.entries({ points: path, fill: "none", stroke: colour, "vector-effect": "non-scaling-stroke" }))
+        element.setAttribute(name, value);
+      return element;
+    };
+    const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+    title.textContent = "how far the colours are from the first chunk's (CIEDE2000; at the red line they are another colour)";
+    this.trace.replaceChildren(title, line(`0,${y(FAR)} 100,${y(FAR)}`, "#a05048"),
+      line(points.map(([x, value]) => `${x},${y(value)}`).join(" "), "#6fa0d8"));
+  }
+}
