@@ -149,6 +149,7 @@ class TakeProgress(Events):
         finished = self._journal.finished if self._journal else 0
         text = (f"Stopped after chunk {finished} of {len(self._plan.chunks)}: {path.name} has {self._frames} of "
                 f"{self._plan.total_frames} frames; queue again to go on")
+        self._event(finished, self._frames)
         self._events.say(text)
         logger.info(text)
 

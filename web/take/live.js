@@ -60,6 +60,7 @@ function addLive(node) {
     target.graph?.setDirtyCanvas?.(true, true);
   };
   lives.add(live);
+  node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
 }
 
 function follow(detail) {

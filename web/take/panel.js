@@ -4,7 +4,7 @@ import { make } from "../nodes.js";
 export const CSS = `
 .lodestar-take { display: flex; flex-direction: column; gap: 3px; width: 100%; height: 100%; min-height: 220px; padding: 4px;
   box-sizing: border-box; background: #20252c; border-radius: 6px; color: #dfe6ef; font: 11px sans-serif; overflow: hidden; }
-.lodestar-take.over { min-height: 76px; }
+.lodestar-take.over { min-height: 92px; }
 .lodestar-take[hidden], .lodestar-take [hidden] { display: none; }
 .lodestar-take video { flex: 1 1 0; min-height: 0; width: 100%; background: #111418; border-radius: 4px; object-fit: contain; }
 .lodestar-take .chunks { display: flex; gap: 1px; height: 20px; flex: none; }
@@ -18,7 +18,7 @@ export const CSS = `
 .lodestar-take .line { flex: none; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .lodestar-take .asks { display: flex; gap: 3px; flex: none; }
 .lodestar-take .asks button { flex: 1 1 auto; height: 20px; border: 1px solid #3a424d; border-radius: 4px; background: #181c21;
-  color: inherit; font: inherit; cursor: pointer; padding: 0 4px; }
+  color: inherit; font: inherit; cursor: pointer; padding: 0 4px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .lodestar-take .asks button:disabled { opacity: 0.4; cursor: default; }`;
 const FAR = 5; // CIEDE2000: another colour
 
@@ -35,8 +35,8 @@ export class Panel {
     this.chunks = make("div", { className: "chunks" });
     this.trace = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.line = make("div", { className: "line" });
-    this.stop = make("button", { className: "stop", textContent: "stop after this chunk",
-      title: "Finish the file with what is there then; queue again to go on", onclick: () => this.ask("stop", this.stop) });
+    this.stop = make("button", { className: "stop", textContent: "stop after this",
+      title: "After this chunk finish the file with what is there then; queue again to go on", onclick: () => this.ask("stop", this.stop) });
     this.keep = make("button", { className: "keep", textContent: "keep", title: "Keep the chunks when the video is finished, as keep_chunks does",
       onclick: () => this.ask("keep", this.keep) });
     this.again = make("button", { className: "again", onclick: () => this.host.again(this.chosen) });
@@ -44,13 +44,13 @@ export class Panel {
       make("div", { className: "asks" }, this.stop, this.keep, this.again));
   }
 
-  get height() { return this.element.hidden ? 0 : this.state?.over ? 76 : 220; }
+  get height() { return this.element.hidden ? 0 : this.state?.over ? 92 : 220; }
 
   async ask(request, button) {
     button.disabled = await this.host.ask(request);
   }
 
-  // {chunk, chunks, finished, seconds_left, colours, again, over, text}
+  // {chunk, chunks, finished, colours, again, over, text}
   show(state) {
     const begun = !this.state || this.state.over;
     this.state = state;
@@ -88,7 +88,7 @@ export class Panel {
   }
 
   refresh() {
-    const { chunk, chunks, finished, seconds_left: left, colours = {}, text, again } = this.state;
+    const { chunk, chunks, finished, colours = {}, text, again } = this.state;
     if (this.chunks.childElementCount !== chunks)
       this.chunks.replaceChildren(...Array.from({ length: chunks }, (_, index) => make("button", {
         textContent: chunks <= 30 || (index + 1) % 10 === 0 ? String(index + 1) : "", title: `chunk ${index + 1}`,
@@ -97,9 +97,10 @@ export class Panel {
       button.className = ["chunk", index < finished && "finished", index === chunk && !this.state.over && "now",
         index === chunk && again && "again", index === this.chosen && "chosen"].filter(Boolean).join(" ");
     });
-    this.line.textContent = text ?? [`chunk ${chunk + 1} of ${chunks}`, left === null || left === undefined ? "" :
-      left < 90 ? `${left} s left` : `${Math.round(left / 60)} min left`].filter(Boolean).join(", ");
-    this.again.textContent = this.chosen === null ? "choose a chunk" : `make chunk ${this.chosen + 1} again`;
+    this.line.textContent = text ?? ""; // while it works ComfyUI's own line says how far it is, with every step
+    this.line.hidden = !text;
+    this.again.textContent = this.chosen === null ? "choose one" : `make ${this.chosen + 1} again`;
+    this.again.title = "Click a chunk above first. Makes this chunk with other noise and leaves all others as they are";
     this.again.disabled = this.chosen === null;
     this.drawTrace(colours, chunks);
   }

@@ -1,0 +1,63 @@
+"""Long Take's panel in the page: it plays finished chunks while others are made, stops, keeps and makes one again."""
+import json
+
+import pytest
+from lib import environment
+
+LONG = {"LodestarPlanTake": {"width": 64, "height": 64, "chunk_frames": 17, "max_seconds": 3},
+        "BasicScheduler": {"steps": 30}, "RandomNoise": {"control_after_generate": "fixed"}}
+SET = """inputs => app.graph.nodes.forEach(node => node.widgets?.forEach(widget => {
+  widget.value = inputs[node.type]?.[widget.name] ?? widget.value; }))"""
+PLAYS = "() => document.querySelector('.lodestar-take:not(.over) video')?.readyState >= 2"
+RUNS = "() => document.querySelector('.lodestar-take:not(.over) .chunks .finished')"
+OVER = "() => document.querySelector('.lodestar-take.over')"
+CHUNKS = "() => document.querySelectorAll('.lodestar-take .chunks .finished').length"
+AGAIN = """async ([text, start, end]) => {
+  const found = performance.getEntriesByType('resource').find(entry => entry.name.endsWith('/take/live.js'));
+  return (await import(found.name)).scriptAgain(text, start, end);
+}"""
+SCRIPT = """() => app.graph.nodes.map(node => node.widgets?.find(one => one.name === 'script')?.value).find(Boolean)"""
+
+
+def open_take(frontend, server, name, seed):
+    for file in ("portrait.png", "speech.flac"):
+        server.upload(environment.PACK / "assets" / file)
+    tiny = json.loads((environment.PACK / "tests" / "golden" / "tiny_take.json").read_text(encoding="utf-8"))
+    frontend.load_prompt(tiny, name)
+    frontend.run(SET, {**LONG, "RandomNoise": {"control_after_generate": "fixed", "noise_seed": seed},
+                       "LodestarLongTake": {"filename_prefix": f"{name}/take"}})
+
+
+def queue(frontend, until):
+    frontend.run("() => { app.queuePrompt(0); }")
+    frontend.page.wait_for_function(until)
+
+
+def press(frontend, button):     # dispatched: a click waits until the software renderer stands still
+    frontend.page.locator(f".lodestar-take {button}").last.dispatch_event("click")
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
+def test_it_plays_and_stops(frontend, server, nodes_2):
+    frontend.nodes_2(nodes_2)
+    open_take(frontend, server, f"stopped_{nodes_2}", 20 + nodes_2)
+    queue(frontend, PLAYS)
+    press(frontend, ".stop")
+    frontend.page.wait_for_function(OVER)
+    assert 0 < frontend.run(CHUNKS) < 3
+    assert list(server.get("/history").values())[-1]["status"]["status_str"] == "success"
+
+
+def test_a_chunk_is_made_again_in_two_clicks(frontend, server):
+    frontend.nodes_2(False)
+    open_take(frontend, server, "again", 30)
+    queue(frontend, RUNS)
+    press(frontend, ".keep")
+    frontend.page.wait_for_function(OVER)
+    before = len(server.get("/history"))
+    frontend.page.locator(".lodestar-take .chunk").nth(1).dispatch_event("click")
+    press(frontend, ".again")
+    frontend.page.wait_for_function(RUNS)
+    frontend.page.wait_for_function(OVER)
+    assert frontend.run(SCRIPT).endswith(" [again]") and len(server.get("/history")) == before + 1
+    assert frontend.run(AGAIN, ["0:00 a\n0:04.5 [again]", 4, 6]) == "0:00 a\n0:04.5 [again 2]"   # yet another noise
