@@ -104,9 +104,9 @@ class TakeProgress(Events):
         previewer = latent_preview.get_previewer(load_device, latent_format)
 
         def callback(step, denoised, latents, total_steps):
-            shown = pictures_of(denoised)
-            whole = shown.ndim > 3      # ComfyUI 0.7 gives picture and sound as one row of numbers
-            preview = previewer.decode_latent_to_preview_image("JPEG", shown) if previewer and whole else None
+            shown = pictures_of(denoised) if previewer else None
+            whole = shown is not None and shown.ndim > 3      # ComfyUI 0.7 gives picture and sound as one row of numbers
+            preview = previewer.decode_latent_to_preview_image("JPEG", shown) if whole else None
             seconds = self._lap()
             place = self._place(chunk)
             if step or place > self._first:
