@@ -36,6 +36,9 @@ def breaks(source):
         if name == "load" and owner == "torch" and not any(
                 word.arg == "weights_only" and getattr(word.value, "value", None) is True for word in call.keywords):
             yield source.at(call, "torch.load without weights_only=True")
+        if name in ("load_torch_file", "load_diffusion_model", "load_checkpoint_guess_config") and not any(
+                word.arg == "safe_load" and getattr(word.value, "value", None) is True for word in call.keywords):
+            yield source.at(call, f"{name} without safe_load=True, which older ComfyUI needs")
 
 
 def test_the_nodes_do_nothing_of_what_the_page_rules_out():
@@ -46,7 +49,8 @@ def test_the_nodes_do_nothing_of_what_the_page_rules_out():
 @pytest.mark.parametrize("text", ["import requests", "from urllib.request import urlopen", "import subprocess",
                                   "import pickle\npickle.loads(b'')", "import torch\ntorch.load('x')",
                                   "import torch\ntorch.load('x', weights_only=False)",
-                                  "import os\nos.system('x')", "eval('1')", "from torch.hub import load",
+                                  "import comfy.utils\ncomfy.utils.load_torch_file('x')",
+                                  "import comfy.sd\ncomfy.sd.load_diffusion_model('x')", "import os\nos.system('x')", "eval('1')", "from torch.hub import load",
                                   "Model.from_pretrained('x')"])
 def test_each_of_it_would_be_found(tmp_path, text):
     (tmp_path / "nodes").mkdir()

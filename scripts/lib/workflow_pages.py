@@ -210,6 +210,25 @@ PAGES = {
              "omniavatar"),
         Folded(16, "Sampling", ((11, 12), (13, 14)),
                (("11", "text_scale"), ("11", "audio_scale"), ("14", "noise_seed")))),
+    "streaming_student": Page(
+        "Streaming student", "AvatarForcing: a stream of a talking person, one pass a block, at 25 fps",
+        (Column(360, (Group("Models", (1, 2, 3, 6)),)),
+         Column(360, (Group("The person and the speech", (5,)), Group("Prompt", (4,)),
+                      Group("What keeps the person the same", (8, 9)))),
+         Column(360, (Group("Audio features", (7,)), Group("Plan", (10,)), Group("Sampling", (16,)))),
+         Column(420, (Group("Block by block to one video", (15,)), Group("Read me", (17,))))),
+        note("A picture talks at 25 fps as a stream, by AvatarForcing, a student of 1.3B on OmniAvatar's network. The "
+             "window holds 4 blocks of 4 latents and looks 1.9 s of speech ahead; each block costs the same however "
+             "long the take is. The picture is kept as keys just before the window, and the last 2 latents as they "
+             "were seen. Other students: *Load Student* and *Student Schedule* say which levels and blocks are "
+             "theirs.",
+             ("diffusion_models: AvatarForcing.pt, which is model.pt of lycui/AvatarForcing under another name",
+              "audio_encoders: the folder wav2vec2-base-960h, from facebook (Apache-2.0)", UMT5, WAN_VAE),
+             f"lycui/AvatarForcing, {COMFY}. **Licence:** its page says Apache-2.0, the licence file of its code "
+             "allows academic use only: read both before use. Nothing of that code is in this pack",
+             "12 GB.", minutes("3 minutes", "1 minute"), "streaming_student"),
+        Folded(16, "Sampling", ((11, 12), (13, 14)),
+               (("12", "block_latents"), ("13", "blocks"), ("14", "noise_seed")))),
     "humo": Page(
         "HuMo", "a person from pictures, text and speech, at 25 fps, 50 steps",
         (Column(360, (Group("Models", (1, 2, 3, 8)),)),

@@ -41,6 +41,7 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "diffusion_models/humo_17B_fp8_e4m3fn.safetensors": ("diffusion_models/lodestar_tiny_humo_17b.safetensors", ""),
     "audio_encoders/whisper_large_v3_fp16.safetensors":
         ("audio_encoders/lodestar_tiny_longcat_whisper.safetensors", ""),
+    "diffusion_models/AvatarForcing.pt": ("diffusion_models/lodestar_tiny_avatarforcing.pt", ""),
     "diffusion_models/OmniAvatar-14B.pt": ("diffusion_models/lodestar_tiny_omniavatar.pt", ""),
     "diffusion_models/CogVideoX1.5-5B-I2V/transformer":
         ("diffusion_models/lodestar_tiny_cogvideox_published.safetensors", SHARD),

@@ -21,7 +21,7 @@ SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where t
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
        "cogvideox": 16, "hunyuan_video": 24, "infinitetalk": 25, "humo": 25, "puppet": 25,
-       "wan_animate": 30}
+       "wan_animate": 30, "streaming_student": 25}
 DRIVEN = {"wan_animate"}          # follow a video, which is the user's
 SHORT = {
     "LodestarPlanTake": {"max_seconds": SECONDS, "width": 64, "height": 64, "chunk_frames": 25},
