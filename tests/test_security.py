@@ -50,7 +50,8 @@ def test_the_nodes_do_nothing_of_what_the_page_rules_out():
                                   "import pickle\npickle.loads(b'')", "import torch\ntorch.load('x')",
                                   "import torch\ntorch.load('x', weights_only=False)",
                                   "import comfy.utils\ncomfy.utils.load_torch_file('x')",
-                                  "import comfy.sd\ncomfy.sd.load_diffusion_model('x')", "import os\nos.system('x')", "eval('1')", "from torch.hub import load",
+                                  "import comfy.sd\ncomfy.sd.load_diffusion_model('x')",
+                                  "import os\nos.system('x')", "eval('1')", "from torch.hub import load",
                                   "Model.from_pretrained('x')"])
 def test_each_of_it_would_be_found(tmp_path, text):
     (tmp_path / "nodes").mkdir()

@@ -3,9 +3,8 @@ import json
 import re
 import time
 
-import demo
 import pytest
-from lib import environment
+from lib import comfy_server, environment
 from lib.graph import Graph
 
 WORKFLOWS = environment.PACK / "workflows"
@@ -118,5 +117,5 @@ def test_it_runs_from_the_page_and_the_video_brings_it_back(frontend, server, no
     frontend.page.wait_for_function(        # Plan Take says what it took from the model
         "() => app.graph.nodes.some(node => node.type === 'LodestarPlanTake' && node.widgets.some("
         "w => `${w.value}`.includes('Taken from the puppet: 25 fps')))")
-    frontend.run(DROP, demo.finished_video(entry))
+    frontend.run(DROP, comfy_server.finished_video(entry))
     assert frontend.prompt() == prompt and frontend.workflow()["nodes"] == nodes

@@ -3,10 +3,10 @@ import asyncio
 import inspect
 import shutil
 
-import demo
 import folder_paths
 import pytest
 import torch
+from lib import workflow_inputs
 from lodestar.host.sample_people import people
 from lodestar.nodes.sample_person import LodestarSamplePerson
 
@@ -20,7 +20,7 @@ def test_it_is_what_core_loads(person, tmp_path, monkeypatch):
     import nodes
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
     for file in PEOPLE[person].values():
-        shutil.copy(demo.ASSETS / file, tmp_path)
+        shutil.copy(workflow_inputs.ASSETS / file, tmp_path)
     image, audio = LodestarSamplePerson.execute(person, 0.0).args
     assert torch.equal(image, nodes.LoadImage().load_image(PEOPLE[person]["picture"])[0])
     loaded = LoadAudio.execute(PEOPLE[person]["speech"])

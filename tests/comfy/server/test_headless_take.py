@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import report
 import torch
+from lib import workflow_inputs
 from lib.graph import Graph
 from lodestar.pipelines.headless.wan_vae import WanVae
 from lodestar.training.puppet.hosts import wan_vae
@@ -59,5 +60,5 @@ def test_the_take_is_the_same(server, tmp_path, without):
 def test_human_speech_moves_the_lips_in_time(tmp_path):
     graph = demo.fill_workflow(demo.parse_options(["--seconds", "10"]), demo.Here)
     video = demo.make_here(graph, tmp_path / "human.mp4", lambda **how_far: None)
-    said = report.measure_video(video, demo.ASSETS / "puppet.png", drawn=True)
+    said = report.measure_video(video, workflow_inputs.ASSETS / "puppet.png", drawn=True)
     assert float(re.search(r"Lip sync: correlation ([\d.]+)", said)[1]) > 0.5 and "the mouth is in time" in said

@@ -6,6 +6,7 @@ import demo
 import numpy as np
 import pytest
 import torch
+from lib import comfy_server, workflow_inputs
 from lib.comfy_server import PromptCancelled
 from lib.graph import Graph
 from served_takes import saved_latents, without_text_encoder, workflow
@@ -17,7 +18,7 @@ STEPS = {"kind": "normal", "steps": 4}
 def minute(tmp_path_factory):
     """61.3 s of speech, 16 kHz mono."""
     path = tmp_path_factory.mktemp("speech") / "minute.wav"
-    with av.open(str(demo.ASSETS / "speech.flac")) as container:
+    with av.open(str(workflow_inputs.ASSETS / "speech.flac")) as container:
         talk = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
         rate = container.streams.audio[0].rate
     with wave.open(str(path), "wb") as file:
@@ -38,7 +39,7 @@ def take(server, name, prefix, **plan) -> Graph:
 
 
 def frames_of(server, entry):
-    with av.open(str(demo.local_path(server, demo.finished_video(entry)))) as container:
+    with av.open(str(demo.local_path(server, comfy_server.finished_video(entry)))) as container:
         return container.streams.video[0].frames
 
 
@@ -57,8 +58,8 @@ def clip(server, text_scale, audio_scale):
     model = graph.add("LodestarLoadLongCat", model_name="LongCat-Video-Avatar/avatar_single", weight_dtype="default",
                       kv_cache="VRAM")
     vae = graph.add("VAELoader", vae_name="wan_2.1_vae.safetensors")
-    picture = graph.add("LoadImage", image=server.upload(demo.ASSETS / "portrait.png"))
-    sound = graph.add("LoadAudio", audio=server.upload(demo.ASSETS / "speech.flac"))
+    picture = graph.add("LoadImage", image=server.upload(workflow_inputs.ASSETS / "portrait.png"))
+    sound = graph.add("LoadAudio", audio=server.upload(workflow_inputs.ASSETS / "speech.flac"))
     encoder = graph.add("LodestarLoadAudioEncoder", audio_encoder_name="chinese-wav2vec2-base", normalize="auto")
     speech = graph.add("LodestarLongCatSpeech", audio=sound[0], audio_encoder=encoder[0], version="auto",
                        noise_floor=False, noise_floor_seed=0)

@@ -57,7 +57,7 @@ def check_take(server, graph: Graph, name: str, size: int) -> None:
     """Run it: the video is as long as the speech at the model's own rate, and every technique had something to do."""
     log_length = len(server.log.read_text(encoding="utf-8"))
     entry = server.run(graph.prompt(), timeout_seconds=300)
-    video = demo.local_path(server, demo.finished_video(entry))
+    video = demo.local_path(server, comfy_server.finished_video(entry))
     with av.open(str(video)) as container:
         frames = [frame for frame in container.decode(video=0)]
         assert len(frames) == math.ceil(SECONDS * FPS[name]) and frames[0].width == frames[0].height == size
@@ -102,7 +102,7 @@ def test_a_finished_video_is_refined(official, tmp_path):
     graph.the("LoadVideo").set(file=official.upload(clip))
     graph.the("LodestarRefineTake").set(width=64, height=64, chunk_frames=9, overlap_frames=3)
     entry = official.run(graph.prompt(), timeout_seconds=300)
-    with av.open(str(demo.local_path(official, demo.finished_video(entry)))) as container:
+    with av.open(str(demo.local_path(official, comfy_server.finished_video(entry)))) as container:
         pictures = container.streams.video[0]
         assert (pictures.frames, pictures.average_rate, pictures.width, pictures.height) == (20, 20, 64, 64)
         assert container.streams.audio and container.metadata["prompt"]
