@@ -13,6 +13,7 @@ from comfy.latent_formats import LatentFormat
 from torch import Tensor
 
 from ..techniques.layout import Layout, Span
+from ..techniques.persistent_latents import Memory
 from ..techniques.protocols import ChunkFrames, Past
 from ..techniques.technique import ChunkPosition, Technique, lay_out, restricts_visibility
 from ..techniques.timeline import Timeline
@@ -45,6 +46,8 @@ class ChunkRequest:
     `re_encoded`: whether the context begins with a frame alone, as a VAE encodes frames, and no latents passed.
     `seconds_ahead`: how much of `audio` lies behind the chunk.
     `encode_sound`: (the chunk's `audio`, begin and length in seconds) -> latents, for families whose audio is sound.
+    `given`: names of the values that the user's conditioning has. `persistent`: what a family is given in its channels
+    in place of a context (`memory_in_channels`).
     """
     latents: int
     latent_shape: tuple[int, int, int]   # channels, height, width
@@ -63,6 +66,7 @@ class ChunkRequest:
     re_encoded: bool = False
     seconds_ahead: Fraction = Fraction(0)
     encode_sound: Callable[[Tensor, Fraction, Fraction], Tensor] | None = None
+    persistent: Memory | None = None
 
     def open_with(self, known: Tensor | None, latent_format: LatentFormat) -> tuple[Tensor, Tensor | None]:
         """The chunk's samples (1, C, latents, h, w) and noise mask: `known` (1, C, k, h, w) opens it and is held, what
@@ -251,6 +255,16 @@ class Backbone(ABC):
         """Raises ValueError where no take of this family can be a stream: what it is given of its picture belongs to a
         chunk."""
         return None
+
+    def memory_in_channels(self) -> bool:
+        """Whether the pictures and latents of Persistent Latents stand in the model's channels for known frames; else
+        the pictures are clean frames beside the chunk. Raises ValueError where the model has room for neither."""
+        return False
+
+    def repeated_frames(self) -> int:
+        """With Persistent Latents: how many pixel frames a clip makes again of the one before, where each clip is
+        decoded on its own; 0 where a take is one stream of latents."""
+        return 0
 
     def audio_for(self, speech: Speech, clock: Timeline, first_latent: int, latents: int) -> Tensor:
         """The audio features of one chunk: here (layers, frames, C), one per pixel frame, 4 per latent."""

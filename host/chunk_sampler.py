@@ -15,6 +15,7 @@ from ..backbones.take_checks import check_guider, check_schedule
 from ..pipelines.take.plan import Chunk
 from ..techniques.protocols import Past
 from ..techniques.technique import ChunkPosition
+from .identity_memory import IdentityMemory, count_context
 from .progress import TakeProgress
 from .take_inputs import TakeInputs
 
@@ -54,24 +55,27 @@ class GuiderChunkSampler:
 
     def __init__(self, inputs: TakeInputs, sampling: Sampling, progress: TakeProgress):
         self.inputs, self.sampling, self.progress = inputs, sampling, progress
-        self.context_latents = inputs.backbone.context_latents(inputs.plan.overlap_latents)
+        self.context_latents = count_context(inputs)
+        self.identity = IdentityMemory(inputs)
 
     @property
     def past_frames(self) -> int:
         if not self.context_latents:
-            return 0
-        return max(self.inputs.backbone.opening_frames(), self.inputs.handover.handover_frames(
-            self.context_latents, self.inputs.plan.timeline.temporal_ratio))
+            return self.identity.past_frames
+        handed = self.inputs.handover.handover_frames(self.context_latents, self.inputs.plan.timeline.temporal_ratio)
+        return max(handed, self.identity.past_frames, self.inputs.backbone.opening_frames())
 
     def state(self) -> dict[str, Tensor]:
-        return {}
+        return self.identity.state()
 
     def restore(self, state: dict[str, Tensor], past: Past) -> None:
-        pass
+        self.identity.restore(state)
 
     def sample(self, chunk: Chunk, past: Past) -> Iterator[Tensor]:
         self.progress.begin_chunk(chunk)
-        yield self.new_latents(chunk, *self.context(chunk, past), self.reference(chunk, past))
+        context, frames = self.context(chunk, past)
+        self.identity.begin_chunk(chunk, past)
+        yield self.new_latents(chunk, context, frames, self.reference(chunk, past))
         give_back()     # what sampling it and decoding it left
 
     def context(self, chunk: Chunk, past: Past) -> tuple[Tensor | None, Tensor | None]:
@@ -99,9 +103,11 @@ class GuiderChunkSampler:
     def new_latents(self, chunk: Chunk, context: Tensor | None, frames: Tensor | None, reference: Tensor | None
                     ) -> Tensor:
         """(1, C, chunk.new_latents, h, w) float32."""
-        inputs = self.inputs.chunk_inputs(chunk, context, reference, frames)
+        pictures, seen = self.identity.pictures, self.identity.seen
+        inputs = self.inputs.chunk_inputs(chunk, context, reference, frames, pictures, seen)
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context,
-                                 self.inputs.plan.number_of(chunk), chunk.first_latent)
+                                 self.inputs.plan.number_of(chunk), chunk.first_latent,
+                                 identity=None if self.inputs.memory_in_channels else pictures)
         sampled = self.run_sampler(self.chunk_guider(chunk, position, inputs), chunk, inputs)
         return inputs.new_latents(pictures_of(sampled).float().cpu(), chunk.context_latents)
 

@@ -8,14 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from .. import backbones
+from ..backbones import attach
 from ..backbones.backbone import Backbone
 from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
 from ..pipelines.take.clip_before import ClipBefore
-from ..pipelines.take.plan import ChunkPlan, Take, plan_take
+from ..pipelines.take.plan import ChunkPlan, Take
 from ..pipelines.take.settings import Settings, choose_settings
+from ..techniques.persistent_latents import PersistentLatents
 from ..techniques.timeline import Timeline
 from .driving_sources import open_video
+from .persistent_plan import cut_take, with_motion
 
 INPUT = "continue_from"
 
@@ -30,10 +33,9 @@ def plan_with_model(model: Any, picture: Tensor | None, video: Any, length: Call
     """
     backbone = backbones.find(model)
     chosen = choose_settings(backbone, shape_giver(backbone.first_picture(picture), video), stream=block_latents > 0,
-                             **asked)
+                             **with_motion(model, asked))
     clock = backbone.timeline(chosen.fps)
-    plan = plan_take(clock, length(clock, chosen), chosen.chunk_frames, chosen.overlap_frames, chosen.width,
-                     chosen.height, script, seed_step, backbone.grid, block_latents)
+    plan = cut_take(model, clock, length(clock, chosen), chosen, script, seed_step, block_latents)
     return *continue_take(model, Take(plan, None), video), chosen
 
 
@@ -49,6 +51,9 @@ def continue_take(model: Any, take: Take, video: Any) -> tuple[Take, ClipBefore 
         if take.plan.block_latents:
             raise ValueError("a stream of blocks (Rolling Window) begins with a picture and cannot go on from a clip. "
                              "Set block_latents of Plan Take to 0")
+        if attach.technique_of(model, PersistentLatents) is not None:
+            raise ValueError("Persistent Latents draws its pictures from the take's own first chunk and cannot go on "
+                             "from a clip. Disconnect it, or remove Persistent Latents")
         clip = open_clip(video, take.plan)
         plan = take.plan.after_clip(opening_latents(backbones.find(model), take.plan, clip))
         return replace(take, plan=plan, clip_frames=clip.frames), clip

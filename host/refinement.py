@@ -51,11 +51,13 @@ class RefinementInputs(TakeInputs):
     video: EnlargedVideo | None = None
 
     def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
-                     context_frames: Tensor | None = None) -> ChunkInputs:
+                     context_frames: Tensor | None = None, identity: Tensor | None = None, seen: Tensor | None = None
+                     ) -> ChunkInputs:
         """The latents of the enlarged video in place of nothing, behind the conditioning frames; encoded with those
         before them, as a causal VAE sees them."""
         assert self.video is not None
-        given, clock = super().chunk_inputs(chunk, context, reference, context_frames), self.plan.timeline
+        given = super().chunk_inputs(chunk, context, reference, context_frames, identity, seen)
+        clock = self.plan.timeline
         samples = self.encode(self.video.frames(clock.last_frame(chunk.first_latent),
                                                 clock.frames_for_latents(chunk.latents)))
         samples[:, :, :chunk.context_latents] = given.samples[:, :, :chunk.context_latents]

@@ -26,9 +26,11 @@ from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..techniques.latent_stitch import LatentStitch
 from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.narrative_keyframes import NarrativeKeyframes
+from ..techniques.persistent_latents import Memory, PersistentLatents
 from ..techniques.protocols import FrameStream
 from ..techniques.technique import Technique, finishing_frames
 from .finished_frames import FinishedFrames
+from .persistent_plan import check_beside, check_plan_for
 
 logger = logging.getLogger("lodestar")
 
@@ -89,6 +91,15 @@ class TakeInputs:
         start = self.plan.seconds_of(chunk)[0]
         return {"keyframe": self.story_keyframes.keyframe_at(start)} if self.keyframes else {}
 
+    @cached_property
+    def persistent(self) -> PersistentLatents | None:
+        return attach.technique_of(self.model, PersistentLatents)
+
+    @cached_property
+    def memory_in_channels(self) -> bool:
+        """Whether the pictures and latents of Persistent Latents are given to the model in its channels."""
+        return self.persistent is not None and self.backbone.memory_in_channels()
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
@@ -122,6 +133,16 @@ class TakeInputs:
         if self.fitted_picture is None:
             return None
         return torch.cat([self.encode(picture) for picture in self.fitted_picture.split(1)], 2)
+
+    @cached_property
+    def views(self) -> Tensor:
+        """Latents (1, C, k, h, w) of the views that Persistent Latents was given, each encoded alone."""
+        views = [] if self.persistent is None else self.persistent.given_views
+        with name_input("views"):
+            encoded = [self.encode(self.backbone.fit_pictures(view, self.plan.width, self.plan.height))
+                       for view in views]
+        channels, height, width = self.latent_shape
+        return torch.cat([torch.zeros(1, channels, 0, height, width), *encoded], 2)
 
     @cached_property
     def clip_tail(self) -> Tensor | None:
@@ -182,16 +203,22 @@ class TakeInputs:
         """What a chunk is given that shows none."""
         return self._open(None)
 
-    def chunk_opening(self, chunk: Chunk) -> "Opening":
-        picture = self.chunk_picture(chunk)
+    def chunk_opening(self, picture: Tensor | None) -> "Opening":
         if picture is None:
             return self.blank_opening
         return self.first_opening if picture is self.fitted_picture else self._open(picture)
 
     def request(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
-                context_frames: Tensor | None = None) -> ChunkRequest:
-        """What the model is asked for; `context`: what was handed over, `context_frames`: what it was encoded from."""
-        opening = self.chunk_opening(chunk)
+                context_frames: Tensor | None = None, identity: Tensor | None = None) -> ChunkRequest:
+        """What the model is asked for; `context`: what was handed over, `context_frames`: what it was encoded from,
+        `identity`: further pictures of the person (1, C, k, h, w), None for the views."""
+        persistent, picture = None, self.chunk_picture(chunk)
+        if self.memory_in_channels and self.persistent is not None and reference is not None:
+            others = self.views if identity is None else identity
+            persistent = Memory(self.persistent.arrange(reference[:, :, :1], others), context)
+            opening = Opening(None, {} if picture is None else self.backbone.picture_conditions(picture))
+        else:
+            opening = self.chunk_opening(picture)
         given = self.given if self.clip_vision is None else self.given | {CLIP_VISION}
         first = self.plan.frame_of(chunk)
         beside = self.driving.beside(self.plan.timeline, first, chunk.latents) if self.driving else {}
@@ -200,20 +227,24 @@ class TakeInputs:
                             beside, self.encode, given, self.plan.timeline.fps,
                             not chunk.index or self.handover.handover_frames(1) > 0,
                             self.speech.ahead if self.speech else Fraction(0),
-                            self.speech.encode if self.speech and self.speech.encoder is not None else None)
+                            self.speech.encode if self.speech and self.speech.encoder is not None else None, persistent)
 
     def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
-                     context_frames: Tensor | None = None) -> ChunkInputs:
-        """What the sampler is given for a chunk: the backbone's, and what the vision encoder made of the picture."""
-        inputs = self.backbone.chunk_inputs(self.request(chunk, context, reference, context_frames))
-        return replace(inputs, conditions={**self.vision_conditions, **inputs.conditions})
+                     context_frames: Tensor | None = None, identity: Tensor | None = None, seen: Tensor | None = None
+                     ) -> ChunkInputs:
+        """What the sampler is given for a chunk: the backbone's, and what the vision encoder made of the picture, or of
+        `seen` (1, H, W, 3) in its place."""
+        inputs = self.backbone.chunk_inputs(self.request(chunk, context, reference, context_frames, identity))
+        shown = self.vision_conditions if seen is None else self.show(seen)
+        return replace(inputs, conditions={**shown, **inputs.conditions})
 
     @cached_property
     def vision_conditions(self) -> Mapping[str, Any]:
         """What CLIP vision sees of the whole picture, squeezed into its square, as Wan was trained."""
-        if self.clip_vision is None or self.fitted_picture is None:
-            return {}
-        return {CLIP_VISION: self.clip_vision.encode_image(self.fitted_picture, crop=False)}
+        return {} if self.fitted_picture is None else self.show(self.fitted_picture)
+
+    def show(self, picture: Tensor) -> Mapping[str, Any]:
+        return {} if self.clip_vision is None else {CLIP_VISION: self.clip_vision.encode_image(picture, crop=False)}
 
     def first_inputs(self) -> ChunkInputs:
         """Of the only chunk of a clip that is sampled with other nodes. ValueError where those cannot be given what it
@@ -254,6 +285,8 @@ class TakeInputs:
                              f"another model than the guider's {self.backbone.name} (sizes in steps of {grid}, context "
                              f"{'in' if self.backbone.overlap_frames else 'out'}side the chunk). Connect that model to "
                              "Plan Take")
+        with name_input("plan"):
+            check_plan_for(self.model, plan)
 
     def check_guides(self) -> None:
         """Raises ValueError for a driving video that the model cannot follow or that ends before the take, and for a
@@ -267,6 +300,8 @@ class TakeInputs:
     def check(self, recording: dict[str, Any] | None) -> None:
         """Raises ValueError for what does not fit together. `recording`: the sound that the plan was made for."""
         self.check_vae()
+        if self.persistent is not None:
+            check_beside(self.model, self.own_picture, self.plan)
         if self.picture is not None and self.own_picture is not self.picture:
             logger.warning("reference: it is not used, since the model brings a video whose frames are the pictures")
         self.check_guides()

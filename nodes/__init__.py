@@ -23,6 +23,7 @@ from .load_longcat import LodestarLoadLongCat
 from .load_longcat_lora import LodestarLoadLongCatLora
 from .load_omniavatar import LodestarLoadOmniAvatar
 from .load_student import LodestarLoadStudent
+from .load_wan_lora import LodestarLoadWanLora
 from .long_take import LodestarLongTake
 from .longcat_schedule import LodestarLongCatSchedule
 from .longcat_speech import LodestarLongCatSpeech
@@ -31,6 +32,7 @@ from .narrative_keyframes import LodestarNarrativeKeyframe
 from .negative_prompt import LodestarNegativePrompt
 from .omniavatar_speech import LodestarOmniAvatarSpeech
 from .one_chunk import LodestarOneChunk
+from .persistent_latents import LodestarPersistentLatents
 from .plan_take import LodestarPlanTake
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
@@ -60,7 +62,8 @@ class Lodestar(ComfyExtension):
                 LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
-                LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent]
+                LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
+                LodestarPersistentLatents, LodestarLoadWanLora]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .layout import Layout, Span
+from .layout import Layout
 from .protocols import Past
 from .technique import ChunkPosition, Technique
 from .timeline import frames_of
@@ -35,9 +35,4 @@ class LatentStitch(Technique):
         return frames_of(count, temporal_ratio) if self.mode == "re-encode" else 0
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
-        if position.context is None:
-            return layout
-        opened = position.context.shape[2]
-        later = tuple(time + opened for time in layout["chunk"].times)
-        return layout.change("chunk", times=later).append(
-            Span("context", tuple(range(opened)), latents=position.context))
+        return layout.open_with(position.context)

@@ -61,6 +61,14 @@ class Layout:
     def append(self, span: Span) -> "Layout":
         return replace(self, spans=(*self.spans, span))
 
+    def open_with(self, context: Tensor | None) -> "Layout":
+        """What was handed over (1, C, k, h, w) as clean frames before the chunk, for models that take it so."""
+        if context is None:
+            return self
+        opened = context.shape[2]
+        later = tuple(time + opened for time in self["chunk"].times)
+        return self.change("chunk", times=later).append(Span("context", tuple(range(opened)), latents=context))
+
     def change(self, span: "str | Span", **fields) -> "Layout":
         """The same layout with one span changed: this one, or the first of that name."""
         own = self[span] if isinstance(span, str) else span

@@ -16,8 +16,9 @@ from .layout import Layout
 from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
-ORDER = ("LatentStitch", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor", "NarrativeKeyframes", "GlobalTime",
-         "ReferenceSkip", "ConditioningCache", "BlockSparseAttention", "NegativeText", "ColourMatch")
+ORDER = ("LatentStitch", "PersistentLatents", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor",
+         "NarrativeKeyframes", "GlobalTime", "ReferenceSkip", "ConditioningCache", "BlockSparseAttention",
+         "NegativeText", "ColourMatch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class ChunkPosition:
     sampler's `whole` number a call holds, in its order, where a node samples in context windows. `rolls`: whether a
     call is a rolling window's; `remembers`: whether its model keeps picture and finished latents in a KV cache.
     `call_latents`: how many latents a call has at most, where those are fewer than the sampler's; 0 where it has all.
+    `identity`: (1, C, k, h, w), further pictures of the person that stand in the sequence.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
@@ -41,6 +43,7 @@ class ChunkPosition:
     rolls: bool = False
     remembers: bool = False
     call_latents: int = 0
+    identity: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,11 @@
 
 Its reference is a slot before the video's latents: sampled along with them, with the picture in its concat channels.
 Anchor techniques move its time, further anchors are clean tokens behind the video. Chunks continue through the concat
-channels, from re-encoded frames as trained or from latents; each reads the driving frames beside its own.
+channels, from re-encoded frames as trained or from latents; each reads the driving frames beside its own. With
+Persistent Latents N pictures stand in the reference's place, and each chunk is a clip that is decoded on its own.
 """
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import comfy.model_base
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor
 
 from ...techniques.layout import Layout, Span
+from ...techniques.persistent_latents import Memory, PersistentLatents
 from ..backbone import ChunkInputs, ChunkRequest
 from ..frame_conditions import window_of
-from ..wan.base import WanI2V
+from ..wan.base import WanI2V, persistent_inputs
 from ..wan.call import WanCall
 from .conditioning import face_pixels, known_latents, pose_latents, unknown_mask
+from .slots import SLOTS, with_slots
 
+REPEATED = 4        # pixel frames, those of a clip's last latent, that EverAnimate's next clip makes again
 LATENTS = 16        # channels of a latent; the model's call has them, 4 of the mask and those of what is known
 
 
@@ -52,13 +56,24 @@ class WanAnimate(WanI2V):
             raise ValueError(f"context windows: {self.name} has its reference before the first latent, where no window "
                              "but the first would have it. Remove the context windows; Long Take makes takes of any "
                              "length")
-        return super().prepare(executor, args, kwargs, techniques, position, process_in)
+        persistent = next((each for each in techniques if isinstance(each, PersistentLatents)), None)
+        if persistent is None:
+            return super().prepare(executor, args, kwargs, techniques, position, process_in)
+        self.memory_in_channels()
+        slots, poses = persistent.count, call.extra.get("pose_latents")
+        if poses is not None and call.x.shape[2] - poses.shape[2] != slots:
+            raise ValueError(f"persistent latents: got {call.x.shape[2] - poses.shape[2]} latents before the poses', "
+                             f"wanted {slots} pictures. Make the clip with One Chunk or Long Take")
+        call = call.change(transformer_options={**call.transformer_options, SLOTS: slots})
+        call = super().prepare(executor, call.arguments, call.extra, techniques, position, process_in)
+        return with_slots(call, slots)
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:
         """The reference, then the video's latents."""
-        frames = call.x.shape[2]
-        layout = Layout((Span("reference", (0,), clean=False), Span("chunk", tuple(range(1, frames)), clean=False)))
+        frames, slots = call.x.shape[2], call.transformer_options.get(SLOTS, 1)
+        layout = Layout((Span("reference", tuple(range(slots)), clean=False),
+                         Span("chunk", tuple(range(slots, frames)), clean=False)))
         if call.time_dim_concat is None:
             return layout
         added = call.time_dim_concat.shape[2]
@@ -69,6 +84,9 @@ class WanAnimate(WanI2V):
         """Anchors as clean tokens; a keyframe that takes the reference's place stands in its concat channels."""
         reference = layout["reference"]
         if reference.latents is not None:
+            if (slots := call.x.shape[2] - len(layout["chunk"].times)) > 1:
+                raise ValueError(f"keyframe: it takes the reference's place, where Persistent Latents has {slots} "
+                                 "pictures. Remove Lookahead Anchor, which moves them ahead, or Persistent Latents")
             x = call.x.clone()
             x[:, -LATENTS:, :1] = call.latents(reference, process_in)
             call, layout = call.change(x=x), layout.change("reference", latents=None)
@@ -90,6 +108,8 @@ class WanAnimate(WanI2V):
 
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         reference = self.reference_of(request)
+        if request.persistent is not None:
+            return self.persistent_clip(request, request.persistent)
         channels, height, width = request.latent_shape
         slots = reference.shape[2]
         mask = unknown_mask(request)
@@ -102,4 +122,17 @@ class WanAnimate(WanI2V):
         samples = torch.zeros(1, channels, request.latents + slots, height, width)
         return ChunkInputs(samples, conditions=conditions, uncond=uncond, before=slots)
 
+    def repeated_frames(self) -> int:
+        return REPEATED
 
+    def persistent_clip(self, request: ChunkRequest, memory: Memory) -> ChunkInputs:
+        """A clip as EverAnimate was trained. Raises ValueError for a background, whose channels the memory takes."""
+        if "background" in request.driving:
+            raise ValueError("driving: Persistent Latents fills the channels that would hold the background. "
+                             "Disconnect background and mask from Driving Video, or remove Persistent Latents")
+        inputs = persistent_inputs(request, memory, {"pose_video_latent": pose_latents(request)})
+        face = face_pixels(request)
+        if face is None:
+            return inputs
+        return replace(inputs, conditions={**inputs.conditions, "face_video_pixels": face},
+                       uncond={"face_video_pixels": torch.full_like(face, -1)})

@@ -44,6 +44,10 @@ class WanAnimate2(WanAnimate):
                              "keyframes need one with the placement lookahead, whose place they take")
         return WanAnimate.with_clean_frames(call, layout, process_in)
 
+    def memory_in_channels(self) -> bool:
+        raise ValueError(f"persistent latents: {self.name} has room for its reference alone, and none for further "
+                         "pictures of the person. Remove Persistent Latents, or use Wan-Animate")
+
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         reference = self.reference_of(request)
         channels, height, width = request.latent_shape

@@ -63,6 +63,9 @@ class InfiniteTalk(WanI2V):
         patch = model.attachments.get(PATCH)
         return cls(patch=patch) if patch is not None and isinstance(Wan.of(model), WanI2V) else None
 
+    def memory_in_channels(self) -> bool:
+        return False
+
     @property
     def layers_taken(self) -> tuple[int, ...]:
         return LAYERS, LAYERS + 1

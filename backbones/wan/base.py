@@ -4,8 +4,9 @@ Clean frames (anchors, stitched context) ride along as tokens through the model'
 them out of the output; each gets its own RoPE time and timestep 0.
 """
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import comfy.ldm.wan.model
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...techniques.layout import Layout, Span
+from ...techniques.persistent_latents import Memory, memory_channels
 from ...techniques.style_anchor import find_style_anchor
 from ...techniques.technique import restricts_visibility
 from ...techniques.temporal_anchor import find_temporal_anchor
@@ -218,9 +220,14 @@ class WanI2V(Wan):
                         context=None, reference=None)
         return WanI2V.chunk_inputs(self, blank)
 
+    def memory_in_channels(self) -> bool:
+        return True
+
     def chunk_inputs(self, request: ChunkRequest) -> ChunkInputs:
         """Conditioning frames as concat channels over the concat latent; the mask is 0 there."""
         channels, height, width = request.latent_shape
+        if request.persistent is not None:
+            return persistent_inputs(request, request.persistent, request.picture_conditions)
         assert request.concat_latent is not None
         concat = request.concat_latent[:, :, :request.latents].clone()
         mask = torch.ones(1, 1, request.latents, height, width)
@@ -232,3 +239,14 @@ class WanI2V(Wan):
         return ChunkInputs(torch.zeros(1, channels, request.latents, height, width),
                            conditions={"concat_latent_image": concat, "concat_mask": mask,
                                        **request.picture_conditions})
+
+
+def persistent_inputs(request: ChunkRequest, memory: Memory, conditions: Mapping[str, Any]) -> ChunkInputs:
+    """Pictures and motion as concat channels of a chunk that the pictures precede, as Stable Video Infinity 2.0 Pro
+    (one picture) and EverAnimate have them: zeros in model space elsewhere, and only the pictures marked as known."""
+    channels, height, width = request.latent_shape
+    null = comfy.latent_formats.Wan21().process_out(torch.zeros(1, channels, 1, height, width))
+    concat, known = memory_channels(memory, request.latents, null)
+    slots = memory.identity.shape[2]
+    return ChunkInputs(torch.zeros(1, channels, request.latents + slots, height, width), before=slots,
+                       conditions={"concat_latent_image": concat, "concat_mask": 1 - known, **conditions})

@@ -29,6 +29,7 @@ from lodestar.backbones.omniavatar.loader import load_omniavatar
 from lodestar.backbones.student_files import StudentFiles
 from lodestar.nodes.load_student import LOADERS
 from lodestar.techniques.latent_stitch import LatentStitch
+from lodestar.techniques.persistent_latents import Memory
 from lodestar.techniques.technique import ChunkPosition
 from torch import Tensor
 
@@ -190,14 +191,15 @@ class FamilyChunk:
         speech = Speech((stream,), 32.0 if backbone.fps == 16 else 25.0)
         return backbone.audio_for(speech, backbone.timeline(Fraction(backbone.fps)), first, latents)
 
-    def inputs(self, chunk: int = 1, context: int = 7, picture: int = 6, latents: int = LATENTS) -> ChunkInputs:
+    def inputs(self, chunk: int = 1, context: int = 7, picture: int = 6, latents: int = LATENTS,
+               persistent: Memory | None = None) -> ChunkInputs:
         """Of the take's `chunk`, 0 or 1. `context`: the seed of what is handed over, `picture`: of the take's."""
         past = self.picture(context, self.backbone.context_latents(2)) if chunk else None
         first = self.family.first * chunk
         return self.backbone.chunk_inputs(ChunkRequest(
             latents, (self.backbone.latent_channels(self.model.model), *SIZE), past, self.picture(picture),
             self.audio(20, latents, first), self.picture(8, latents), driving=self.driving(latents),
-            encode=self.encode, given=self.family.given, encode_sound=self.encode_sound))
+            encode=self.encode, given=self.family.given, encode_sound=self.encode_sound, persistent=persistent))
 
     def driving(self, latents: int) -> dict[str, Any]:
         """Poses, for a family that follows them."""
@@ -221,10 +223,12 @@ class FamilyChunk:
         guider.set_cfg(2.0)
         return guider
 
-    def guider_at(self, guider, techniques, inputs: ChunkInputs, chunk: int = 1, seconds: int = 1):
+    def guider_at(self, guider, techniques, inputs: ChunkInputs, chunk: int = 1, seconds: int = 1,
+                  identity: Tensor | None = None):
         """The same for the chunk, as Long Take makes it: a later one is stitched."""
         techniques = (LatentStitch(self.backbone.handover), *techniques) if chunk else techniques
-        position = ChunkPosition(Fraction(seconds), self.picture(6), inputs.context, chunk, self.family.first * chunk)
+        position = ChunkPosition(Fraction(seconds), self.picture(6), inputs.context, chunk, self.family.first * chunk,
+                                 identity=identity)
         return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond)
 
     def run(self, guider, inputs: ChunkInputs, steps: int = 2) -> Tensor:
@@ -234,10 +238,12 @@ class FamilyChunk:
                                              comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, steps + 1),
                                              denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1))
 
-    def sample(self, *techniques, model=None, chunk: int = 1, seconds: int = 1, steps: int = 2, **inputs) -> Tensor:
+    def sample(self, *techniques, model=None, chunk: int = 1, seconds: int = 1, steps: int = 2,
+               identity: Tensor | None = None, **inputs) -> Tensor:
         """The chunk's new latents, with `techniques`. `model`: with other nodes' patches. `inputs`: as of `inputs`."""
         given = self.inputs(chunk, **inputs)
-        guider = self.guider_at(self.guider(self.model if model is None else model), techniques, given, chunk, seconds)
+        guider = self.guider_at(self.guider(self.model if model is None else model), techniques, given, chunk, seconds,
+                                identity)
         return given.new_latents(self.run(guider, given, steps), self.repeated * chunk)
 
 

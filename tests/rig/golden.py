@@ -25,7 +25,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 from lib import environment  # noqa: E402
 from lib.pack import load_pack  # noqa: E402
 
-FAMILIES = ("golden_longcat", "golden_rolling", "golden_omniavatar", "golden_infinitetalk", "golden_humo")
+FAMILIES = ("golden_longcat", "golden_rolling", "golden_omniavatar", "golden_infinitetalk", "golden_humo",
+            "golden_everanimate")
 MARKS = ("cases.json", "config.json")     # a folder with one of them holds fixtures
 FAILURES = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError, OSError,
             SafetensorError)

@@ -9,6 +9,9 @@ import numpy
 import torch
 from torch import Tensor
 
+TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0])
+BLUR = TAPS[:, None] * TAPS / 64      # of mode "blur"
+
 
 @cache
 def draw(name: str, base: int, shape: tuple[int, ...], scale: float, offset: float, crc: int) -> Tensor:
@@ -22,7 +25,8 @@ def draw(name: str, base: int, shape: tuple[int, ...], scale: float, offset: flo
 
 def weights(entries: dict[str, list], base: int) -> dict[str, Tensor]:
     """A group of config.json's "weights": [shape, (mode,) scale, offset, crc32] by name."""
-    return {name: draw(name, base, tuple(entry[0]), *entry[-3:]) for name, entry in entries.items()}
+    return {name: BLUR.clone() if "blur" in entry else draw(name, base, tuple(entry[0]), *entry[-3:])
+            for name, entry in entries.items()}
 
 
 @dataclass

@@ -36,6 +36,7 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
         ("audio_encoders/lodestar_tiny_chinese_wav2vec2.safetensors", ""),
     "diffusion_models/wan2.2_animate_14B_bf16.safetensors":
         ("diffusion_models/lodestar_tiny_wan22_animate.safetensors", ""),
+    "loras/stage2_480p.safetensors": ("loras/lodestar_tiny_everanimate_lora.safetensors", ""),
     "diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_omniavatar_wan21_t2v.safetensors", ""),
     "diffusion_models/humo_17B_fp8_e4m3fn.safetensors": ("diffusion_models/lodestar_tiny_humo_17b.safetensors", ""),

@@ -12,6 +12,7 @@ import torch
 from make_tiny_models import DIM, Shapes, layer
 
 ANIMATE, ANIMATE_2 = "lodestar_tiny_wan22_animate", "lodestar_tiny_wan_animate_2"
+LORA = "lodestar_tiny_everanimate_lora"
 LAYERS = 5          # the face joins every fifth
 APPEARANCE = (32, 64, 128, 256, 512, 512, 512, 512)
 CONFIG = {"config": json.dumps({"transformer": {"model_type": "animate2"}})}
@@ -28,6 +29,16 @@ def animate() -> Shapes:
     found |= layer("face_encoder.conv1_local.conv", 4096, 512, 3) | layer("face_encoder.conv2.conv", 1024, 1024, 3)
     found |= layer("face_encoder.conv3.conv", 1024, 1024, 3) | layer("face_encoder.out_proj", DIM, 1024)
     return found | {"face_encoder.padding_tokens": (1, 1, 1, DIM)}
+
+
+def everanimate_lora(rank: int = 4) -> Shapes:
+    """As EverAnimate's is published: no prefix, no alpha."""
+    found: Shapes = {}
+    for block in (f"blocks.{index}" for index in range(LAYERS)):
+        for part in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o"):
+            found |= {f"{block}.{part}.lora_A.default.weight": (rank, DIM),
+                      f"{block}.{part}.lora_B.default.weight": (DIM, rank)}
+    return found
 
 
 def motion_encoder(name: str) -> Shapes:
@@ -47,7 +58,8 @@ def motion_encoder(name: str) -> Shapes:
 
 def write_tiny_animate(models: Path) -> list[Path]:
     folder = models / "diffusion_models"
-    return [tiny_talk.write(folder / f"{ANIMATE}.safetensors", animate(), half=True, draw=draw),
+    return [tiny_talk.write(models / "loras" / f"{LORA}.safetensors", everanimate_lora()),
+            tiny_talk.write(folder / f"{ANIMATE}.safetensors", animate(), half=True, draw=draw),
             tiny_talk.write(folder / f"{ANIMATE_2}.safetensors", make_tiny_models.wan(36, 16, picture=True), CONFIG)]
 
 

@@ -20,6 +20,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.speech_guider import guide_speech
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
+from lodestar.techniques.persistent_latents import Memory, PersistentLatents
 from lodestar.techniques.reference_skip import ReferenceSkip
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "cells.json"
@@ -84,6 +85,21 @@ def check_stitch(chunk):
     assert torch.equal(whole[:, :, repeated:repeated + made[0].shape[2]], made[0])
     if inputs.noise_mask is not None and inputs.context is None:
         assert same(whole[:, :, :2], chunk.picture(7, 2))
+
+
+def check_persistent(chunk):
+    """Further pictures of the person count, and what was handed over, in the model's channels or beside the chunk."""
+    technique = PersistentLatents(3)
+
+    def made(picture, motion):
+        pictures = chunk.picture(picture, 2)
+        if not chunk.backbone.memory_in_channels():
+            return chunk.sample(technique, identity=pictures, context=motion)
+        memory = Memory(technique.arrange(chunk.picture(6), pictures), chunk.picture(motion))
+        return chunk.sample(technique, persistent=memory)
+
+    one = made(12, 7)
+    assert one.isfinite().all() and differ(one, made(13, 7)) and differ(one, made(12, 17))
 
 
 def check_speech_guidance(chunk):
@@ -181,8 +197,8 @@ def check_compile(chunk):
 
 COLUMNS = {
     "lookahead anchor": check_anchor, "narrative keyframes": check_keyframes, "reference skip": check_skip,
-    "latent stitch": check_stitch, "speech guidance": check_speech_guidance, "LoRA": check_lora,
-    "EasyCache": check_easycache, "context windows": check_context_windows,
+    "latent stitch": check_stitch, "persistent latents": check_persistent, "speech guidance": check_speech_guidance,
+    "LoRA": check_lora, "EasyCache": check_easycache, "context windows": check_context_windows,
     "attention override": check_attention_override, "torch.compile": check_compile}
 
 
