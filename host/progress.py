@@ -105,7 +105,7 @@ class TakeProgress(Events):
 
         def callback(step, denoised, latents, total_steps):
             shown = pictures_of(denoised) if previewer else None
-            whole = shown is not None and shown.ndim > 3      # ComfyUI 0.7 gives picture and sound as one row of numbers
+            whole = shown is not None and shown.ndim > 3    # ComfyUI 0.7 gives picture and sound as one row of numbers
             preview = previewer.decode_latent_to_preview_image("JPEG", shown) if whole else None
             seconds = self._lap()
             place = self._place(chunk)

@@ -9,6 +9,7 @@ from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
+from .compare_takes import LodestarCompareTakes
 from .driving_video import LodestarDrivingVideo
 from .global_time import LodestarGlobalTime
 from .high_low_guider import LodestarHighLowGuider
@@ -59,7 +60,8 @@ class Lodestar(ComfyExtension):
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,
                 LodestarSpeechGuidance, LodestarLongCatSchedule, LodestarLoadOmniAvatar, LodestarOmniAvatarSpeech,
                 LodestarJointSpeech,
-                LodestarHighLowGuider, LodestarTakeReport, LodestarBlockSparseAttention, LodestarColourMatch,
+                LodestarHighLowGuider, LodestarTakeReport, LodestarCompareTakes, LodestarBlockSparseAttention,
+                LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
                 LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,

@@ -1,18 +1,15 @@
 """Take Report: a finished video measured from its first to its last frame, as a picture and as JSON."""
-import io as python_io
+import json
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io, ui
 
-from ..backbones.images import fit_picture
-from ..pipelines.metrics.report import evaluate
-from ..pipelines.metrics.report_files import as_json, beside, save_report
+from ..host.measured_video import file_in_output, measure_video, open_video, place_of
+from ..pipelines.metrics.report_files import as_json, save_report
 from ..pipelines.metrics.report_picture import report_picture
-from ..pipelines.metrics.video_reader import Clip, VideoFile, VideoReader
-from ..pipelines.take.plan import Take
+from ..pipelines.metrics.verdict import Thumbnails, judge, worst_of
+from ..pipelines.metrics.verdict_picture import verdict_picture
+from ..pipelines.metrics.video_reader import VideoReader
 from .input_checks import check_inputs, name_input
 from .sockets import PLAN, search_words
 
@@ -40,7 +37,8 @@ class LodestarTakeReport(io.ComfyNode):
                                         "of the picture, such as 0.42, 0.5, 0.58, 0.65. Empty: found with OpenCV's "
                                         "face files where they are present, as the face is for SyncNet."),
             ],
-            outputs=[io.Image.Output(display_name="report", tooltip="The report as a picture."),
+            outputs=[io.Image.Output(display_name="report", tooltip="The full report as a picture; the node itself "
+                                                                    "shows its five figures."),
                      io.String.Output(display_name="json", tooltip="All values and curves.")],
             is_output_node=True,
             **search_words("metrics", "evaluate", "identity", "lip sync", "drift", "quality", "syncnet"),
@@ -51,66 +49,18 @@ class LodestarTakeReport(io.ComfyNode):
     def execute(cls, video, mouth_box, reference=None, plan=None) -> io.NodeOutput:
         with name_input("video"):
             reader, sound = open_video(video)
-        if reference is not None:
-            with name_input("reference"):
-                reference = fit_picture(reference, reader.width, reader.height)[0]
-        report = evaluate(reader, speech=plan.audio if plan and not plan.clip_frames else sound,
-                          borders=borders_of(plan, reader),
-                          reference=reference, mouth_box=mouth_box, models=face_folders(),
-                          on_frames=progress(reader))
+        small = Thumbnails()
+        report = measure_video(reader, sound, reference, plan, mouth_box, small)
         picture = report_picture(report)
-        save_report(report, picture, place_of(reader))
-        return io.NodeOutput(picture[None], as_json(report), ui=ui.PreviewImage(picture[None], cls=cls))
+        _, saved = save_report(report, picture, place_of(reader))
+        return io.NodeOutput(picture[None], as_json(report), ui=page_values(cls, report, small, saved, reader))
 
 
-def open_video(video) -> tuple[VideoReader, dict | None]:
-    """A VIDEO's frames and, where they are no file, its sound; one that was trimmed or cropped on the way here is made
-    a file of its own first."""
-    if not isinstance(video, InputImpl.VideoFromFile):
-        parts = video.get_components()
-        return Clip(parts.images[..., :3], parts.frame_rate, "the video"), parts.audio
-    whole = VideoFile(video.get_stream_source())
-    trimmed = getattr(video, "get_active_trim_window", None)    # not in ComfyUI 0.7.0
-    if (trimmed is None or trimmed() == (0, 0)) and video.get_dimensions() == (whole.width, whole.height):
-        return whole, None
-    cut = python_io.BytesIO()
-    video.save_to(cut)
-    return VideoFile(cut), None
-
-
-def borders_of(take: Take | None, video: VideoReader) -> list[int]:
-    """The first frame of each chunk but the first. Raises ValueError for another video's plan."""
-    if take is None:
-        return []
-    if video.stated_frames not in (0, take.video_frames):
-        raise ValueError(f"plan: it is for {take.video_frames} frames, the video has {video.stated_frames}. "
-                         "Connect the plan that made this video, or none")
-    before = max(take.clip_frames - 1, 0)       # the clip's last frame is the take's frame 0
-    first = 0 if take.clip_frames else 1
-    return [before + take.plan.frames_of(chunk)[0] for chunk in take.plan.chunks[first:]]
-
-
-def face_folders() -> list[Path]:
-    return [Path(folder_paths.models_dir) / "lodestar", Path(folder_paths.models_dir)]
-
-
-def progress(video: VideoReader):
-    """A callback for finished frames: it moves the bar and lets a cancel through."""
-    bar = comfy.utils.ProgressBar(video.stated_frames or 1)
-
-    def on_frames(frames: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(min(frames, bar.total))
-
-    return on_frames
-
-
-def place_of(video: VideoReader) -> Path:
-    """Beside a video in ComfyUI's output folder; for any other, a numbered name in output/lodestar."""
-    output = folder_paths.get_output_directory()
-    source = getattr(video, "source", None)
-    if isinstance(source, str) and Path(source).resolve().is_relative_to(Path(output).resolve()):
-        return beside(Path(source))
-    folder, name, counter, _, _ = folder_paths.get_save_image_path("lodestar/report", output, video.width,
-                                                                   video.height)
-    return Path(folder) / f"{name}_{counter:05}_"
+def page_values(cls, report: dict, small: Thumbnails, saved: Path, reader: VideoReader) -> dict[str, list]:
+    """What the page gets: the verdict as the node's picture, where the full report is, and the worst moment's time."""
+    figures = judge(report)
+    worst, source = worst_of(figures), getattr(reader, "source", None)
+    opens = {"picture": file_in_output(saved), "video": file_in_output(source) if isinstance(source, str) else None,
+             "worst": worst and worst.seconds}
+    shown = ui.PreviewImage(verdict_picture(report, figures, small)[None], cls=cls).as_dict()
+    return {**shown, "lodestar_report": [json.dumps(opens)]}

@@ -32,6 +32,11 @@ class Sheet:
     def bar(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
         self._draw.rectangle([left * FINE, min(top, bottom) * FINE, right * FINE, max(top, bottom) * FINE], colour)
 
+    def picture(self, left: int, top: int, pixels: Tensor) -> None:
+        """Pixels (h, w, 3), uint8."""
+        image = Image.fromarray(pixels.cpu().numpy())
+        self._image.paste(image.resize((image.width * FINE, image.height * FINE)), (left * FINE, top * FINE))
+
     def dot(self, point: tuple[float, float], colour: str) -> None:
         self.bar(point[0] - 2, point[1] - 2, point[0] + 2, point[1] + 2, colour)
 

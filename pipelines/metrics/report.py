@@ -30,10 +30,12 @@ from .seam import Seams
 from .sharpness import Sharpness
 from .syncnet import SyncNetScores
 from .track import Track
+from .verdict import Thumbnails, as_dict, judge
 from .video_reader import Sound, VideoReader, sound_of
 
 NO_REFERENCE = "no reference picture was given"
 NO_MOUTH = "the mouth's place is unknown: give a mouth box, or OpenCV's face files"
+DRAWN = "the puppet is a drawing, and real faces are what is looked for (scripts/report.py --drawn reads its own)"
 NO_FACE_BOX = "SyncNet is for real faces, and the face detection of this video gives no boxes"
 NO_SYNC_WINDOW = "no quarter of a second of the video has sound and a face in every frame"
 
@@ -41,26 +43,35 @@ NO_SYNC_WINDOW = "no quarter of a second of the video has sound and a face in ev
 def evaluate(video: VideoReader, *, speech: dict | None = None, borders: Sequence[int] = (),
              reference: Tensor | None = None, mouth_box: str = "", models: Sequence[Path] = (),
              detect: Callable[[Tensor], Detection] | None = None, identity: Tensor | None = None,
-             on_frames: Callable[[int], None] = lambda frames: None) -> dict[str, Any]:
+             on_frames: Callable[[int], None] = lambda frames: None, thumbnails: Thumbnails | None = None,
+             drawn: bool = False) -> dict[str, Any]:
     """The report of one video (see video_reader).
 
     `speech`: AUDIO {"waveform": (1, channels, N), "sample_rate"}, else the video's own sound. `borders`: the first
     frame of each chunk but the first. `reference`: a picture (H, W, 3); without one, the first face is. `mouth_box`:
     left, top, right, bottom from 0 to 1, instead of what faces say. `models`: folders with OpenCV's face files and
     SyncNet's; `detect` finds faces in another way (see faces), and `identity` (D,) is then the reference's embedding.
-    `on_frames` gets how many frames are done, and may raise to stop.
+    `on_frames` gets how many frames are done, and may raise to stop; `thumbnails` keeps small pictures of the video.
+    `drawn`: it is the puppet's, and no real face is looked for.
+    The report's `verdict` is its five figures in words (see verdict).
     Raises ValueError for what cannot be read, for borders outside the video and for a box that is none.
     """
     builder = ReportBuilder(video, speech, borders, reference, mouth_box)
     if detect:
         builder.detect, builder.identity = detect, Identity(float(video.fps), identity)
+    elif drawn:
+        builder.left_out |= {name: DRAWN for name in ("identity", "syncnet", *([] if mouth_box.strip() else ["mouth"]))}
     else:
         builder.open_faces(models, reference)
-    builder.open_syncnet(models)
+    if not drawn or detect:
+        builder.open_syncnet(models)
     for piece in video.pieces():
         builder.add(piece)
+        if thumbnails is not None:
+            thumbnails.add(piece)
         on_frames(builder.frames)
-    return builder.report()
+    report = builder.report()
+    return {**report, "verdict": as_dict(judge(report))}
 
 
 class ReportBuilder:
@@ -173,7 +184,7 @@ class ReportBuilder:
         if lips["correlation"] is not None:
             found["lip_sync"] = lips
         elif "mouth" in left_out:
-            left_out["lip_sync"] = NO_MOUTH
+            left_out["lip_sync"] = left_out["mouth"]
         else:
             left_out["lip_sync"] = ("the mouth or the sound never changes, or there are too few frames"
                                     if self._loudness is not None else self.no_sound)

@@ -7,7 +7,9 @@ import av
 import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
-from lodestar.nodes.take_report import LodestarTakeReport, open_video
+from lodestar.host.measured_video import open_video
+from lodestar.nodes.compare_takes import LodestarCompareTakes
+from lodestar.nodes.take_report import LodestarTakeReport
 from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.timeline import Timeline
@@ -100,3 +102,28 @@ def test_bad_input_is_named(file):
         LodestarTakeReport.execute(video, "here")
     with pytest.raises(ValueError, match="reference: got shape"):
         reported(video, reference=torch.rand(1, 4, 4, 3))
+
+
+def test_the_node_shows_five_figures_and_where_the_full_report_is(file):
+    made = LodestarTakeReport.execute(InputImpl.VideoFromFile(str(file)), "")
+    opens, = map(json.loads, made.ui["lodestar_report"])
+    assert opens["picture"] == {"filename": "clip.report.png", "subfolder": "made", "type": "output"}
+    assert opens["video"]["filename"] == "clip.mp4" and 0 <= opens["worst"] <= FRAMES / 16
+    assert len(made.ui["images"]) == 1 and json.loads(made.args[1])["verdict"]
+
+
+def test_the_puppet_is_known_by_its_own_graph(file, base):
+    folder = base / "output" / "made"
+    for name, known in (("puppet_null_silence.safetensors", True), ("wan2.2_s2v.safetensors", False)):
+        prompt = {"1": {"class_type": "UNETLoader", "inputs": {"unet_name": name}}, "2": {"class_type": "Note"}}
+        path = VideoWriter(64, 48, Fraction(16)).finish([folder / "part.mp4"], SPEECH, {"prompt": json.dumps(prompt)},
+                                                        folder / f"{name}.mp4")
+        reasons = json.loads(LodestarTakeReport.execute(InputImpl.VideoFromFile(str(path)), "").args[1])["left_out"]
+        assert ("a drawing" in reasons["identity"]) == known
+
+
+def test_two_takes_are_compared(file):
+    video = InputImpl.VideoFromFile(str(file))
+    picture, text = LodestarCompareTakes.execute(video, video, "no anchor", "anchor").args
+    found = json.loads(text)
+    assert picture.ndim == 4 and found["first"] == found["second"] and found["first"]
