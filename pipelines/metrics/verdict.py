@@ -45,9 +45,9 @@ def figure_of(name: str, value: str, amount: float, good: float, look: float, se
 def face(measures: dict[str, Any]) -> Figure | None:
     """Whether the last second shows the same face: 1 less the cosine, whose own limit for one person is 0.36."""
     track = measures.get("identity")
-    last = track and track["last_second"]
-    if last is None:
+    if not track or track["last_second"] is None:
         return None
+    last = track["last_second"]
     return figure_of("same face", f"{last:.2f}", 1 - last, 0.45, 0.637, extreme_at(track, "least", min))
 
 
