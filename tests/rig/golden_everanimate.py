@@ -11,7 +11,6 @@ import golden_recipe
 import torch
 from torch import Tensor
 
-MARK = "lora_checkpoint.safetensors"
 NUMBER = "N{N}M{M}.clip{clip}"
 
 
@@ -23,7 +22,6 @@ def cases_of(fixtures: golden.Fixtures, host: golden.Host) -> dict[str, Callable
 
 class EverAnimate(golden_recipe.Family):
     def cases(self) -> dict[str, Callable]:
-        import golden_everanimate_takes
         found: dict[str, Callable] = {f"grid_{NUMBER.format(**info)}": partial(self.grid, info)
                                       for info in self.info["conditioning"]}
         found |= {f"order_{info['mode']}_{info['N']}": partial(self.order, info) for info in self.info["anchor_modes"]
@@ -35,13 +33,16 @@ class EverAnimate(golden_recipe.Family):
         found |= {info["case"]: partial(self.moved, info) for info in self.info["anchor_scaling"]}
         found |= {f"train_{info['stage']}_{info['seed']}": partial(self.train, info)
                   for info in self.info["train_steps"]}
+        if not (self.fixtures.folder / "dit.safetensors").is_file():    # the part that comes with the pack
+            return found
+        import golden_everanimate_takes
         return found | golden_everanimate_takes.cases_of(self)
 
     # ------------------------------------------------------------ what a clip is given
 
     @cached_property
     def conditioning(self) -> dict[str, Tensor]:
-        return self.load("conditioning")
+        return self.load("conditioning") if (self.fixtures.folder / "conditioning.safetensors").is_file() else {}
 
     def reference(self) -> Tensor:
         return self.load("vae")["reference_latent"]
