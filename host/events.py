@@ -1,5 +1,6 @@
 """What a running take sends: a line of text to its node in the page, an event to scripts and API clients."""
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_execution.progress import get_progress_state
@@ -30,3 +31,10 @@ class TakeEvents:
                 "node": self.node, "chunk": chunk, "chunks": chunks, "frames_done": frames_done,
                 "frames_total": frames_total, "seconds_left": seconds_left, "time": time.time(), **more},
                 server.client_id)
+
+    def live(self, playlist: Mapping[str, str], frames: int, delay_seconds: float) -> None:
+        """`lodestar.live`: so many frames can be watched; -1 once none follow. `playlist`: what /view is asked for."""
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            server.send_sync("lodestar.live", {"node": self.node, "playlist": dict(playlist), "frames": frames,
+                                               "delay_seconds": delay_seconds, "time": time.time()}, server.client_id)

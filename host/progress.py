@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management
 import comfy.utils
@@ -38,6 +38,19 @@ class Pace:
 
     def seconds_for(self, count: int) -> float:
         return self.seconds / self.count * count if self.count else 0.0
+
+
+class SamplingProgress(Protocol):
+    """Whoever watches a chunk being sampled."""
+
+    def begin_chunk(self, chunk: Chunk) -> None:
+        """It is sampled from now on."""
+
+    def sampler_callback(self, chunk: Chunk, load_device: Any, latent_format: Any) -> Callable:
+        """What ComfyUI calls at each step."""
+
+    def end_sampling(self) -> None:
+        """It is sampled."""
 
 
 class TakeProgress(Events):

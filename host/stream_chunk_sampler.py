@@ -22,7 +22,7 @@ from ..techniques.rolling_window import noise_seed
 from ..techniques.technique import ChunkPosition
 from ..techniques.temporal_anchor import count_recents, find_temporal_anchor
 from .chunk_sampler import GuiderChunkSampler, Sampling
-from .progress import TakeProgress
+from .progress import SamplingProgress, TakeProgress
 from .rolling_sampler import RollingSampler, Stream, StreamSampler, check_levels
 from .stream_note import describe_stream
 from .take_inputs import TakeInputs
@@ -35,7 +35,7 @@ class StreamChunkSampler:
     """A ChunkSampler that yields a chunk's blocks, all of one run; the first chunk begins with the picture."""
     past_frames = 0
 
-    def __init__(self, inputs: TakeInputs, sampling: Sampling, progress: TakeProgress):
+    def __init__(self, inputs: TakeInputs, sampling: Sampling, progress: SamplingProgress):
         check_stream(inputs, sampling)
         self.inputs, self.sampling, self.progress = inputs, sampling, progress
         self.rolling = sampling.sampler.rolling(sampling.sigmas)

@@ -59,6 +59,11 @@ class TakeInputs:
     def backbone(self) -> Backbone:
         return backbones.find(self.model)
 
+    @property
+    def decoder(self) -> Any:
+        """The VAE that latents are decoded with."""
+        return self.vae
+
     @cached_property
     def handover(self) -> Technique:
         """What says how a chunk continues from the one before; where the user does not, as the model was trained."""
@@ -257,7 +262,7 @@ class TakeInputs:
 
     def open_stream(self) -> FrameStream:
         """The VAE as a stream of frames, as the techniques finish them."""
-        finishing, stream = finishing_frames(self.techniques), open_stream(self.vae)
+        finishing, stream = finishing_frames(self.techniques), open_stream(self.decoder)
         if not finishing or self.fitted_picture is None:
             return stream
         assert self.own_picture is not None

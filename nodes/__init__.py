@@ -4,6 +4,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension
 
+from ..host.live_routes import add_live_routes
 from ..host.take_requests import add_routes
 from .audio_features import LodestarAudioFeatures
 from .blank_prompt import LodestarBlankPrompt
@@ -18,6 +19,7 @@ from .infinitetalk import LodestarInfiniteTalk
 from .infinitetalk_sampler import LodestarInfiniteTalkSampler
 from .joint_speech import LodestarJointSpeech
 from .latent_stitch import LodestarLatentStitch
+from .live_take import LodestarLiveTake
 from .load_audio_encoder import LodestarLoadAudioEncoder
 from .load_cogvideox import LodestarLoadCogVideoX
 from .load_longcat import LodestarLoadLongCat
@@ -64,7 +66,7 @@ class Lodestar(ComfyExtension):
                 LodestarColourMatch,
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
-                LodestarRefineTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
+                LodestarRefineTake, LodestarLiveTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
                 LodestarPersistentLatents, LodestarLoadWanLora]
 
 
@@ -72,4 +74,6 @@ async def comfy_entrypoint() -> Lodestar:
     models = Path(__file__).resolve().parent.parent / "models"    # the puppet: a model that comes with the pack
     for folder in ("diffusion_models", "vae"):
         folder_paths.add_model_folder_path(folder, str(models / folder))
+    add_routes()
+    add_live_routes()
     return Lodestar()

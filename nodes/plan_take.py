@@ -69,7 +69,8 @@ class LodestarPlanTake(io.ComfyNode):
                 io.Int.Input("seed_step", default=1, min=0, max=1000000,
                              tooltip="Mixed into the noise seed for each chunk. 0 gives every chunk the same noise."),
                 io.Float.Input("max_seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
-                               tooltip="Use only the first seconds of the speech, to try things out. 0 is all."),
+                               tooltip="Use only the first seconds of the speech, to try things out. 0 is all. "
+                                       "Of a stream without speech it is the longest that Live Take makes it."),
                 io.Audio.Input("soundtrack", optional=True,
                                tooltip="The sound of the video where it is not the speech alone: the same recording "
                                        "with music, for instance. Cut where the speech ends."),
@@ -99,8 +100,9 @@ class LodestarPlanTake(io.ComfyNode):
         backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
         backbone.check_driving(driving.sources if driving else ())
         take, _, chosen = plan_with_model(
-            model, reference, continue_from, lambda clock, _: frames_of(clock, speech, driving, max_seconds),
-            block_latents, script, seed_step, width=width, height=height, fps=exact_fps(fps) if fps else None,
+            model, reference, continue_from,
+            lambda clock, _: frames_of(clock, speech, driving, max_seconds, block_latents > 0), block_latents, script,
+            seed_step, width=width, height=height, fps=exact_fps(fps) if fps else None,
             chunk_frames=chunk_frames, nearest_bucket=nearest_bucket, overlap_frames=overlap_frames)
         sound = sound_of(soundtrack, speech, driving, float(take.plan.seconds))
         take = replace(take, audio=sound, speech=speech, driving=driving,
@@ -125,13 +127,17 @@ def page_values(take: Take, anchor: LookaheadAnchor | None, summary: str) -> dic
     return {"text": [head_of(summary)], "lodestar_plan": [json.dumps(view_of(take, ahead))]}
 
 
-def frames_of(clock: Timeline, speech: dict | None, driving: DrivingVideo | None, max_seconds: float) -> int:
-    """Pixel frames of the take: the speech's, or without speech the driving video's. Raises ValueError."""
+def frames_of(clock: Timeline, speech: dict | None, driving: DrivingVideo | None, max_seconds: float,
+              stream: bool = False) -> int:
+    """Pixel frames of the take: the speech's, or without speech the driving video's, or of a stream at most
+    `max_seconds`. Raises ValueError."""
     if speech is not None:
         frames = clock.frames_for_samples(speech["waveform"].shape[-1], speech["sample_rate"])
     elif driving is not None:
         own = driving.frames_at(clock.fps)
         frames = min(own, clock.frames_for_seconds(max_seconds)) if max_seconds else own
+    elif stream and max_seconds:
+        frames = clock.frames_for_seconds(max_seconds)
     else:
         raise ValueError("audio: nothing says how long the take is. Connect the speech, or a Driving Video to driving")
     if driving is not None:

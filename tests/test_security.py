@@ -14,7 +14,9 @@ RUNS = {"subprocess", "multiprocessing", "ctypes", "code", "runpy", "pip", "mars
 ALLOWED = {("backbones/allocator.py", "ctypes"): "malloc_trim of the C library",
            ("networks/weight_files.py", "pickle"): "the error of torch.load",
            ("backbones/weight_loading.py", "pickle"): "the same",
-           ("host/take_requests.py", "aiohttp"): "ComfyUI's own server, which serves the one route",
+           ("host/take_requests.py", "aiohttp"): "ComfyUI's own server, which serves the routes",
+           ("host/live_routes.py", "aiohttp"): "the same",
+           ("host/live_session.py", "urllib"): "the text of an address of ComfyUI's /view",
            ("pipelines/take/fingerprint.py", "pickle"): "the error of an object that cannot be pickled"}
 CALLS = {"system", "popen", "startfile", "urlopen", "Unpickler", "from_pretrained", "hf_hub_download",
          "snapshot_download", "load_state_dict_from_url"}
@@ -61,9 +63,10 @@ def test_each_of_it_would_be_found(tmp_path, text):
 
 def test_every_route_is_on_the_page():
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    routes = [call.args[0].value for source in floors(ROOT) for call in source.calls()
-              if ".routes." in ast.unparse(call.func) and call.args]
-    assert routes == ["/lodestar/take"] and all(f"`POST {route}`" in page for route in routes)
+    routes = {f"{call.func.attr.upper()} {call.args[0].value}" for source in floors(ROOT) for call in source.calls()
+              if ".routes." in ast.unparse(call.func) and call.args}
+    assert routes == {"POST /lodestar/take", "POST /lodestar/live/{name}", "GET /lodestar/live/{name}"}
+    assert all(f"`{route}`" in page for route in routes)
 
 
 def test_the_page_s_scripts_make_no_html_and_ask_comfyui_alone():

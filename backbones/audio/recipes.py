@@ -4,13 +4,15 @@ The encoder is loaded, and the streams are encoded one after the other into file
 """
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..allocator import give_back
-from .encoder import SpeechEncoder
+from .encoder import SpeechEncoder, as_speech_encoder, encode_speech
+from .families import RATE
 from .feature_file import FeatureFile
 
 Pieces = Iterable[Sequence[Tensor]]     # piece by piece every layer (1, n, C) of a stream
@@ -23,6 +25,17 @@ class Recipe:
     name: str
     encode: Callable[..., dict]
     speakers: int = 1
+
+
+def encode_as_trained(backbone: Any, audio_encoder: Any, speech: Tensor) -> dict:
+    """Speech (N,) at 16 kHz -> AUDIO_ENCODER_OUTPUT as the family was trained with it: by its own `encode_speech`, its
+    recipe, or with every layer. ValueError for another encoder."""
+    own = getattr(backbone, "encode_speech", None)
+    if own is not None:
+        return own(audio_encoder, speech)
+    if backbone.recipe is not None:
+        return backbone.recipe.encode(audio_encoder, [speech])
+    return encode_speech(as_speech_encoder(audio_encoder), {"waveform": speech[None, None], "sample_rate": RATE})
 
 
 @torch.no_grad()

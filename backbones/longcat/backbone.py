@@ -34,6 +34,7 @@ from ..frame_conditions import WINDOW, Cut, window_of
 from ..ram_blocks import RamBlocks
 from ..sampling_run import RUN, once
 from .model import REFERENCE_KEY, LongCatVideo
+from .speech import encode_streams
 
 CONTEXT_LATENTS = 4
 OF_EVERY_CALL = ("optimized_attention_override", "rope_options")    # of other nodes: their attention, scaled RoPE
@@ -166,6 +167,9 @@ class LongCatBackbone(Backbone):
                                      "the one that the masks or boxes were made for to Long Take")
                 conditions["speaker_masks"] = request.speaker_masks
         return ChunkInputs(samples, noise_mask=mask, conditions=conditions, uncond=uncond)
+
+    def encode_speech(self, audio_encoder, speech: Tensor) -> dict:
+        return encode_streams(audio_encoder, [speech])
 
     def audio_for(self, speech: Speech, clock, first_latent: int, latents: int) -> Tensor:
         """(1, streams, frames, slots, layers, C) from the latent before the chunk on; of the first of all latents there

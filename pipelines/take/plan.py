@@ -334,7 +334,9 @@ def describe(plan: ChunkPlan, latent_channels: int, spatial_ratio: int) -> str:
     overlap = plan.overlap_latents
     lines = [
         *([f"a stream of blocks of {plan.block_latents} latents ({plan.block_latents * plan.timeline.temporal_ratio} "
-           "frames); a rolling window looks all but one of its blocks ahead"] if plan.block_latents else []),
+           "frames); a rolling window looks all but one of its blocks ahead: live, a picture is that many times "
+           f"{seconds(plan.timeline, plan.block_latents * plan.timeline.temporal_ratio)} behind its sound, and a step"]
+          if plan.block_latents else []),
         f"{len(lengths)} {'chunk' if len(lengths) == 1 else 'chunks'} of {_window_words(plan.timeline, lengths[0])}"
         + last + (f", each repeating {overlap} latents of the one before" if overlap else "")
         + (f", each repeating {plan.repeated_frames} frames of the one before" if plan.repeated_frames else ""),

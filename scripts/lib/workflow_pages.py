@@ -98,6 +98,19 @@ PAGES = {
              "**To try:** bypass *Lookahead Anchor* and watch the character drift; set its distance to 80; "
              "set *Latent Stitch* to re-encode."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
+    "live_puppet": Page(
+        "Live puppet", "a character talks while the speech arrives, no download, no graphics card",
+        (Column(360, (Group("Models", (1, 2, 4)), Group("The character and the speech", (3,)))),
+         Column(360, (Group("What keeps the character the same", (6, 7)), Group("Prompt", (5,)),
+                      Group("Read me", (15,)))),
+         Column(360, (Group("A window of blocks", (14,)), Group("Plan", (8,)))),
+         Column(420, (Group("Block by block, to be watched at once", (13,)),))),
+        note("A drawn character talks while the speech is still arriving: *Rolling Window* finishes 0.32 s at a time, "
+             "and *Live Take* shows it at once, 0.64 s and one step behind the sound.", (), "", "none needed.",
+             "about as long as the speech on two quiet CPU cores.", "live_puppet",
+             "**To try:** write talk.wav into *source* and record that file into ComfyUI's input folder, or live:talk "
+             "and send speech to /lodestar/live/talk (the help page of *Live Take* says how).", shown="Live Take"),
+        Folded(14, "A window of blocks", ((9, 10), (11, 12)), (("12", "noise_seed"), ("11", "blocks")))),
     "first_take": Page(
         "First take", "Wan 2.2 S2V: a picture talks for as long as the speech",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),

@@ -1,0 +1,58 @@
+"""ComfyUI's tiny autoencoders as decoders of a take: streamed as they decode whole, and refused for other latents."""
+import comfy.latent_formats
+import pytest
+import torch
+from light_models import light_vae
+from lodestar.backbones.light_decoder import LightStream, check_light_decoder
+from lodestar.backbones.vae import encode_frames, open_stream
+
+CHANNELS = {"lighttaew2_1": 16, "lighttaew2_2": 48}
+
+
+@pytest.fixture(scope="module", params=CHANNELS.values(), ids=CHANNELS)
+def vae(request):
+    return light_vae(request.param)
+
+
+@pytest.fixture(scope="module")
+def decoded(vae):
+    latents = torch.randn(1, vae.latent_channels, 7, 4, 6, generator=torch.Generator().manual_seed(0))
+    return latents, vae.decode(latents)[0].clamp(0, 1)
+
+
+@pytest.mark.parametrize("cuts", [(7,), (1, 1, 1, 1, 1, 1, 1), (3, 4)])
+def test_a_stream_gives_the_frames_of_the_whole_decode(vae, decoded, cuts):
+    latents, whole = decoded
+    stream = open_stream(vae)
+    assert isinstance(stream, LightStream)
+    frames = [group for piece in latents.split(cuts, 2) for group in stream.push(piece)] + list(stream.flush())
+    assert len(frames[0]) == 1 and torch.cat(frames).shape == whole.shape == (25, 4 * vae.spacial_compression_decode(),
+                                                                             6 * vae.spacial_compression_decode(), 3)
+    assert whole.std() > 0.02 and (torch.cat(frames) - whole).abs().max() < 1e-6
+
+
+def test_a_stream_that_begins_later_is_the_same_behind_its_warm_up(vae):
+    latents = torch.randn(1, vae.latent_channels, 14, 2, 2)
+    whole, later = ([group for group in open_stream(vae).push(piece)] for piece in (latents, latents[:, :, 4:]))
+    assert open_stream(vae).warmup_latents == 9
+    assert (whole[-1] - later[-1]).abs().max() < 1e-6 < (whole[5] - later[1]).abs().max()
+
+
+def test_the_picture_can_be_encoded_with_it(vae):
+    latents = encode_frames(vae, torch.rand(1, 64, 64, 3))
+    assert latents.shape[:3] == (1, vae.latent_channels, 1)
+
+
+def test_another_familys_is_refused_by_name():
+    wan, hunyuan = light_vae(16), light_vae(16, torch.float16)
+    formats = comfy.latent_formats
+    check_light_decoder(wan, formats.Wan21(), "Wan 2.1 T2V")
+    check_light_decoder(hunyuan, formats.HunyuanVideo(), "HunyuanVideo")
+    for vae, latent_format, says in (
+            (light_vae(48), formats.Wan21(), "48 channels, Wan makes 16. Load lighttaew2_1"),
+            (wan, formats.Wan22(), "16 channels, Wan makes 48. Load lighttaew2_2"),
+            (hunyuan, formats.Wan21(), "takes it for HunyuanVideo's, since it is of 16 channels in half precision"),
+            (wan, formats.HunyuanVideo(), "takes it for Wan's"),
+            (wan, formats.Mochi(), "There is none for Wan: leave light_decoder open")):
+        with pytest.raises(ValueError, match=says):
+            check_light_decoder(vae, latent_format, "Wan")
