@@ -226,3 +226,45 @@ def test_what_does_not_fit_is_refused_before_sampling(model, vae, pose, tmp_path
         make(replace(made, inputs=replace(made.inputs, driving=driving)))
     with pytest.raises(ValueError, match=r"continue_from: Persistent Latents draws its pictures from the take's own"):
         plan(remembering, pose, continue_from=pose)
+
+
+# ---------------------------------------------------------------- models whose takes are one stream
+
+def stream_take(model):
+    """Two seconds at 16 fps in chunks of 6 latents."""
+    speech = {"waveform": torch.zeros(1, 1, 32000), "sample_rate": 16000}
+    return LodestarPlanTake.execute(model=model, audio=speech, width=64, height=64, fps=16.0, chunk_frames=21,
+                                    overlap_frames=-1).args[0]
+
+
+def test_on_image_to_video_it_is_stable_video_infinity_s(vae, tmp_path, tiny_models, wan):
+    """Version 2.0 Pro: the picture, the last latent, zeros; the picture alone is marked as known."""
+    model = remember(wan.load(tiny_models, "wan21_i2v"), count=1)
+    take = stream_take(model)
+    assert take.plan.overlap_latents == 1 and take.plan.repeated_frames == 0 and len(take.plan.chunks) == 2
+    made, recording = session(model, vae, take, tmp_path)
+    assert make(made).tail.shape[2] == take.plan.chunks[-1].new_latents
+    null = comfy.latent_formats.Wan21().process_out(torch.zeros(1, 16, 1, 8, 8))
+    for number, (chunk, inputs) in enumerate(zip(take.plan.chunks, recording.given, strict=True)):
+        known, mask = inputs.conditions["concat_latent_image"], inputs.conditions["concat_mask"]
+        motion = [recording.sampled[0][:, :, -1:]] if number else []
+        wanted = torch.cat([made.inputs.reference, *motion, *[null] * (chunk.latents - len(motion))], 2)
+        assert torch.equal(known, wanted) and mask[0, 0, :, 0, 0].tolist() == [0, *[1] * chunk.latents]
+    with pytest.raises(ValueError, match="plan: chunks that repeat 4 latents, and Persistent Latents hands over 1"):
+        make(replace(made, inputs=replace(made.inputs, plan=stream_take(wan.load(tiny_models, "wan21_i2v")).plan)))
+
+
+def test_elsewhere_pictures_stand_ahead_and_the_plan_says_what_passes(vae, tmp_path, tiny_models, wan):
+    model, positions = remember(wan.load(tiny_models, "wan21_t2v"), motion_latents=2), []
+    take = stream_take(model)
+    made, recording = session(model, vae, take, tmp_path)
+    recording.chunk_guider = lambda self, chunk, position, inputs: positions.append(position) or GuiderChunkSampler \
+        .chunk_guider(self, chunk, position, inputs)
+    make(made)
+    assert [position.identity.shape[2] for position in positions] == [0, 2, 2]
+    assert take.plan.overlap_latents == 4 and positions[1].context.shape[2] == 4
+    assert torch.equal(positions[1].context, recording.sampled[0][:, :, -4:])
+    with torch.inference_mode():
+        frames = vae.decode(recording.sampled[0])[0]
+        drawn = [vae.encode(quantise(frames[number][None])) for number in draw_frames(2, 21, 5)]
+    assert torch.allclose(positions[1].identity, torch.cat(drawn, 2), atol=1e-4)
