@@ -30,15 +30,15 @@ class Reporter:
     """Says what happens: bars and sentences, or a line of JSON each."""
 
     def __init__(self, as_json: bool, jobs: int):
-        self._json, self._jobs = as_json, jobs
+        self._json, self._jobs, self._out = as_json, jobs, sys.stdout
 
     def say(self, event: str, number: int, job: Job, words: str = "", **more) -> None:
         """`event`: started, note, progress, finished or failed."""
         if self._json:
             print(json.dumps({"event": event, "job": job.name, "number": number, "jobs": self._jobs,
-                              **({"message": words} if words else {}), **more}), flush=True)
+                              **({"message": words} if words else {}), **more}), file=self._out, flush=True)
         elif words:
-            print(f"[{number}/{self._jobs}] {job.name}: {words}", flush=True)
+            print(f"[{number}/{self._jobs}] {job.name}: {words}", file=self._out, flush=True)
 
     def events_of(self, number: int, job: Job):
         """Takes the server's messages of one job."""
@@ -56,10 +56,11 @@ class Reporter:
         counts = {kind: sum(1 for result in results.values() if result == kind)
                   for kind in ("made", "fetched", "there", "failed")}
         if self._json:
-            print(json.dumps({"event": "end", "jobs": self._jobs, **counts, "seconds": round(seconds, 1)}), flush=True)
+            print(json.dumps({"event": "end", "jobs": self._jobs, **counts, "seconds": round(seconds, 1)}),
+                  file=self._out, flush=True)
         else:
             print(f"{self._jobs} jobs in {seconds:.0f} s: {counts['made']} made, {counts['fetched']} brought from the "
-                  f"server, {counts['there']} were there, {counts['failed']} failed", flush=True)
+                  f"server, {counts['there']} were there, {counts['failed']} failed", file=self._out, flush=True)
 
 
 def render_all(servers: own_server.Servers, jobs: list[Job], folder: Path, report: Reporter) -> dict[str, str]:

@@ -43,12 +43,13 @@ class OwnServer(Servers):
             self._comfyui, self._base, python=self._python, gpu=self._gpu, log=self._log, arguments=self._arguments))
 
 
-def base_of(comfyui: Path, name: str, tiny: bool) -> Path:
-    """The user's own ComfyUI with its models, where the pack is in it; else a folder in the cache that has the pack."""
-    if comfyui == environment.PACK.parent.parent and not tiny:
+def base_of(comfyui: Path, name: str, tiny_python: Path | None) -> Path:
+    """The user's own ComfyUI with its models, where the pack is in it; else a folder in the cache that has the pack,
+    and the tiny random models where there is a Python to make them."""
+    if comfyui == environment.PACK.parent.parent and not tiny_python:
         return comfyui
     base = environment.cache_folder() / name
-    return comfy_server.prepare_base(base, environment.tiny_models(Path(sys.executable)) if tiny else None)
+    return comfy_server.prepare_base(base, environment.tiny_models(tiny_python) if tiny_python else None)
 
 
 @contextmanager
@@ -62,6 +63,6 @@ def server_for(options: argparse.Namespace, comfyui: Path | None, texts: Sequenc
         os.environ.setdefault(name, str(size))
     with contextlib.ExitStack() as stack:
         stack.enter_context(environment.only_one(environment.cache_folder() / "jobs.lock"))
-        base = base_of(comfyui, "jobs", any(TINY in text for text in texts))
+        base = base_of(comfyui, "jobs", Path(sys.executable) if any(TINY in text for text in texts) else None)
         yield stack.enter_context(OwnServer(comfyui, base, gpu=options.gpu, output=options.output,
                                             log=environment.cache_folder() / "jobs.log"))

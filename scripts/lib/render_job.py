@@ -12,11 +12,12 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from lib.comfy_server import Client, OnEvent, ServerGone, finished_video
+from lib.comfy_server import LOOK_SECONDS, Client, OnEvent, PromptFailed, ServerGone, finished_video
 from lib.graph import Graph
 from lib.jobs import FOLDER, Job, sum_of
 
-ANSWERS = 3     # times that a server may be gone during one job
+ANSWERS = 3                 # times that a server may be gone during one job
+BUSY_SECONDS = 6 * 3600     # for how long another server may be at the same take
 Say = Callable[[str], None]
 
 
@@ -66,15 +67,21 @@ def render(client: Client, job: Job, folder: Path, on_event: OnEvent | None = No
 def render_through(servers: "Servers", job: Job, folder: Path, on_event: OnEvent | None = None,
                    say: Say = say_nothing) -> str:
     """The same where the server may be gone in between: it is brought back, and the take goes on."""
-    for attempt in count(1):
+    gone, until = 0, time.monotonic() + BUSY_SECONDS
+    while True:
         try:
             return render(servers.client(), job, folder, on_event, say)
         except ServerGone as error:
-            if attempt == ANSWERS:
+            gone += 1
+            if gone == ANSWERS:
                 raise
             say(f"{error}; trying again")
             servers.bring_back()
-    raise AssertionError("count() ends")
+        except PromptFailed as error:
+            if "FolderBusy" not in error.exception_type or time.monotonic() > until:
+                raise
+            say("another server makes this take; waiting for it")
+            time.sleep(LOOK_SECONDS)
 
 
 class Servers:
