@@ -18,6 +18,7 @@ MOST_CHANNELS = 64
 LOUDEST = 16.0          # of full scale, 24 dB over it: beyond are whole numbers kept as floats
 FULL_SCALE = {torch.int8: 2 ** 7, torch.int16: 2 ** 15, torch.int32: 2 ** 31}
 OVERSHOOT = 0.5         # how far pixels may lie outside 0..1: resampling overshoots, another scale lies farther off
+LONGEST_SHOWN = 100     # letters of a wrong value in an error
 SMALLEST_PICTURE = 8    # pixels; below this there is nothing to enlarge
 LEFTOVER = 0.01         # of the largest sigma: so little noise at the end cannot be seen
 OPENING = 0.95          # of the largest sigma: from there on a schedule begins with noise alone; halves with a shift
@@ -40,7 +41,8 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, str | Number):
-        return repr(value)
+        text = repr(value)
+        return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
     return f"a {type(value).__name__}"
 
 

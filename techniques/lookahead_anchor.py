@@ -45,10 +45,10 @@ def parse_schedule(text: str) -> tuple[float, ...]:
     try:
         times = tuple(float(part) for part in text.split(",")) if text.strip() else ()
     except ValueError as error:
-        raise ValueError(f"schedule: got {text!r}, wanted latent frames with commas between, such as 10, 30, -10"
+        raise ValueError(f"schedule: got {text[:100]!r}, wanted latent frames with commas between, such as 10, 30, -10"
                          ) from error
     if not all(abs(time) <= FARTHEST for time in times):
-        raise ValueError(f"schedule: got {text!r}, wanted latent frames from -{FARTHEST:g} to {FARTHEST:g}")
+        raise ValueError(f"schedule: got {text[:100]!r}, wanted latent frames from -{FARTHEST:g} to {FARTHEST:g}")
     return times
 
 

@@ -60,7 +60,7 @@ def drawn_mask(mask: Tensor, height: int, width: int) -> Tensor:
 
 def parse_box(text: str, height: int, width: int) -> Box:
     """"left, top, right, bottom" as fractions of the picture -> a box in its pixels."""
-    wanted = f"got {text.strip()!r}, wanted left, top, right, bottom as fractions of the picture, such as"
+    wanted = f"got {text.strip()[:100]!r}, wanted left, top, right, bottom as fractions of the picture, such as"
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -69,7 +69,8 @@ def parse_box(text: str, height: int, width: int) -> Box:
         raise ValueError(f"{wanted} 0.05, 0.1, 0.45, 0.9; each from 0 to 1, left less than right, top less than bottom")
     box = (int(top * height), int(left * width), int(bottom * height), int(right * width))
     if box[0] == box[2] or box[1] == box[3]:
-        raise ValueError(f"got {text.strip()!r}, which covers no pixel of the {width}x{height} picture; draw it larger")
+        raise ValueError(f"got {text.strip()[:100]!r}, which covers no pixel of the {width}x{height} picture; draw it "
+                         "larger")
     return box
 
 

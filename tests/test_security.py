@@ -71,6 +71,6 @@ def test_every_route_is_on_the_page():
 
 def test_the_page_s_scripts_make_no_html_and_ask_comfyui_alone():
     for path in (ROOT / "web").rglob("*.*js"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace('"http://www.w3.org/2000/svg"', "")     # a name, no address
         assert not any(word in text for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", " fetch(",
                                                  "XMLHttpRequest", "WebSocket", "document.write", "://")), path

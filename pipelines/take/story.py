@@ -235,4 +235,4 @@ def _nearest(starts: Sequence[Fraction], seconds: Fraction) -> int:
 
 
 def _error(number: int, text: str, problem: str) -> ValueError:
-    return ValueError(f"script, line {number} ({text.strip()!r}): {problem}")
+    return ValueError(f"script, line {number} ({text.strip()[:100]!r}): {problem}")

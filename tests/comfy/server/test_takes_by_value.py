@@ -5,8 +5,17 @@ import textwrap
 import pytest
 import torch
 from lib import comfy_server
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from served_takes import cancel_in_second_chunk, frames_of, latents_of, log_since, take_folders, tiny_take
+from served_takes import (
+    cancel_in_second_chunk,
+    frames_of,
+    latents_of,
+    log_since,
+    take_folders,
+    tiny_take,
+    write_video,
+)
 
 TINY = "lodestar_tiny_wan22_s2v.safetensors"
 NODES = '''
@@ -115,6 +124,32 @@ def test_models_of_a_loop_and_of_a_list_make_takes_of_their_own(looping):
     assert take_folders(looping, "list_take") == [] and take_folders(looping, "loop_take") == folders
     videos = [frames_of(path) for path in sorted((looping.base / "output" / "list").glob("*.mp4"))]
     assert len(videos) == 2 and (videos[0] != videos[1]).any()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("kind", "name", "said"), [("LoadAudio", "audio", "speech"),
+                                                    ("LoadImage", "image", "reference")])
+def test_speech_or_a_picture_that_changes_under_its_name_makes_another_take(looping, tmp_path, kind, name, said):
+    graph = tiny_take(looping, f"swapped_{name}/take", steps=60, max_seconds=2.0, unet_name=TINY,
+                      noise_seed=len(kind + said))
+    own = looping.base / "input" / f"{name}{graph.the(kind).inputs[name]}"
+    own.write_bytes((looping.base / "input" / graph.the(kind).inputs[name]).read_bytes())
+    graph.the(kind).set(**{name: own.name})
+    cancel_in_second_chunk(looping, graph)
+    (old,) = take_folders(looping, f"swapped_{name}_take")
+    other = looping.base / "input" / "other.png"
+    if kind == "LoadImage":
+        Image.linear_gradient("L").convert("RGB").save(other)
+    else:
+        other = write_video(tmp_path / "other.mp4", 2.0)
+    age = own.stat()
+    own.write_bytes(other.read_bytes())
+    os.utime(own, ns=(age.st_atime_ns, age.st_mtime_ns))
+    start = looping.log.stat().st_size
+    looping.run(graph.prompt())
+    log = log_since(looping, start)
+    assert "resuming" not in log and said in log.split("changed: this is a fresh take")[0]
+    assert take_folders(looping, f"swapped_{name}_take") == [old]      # as it was, and gone on with when asked for
 
 
 def replace_within_the_second(path, weights):

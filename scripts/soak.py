@@ -1,0 +1,183 @@
+"""What a take survives, at length: `python scripts/soak.py kills|queue|long`, a real server and tiny models on a CPU.
+
+`kills --count 50`: kill -9 at random moments and start again until the take is finished; its latents must be those of a
+take that nothing happened to. `queue --count 1000`: short takes one after another; memory, open and temporary files
+must stay flat. `long --seconds 600`: one long take; to the frame, and its sound in step at the end to a millisecond.
+Each ends with a line of figures, and exit code 1 where something is not as it must be. Needs the tests (a clone).
+"""
+from lib import environment  # isort: skip - first, because it refuses a Python that is too old
+
+import argparse
+import os
+import random
+import runpy
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from lib import comfy_server
+
+STEPS, CHUNK_FRAMES = 12, 17
+LISTEN_SECONDS = 0.25     # around the mark at the end of the sound
+
+
+def open_rig():
+    """The tests' rig, which needs torch and the pack; (served_takes)."""
+    runpy.run_path(str(environment.rig().parent / "conftest.py"))
+    import served_takes
+    return served_takes
+
+
+class Soak:
+    """A base folder, and servers on it one after another."""
+
+    def __init__(self, comfyui: Path, base: Path):
+        self.comfyui, self.rig = comfyui, open_rig()
+        self.base = comfy_server.prepare_base(base, environment.tiny_models(Path(sys.executable)))
+
+    def server(self):
+        return comfy_server.start_server(self.comfyui, self.base)
+
+    def folder(self) -> Path:
+        """The one take's."""
+        folder, = (path for path in (self.base / "output" / "lodestar_takes").iterdir() if path.is_dir())
+        return folder
+
+
+def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
+    """What is wrong after `count` kills."""
+    import torch
+    chance, problems, killed, runs = random.Random(options.seed), [], 0, 0
+    with soak.server() as server:
+        graph = soak.rig.tiny_take(server, "soak/take", steps=STEPS, keep_chunks=True)
+        since = time.monotonic()
+        server.run(graph.prompt())
+        seconds = time.monotonic() - since
+    calm = soak.folder().rename(soak.base / "calm")
+    wanted = soak.rig.latents_of(calm)
+    while killed < options.count:
+        runs, finished = runs + 1, False
+        while not finished:
+            finished = run_until_killed(soak, graph.prompt(), chance.uniform(0, 1.1 * seconds) if killed < options.count
+                                        else 1e9)
+            killed += not finished
+        found = soak.rig.latents_of(soak.folder())
+        if len(found) != len(wanted) or not all(map(torch.equal, found, wanted)):
+            problems.append(f"take {runs} has other latents after {killed} kills in all")
+        shutil.rmtree(soak.folder())
+        print(f"{killed} kills, {runs} takes, {len(problems)} differ", flush=True)
+    left = [path.name for path in (soak.base / "output").rglob("*.part")]
+    videos = len(list((soak.base / "output" / "soak").glob("*.mp4")))
+    if left or videos != runs + 1:
+        problems.append(f"{videos} videos of {runs + 1} takes, left over: {left}")
+    return problems
+
+
+def run_until_killed(soak: Soak, prompt: dict, seconds: float) -> bool:
+    """One server; whether the take came to its end before it was killed."""
+    with soak.server() as server:
+        timer = threading.Timer(seconds, server.kill)
+        timer.start()
+        try:
+            server.run(prompt)
+            return True
+        except comfy_server.ServerGone:
+            return False
+        finally:
+            timer.cancel()
+
+
+def queue_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
+    """What grew over `count` takes, after the first fifth."""
+    figures: list[dict[str, float]] = []
+    with soak.server() as server:
+        for number in range(options.count):
+            graph = soak.rig.tiny_take(server, f"queue/take{number % 7}", steps=1, chunk_frames=CHUNK_FRAMES,
+                                       max_seconds=0.5, noise_seed=number)
+            server.run(graph.prompt())
+            if number % max(options.count // 10, 1) == 0 or number == options.count - 1:
+                figures.append(figures_of(server))
+                print(f"{number + 1} takes: " + ", ".join(f"{name} {value:g}" for name, value in figures[-1].items()),
+                      flush=True)
+    early, late = figures[len(figures) // 5], figures[-1]
+    allowed = {"MB": 1.1 * early["MB"] + 20, "open files": early["open files"] + 3, "temporary files": early[
+        "temporary files"] + 3, "take folders": early["take folders"]}
+    return [f"{name} grew from {early[name]:g} to {late[name]:g}" for name, most in allowed.items()
+            if late[name] > most]
+
+
+def figures_of(server) -> dict[str, float]:
+    process = Path(f"/proc/{server.process.pid}")
+    status = (process / "status").read_text()
+    return {"MB": int(status.split("VmRSS:")[1].split()[0]) // 1024, "open files": len(os.listdir(process / "fd")),
+            "temporary files": sum(path.is_file() for path in (server.base / "temp").rglob("*")),
+            "take folders": sum(path.is_dir() for path in (server.base / "output" / "lodestar_takes").glob("*"))}
+
+
+def long_take(soak: Soak, options: argparse.Namespace) -> list[str]:
+    """What is wrong with one take of `seconds`."""
+    import av
+    import numpy as np
+    sound = soak.base / "marks.wav"
+    rate, samples = 16000, round(options.seconds * 16000)
+    clicks = (np.random.default_rng(0).standard_normal(samples) * 300).astype(np.int16)
+    mark = samples - rate     # a click a second before the end
+    clicks[mark:mark + 40] = 30000
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(clicks[None], "s16", "mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    with soak.server() as server:
+        graph = soak.rig.tiny_take(server, "long/take", steps=1, chunk_frames=81, max_seconds=0.0)
+        graph.the("LoadAudio").set(audio=server.upload(sound))
+        video = soak.rig.video_of(server, server.run(graph.prompt()))
+    with av.open(str(video)) as container:
+        frames, fps = container.streams.video[0].frames, container.streams.video[0].average_rate
+    with av.open(str(video)) as container:
+        found = np.concatenate([part.to_ndarray()[0] for part in container.decode(audio=0)])
+    near = slice(mark - int(LISTEN_SECONDS * rate), mark + int(LISTEN_SECONDS * rate))
+    off = (int(np.abs(found[near]).argmax()) - int(LISTEN_SECONDS * rate) - 20) / rate
+    print(f"{frames} frames of {options.seconds} s, sound {off * 1000:+.2f} ms at the end")
+    return [*([f"{frames} frames"] if frames != round(options.seconds * fps) else []),
+            *([f"sound is {off * 1000:.2f} ms off"] if abs(off) > 0.001 else [])]
+
+
+TASKS: dict[str, Callable[[Soak, argparse.Namespace], list[str]]] = {
+    "kills": kill_takes, "queue": queue_takes, "long": long_take}
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: yours, else the tested one")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse_options()
+    environment.stop_on_signals()
+    comfyui = environment.own_comfyui(options.comfyui) or environment.find_comfyui(environment.NEWEST)
+    if comfyui is None:
+        sys.exit("No ComfyUI: name one with --comfyui PATH.")
+    environment.rig()
+    environment.enter(environment.make_environment(environment.requirements(comfyui)))
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lodestar-soak-", ignore_cleanup_errors=True) as folder:
+        problems = TASKS[options.task](Soak(comfyui, Path(folder)), options)
+    print(*problems, sep="\n", end="\n" * bool(problems))
+    print(f"{options.task} on ComfyUI {environment.comfyui_version(comfyui)}: {len(problems)} problems, "
+          f"{time.monotonic() - started:.0f} s")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
