@@ -1,41 +1,30 @@
-"""The causal student of the rolling fixtures as a ComfyUI MODEL: OmniAvatar's network with a `written` memory."""
+"""The causal student of the rolling fixtures as a ComfyUI MODEL: AvatarForcing's, of sizes that no file of it has."""
 from dataclasses import dataclass
-from typing import ClassVar
 
 import comfy.model_management
 import torch
 from lodestar.backbones import attach
-from lodestar.backbones.omniavatar.backbone import OmniAvatarBackbone
-from lodestar.backbones.omniavatar.model import OmniAvatar, OmniAvatarConfig
+from lodestar.backbones.omniavatar.student import AvatarForcing, AvatarForcingBackbone, AvatarForcingConfig
 from torch import Tensor
 
 
-class StudentModel(OmniAvatar):
-    """Known from OmniAvatar by its class."""
+class StudentModel(AvatarForcing):
+    """Known by its class."""
 
 
-class StudentConfig(OmniAvatarConfig):
+class StudentConfig(AvatarForcingConfig):
     def get_model(self, state_dict, prefix: str = "", device=None) -> StudentModel:
         return StudentModel(self, device)
 
 
 @dataclass(frozen=True)
-class Student(OmniAvatarBackbone):
-    memory: ClassVar[str] = "written"
+class Student(AvatarForcingBackbone):
+    """Its audio features are no encoder's, so a take has none."""
     name: str = "tiny student"
 
     @classmethod
     def of(cls, model) -> "Student | None":
         return cls() if isinstance(model.model, StudentModel) else None
-
-    def check_stream(self) -> None:
-        return None
-
-    def show_picture(self, call, window_audio: bool):
-        x, audio = call.x.clone(), call.extra["audio"]
-        x[:, -1] = 0
-        first = audio[:, :audio.shape[1] // 4].repeat(1, 4, 1, 1, 1)
-        return call.change(x=x, extra={**call.extra, "audio": first if window_audio else torch.zeros_like(audio)})
 
 
 def load_student(weights: dict[str, Tensor], network: dict):

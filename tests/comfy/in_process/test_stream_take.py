@@ -14,7 +14,7 @@ from stream_takes import BLOCK, SECONDS, make_stream, session
 
 @pytest.fixture(scope="module", params=[name for name in (
     "wan21_t2v", "wan22_s2v", "longcat_video", "longcat_avatar15", "wan21_i2v", "omniavatar", "infinitetalk",
-    "humo_1_7b", "humo_17b") if FAMILIES[name].exists])
+    "humo_1_7b", "humo_17b", "avatarforcing") if FAMILIES[name].exists])
 def chunk(request, tiny_models) -> FamilyChunk:
     return FamilyChunk(FAMILIES[request.param], load_family(request.param, tiny_models / "models"))
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_students
 import torch
 from draws import random
-from families import FAMILIES, FamilyChunk, load_by_core, load_omni
+from families import FAMILIES, LATENTS, FamilyChunk, load_by_core, load_family, load_omni
 from lodestar import backbones
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.omniavatar import student as omniavatar
@@ -20,6 +20,7 @@ from lodestar.backbones.wan import student as wan
 from lodestar.host.rolling_sampler import RollingSampler
 from lodestar.nodes.load_student import LOADERS, file_path
 from lodestar.techniques.flow_schedules import student_levels
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.timeline import Timeline
 from safetensors.torch import load_file, save_file
@@ -145,6 +146,14 @@ def test_each_latent_of_a_stream_has_the_sound_of_its_own_frames(folder):
     for first, count in ((0, 5), (1, 4), (6, 3)):
         made = backbone.audio_for(speech, Timeline(Fraction(25)), first, count)
         assert torch.equal(made[0, :, :, 0, 0].T, torch.stack([naive(first + latent) for latent in range(count)]))
+
+
+def test_liveavatar_s_reference_stands_where_a_style_anchor_puts_it(tiny_models):
+    """r latents from the chunk's first, as its authors have it: so far ahead of the last as Lookahead Anchor says."""
+    chunk = FamilyChunk(FAMILIES["liveavatar"], load_family("liveavatar", tiny_models / "models"))
+    made = chunk.sample(StyleAnchor(12.0), chunk=0, steps=1)
+    assert torch.equal(made, chunk.sample(LookaheadAnchor(12.0 - LATENTS + 1), chunk=0, steps=1))
+    assert not torch.equal(made, chunk.sample(StyleAnchor(30.0), chunk=0, steps=1))
 
 
 def test_the_picture_of_avatarforcing_s_stream_is_known_clean_and_silent(folder, monkeypatch):
