@@ -5,7 +5,7 @@ import { addPanel, addStyle, make, nodeAt, occupantOf } from "../nodes.js";
 
 const TAKE_REPORT = "LodestarTakeReport", HEIGHT = 28;
 const CSS = `
-.lodestar-report { display: flex; gap: 4px; width: 100%; min-height: 28px; font: 12px sans-serif; box-sizing: border-box; padding: 2px; }
+.lodestar-report { display: flex; align-items: flex-start; gap: 4px; width: 100%; min-height: 28px; font: 12px sans-serif; box-sizing: border-box; padding: 2px; }
 .lodestar-report[hidden], .lodestar-report [hidden] { display: none; }
 .lodestar-report a { flex: 1 1 0; text-align: center; padding: 3px; border: 1px solid #3a424d; border-radius: 4px; background: #181c21;
   color: #dfe6ef; text-decoration: none; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }`;
