@@ -256,6 +256,10 @@ class Backbone(ABC):
         chunk."""
         return None
 
+    def check_remake(self) -> None:
+        """Raises ValueError where no chunk of a finished take can be made again between its neighbours."""
+        return None
+
     def memory_in_channels(self) -> bool:
         """Whether the pictures and latents of Persistent Latents stand in the model's channels for known frames; else
         the pictures are clean frames beside the chunk. Raises ValueError where the model has room for neither."""

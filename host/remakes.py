@@ -64,9 +64,6 @@ def hold_end(inputs: ChunkInputs, end: Tensor) -> ChunkInputs:
     """The inputs whose last latents of the chunk are `end` and are held."""
     if not end.shape[2]:
         return inputs
-    if getattr(inputs.samples, "is_nested", False):
-        raise ValueError("this model makes picture and sound together, and none of its chunks can be made again by "
-                         "itself yet. Leave [again] out of the script")
     samples = inputs.samples.clone()
     stop = samples.shape[2] - inputs.behind
     mask = torch.ones_like(samples[:, :1]) if inputs.noise_mask is None else inputs.noise_mask.expand(
@@ -128,7 +125,9 @@ class Remakes:
                 again.discard()
 
 
-def check_remakes(plan: ChunkPlan) -> None:
+def check_remakes(inputs: TakeInputs) -> None:
     """Raises ValueError for a chunk that cannot be made again, before anything is."""
-    for chunk in plan.remakes:
-        held_latents(plan, chunk)
+    for chunk in inputs.plan.remakes:
+        with name_input("plan"):
+            inputs.backbone.check_remake()
+        held_latents(inputs.plan, chunk)

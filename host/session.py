@@ -87,7 +87,7 @@ class TakeSession:
     def check(self) -> None:
         """Refuse what does not fit together before any sampling."""
         self.inputs.check_plan()
-        check_remakes(self.take.plan)
+        check_remakes(self.inputs)
         self.sampling.check()
         self.inputs.check(self.take.speech or self.take.audio)
 

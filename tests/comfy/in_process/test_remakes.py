@@ -6,6 +6,7 @@ import av
 import pytest
 import torch
 from lodestar.backbones import attach
+from lodestar.backbones.joint import JointBackbone
 from lodestar.host.progress import TakeProgress
 from lodestar.host.remakes import RemakingSampler, held_latents
 from lodestar.host.stream_chunk_sampler import choose_chunk_sampler
@@ -99,6 +100,13 @@ def test_a_sampler_that_does_not_keep_the_end_is_refused(tiny_models, wan, tmp_p
     with torch.inference_mode(), pytest.raises(
             ValueError, match="cannot be made again by itself: this sampler and model do not keep the end"):
         sampler.new_latents(chunk, None, None, inputs.reference)
+
+
+def test_a_model_that_cannot_is_refused_before_anything_is_made(tiny_models, wan, tmp_path, monkeypatch):
+    take = take_of(tiny_models, wan, tmp_path, "0:01.2 [again]")
+    monkeypatch.setattr(type(take.inputs.backbone), "check_remake", JointBackbone.check_remake)
+    with pytest.raises(ValueError, match="^plan: .* makes picture and sound together"):
+        take.check()
 
 
 def test_how_much_of_a_chunk_stays(tiny_models, wan, tmp_path):
