@@ -22,10 +22,12 @@ PICTURE, RECENTS = "picture", "recents"
 @dataclass(eq=False)
 class WrittenMemory:
     """`anchor`: how many latents stay, and where. `conditions`: names of a guider's conditions by their uuid, the same
-    in every run; `kept`: slots by what they are of and the condition's name."""
+    in every run; `kept`: slots by what they are of and the condition's name. `shown`: for which conditions, and
+    of which latent, the picture's are."""
     anchor: TemporalAnchor
     conditions: dict[Any, str] = field(default_factory=dict)
     kept: dict[tuple[str, str], KVSlots] = field(default_factory=dict)
+    shown: tuple[tuple, Tensor] | None = None
 
     def begin(self, conditions: Mapping[str, Sequence[dict]], device: torch.device) -> None:
         """A run of a guider that has these conditions begins."""

@@ -71,10 +71,8 @@ class StreamCalls:
 
 @dataclass(frozen=True, eq=False)
 class WrittenCalls(StreamCalls):
-    """Those of a model that remembers what is finished. `pictures`: the windows for which the picture was shown.
-    """
+    """Those of a model that remembers what is finished."""
     memory: WrittenMemory = field(kw_only=True)
-    pictures: list[int] = field(default_factory=list)
 
     def predict(self, call: Call, x: Tensor) -> Tensor:
         self.show_picture(call, x)
@@ -96,13 +94,17 @@ class WrittenCalls(StreamCalls):
                         MemoryCall(self.memory, call.first_time, seen, writes, slots))
 
     def show_picture(self, call: Call, x: Tensor) -> None:
-        """Have the style anchor's keys in the memory: once in a run, or for each window whose audio features it has."""
+        """Have the style anchor's keys in the memory: anew for other conditions of the guider, for another picture, and
+        for each window whose audio features it has."""
         anchor = self.anchor
-        if anchor is None or (self.pictures and (not anchor.window_audio or self.pictures[-1] == call.window)):
+        if anchor is None:
             return
-        self.pictures.append(call.window)
-        model, position = self.guider.model_patcher, self.position
-        span = Span("style anchor", (0,), latents=anchor.picture(position)[:, :, :1])
+        shown = (*self.memory.conditions, call.window if anchor.window_audio else None), anchor.picture(self.position)
+        if self.memory.shown is not None and shown[0] == self.memory.shown[0] and shown[1] is self.memory.shown[1]:
+            return
+        self.memory.shown = shown
+        model = self.guider.model_patcher
+        span = Span("style anchor", (0,), latents=shown[1][:, :, :1])
         picture = latents_of(span, x, x.shape[1], model.model.process_latent_in, {})
         place = self.stream.place(call.latents).start
         self.ask(picture, (0.0,), Window((place,), self.latents),

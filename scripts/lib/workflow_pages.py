@@ -111,6 +111,20 @@ PAGES = {
              "**To try:** write talk.wav into *source* and record that file into ComfyUI's input folder, or live:talk "
              "and send speech to /lodestar/live/talk (the help page of *Live Take* says how).", shown="Live Take"),
         Folded(14, "A window of blocks", ((9, 10), (11, 12)), (("12", "noise_seed"), ("11", "blocks")))),
+    "streaming_puppet": Page(
+        "Streaming puppet", "a stream at the same cost however long it is; no download",
+        (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3,)))),
+         Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
+         Column(360, (Group("Audio features", (6,)), Group("Prompt", (7,)), Group("Sampling", (17,)),
+                      Group("Plan", (10,)))),
+         Column(420, (Group("Block by block to one video", (15,)),)),
+         Column(420, (Group("Report", (16,)),))),
+        note("The drawn character of *puppet* as a stream: blocks of two latents at falling noise levels, the oldest "
+             "leaves as a new one enters. *Plan Take* says how far it looks ahead in the speech and what it keeps.",
+             (), "", "none needed.", "a few minutes on two CPU cores.", "streaming_puppet",
+             "**To try:** turn reindex of *Style Anchor* off and the picture falls behind; set latents of *Temporal "
+             "Anchor* to 0 and each window starts from what it holds alone."),
+        Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "blocks"), ("13", "passes")))),
     "first_take": Page(
         "First take", "Wan 2.2 S2V: a picture talks for as long as the speech",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),

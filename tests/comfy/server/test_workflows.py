@@ -16,11 +16,12 @@ from lodestar.pipelines.take.video_writer import VideoWriter
 from served_takes import without_text_encoder, workflow, write_video
 
 WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
+PUPPETS = "puppet", "streaming_puppet"
 REFINE = "longcat_refine"      # of a video that is there already
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
-       "cogvideox": 16, "hunyuan_video": 24, "infinitetalk": 25, "humo": 25, "puppet": 25,
+       "cogvideox": 16, "hunyuan_video": 24, "infinitetalk": 25, "humo": 25, "puppet": 25, "streaming_puppet": 25,
        "wan_animate": 30, "streaming_student": 25}
 DRIVEN = {"wan_animate"}          # follow a video, which is the user's
 SHORT = {
@@ -73,7 +74,7 @@ def check_take(server, graph: Graph, name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(path.stem, marks=[] if path.stem == "first_take" else pytest.mark.once)
-                                  for path in WORKFLOWS if path.stem not in ("puppet", "live_puppet", REFINE)])
+                                  for path in WORKFLOWS if path.stem not in (*PUPPETS, "live_puppet", REFINE)])
 def test_it_runs(name, official, tmp_path):
     graph = shortened(name)
     for video in graph.all("LoadVideo"):
@@ -81,13 +82,14 @@ def test_it_runs(name, official, tmp_path):
     check_take(official, graph, name, 64)
 
 
-def test_the_puppet_runs_as_it_opens_on_a_fresh_install(start_server, tmp_path):
+@pytest.mark.parametrize("name", [PUPPETS[0], pytest.param(PUPPETS[1], marks=pytest.mark.once)])
+def test_the_puppet_runs_as_it_opens_on_a_fresh_install(start_server, tmp_path, name):
     base = comfy_server.prepare_base(tmp_path / "base")
-    graph = workflow("puppet")
+    graph = workflow(name)
     demo.set_seconds(graph, SECONDS)
     with start_server(base=base) as server:
         assert not [path for path in (base / "input").rglob("*") if path.is_file()]
-        check_take(server, graph, "puppet", 96)
+        check_take(server, graph, name, 96)
 
 
 @pytest.mark.once
