@@ -21,7 +21,7 @@ from .audio.recipes import Recipe
 from .audio.speech import Speech
 from .frame_conditions import WINDOW, Cut, window_of
 from .images import fit_picture
-from .sampling_run import once, say
+from .sampling_run import say
 from .written_memory import MEMORY
 
 if TYPE_CHECKING:
@@ -384,27 +384,3 @@ def needs_layout(own: Layout, layout: Layout, techniques: tuple[Technique, ...],
     rounds = torch.finfo(dtype).bits < 32 and ("rope_options" in transformer_options    # ScaleROPE's are no integers
                                                or farthest > 2 / torch.finfo(dtype).eps)
     return bool(techniques) and rounds
-
-
-def check_shape(span: Span, wanted: tuple[int, ...]) -> None:
-    """Raises ValueError for a span's latents of other channels, height or width."""
-    assert span.latents is not None
-    channels, height, width = wanted
-    came = span.latents.shape
-    if came[1] != channels:
-        raise ValueError(f"{span.name}: got latents with {came[1]} channels, this model's have {channels}: they come "
-                         "from another model's VAE. Encode the picture with the VAE that belongs to it")
-    if came[-2:] != (height, width):
-        raise ValueError(f"{span.name}: got latents of {came[-1]}x{came[-2]}, the take's are {width}x{height}. Encode "
-                         "the picture at the take's width and height")
-
-
-def latents_of(span: Span, x: Tensor, channels: int, process_in: Callable[[Tensor], Tensor], transformer_options: dict
-               ) -> Tensor:
-    """The span's latents in model space, in the size, batch, device and dtype of `x`. Refuses a foreign space."""
-    latents = span.latents
-    assert latents is not None
-    check_shape(span, (channels, *x.shape[-2:]))
-    _, own = once(transformer_options, ("latents", id(latents), x.dtype, x.device),
-                  lambda: (latents, process_in(latents.float()).to(x)))     # while it is kept, the id is no other's
-    return own.expand(x.shape[0], -1, -1, -1, -1)

@@ -18,11 +18,12 @@ from lib import environment  # noqa: E402
 
 SECTIONS = {
     "Counted: the same on every machine, held by tests/comfy/in_process/test_counts.py and test_steps.py":
-        ("flops", "humo_flops", "longcat_flops", "takes", "live_bytes", "plans", "steps", "fingerprints"),
+        ("flops", "humo_flops", "longcat_flops", "stream_flops", "take_calls", "live_bytes", "plans", "steps",
+         "fingerprints"),
     "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, no goal is enforced":
-        ("speed", "longcat_speed"),
+        ("speed", "longcat_speed", "stream_speed"),
     "Sampled from outside a real server": ("memory",),
-    "On a GPU": ("gpu", "longcat_gpu"),
+    "On a GPU": ("gpu", "longcat_gpu", "stream_gpu"),
 }
 BEGIN, END = "<!-- begin: written by run.py -->\n", "<!-- end -->"
 

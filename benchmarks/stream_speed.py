@@ -2,7 +2,6 @@
 
 Each block is a window and what remembers it, on a small AvatarForcing student: what is timed is whether anything grows.
 """
-import in_process  # isort: skip - first, because it brings ComfyUI and the pack
 
 import subprocess
 import sys

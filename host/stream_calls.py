@@ -11,8 +11,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..backbones import attach
-from ..backbones.backbone import latents_of
 from ..backbones.frame_conditions import WINDOW, Window
+from ..backbones.span_latents import latents_of
 from ..backbones.written_memory import MEMORY, PICTURE, RECENTS, MemoryCall, WrittenMemory
 from ..techniques.layout import Span
 from ..techniques.rolling_window import Call, Rolling, spread_levels

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...techniques.layout import Layout, Span
-from ..backbone import latents_of, once
 from ..model_call import ModelCall, split_queries
+from ..sampling_run import once
+from ..span_latents import latents_of
 from .positions import rotary, table_rows
 
 

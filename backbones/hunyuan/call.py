@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...techniques.layout import Layout
-from ..backbone import latents_of
 from ..model_call import ModelCall, split_queries
 from ..sampling_run import once
+from ..span_latents import latents_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

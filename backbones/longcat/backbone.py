@@ -29,10 +29,11 @@ from ...techniques.technique import (
 from ...techniques.temporal_anchor import find_temporal_anchor
 from ...techniques.timeline import frames_of
 from ..audio.speech import Speech
-from ..backbone import Backbone, ChunkInputs, ChunkRequest, latents_of, lay_out_call
+from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import WINDOW, Cut, window_of
 from ..ram_blocks import RamBlocks
 from ..sampling_run import RUN, once
+from ..span_latents import latents_of
 from .model import REFERENCE_KEY, LongCatVideo
 from .speech import encode_streams
 

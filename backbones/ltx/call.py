@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...techniques.layout import Layout, Span
 from ...techniques.visibility import take_tokens, token_ranges, without_tokens
-from ..backbone import latents_of
 from ..model_call import ModelCall, split_queries
 from ..sampling_run import once, say
+from ..span_latents import latents_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,9 +13,10 @@ import torch
 from ...techniques.layout import Layout
 from ...techniques.technique import lay_out, restricts_visibility
 from ...techniques.timeline import ClipTimeline, Timeline
-from ..backbone import OWN, ChunkInputs, ChunkRequest, check_shape, lay_out_call
+from ..backbone import OWN, ChunkInputs, ChunkRequest, lay_out_call
 from ..joint import SPEECH, JointBackbone
 from ..model_call import split_queries
+from ..span_latents import check_shape
 from ..speech_guider import SpeechGuider
 from .call import H3Call
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ...techniques.layout import Span
 from ...techniques.rope import rope_frequencies, scaled_axes
-from ..backbone import latents_of
 from ..frame_conditions import window_of
 from ..model_call import ModelCall, split_queries
 from ..sampling_run import once
+from ..span_latents import latents_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

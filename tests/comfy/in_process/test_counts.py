@@ -9,9 +9,9 @@ import torch
 pytestmark = pytest.mark.once
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
-flops, humo_flops, longcat_bytes, longcat_flops, takes, live_bytes, plans, fingerprints = (
-    importlib.import_module(name) for name in ("flops", "humo_flops", "longcat_bytes", "longcat_flops", "takes",
-                                               "live_bytes", "plans", "fingerprints"))
+flops, humo_flops, longcat_bytes, longcat_flops, stream_flops, takes, live_bytes, plans, fingerprints = (
+    importlib.import_module(name) for name in ("flops", "humo_flops", "longcat_bytes", "longcat_flops", "stream_flops",
+                                               "take_calls", "live_bytes", "plans", "fingerprints"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -35,6 +35,14 @@ def test_on_humo_an_anchor_costs_one_more_latent_and_a_skip_saves_what_it_hides(
     share = 1 - flops.SKIPPED / (humo_flops.LATENTS + 1) ** 2
     assert skip.self_attention / full.self_attention == pytest.approx(share, abs=1e-9)
     assert skip.masked == full.masked == 0 and full.calls == flops.LAYERS
+
+
+def test_a_stream_s_block_costs_the_same_however_late_it_is():
+    """Two calls of the model, no mask, and keys and values of the picture and two latents."""
+    bench = stream_flops.bench_of(4, 3)
+    early, late = (stream_flops.count_block(bench, block) for block in (10, 200))
+    assert early == late and (late.calls, late.masked) == (2, 0)
+    assert late.kept == (1 + 2) * 2 * 3 * 1536 * 1560 * 2
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
