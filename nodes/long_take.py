@@ -34,7 +34,8 @@ class LodestarLongTake(io.ComfyNode):
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
                                             tooltip="From Audio Features for S2V, HuMo and InfiniteTalk, OmniAvatar "
                                                     "Speech for OmniAvatar, LongCat Speech for LongCat Avatar, Two "
-                                                    "Speakers for it, InfiniteTalk and MultiTalk."),
+                                                    "Speakers for it, InfiniteTalk and MultiTalk, Joint Speech for "
+                                                    "LTX-2 and MiniMax H3."),
                 io.Image.Input("reference", optional=True, extra_dict=SEVERAL,
                                tooltip="The person's picture: S2V's reference, the first frame for image-to-video, "
                                        "and the picture of an anchor that has none of its own. Cropped to the take's "

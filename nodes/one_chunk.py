@@ -45,7 +45,7 @@ class LodestarOneChunk(io.ComfyNode):
                                      "trained with."),
                 io.AudioEncoderOutput.Input("audio_features", optional=True,
                                             tooltip="From Audio Features (S2V, HuMo, InfiniteTalk), OmniAvatar Speech, "
-                                                    "LongCat Speech or Two Speakers."),
+                                                    "LongCat Speech, Two Speakers or Joint Speech."),
                 io.Image.Input("reference", optional=True, extra_dict=SEVERAL,
                                tooltip="The person's picture, cropped to the size: the first frame or the reference, "
                                        "as the model takes it. HuMo takes up to 8, each whole on white."),

@@ -370,4 +370,43 @@ PAGES = {
              "hunyuan_video"),
         Folded(18, "Sampling", ((11, 12, 13), (14, 15, 16)),
                (("16", "noise_seed"), ("15", "steps"), ("12", "guidance")))),
+    "ltx": Page(
+        "LTX-2.3", "a talking person at 24 fps, picture and sound in one model, 8 steps",
+        (Column(360, (Group("Models", (1, 2, 3, 4)),)),
+         Column(360, (Group("The person and the speech", (6,)), Group("What keeps the person the same", (7,)))),
+         Column(360, (Group("Prompt", (5,)), Group("Speech, held in the latent", (8,)), Group("Sampling", (15,)))),
+         Column(420, (Group("Plan", (9,)), Group("Read me", (16,)))),
+         Column(420, (Group("Chunk by chunk to one video", (14,)),))),
+        note("A picture talks at 24 fps, by LTX-2.3: the speech is held in the model's own sound while the picture is "
+             "made, and the video has the recording. Each chunk begins with the last frame of the one before and has "
+             "its last latents beside it; the picture stands half a second ahead. The prompt says that the person "
+             "speaks, and a light noise lies under the speech that the model is given (*noise*): on very clean speech "
+             "it tends to hold still. LTX-2 and 2.5: their checkpoints.",
+             ("checkpoints: ltx-2.3-22b-dev-fp8.safetensors (29 GB)",
+              "loras: ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors",
+              "text_encoders: gemma_3_12B_it_fp4_mixed.safetensors (9.4 GB)"),
+             "Lightricks and Comfy-Org. **Licence:** LTX-2.x Community License: free below 10 million dollars of "
+             "revenue, its rules of use and duties of marking pass on: read it before use",
+             "24 GB with much RAM; 48 GB without.", minutes("10 minutes", "3"), "ltx"),
+        Folded(15, "Sampling", ((10, 11), (12, 13)), (("13", "noise_seed"),))),
+    "minimax_h3": Page(
+        "MiniMax H3", "a talking person at 24 fps, picture and sound in one model, 8 steps",
+        (Column(360, (Group("Models", (1, 2, 3, 4, 5)),)),
+         Column(360, (Group("The person and the speech", (7,)), Group("What keeps the person the same", (8,)))),
+         Column(360, (Group("Prompt", (6,)), Group("Speech, held in the latent", (9,)), Group("Sampling", (16,)))),
+         Column(420, (Group("Plan", (10,)), Group("Read me", (17,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)),))),
+        note("**Licence first:** MiniMax H3's Community License does not hold in the European Union, the United "
+             "Kingdom, South Korea and the United States, also for what is made with it. Lodestar fetches nothing of "
+             "it. Where it holds: a picture talks at 24 fps; the speech is held in the model's own sound while the "
+             "picture is made, half a second of what comes is given with it, and the video has the recording. Each "
+             "chunk begins with the last 7 latents of the one before; the picture is ComfyUI's own keyframe, half a "
+             "second ahead. Without the LoRA: 20 steps.",
+             ("diffusion_models: minimax_h3_fl2va_pruned_int8_convrot.safetensors",
+              "loras: minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors",
+              "text_encoders: qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors",
+              "vae: minimax_h3_video_vae_fp16.safetensors, minimax_h3_audio_vae_fp32.safetensors"),
+             "Comfy-Org and lightx2v",
+             "24 GB with much RAM.", minutes("40 minutes", "12"), "minimax_h3"),
+        Folded(16, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
 }

@@ -1,12 +1,15 @@
 """Tiny models that make picture and sound together, from ComfyUI's own classes and through its own loaders: LTX-2 and
 MiniMax H3 with their VAEs. Every weight is drawn from its name."""
 import json
+from pathlib import Path
 from typing import Any
 
 import comfy.ops
 import comfy.sd
 import torch
 from make_tiny_models import draw
+from safetensors.torch import save_file
+from stand_ins import LTX_CHECKPOINT, LTX_LORA
 
 LTX: dict[str, Any] = {
     "num_attention_heads": 2, "attention_head_dim": 24, "cross_attention_dim": 48, "audio_num_attention_heads": 2,
@@ -123,3 +126,23 @@ def load_h3_sound_vae() -> comfy.sd.VAE:
         return comfy.sd.VAE(sd=weights)
     finally:
         minimax.MiniMaxH3AudioVAE = own
+
+
+def write_official(models: Path) -> None:
+    """LTX-2.3's checkpoint, network and VAEs in one file, and its LoRA, tiny, below ComfyUI's models folder."""
+    from comfy.ldm.lightricks.av_model import LTXAVModel
+    from comfy.ldm.lightricks.vae.causal_audio_autoencoder import CausalAudioAutoencoder
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+    from comfy.ldm.lightricks.vocoders.vocoder import Vocoder
+    parts = {"model.diffusion_model": LTXAVModel(**LTX23, dtype=torch.float32, device="meta",
+                                                 operations=comfy.ops.disable_weight_init),
+             "vae": VideoVAE(0, VIDEO_VAE), "audio_vae": CausalAudioAutoencoder(config=LTX_SOUND["audio_vae"]),
+             "vocoder": Vocoder(config=LTX_SOUND["vocoder"])}
+    weights = {f"{name}.{key}": value for name, part in parts.items() for key, value in drawn(part).items()}
+    key = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    for name, tensors, config in (
+            (LTX_CHECKPOINT, weights, {"transformer": LTX23, "vae": VIDEO_VAE, **LTX_SOUND}),
+            (LTX_LORA, {f"{key}.lora_A.weight": torch.ones(2, 48), f"{key}.lora_B.weight": torch.ones(48, 2)}, {})):
+        (models / name).unlink(missing_ok=True)
+        save_file({part: value.contiguous() for part, value in tensors.items()}, models / name,
+                  metadata={"config": json.dumps(config)})

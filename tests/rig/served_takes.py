@@ -36,10 +36,11 @@ def without_text_encoder(graph: Graph) -> Graph:
     """Put Blank Prompt where a text encoder stands, and give no script to read, nor CLIP vision: the official encoders
     are not tiny."""
     for node in graph.all("CLIPTextEncode"):
-        node.become("LodestarBlankPrompt", tokens=16, width=4096)
+        node.become("LodestarBlankPrompt", tokens=16, **({"width": 0, "model": graph.the("CheckpointLoaderSimple")[0]}
+                                                         if graph.all("CheckpointLoaderSimple") else {"width": 4096}))
     for node in graph.all("TextEncodeHunyuanVideo_ImageToVideo"):
         node.become("LodestarBlankPrompt", tokens=16, width=0, model=graph.the("UNETLoader")[0])
-    for kind in ("CLIPVisionEncode", "CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader"):
+    for kind in ("CLIPVisionEncode", "CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader", "LTXAVTextEncoderLoader"):
         for encoder in graph.all(kind):
             for node in graph.readers(encoder):
                 node.unset(*[name for name, value in node.inputs.items() if value == encoder[0]])

@@ -1,5 +1,6 @@
 """The scripts' own server helper as fixtures: one server per test session, one more for a test that must kill it."""
 import contextlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -38,4 +39,7 @@ def server(start_server):
 def official(server):
     """The same server with tiny files of official names."""
     stand_ins.place(server.base / "models")
+    if importlib.util.find_spec("comfy.ldm.minimax") is not None:       # a ComfyUI that has LTX-2.3
+        import joint_models
+        joint_models.write_official(server.base / "models")
     return server

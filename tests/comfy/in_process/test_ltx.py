@@ -19,6 +19,7 @@ from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.technique import ChunkPosition
 from ltx_runs import FRAMES, HEIGHT, LAST, SOUND, TOKENS, WIDTH, anchored, apart, latents, locked, run, speech
+from torch.utils._pytree import tree_leaves
 
 KEPT = 1e-6
 
@@ -280,3 +281,15 @@ def test_a_fresh_stream_comes_to_the_state_of_an_old_one(vae):
             pass
     one, other = (torch.cat([*stream.push(z[:, :, 16:]), *stream.flush()]) for stream in (old, fresh))
     assert one.shape == other.shape and (one - other).abs().max() < 2e-5
+
+
+def test_what_a_stream_keeps_does_not_grow(vae):
+    stream, kept = open_stream(vae), []
+    if isinstance(stream, OverlapStream):
+        return
+    for piece in random(1, 128, 16, 1, 1, seed=1).split(2, 2):
+        for _ in stream.push(piece):
+            pass
+        kept.append(sum(part.untyped_storage().nbytes() for part in tree_leaves(list(stream._state.values()))
+                        if isinstance(part, torch.Tensor)))
+    assert len(set(kept[-4:])) == 1 and kept[-1] < 2 * 1024 ** 2
