@@ -1,23 +1,31 @@
 """A stream on a causal student in ComfyUI, against the rolling fixtures: what it remembers is what it saw."""
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import comfy.samplers
 import golden
+import golden_rolling
 import lodestar.backbones
 import pytest
 import tiny_student
 import torch
+from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
+from comfy_extras.nodes_easycache import EasyCacheNode
+from draws import random
 from families import Family, FamilyChunk
 from lodestar.backbones import attach
+from lodestar.backbones.speech_guider import guide_speech
 from lodestar.backbones.written_memory import RECENTS, WrittenMemory
 from lodestar.host.rolling_sampler import Stream, StreamSampler
 from lodestar.host.stream_note import cache_bytes, describe_stream
 from lodestar.networks.omniavatar.audio import pack_frames
 from lodestar.pipelines.take import plan as plans
 from lodestar.pipelines.take.plan import plan_take
-from lodestar.techniques.rolling_window import Rolling
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.rolling_window import Rolling, roll
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
@@ -40,23 +48,22 @@ def known(monkeypatch):
     monkeypatch.setattr(lodestar.backbones, "FAMILIES", ("tiny_student.Student", *lodestar.backbones.FAMILIES))
 
 
-def make(student, record, anchor=None, stream=None, model=None):
-    """(latents of the take in model space, the stream afterwards)."""
+def make(student, record, anchor=None, stream=None, model=None, others=(), guide=None):
+    """(latents of the take in model space, the stream afterwards). `others`: further techniques; `guide`: (model,
+    conditioning, its values) -> GUIDER."""
     inputs, tensors = FIXTURES.load("inputs.safetensors"), FIXTURES.load(record["file"])
     rolling = Rolling(tuple(record["sigmas"]), record["B"], record["N"], record["renoise"])
     blocks, out = rolling.count_blocks(record["latents"]), student.model.process_latent_out
     picture, latents = out(inputs["picture"]), record["padded_latents"]
-    techniques = [TemporalAnchor(record["T"]) if anchor is None else anchor]
+    techniques = [TemporalAnchor(record["T"]) if anchor is None else anchor, *others]
     if record["anchor"]:
         techniques.append(StyleAnchor(record["d"] or -1.0, record["reindex"], record["anchor_audio"] == "first_row",
                                       record["in_write"], picture))
     stream = stream or Stream(rolling, blocks, lambda block, level: tensors["noise"][block, level][None])
     rows = torch.cat([inputs["audio"], inputs["audio"][:, -1:].expand(-1, 4 * latents, -1)], 1)[:, :4 * latents - 3]
     audio = pack_frames(rows).transpose(1, 2)[..., None, None]
-    guider = comfy.samplers.CFGGuider(student if model is None else model)
     values = {"omniavatar_audio": audio, "reference_latents": [picture]}
-    guider.set_conds([[inputs["context"], values]], [[inputs["context"], values]])
-    guider.set_cfg(1.0)
+    guider = (guide or plain)(student if model is None else model, inputs["context"], values)
     guider = attach.guider_at(guider, tuple(techniques), ChunkPosition(), {}, {})
     empty = torch.zeros(1, 16, latents, *picture.shape[3:])
     with torch.inference_mode():
@@ -64,6 +71,13 @@ def make(student, record, anchor=None, stream=None, model=None):
     made = student.model.process_latent_in(made)
     made[:, :, :1] = inputs["picture"]
     return made[:, :, :record["latents"]], stream
+
+
+def plain(model, text, values, negative=None, cfg=1.0):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([[text, values]], [[text if negative is None else negative, values]])
+    guider.set_cfg(cfg)
+    return guider
 
 
 def apart(found, wanted):
@@ -170,3 +184,81 @@ def test_a_take_goes_on_with_what_its_journal_remembers(student, tiny_models, tm
     monkeypatch.setattr(plans, "CHUNK_SECONDS", 100)
     one = make_stream(session(chunk, tiny_models, tmp_path / "three"), "take/one")[1][0]
     assert apart(torch.cat(whole, 2), one) < 1e-5
+
+
+def test_each_condition_of_a_guider_remembers_for_itself(student):
+    """As two streams of the plain network, whose predictions are combined before either goes on."""
+    record, negative = RECORDS["two_passes_ahead_tail"], random(1, 5, FIXTURES.cases["network"]["text_dim"], seed=3)
+    take = golden_rolling.Take(FIXTURES, record)
+    streams = [golden_rolling.Stream(take) for _ in range(2)]
+    streams[1].inputs = {**streams[1].inputs, "context": negative}
+    streams[1].anchor = streams[1].write_anchor(streams[1].rows[:, :1])
+
+    def predict(call, x):
+        with_prompt, without = (stream.predict(call, x) for stream in streams)
+        return without + 3.0 * (with_prompt - without)
+
+    noise = FIXTURES.load(record["file"])["noise"]
+    with torch.no_grad():
+        blocks = roll(take.rolling, take.blocks, record["T"], predict, lambda block, level: noise[block, level][None],
+                      lambda call, clean: [stream.run(call, clean) for stream in streams])
+        wanted = torch.cat([streams[0].inputs["picture"], *blocks], 2)[:, :, :record["latents"]]
+    found, stream = make(student, record, guide=partial(plain, negative=negative, cfg=3.0))
+    assert apart(found, wanted) < 1e-5
+    assert {branch for _, branch in stream.memory.kept} == {"positive 0", "negative 0"}
+
+
+def test_speech_guidance_and_a_lookahead_anchor_stand_beside_it(student):
+    """Three conditions with a memory each; a further picture rides in the window and in what is remembered."""
+    record = RECORDS["two_passes_ahead_tail"]
+    negative = random(1, 5, FIXTURES.cases["network"]["text_dim"], seed=3)
+
+    def guide(model, text, values):
+        return guide_speech(model, [[text, values]], [[negative, values]], 2.0, 3.0, False)
+
+    wanted, _ = make(student, record)
+    guided, stream = make(student, record, guide=guide)
+    assert len({branch for _, branch in stream.memory.kept}) == 3
+    anchor = LookaheadAnchor(latents=random(1, 16, 1, 4, 6, seed=5))
+    anchored, stream = make(student, record, others=[anchor])
+    assert apart(guided, wanted) > 1e-3 and apart(anchored, wanted) > 1e-3
+    assert stream.memory.kept[RECENTS, "positive 0"].blocks[0][0].shape[1] == record["T"] * 6
+
+
+def test_a_lora_changes_what_is_remembered_as_its_weights_would(student):
+    record, key = RECORDS["two_passes_ahead_tail"], "diffusion_model.blocks.1.self_attn.k.weight"
+    change = 0.1 * random(64, 64, seed=8)
+    patched = student.clone()
+    patched.add_patches({key: (change,)}, 1.0)
+    found, _ = make(student, record, model=patched)
+    weights = dict(FIXTURES.load("weights.safetensors"))
+    weights["blocks.1.self_attn.k.weight"] = weights["blocks.1.self_attn.k.weight"] + change
+    wanted, _ = make(tiny_student.load_student(weights, FIXTURES.cases["network"]), record)
+    assert apart(found, wanted) < 1e-5 and apart(make(student, record)[0], wanted) > 1e-3
+
+
+def test_what_cannot_stand_beside_it_is_refused_by_name(student):
+    record = RECORDS["two_passes_ahead_tail"]
+    hidden = [LookaheadAnchor(latents=random(1, 16, 1, 4, 6, seed=5)), ReferenceSkip(radius=1)]
+    with pytest.raises(ValueError, match="tiny student cannot do beside the KV cache of a stream. Remove Reference"):
+        make(student, record, others=hidden)
+    with pytest.raises(ValueError, match="EasyCache"):
+        make(student, record, model=EasyCacheNode.execute(student, 0.2, 0.1, 0.9, False).args[0])
+    windows = WanContextWindowsManualNode.execute(student, 9, 4, "standard_static", 1, False, "flat", False).args[0]
+    with pytest.raises(ValueError, match="context windows"):
+        make(student, record, model=windows)
+
+
+def test_another_node_s_attention_is_asked_with_what_is_remembered(student):
+    """Whether it is set before our nodes or after: ours is put in front in each call."""
+    record, keys = RECORDS["two_passes_ahead_tail"], set()
+
+    def theirs(function, q, k, v, *args, **kwargs):
+        keys.add((q.shape[1] // 6, k.shape[1] // 6))
+        return function(q, k, v, *args, **kwargs)
+
+    model = student.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = theirs
+    wanted, _ = make(student, record)
+    assert torch.equal(make(student, record, model=model)[0], wanted)
+    assert (4, 4 + 1 + 2) in keys       # a full window, the picture and two latents
