@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .. import backbones
 from ..backbones import attach
+from ..backbones.socket_values import unit_values
 from ..techniques.persistent_latents import (
     CLIP_PICTURES,
     COMPLETE_WITH,
@@ -13,7 +14,7 @@ from ..techniques.persistent_latents import (
     ORDERS,
     PersistentLatents,
 )
-from .input_checks import check_inputs
+from .input_checks import check_inputs, name_input
 from .sockets import search_words
 
 logger = logging.getLogger("lodestar")
@@ -65,6 +66,8 @@ class LodestarPersistentLatents(io.ComfyNode):
     def execute(cls, model, count, motion_latents, complete_with, order, seed, views=None,
                 clip_picture=CLIP_PICTURES[0]) -> io.NodeOutput:
         backbones.find(model).memory_in_channels()
+        with name_input("views"):
+            views = None if views is None else unit_values(views, "pixels", "load the pictures again")
         technique = PersistentLatents(count, motion_latents, complete_with, order, seed, views, clip_picture)
         if views is not None and len(views) > len(technique.given_views):
             logger.warning("views: %d pictures came, and %d have room beside the reference; the first are taken",
