@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -44,8 +45,10 @@ class HighLowGuider(comfy.samplers.CFGGuider):
         high = sum(sigma >= self.boundary - NEAR for sigma in asked)
         if high in (0, len(asked)):
             missing, side = ("high", "below") if not high else ("low", "at or above")
-            raise ValueError(f"all {len(asked)} steps of the schedule, from {max(asked):.4g} to {min(asked):.4g}, are "
-                             f"{side} the boundary of {self.boundary:g}: the {missing}-noise model would never run. "
+            steps = (f"all {len(asked)} steps of the schedule, from {max(asked):.4g} to {min(asked):.4g}, are"
+                     if len(asked) > 1 else f"the schedule's one step, at {asked[0]:.4g}, is")
+            raise ValueError(f"{steps} {side} the boundary of {self.boundary:g}: the {missing}-noise model would never "
+                             "run. "
                              "Change boundary, the steps, or the shift of the schedule's model")
 
     def sample(self, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask: Tensor | None = None,
@@ -152,6 +155,14 @@ def check_pair(high, low) -> float:
                          f"({kinds[1]}), which are no pair. Load the high-noise and the low-noise file of one model")
     assert backbones[0].boundary is not None
     return backbones[0].boundary
+
+
+def check_apart(high, low) -> None:
+    """Raises ValueError for one model twice, be it one file loaded twice: the two of a pair were trained apart."""
+    one, other = (model.model.diffusion_model.blocks[0].modulation.detach().float().cpu() for model in (high, low))
+    if torch.equal(one, other):
+        raise ValueError("high_noise, low_noise: got one model twice. Load the pair's two files, each by a loader of "
+                         "its own")
 
 
 def describe_network(model) -> str:

@@ -17,6 +17,7 @@ from ..techniques.projected_guidance import Projection
 from ..techniques.speech_guidance import align_negative, as_pair, combine_predictions
 from . import find
 
+PROMPTED = "lodestar_prompted"     # in transformer_options: every prediction has the prompt
 NAMES = ("positive", "negative", "silent")   # text and speech, negative text and speech, negative text alone
 
 
@@ -96,6 +97,9 @@ class SpeechGuider(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {},  # noqa: B006 - as core's
                       seed=None) -> Tensor:
+        if self.one_prompt:
+            model_options = {**model_options, "transformer_options": {**model_options.get("transformer_options", {}),
+                                                                      PROMPTED: True}}
         names, scales = self.chain(timestep)
         weights, unconditional, scale = as_pair(*scales)
         made_of = {name: weights[place] for place, name in enumerate(names)}

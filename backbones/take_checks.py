@@ -2,11 +2,13 @@
 import logging
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..techniques.technique import Technique
-from . import find
+from . import find, recipes
 from .backbone import Backbone
 from .socket_values import check_partial_schedule, check_text, check_whole_schedule, name_input
 
@@ -27,11 +29,25 @@ def check_prompt(model, texts: Sequence[Tensor]) -> None:
                              "the text encoder that belongs to it, or a Blank Prompt to which this model is connected")
 
 
+def check_single(conditioning: Sequence) -> None:
+    """Of a CONDITIONING: that it is one prompt, where nothing could be made of more."""
+    if len(conditioning) > 1:
+        raise ValueError(f"got {len(conditioning)} prompts, wanted one. Write all of it into one CLIP Text Encode in "
+                         "place of Conditioning Combine")
+
+
 def check_guider(guider) -> None:
     """Of every condition of a core GUIDER: that it is a prompt for its model."""
     for name, entries in guider.original_conds.items():
         with name_input(f"its {name} conditioning"):
             check_prompt(guider.model_patcher, [entry["cross_attn"] for entry in entries if "cross_attn" in entry])
+
+
+def check_noise(model, noise: Any) -> None:
+    """That a NOISE makes noise: a chunk begins with nothing else."""
+    drawn = noise.generate_noise({"samples": torch.zeros(1, model.model.latent_format.latent_channels, 1, 2, 2)})
+    if not drawn.any():
+        raise ValueError("got zeros (DisableNoise), of which no video comes. Connect RandomNoise")
 
 
 def check_schedule(model, schedule: Tensor) -> None:
@@ -42,6 +58,18 @@ def check_schedule(model, schedule: Tensor) -> None:
 def check_refining_schedule(model, schedule: Tensor) -> None:
     """That the sigmas (steps + 1) begin with part of the noise, so that the video that came shows, and end without."""
     check_partial_schedule(schedule, float(model.get_model_object("model_sampling").sigma_max))
+
+
+def check_unused_speech(backbone: Backbone, features: dict | None) -> None:
+    """Of audio features that come to a model without audio conditioning: that they are nobody's own, which the log
+    says."""
+    if features is None:
+        return
+    if (made_for := features.get("family")) in recipes():
+        raise ValueError(f"audio_features: they were made for {made_for}, and the guider's {backbone.name} has no "
+                         f"audio conditioning. Connect {made_for}'s model to Plan Take and the guider; where that is "
+                         "a model patch, behind the node that adds it")
+    logger.warning("audio_features: %s has no audio conditioning; they are not used", backbone.name)
 
 
 def check_pictures(techniques: Iterable[Technique], height: int, width: int) -> None:

@@ -11,7 +11,7 @@ from ..backbones import attach, find
 from ..backbones.allocator import give_back
 from ..backbones.backbone import ChunkInputs, pictures_of
 from ..backbones.socket_values import name_input
-from ..backbones.take_checks import check_guider, check_schedule
+from ..backbones.take_checks import check_guider, check_noise, check_schedule
 from ..pipelines.take.plan import Chunk
 from ..techniques.protocols import Past
 from ..techniques.technique import ChunkPosition
@@ -40,6 +40,8 @@ class Sampling:
     def check(self) -> None:
         """Raises ValueError for a schedule that is not whole, a guider with another model's prompts, or a sampler that
         its model cannot have."""
+        with name_input("noise"):
+            check_noise(self.guider.model_patcher, self.noise)
         with name_input("sampler"):
             find(self.guider.model_patcher).check_sampler(self.sampler)
         with name_input("sigmas"):

@@ -3,6 +3,7 @@ import io as python_io
 from fractions import Fraction
 from typing import Any
 
+import torch
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def open_video(video: Any, name: str) -> FrameSource:
     """A VIDEO: of a file its file, trimmed as it is; of pictures in memory these."""
     if not isinstance(video, InputImpl.VideoFromFile):
         parts = video.get_components()
-        return ClipFrames(parts.images[..., :3], Fraction(parts.frame_rate), name, parts.audio)
+        return ClipFrames(with_alpha(parts), Fraction(parts.frame_rate), name, parts.audio)
     trim = getattr(video, "get_active_trim_window", lambda: (0, 0))     # not in ComfyUI 0.7.0
     start, length = map(Fraction, trim())
     whole = FileFrames(video.get_stream_source(), start, length)
@@ -46,3 +47,11 @@ def open_video(video: Any, name: str) -> FrameSource:
     cropped = python_io.BytesIO()       # ComfyUI after 0.33 crops on the way
     video.save_to(cropped)
     return FileFrames(cropped)
+
+
+def with_alpha(parts: Any) -> Tensor:
+    """The frames (T, H, W, 3 or 4) of VideoComponents, which ComfyUI 0.33 gives an alpha beside them."""
+    alpha = getattr(parts, "alpha", None)
+    if alpha is None or parts.images.shape[-1] != 3:
+        return parts.images
+    return torch.cat([parts.images, alpha.reshape(*parts.images.shape[:3], 1)], -1)

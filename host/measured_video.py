@@ -17,6 +17,7 @@ from ..pipelines.metrics.report_files import beside
 from ..pipelines.metrics.verdict import Thumbnails
 from ..pipelines.metrics.video_reader import Clip, VideoFile, VideoReader
 from ..pipelines.take.plan import Take
+from .driving_sources import with_alpha
 
 
 def measure_video(reader: VideoReader, sound: dict | None, reference: Tensor | None, plan: Take | None,
@@ -36,10 +37,10 @@ def open_video(video) -> tuple[VideoReader, dict | None]:
     a file of its own first."""
     if not isinstance(video, InputImpl.VideoFromFile):
         parts = video.get_components()
-        return Clip(parts.images[..., :3], parts.frame_rate, "the video"), parts.audio
+        return Clip(with_alpha(parts), parts.frame_rate, "the video"), parts.audio
     whole = VideoFile(video.get_stream_source())
     trimmed = getattr(video, "get_active_trim_window", None)    # not in ComfyUI 0.7.0
-    if (trimmed is None or trimmed() == (0, 0)) and video.get_dimensions() == (whole.width, whole.height):
+    if (trimmed is None or trimmed() == (0, 0)) and video.get_dimensions() == whole.size:
         return whole, None
     cut = python_io.BytesIO()
     video.save_to(cut)

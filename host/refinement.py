@@ -9,12 +9,14 @@ from torch import Tensor
 from .. import backbones
 from ..backbones.backbone import ChunkInputs
 from ..backbones.socket_values import name_input
-from ..backbones.take_checks import check_guider, check_refining_schedule
+from ..backbones.take_checks import check_guider, check_noise, check_refining_schedule
 from ..pipelines.frames_at_times import FrameSource
 from ..pipelines.take.fingerprint import Fingerprints
 from ..pipelines.take.plan import Chunk, Take
 from ..pipelines.take.refinement import FITS, EnlargedVideo, plan_refinement
 from ..pipelines.take.video_writer import VideoWriter
+from ..techniques.layout import Layout
+from ..techniques.technique import ChunkPosition, finishing_frames
 from .chunk_sampler import Sampling
 from .session import TakeSession
 from .take_inputs import TakeInputs
@@ -50,6 +52,18 @@ class RefinementInputs(TakeInputs):
     """`video`: what the chunks begin from, of the plan's size and frames."""
     video: EnlargedVideo | None = None
 
+    def check_techniques(self) -> None:
+        """Here there is no picture of the person either."""
+        if finishing_frames(self.techniques):
+            raise ValueError("guider: its model has Colour Match, and a refined video keeps the colours that it has. "
+                             "Leave Colour Match out")
+        if self.pads:
+            raise ValueError("guider: its model has an anchor of placement 'padding', which is the picture of a take, "
+                             "and a video that is refined has none. Leave Lookahead Anchor out")
+        for technique in self.techniques:
+            technique.layout(Layout.of_chunk(self.plan.chunks[0].latents), ChunkPosition())
+        super().check_techniques()
+
     def chunk_inputs(self, chunk: Chunk, context: Tensor | None = None, reference: Tensor | None = None,
                      context_frames: Tensor | None = None, identity: Tensor | None = None, seen: Tensor | None = None
                      ) -> ChunkInputs:
@@ -67,6 +81,8 @@ class RefinementInputs(TakeInputs):
 class RefinementSampling(Sampling):
     def check(self) -> None:
         """Raises ValueError for a schedule that begins with noise alone or a guider with another model's prompts."""
+        with name_input("noise"):
+            check_noise(self.guider.model_patcher, self.noise)
         with name_input("sigmas"):
             check_refining_schedule(self.guider.model_patcher, self.sigmas)
         with name_input("guider"):
@@ -111,7 +127,8 @@ def open_refinement(sampling: Sampling, vae: Any, source: FrameSource, asked: As
     width, height = (asked.width, asked.height) if asked.width else own
     plan = plan_refinement(frames.count, frames.fps, rate, width, height,
                            asked.chunk_frames or backbone.chunk_frames,
-                           asked.overlap_frames if asked.overlap_frames >= 0 else backbone.overlap_frames)
+                           asked.overlap_frames if asked.overlap_frames >= 0 else backbone.overlap_frames,
+                           backbone.grid)
     inputs = RefinementInputs(model, vae, plan, video=EnlargedVideo(frames, rate, width, height, asked.fit))
     origin = Fingerprints().of([source.identity(), asked.fit], "video")
     return RefinementSession(inputs, sampling, Take(plan, source.sound()), hidden, origin=origin)

@@ -1,4 +1,4 @@
-"""The people that come with the pack: a picture and a speech recording of each, in assets/."""
+"""The people that come with the pack, a picture and a speech recording of each, and its videos, in assets/."""
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 ASSETS = Path(__file__).parent.parent / "assets"
+VIDEOS = {"talking character": "talking.mp4", "poses": "poses.mp4", "face": "face.mp4"}     # all of the same 4 s
 
 
 def people() -> dict[str, dict[str, str]]:
@@ -24,3 +25,8 @@ def load_person(name: str) -> tuple[Tensor, dict[str, Any]]:
         pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
     waveform, rate = load(str(ASSETS / files["speech"]))
     return torch.from_numpy(pixels)[None], {"waveform": waveform[None], "sample_rate": rate}
+
+
+def find_video(name: str) -> Path:
+    """The file of one of VIDEOS."""
+    return ASSETS / VIDEOS[name]

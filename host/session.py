@@ -126,7 +126,7 @@ class TakeSession:
         inputs, sampling = self.inputs, self.sampling
         common = {"techniques": inputs.techniques, "sampler": sampling.sampler, "sigmas": sampling.sigmas,
                   "noise": sampling.noise, "vae": inputs.vae, "reference": inputs.fitted_picture,
-                  "people": inputs.speakers, "clip vision": inputs.vision_conditions, "writer": writer.fingerprint,
+                  "speakers": inputs.speakers, "clip vision": inputs.vision_conditions, "writer": writer.fingerprint,
                   "driving video": inputs.driving and inputs.driving.identity()}
         if inputs.speech is not None and inputs.speech.encoder is not None:
             common["audio VAE"] = inputs.speech.encoder

@@ -143,3 +143,4 @@ def check_stream(inputs: TakeInputs, sampling: Sampling) -> None:
     if inputs.picture is None:
         raise ValueError("reference: a stream begins with its picture, and none came. Connect one to Long Take")
     inputs.backbone.check_stream()
+    inputs.check_first_call(size)

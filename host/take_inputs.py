@@ -18,11 +18,12 @@ from ..backbones.audio.speech import Speech
 from ..backbones.backbone import Backbone, ChunkInputs, ChunkRequest
 from ..backbones.images import fit_picture
 from ..backbones.socket_values import name_input
-from ..backbones.take_checks import check_pictures, check_prompt, check_vision, log_unused
+from ..backbones.take_checks import check_pictures, check_prompt, check_unused_speech, check_vision, log_unused
 from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.take.clip_before import ClipBefore
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Chunk, ChunkPlan
+from ..techniques.colour_match import last_shown
 from ..techniques.latent_stitch import LatentStitch
 from ..techniques.lookahead_anchor import LookaheadAnchor
 from ..techniques.narrative_keyframes import NarrativeKeyframes
@@ -183,6 +184,10 @@ class TakeInputs:
         return self.speech and self.speech.speakers_on(self.own_picture, self.plan.height, self.plan.width,
                                                        self.backbone.grid)
 
+    @property
+    def silence_note(self) -> str:
+        return "" if self.speech is None else self.speech.silence_note(float(self.plan.seconds))
+
     def audio_for(self, chunk: Chunk) -> Tensor | None:
         """A chunk's audio features, as the backbone takes them."""
         if self.speech is None:
@@ -260,13 +265,20 @@ class TakeInputs:
                              "latent, which Long Take alone can give it. Use Long Take")
         return inputs
 
+    @property
+    def colours(self) -> Tensor | None:
+        """The picture (1, h, w, 3) whose colours the take has: a clip's end, where it goes on from one."""
+        if self.clip_tail is not None:
+            return last_shown(self.clip_tail)
+        if self.own_picture is None:
+            return None
+        return fit_picture(self.own_picture[:1], self.plan.width, self.plan.height)
+
     def open_stream(self) -> FrameStream:
         """The VAE as a stream of frames, as the techniques finish them."""
-        finishing, stream = finishing_frames(self.techniques), open_stream(self.decoder)
-        if not finishing or self.fitted_picture is None:
+        finishing, stream, picture = finishing_frames(self.techniques), open_stream(self.decoder), self.colours
+        if not finishing or picture is None:
             return stream
-        assert self.own_picture is not None
-        picture = fit_picture(self.own_picture[:1], self.plan.width, self.plan.height)
         for notice in filter(None, (technique.picture_notice(picture) for technique in finishing)):
             logger.warning(notice)
         return FinishedFrames(stream, finishing, picture)
@@ -302,6 +314,25 @@ class TakeInputs:
         if self.driving is not None:
             self.driving.check_length(self.plan.total_frames, self.plan.timeline.fps)
 
+    def check_first_call(self, latents: int) -> None:
+        """Raises ValueError where a technique cannot begin with so many latents."""
+        for technique in self.techniques:
+            technique.check_first_call(latents)
+
+    def check_techniques(self) -> None:
+        """Raises ValueError for a technique that the plan or the take's picture do not fit."""
+        check_pictures(self.techniques, *self.latent_shape[1:])
+        for chunk in self.plan.chunks:
+            for technique in self.techniques:
+                technique.check_chunk(chunk.latents, chunk.context_latents, *self.latent_shape[1:])
+        if not self.plan.block_latents:     # a stream begins with a window
+            self.check_first_call(self.plan.chunks[0].latents)
+        if self.pads:
+            _ = self.first_opening
+        if finishing_frames(self.techniques) and self.colours is None:
+            raise ValueError("reference: none came, and each frame is to have its colours (Colour Match). Connect the "
+                             "person's picture")
+
     def check(self, recording: dict[str, Any] | None) -> None:
         """Raises ValueError for what does not fit together. `recording`: the sound that the plan was made for."""
         self.check_vae()
@@ -312,21 +343,17 @@ class TakeInputs:
         self.check_guides()
         self.backbone.check_handover(self.handover)
         _ = self.clip_tail
-        check_pictures(self.techniques, *self.latent_shape[1:])
-        for chunk in self.plan.chunks:
-            for technique in self.techniques:
-                technique.check_chunk(chunk.latents, chunk.context_latents, *self.latent_shape[1:])
+        self.check_techniques()
         log_unused(self.techniques, self.plan.seconds)
         self._check_story()
         if self.plan.has_script and self.clip is None:
             raise ValueError("clip: the plan has a script of prompts and no text encoder to read it. Connect clip, or "
                              "empty the script of Plan Take")
-        if self.pads:
-            _ = self.first_opening
-        if finishing_frames(self.techniques) and self.fitted_picture is None:
-            raise ValueError("reference: none came, and each frame is to have its colours (Colour Match). Connect the "
-                             "person's picture")
-        self._check_speech(recording)
+        self.check_speech()
+        if self.speech is not None:
+            self.speech.check_length(float(self.plan.seconds))
+            if recording is not None:
+                self.speech.check_recording(recording)
         with name_input("clip"):
             for prompt in self.prompts.values():
                 check_prompt(self.model, [text for text, _ in prompt])
@@ -339,22 +366,14 @@ class TakeInputs:
                              "chunks. Put a Lookahead Anchor (placement lookahead, no schedule) on the model, or leave "
                              "[anchor ...] out")
 
-    def _check_speech(self, recording: dict[str, Any] | None) -> None:
+    def check_speech(self) -> None:
+        """Raises ValueError for speech that the model cannot take, or none where it cannot do without."""
         if self.backbone.audio_shape is None:
-            if self.features is not None and (made_for := self.features.get("family")) in backbones.recipes():
-                raise ValueError(f"audio_features: they were made for {made_for}, and the guider's "
-                                 f"{self.backbone.name} has no audio conditioning. Connect "
-                                 f"{made_for}'s model to Plan Take and the guider; where that is a model patch, behind "
-                                 "the node that adds it")
-            if self.features is not None:
-                logger.warning("audio_features: %s has no audio conditioning; they are not used", self.backbone.name)
+            check_unused_speech(self.backbone, self.features)
             return
         if self.speech is None:
             self.backbone.check_silence()
             return
-        self.speech.check_length(float(self.plan.seconds))
-        if recording is not None:
-            self.speech.check_recording(recording)
         _ = self.speakers
 
     def _open(self, picture: Tensor | None) -> "Opening":

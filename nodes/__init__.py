@@ -42,6 +42,7 @@ from .reference_skip import LodestarReferenceSkip
 from .refine_take import LodestarRefineTake
 from .rolling_window import LodestarRollingWindow
 from .sample_person import LodestarSamplePerson
+from .sample_video import LodestarSampleVideo
 from .speech_guidance import LodestarSpeechGuidance
 from .student_schedule import LodestarStudentSchedule
 from .style_anchor import LodestarStyleAnchor
@@ -55,8 +56,8 @@ class Lodestar(ComfyExtension):
         add_routes()
 
     async def get_node_list(self):
-        return [LodestarSamplePerson, LodestarDrivingVideo, LodestarPlanTake, LodestarLongTake, LodestarOneChunk,
-                LodestarReferencePicture,
+        return [LodestarSamplePerson, LodestarSampleVideo, LodestarDrivingVideo, LodestarPlanTake, LodestarLongTake,
+                LodestarOneChunk, LodestarReferencePicture,
                 LodestarLookaheadAnchor, LodestarNarrativeKeyframe, LodestarReferenceSkip, LodestarLatentStitch,
                 LodestarLoadAudioEncoder, LodestarLoadLongCat, LodestarLoadLongCatLora, LodestarInfiniteTalk,
                 LodestarAudioFeatures, LodestarLongCatSpeech, LodestarTwoSpeakers, LodestarBlankPrompt,

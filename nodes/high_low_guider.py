@@ -1,7 +1,7 @@
 """High/Low Noise Guider: the two models of Wan 2.2 A14B in one run of the sampler, each for its part of the noise."""
 from comfy_api.latest import io
 
-from ..backbones.high_low_guider import HighLowGuider
+from ..backbones.high_low_guider import HighLowGuider, check_apart
 from ..backbones.take_checks import check_prompt
 from .input_checks import check_inputs, name_input
 from .sockets import search_words
@@ -44,6 +44,7 @@ class LodestarHighLowGuider(io.ComfyNode):
     @check_inputs
     def execute(cls, high_noise, low_noise, positive, negative, cfg_high, cfg_low, boundary) -> io.NodeOutput:
         guider = HighLowGuider(high_noise, low_noise, positive, negative, cfg_high, cfg_low, boundary or None)
+        check_apart(high_noise, low_noise)
         for name, prompt in (("positive", positive), ("negative", negative)):
             with name_input(name):
                 check_prompt(high_noise, [text for text, _ in prompt])

@@ -35,8 +35,8 @@ class LodestarLookaheadAnchor(io.ComfyNode):
                 io.Combo.Input("placement", options=list(PLACEMENTS), default="lookahead",
                                tooltip="lookahead: ahead of the chunk (the paper). For comparison: past stands before "
                                        "the chunk, in chunk at index, chunk end on the last frame. padding (Stable "
-                                       "Video Infinity): Long Take's picture in the channels for known frames, "
-                                       "wherever nothing is known; for models that have such channels (the help page "
+                                       "Video Infinity): Long Take's picture in the concat latent, wherever no "
+                                       "frame is given yet; for models that have such channels (the help page "
                                        "lists them), others refuse it."),
                 io.Float.Input("index", default=0.0, min=0.0, max=FARTHEST, step=1.0,
                                tooltip="Only for placement 'in chunk': the chunk's latent frame at which it stands."),

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ..backbones import attach, find
 from ..backbones.longcat.model import LongCatVideo
-from ..backbones.take_checks import check_prompt
+from ..backbones.take_checks import check_prompt, check_single
 from ..techniques.attention_guidance import AttentionGuidance
 from ..techniques.negative_text import NegativeText
 from .input_checks import check_inputs, name_input
@@ -41,6 +41,7 @@ class LodestarNegativePrompt(io.ComfyNode):
             raise ValueError(f"model: got {find(model).name}, wanted a LongCat model. Remove this node, or use CFG")
         with name_input("negative"):
             check_prompt(model, [text for text, _ in negative])
+            check_single(negative)
         guidance = AttentionGuidance(nag_scale, nag_tau, nag_alpha)
         text = model.model.pad_text(negative[0][0])
         return io.NodeOutput(attach.with_technique(model, NegativeText(text, guidance)))

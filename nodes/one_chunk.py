@@ -80,10 +80,11 @@ class LodestarOneChunk(io.ComfyNode):
         take = TakeInputs(model, vae, plan, reference, audio_features, None, driving, clip_vision,
                           frozenset(name for _, values in positive for name in values), clip)
         take.check_guides()
+        take.check_speech()
         inputs = take.first_inputs()
         given, latent = inputs.with_text(positive[0][0]), {"samples": inputs.samples}
         return io.NodeOutput(node_helpers.conditioning_set_values(positive, given),
                              node_helpers.conditioning_set_values(negative, {**given, **inputs.uncond}),
                              latent if inputs.noise_mask is None else {**latent, "noise_mask": inputs.noise_mask},
                              attach.ready_model(model),
-                             ui=ui.PreviewText(sentences([*lines, inputs.others_note])))
+                             ui=ui.PreviewText(sentences([*lines, take.silence_note, inputs.others_note])))

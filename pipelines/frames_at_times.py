@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .media_file import MediaFile
+from ..techniques.audio.waveform import mix_to_stereo
+from .media_file import MediaFile, picture_of, shown_size
 
 JUMP_SECONDS = 5    # a time so far ahead is sought in the file, anything nearer is decoded on the way
 
@@ -49,7 +50,7 @@ class FileFrames:
         self.name = self.media.name
         with self.media.open_container() as container:
             stream, self.fps = self.media.video_track(container)
-            self.size = stream.width, stream.height
+            self.size, self.shown = (stream.width, stream.height), shown_size(stream)
             self._first, end = self._ends(container, stream)
         own = end - self._first - start
         self.seconds: Fraction | None = min(own, length) if length else own
@@ -87,7 +88,7 @@ class FileFrames:
                 return
             while after is not None and after[0] - time < time - now:
                 (now, shown), after = after, next(frames, None)
-            yield upright(shown)
+            yield upright(shown, self.shown)
 
     def _decode(self, time: Fraction) -> Iterator[tuple[Fraction, Any]]:
         """(seconds, frame) from a key frame before `time` on: the last one, or where the file's index leads elsewhere
@@ -148,15 +149,16 @@ class FileFrames:
         return self.media.sound(sample_rate, float(self._first + self.start), self.media.sound_layout)
 
 
-def upright(frame: Any) -> Tensor:
-    """(H, W, 3) in 0..1, turned as the file says: phones store pictures on their side."""
-    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")) / 255
+def upright(frame: Any, size: tuple[int, int]) -> Tensor:
+    """(H, W, 3) in 0..1, turned as the file says: phones store pictures on their side. `size`: before it is turned."""
+    picture = torch.from_numpy(picture_of(frame, size)) / 255
     turned = round(getattr(frame, "rotation", 0) / 90)
     return picture if turned % 4 == 0 else picture.rot90(turned, (0, 1))
 
 
 class ClipFrames:
-    """Frames (T, H, W, channels), 0..1, that are in memory; one alone stands for any length unless it is `moving`."""
+    """Frames (T, H, W, channels), 0..1, that are in memory; one alone stands for any length unless it is `moving`.
+    Behind what is transparent in four channels is white."""
 
     def __init__(self, frames: Tensor, fps: Fraction, name: str, audio: dict[str, Any] | None = None,
                  moving: bool = True):
@@ -167,7 +169,8 @@ class ClipFrames:
 
     def at(self, times: Sequence[Fraction]) -> Iterator[Tensor]:
         for time in times:
-            yield self.frames[min(max(math.ceil(time * self.fps - Fraction(1, 2)), 0), len(self.frames) - 1)].float()
+            number = min(max(math.ceil(time * self.fps - Fraction(1, 2)), 0), len(self.frames) - 1)
+            yield on_white(self.frames[number].float())
 
     def identity(self) -> Any:
         return ["frames", self.frames, self.fps]
@@ -180,11 +183,17 @@ class ClipFrames:
                                                                sample_rate)
 
 
+def on_white(frames: Tensor) -> Tensor:
+    """(..., 4) -> (..., 3); others as they are."""
+    return frames if frames.shape[-1] != 4 else frames[..., :3] * frames[..., 3:] + (1 - frames[..., 3:])
+
+
 def resample_sound(waveform: Tensor, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     """Samples (channels, N) at `sample_rate`, of at most two channels, second by second."""
+    waveform = mix_to_stereo(waveform.float().cpu())
     layout = "mono" if len(waveform) == 1 else "stereo"
     resampler = av.AudioResampler("fltp", layout, sample_rate)
-    for piece in waveform[:2].float().cpu().split(rate, 1):
+    for piece in waveform.split(rate, 1):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece.numpy()), "fltp", layout)
         frame.sample_rate = rate
         yield from (part.to_ndarray() for part in resampler.resample(frame))

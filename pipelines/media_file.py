@@ -145,6 +145,23 @@ class MediaFile:
         return False
 
 
+def shown_size(stream: Any) -> tuple[int, int]:
+    """Width and height at which a video track's frames are shown: its pixels need not be square; none is lost."""
+    shape = stream.sample_aspect_ratio or Fraction(1)
+    return round(stream.width * max(shape, 1)), round(stream.height / min(shape, 1))
+
+
+def picture_of(frame: Any, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) bytes of a decoded frame, as it is shown; what is transparent is white."""
+    clear = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
+    wide, high = size
+    pixels = frame.to_ndarray(format="rgba" if clear else "rgb24", width=wide, height=high)
+    if not clear:
+        return pixels
+    alpha = pixels[..., 3:] / np.float32(255)
+    return (pixels[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+
+
 def stated_samples(container: Any, stream: Any, sample_rate: int) -> float:
     """How long an MP4 says that its sound is: behind it there is the encoder's padding. Endless for other files."""
     if "mp4" not in container.format.name or not stream.duration:

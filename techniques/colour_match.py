@@ -30,7 +30,7 @@ class ColourMatch(Technique):
         return "colour match is inactive: only Long Take matches the frames that it decodes"
 
     def picture_notice(self, picture: Tensor) -> str | None:
-        if not is_flat(lab_of_rgb(picture)):
+        if not is_flat(picture):
             return None
         return "colour match is inactive: the take's picture is all of one lightness and has no colours to give"
 
@@ -44,7 +44,7 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
     if strength == 0:
         return frames
     lab, wanted = lab_of_rgb(frames), lab_of_rgb(reference)
-    if is_flat(wanted):
+    if is_even(wanted):
         return frames
     mean, deviation = lab.mean((1, 2), keepdim=True), lab.std((1, 2), keepdim=True, correction=0)
     goal, spread = wanted.mean((1, 2), keepdim=True), wanted.std((1, 2), keepdim=True, correction=0)
@@ -53,8 +53,17 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
     return frames * (1 - strength) + matched * strength
 
 
-def is_flat(lab: Tensor) -> bool:
-    """Whether a picture (1, H, W, 3) of L*a*b* is all of one lightness."""
+def is_flat(picture: Tensor) -> bool:
+    """Whether a picture (..., H, W, 3) of 0..1 is all of one lightness, as a film's black frames are."""
+    return is_even(lab_of_rgb(picture))
+
+
+def last_shown(frames: Tensor) -> Tensor:
+    """(1, H, W, 3): the last of some frames that is not all of one lightness; the last where all are."""
+    return next((frame for frame in reversed(frames.split(1)) if not is_flat(frame)), frames[-1:])
+
+
+def is_even(lab: Tensor) -> bool:
     return bool(lab[..., 0].std(correction=0) < FLAT)
 
 

@@ -13,11 +13,13 @@ LOOKAHEAD_LATENTS = 3   # an anchor's distance ahead: 12 pixel frames, where Loo
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """`times`: RoPE time of each latent frame. `latents`: (1, C, len(times), h, w) in LATENT space, or None."""
+    """`times`: RoPE time of each latent frame. `latents`: (1, C, len(times), h, w) in LATENT space, or None. `placed`:
+    whether a technique has decided where it stands."""
     name: str
     times: tuple[float, ...]
     clean: bool = True
     latents: Tensor | None = None
+    placed: bool = False
 
     def __post_init__(self):
         if self.latents is not None and self.latents.shape[2] != len(self.times):

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .layout import LOOKAHEAD_LATENTS, Layout, Span
-from .technique import ChunkPosition, Technique
+from .layout import LOOKAHEAD_LATENTS, Layout
+from .technique import ChunkPosition, Technique, place_anchor
 
 PADDING = "padding"
 PLACEMENTS = ("lookahead", "past", "in chunk", "chunk end", PADDING)
@@ -26,7 +26,8 @@ def anchor_time(layout: Layout, placement: str, distance: float, index: float = 
     """
     check_distance(placement, distance)
     if placement == "in chunk" and not 0 <= index <= layout.last_time:
-        raise ValueError(f"index: got {index:g}, wanted 0 to {layout.last_time:g}, the chunk's latent frames")
+        raise ValueError(f"index: got {index:g}, wanted 0 to {layout.last_time:g}, the latent frames "
+                         "of the first chunk, or of a stream's first block")
     return {"lookahead": layout.last_time + distance, "past": -distance, "in chunk": index,
             "chunk end": layout.last_time}[placement]
 
@@ -84,6 +85,10 @@ class LookaheadAnchor(Technique):
     def pads(self) -> bool:
         return self.placement == PADDING and not self.schedule
 
+    def check_first_call(self, latents: int) -> None:
+        if not self.schedule and self.placement == "in chunk":
+            anchor_time(Layout.of_chunk(latents), self.placement, self.distance, self.index)
+
     def time(self, layout: Layout, position: ChunkPosition) -> float:
         if self.schedule:
             return self.schedule[position.chunk % len(self.schedule)]
@@ -94,12 +99,4 @@ class LookaheadAnchor(Technique):
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         if self.pads():
             return layout
-        time = self.time(layout, position)
-        own = layout.find("reference")
-        if self.latents is None and own is not None:
-            return layout.change("reference", times=tuple(time + i for i in range(len(own.times))))
-        latents = self.latents if self.latents is not None else position.reference
-        if latents is None:
-            raise ValueError("anchor: this model has no reference picture of its own, and none came. Connect a LATENT "
-                             "to the anchor input (Reference Picture makes one) or a reference to Long Take")
-        return layout.append(Span("anchor", tuple(time + i for i in range(latents.shape[2])), latents=latents))
+        return place_anchor(layout, self.time(layout, position), self.latents, position)

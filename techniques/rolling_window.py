@@ -7,7 +7,6 @@ latents; here they are latents. The code's provisional writes in the ramp-up are
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from hashlib import sha256
 
@@ -59,10 +58,6 @@ class Rolling:
     def length(self) -> int:
         """L, the blocks of a full window."""
         return self.levels // self.passes
-
-    def lookahead_seconds(self, temporal_ratio: int, fps: Fraction) -> Fraction:
-        """How far ahead of the block that leaves the window reads the speech."""
-        return Fraction((self.length - 1) * self.block_latents * temporal_ratio) / fps
 
     def count_blocks(self, latents: int) -> int:
         """K, the blocks of a take of so many latents with its picture; the last one may be longer than the take."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .layout import Layout, Span
-from .technique import ChunkPosition, Technique
+from .layout import Layout
+from .technique import ChunkPosition, Technique, place_anchor
 
 AUDIO, IN_WRITE = ("nothing", "window"), ("same", "upstream")
 
@@ -57,12 +57,7 @@ class StyleAnchor(Technique):
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
         if position.remembers:
             return layout
-        time = self.time(position.first_latent)
-        if self.latents is None and layout.find("reference") is not None:
-            return layout.change("reference", times=tuple(time + frame for frame in range(
-                len(layout["reference"].times))))
-        latents = self.picture(position)
-        return layout.append(Span("anchor", tuple(time + frame for frame in range(latents.shape[2])), latents=latents))
+        return place_anchor(layout, self.time(position.first_latent), self.latents, position)
 
 
 def find_style_anchor(techniques: Iterable[Technique]) -> StyleAnchor | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .attention_guidance import AttentionGuidance
-from .layout import Layout
+from .layout import Layout, Span
 from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
@@ -111,6 +111,9 @@ class Technique:
         """Raises ValueError for a chunk of so many latents, `context` of them given, and a size in latents, that it
         cannot have."""
 
+    def check_first_call(self, latents: int) -> None:
+        """Raises ValueError where a take cannot begin with a call of so many latents, a chunk's or a window's."""
+
     def pictures(self) -> Mapping[str, Tensor]:
         """Latents (1, C, k, h, w) of its own, by what the user calls them."""
         return {}
@@ -173,6 +176,25 @@ def lay_out(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosit
     for technique in techniques:
         layout = technique.layout(layout, position)
     return layout, visibility_table(layout, techniques)
+
+
+def place_anchor(layout: Layout, time: float, latents: Tensor | None, position: ChunkPosition) -> Layout:
+    """An anchor from RoPE time `time` on: `latents` (1, C, k, h, w), or the model's own reference, which moves there,
+    or the take's picture. A reference that another anchor has moved stays there, and the take's picture joins it.
+
+    Raises ValueError where there is no picture.
+    """
+    own = layout.find("reference")
+    if latents is None and own is not None and not own.placed:
+        return layout.change("reference", times=tuple(time + frame for frame in range(len(own.times))), placed=True)
+    latents = position.reference if latents is None else latents
+    if latents is None:
+        missing = ("this model has no reference picture of its own" if own is None else
+                   "another anchor has moved this model's own reference")
+        raise ValueError(f"anchor: {missing}, and no other came. Connect a LATENT to the anchor input (Reference "
+                         "Picture makes one) or a reference to Long Take")
+    return layout.append(Span("anchor", tuple(time + frame for frame in range(latents.shape[2])), latents=latents,
+                              placed=True))
 
 
 def restricts_visibility(techniques: tuple[Technique, ...]) -> bool:

@@ -6,7 +6,8 @@ import torch
 from lodestar.techniques.layout import Layout, Span
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor, anchor_time, parse_schedule
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
-from lodestar.techniques.technique import ChunkPosition
+from lodestar.techniques.style_anchor import StyleAnchor
+from lodestar.techniques.technique import ChunkPosition, lay_out, sort_techniques
 from lodestar.techniques.timeline import Timeline
 
 PICTURE = torch.zeros(1, 16, 1, 4, 4)
@@ -53,6 +54,17 @@ def test_self_keyframing_moves_the_model_s_own_reference_else_takes_the_take_s_p
     assert taken["anchor"].latents is PICTURE
     with pytest.raises(ValueError, match="anchor: .*Reference Picture"):
         LookaheadAnchor(3).layout(Layout.of_chunk(20), ChunkPosition())
+
+
+@pytest.mark.parametrize("others", [(LookaheadAnchor(3, "past"),), (StyleAnchor(),), (LookaheadAnchor(8),)])
+def test_two_anchors_without_a_latent_are_both_seen_where_the_model_has_one_reference(others):
+    own = Layout.of_chunk(20).append(Span("reference", (30,)))
+    anchors = sort_techniques((LookaheadAnchor(3), *others))
+    layout, _ = lay_out(own, anchors, ChunkPosition(reference=PICTURE))
+    alone = lay_out(own, others, ChunkPosition(reference=PICTURE))[0]["reference"].times
+    assert {span.times for span in layout.references} == {(22,), alone} and layout["anchor"].latents is PICTURE
+    with pytest.raises(ValueError, match="anchor: another anchor has moved this model's own reference.*LATENT"):
+        lay_out(own, anchors, ChunkPosition())
 
 
 def story() -> NarrativeKeyframes:

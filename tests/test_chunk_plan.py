@@ -88,12 +88,12 @@ def test_audio_shorter_than_a_chunk_is_one_chunk_of_what_it_needs():
     (dict(frames=50, chunk=14, overlap=13), "chunk_frames: a chunk of"),   # both are 4 latents
     (dict(frames=50, chunk=0, overlap=0), "chunk_frames: a chunk of"),
     (dict(frames=50, overlap=-1), "the overlap 0 or more"),
-    (dict(frames=50, fps=0), "fps is 0; it must be from 1 to 240"),
-    (dict(frames=50, fps=1000), "fps is 1000; it must be from 1 to 240"),
-    (dict(frames=50, width=70), "width is 70; this model needs a multiple of 16, such as 64 or 80"),
-    (dict(frames=50, height=720, grid=32), "height is 720; .* multiple of 32, such as 704 or 736"),
-    (dict(frames=50, height=1), "height is 1; .* such as 16$"),
-    (dict(frames=50, width=0), "width is 0; .* such as 16$"),
+    (dict(frames=50, fps=0), "fps: got 0, wanted 1 to 240, or 0 for the model.s own"),
+    (dict(frames=50, fps=1000), "fps: got 1000, wanted 1 to 240"),
+    (dict(frames=50, width=70), "width: got 70, wanted a multiple of 16 for this model, such as 64 or 80"),
+    (dict(frames=50, height=720, grid=32), "height: got 720, .* multiple of 32 .*such as 704 or 736"),
+    (dict(frames=50, height=1), "height: got 1, .* such as 16$"),
+    (dict(frames=50, width=0), "width: got 0, .* such as 16$"),
     (dict(frames=50, script="soon she laughs\n0:10 b"), "script, line 1"),
 ])
 def test_bad_input(values, words):
@@ -120,7 +120,7 @@ def test_exact_fps_is_what_was_typed():
 
 @pytest.mark.parametrize("typed", [0, 0.5, -25, 1000, float("nan"), float("inf")])
 def test_exact_fps_refuses(typed):
-    with pytest.raises(ValueError, match="it must be from 1 to 240"):
+    with pytest.raises(ValueError, match="wanted 1 to 240"):
         exact_fps(typed)
 
 

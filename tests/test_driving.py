@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.frames_at_times import ClipFrames, FileFrames
+from lodestar.pipelines.frames_at_times import ClipFrames, FileFrames, resample_sound
+from lodestar.pipelines.metrics.video_reader import Clip, VideoFile
 from lodestar.pipelines.take.driving import DrivingVideo, check_mask
 from lodestar.techniques.timeline import Timeline
 
@@ -103,6 +104,52 @@ def test_its_sound_keeps_both_channels(tmp_path):
     assert FileFrames(write(str(tmp_path / "mute.mp4"), 8)).sound() is None
 
 
+@pytest.mark.parametrize(("shape", "size"), [(Fraction(2), (WIDTH * 2, HEIGHT)), (Fraction(3, 4), (WIDTH, 43))])
+def test_frames_have_the_proportions_at_which_they_are_shown(tmp_path, shape, size):
+    """Pixels that are not square, as of DVDs: the frames become larger, never smaller."""
+    path = str(tmp_path / "wide.mkv")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = shape
+        for number in range(8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(drawn(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    shown = list(FileFrames(path).at([Fraction(0), Fraction(3, 16)]))
+    assert all(frame.shape == (size[1], size[0], 3) for frame in shown)
+    reader = VideoFile(path)
+    assert (reader.width, reader.height) == size and next(reader.pieces()).shape[1:] == (size[1], size[0], 3)
+
+
+def test_behind_what_is_transparent_is_white(tmp_path):
+    """In memory, and in a file whose codec keeps alpha."""
+    frames = torch.zeros(4, HEIGHT, WIDTH, 4)
+    frames[:, :, :WIDTH // 2, 3], frames[:, :, WIDTH // 2:, 1] = 1, 1   # black on the left, clear green on the right
+    path = str(tmp_path / "clear.mov")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("qtrle", rate=16)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "argb"
+        for frame in (frames * 255).to(torch.uint8).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+        container.mux(stream.encode(None))
+    for shown in (next(ClipFrames(frames, Fraction(16), "pose").at([Fraction(0)])),
+                  next(FileFrames(path).at([Fraction(0)])), next(Clip(frames, 16).pieces())[0]):
+        assert shown.shape == (HEIGHT, WIDTH, 3)
+        assert not shown[:, :WIDTH // 2].any() and (shown[:, WIDTH // 2:] == 1).all()
+
+
+@pytest.mark.parametrize("channels", [3, 5, 6, 7, 8, 12])
+def test_sound_in_memory_keeps_every_channel(channels):
+    """The centre of surround sound is where the voice is; together they are no louder than any."""
+    for one in set(range(channels)) - {3 if channels in (6, 7, 8) else channels}:     # the bass is left out
+        waveform = torch.zeros(channels, 48000)
+        waveform[one] = torch.sin(torch.arange(48000) * 0.1)
+        mixed = np.concatenate(list(resample_sound(waveform, 48000, 48000)), 1)
+        assert mixed[:, 1000:-1000].max() > 0.05
+    mixed = np.concatenate(list(resample_sound(torch.full((channels, 4800), 0.5), 48000, 48000)), 1)
+    assert mixed.shape == (1 if channels == 12 else 2, 4800) and mixed.max() == pytest.approx(0.5, abs=1e-5)
+
+
 def clip(frames, fps=16, name="pose"):
     return ClipFrames(torch.arange(frames).float()[:, None, None, None].expand(-1, 2, 2, 3) / 1000, Fraction(fps), name)
 
@@ -142,6 +189,13 @@ def test_parts_of_other_lengths_are_refused_and_other_rates_are_not():
         DrivingVideo({"pose": clip(48), "face": clip(32)})
     driving = DrivingVideo({"pose": clip(48), "face": clip(90, 30)})
     assert read(driving, 0, 3, "face") == [0, 2, 4, 6, 7, 9, 11, 13, 15]
+
+
+@pytest.mark.parametrize("frames", [30, 31, 32])
+def test_a_part_at_a_quarter_of_the_rate_may_be_a_frame_of_its_own_off(frames):
+    DrivingVideo({"pose": clip(124, 60), "face": clip(frames, 15)})
+    with pytest.raises(ValueError, match="face: lasts 2.20 s"):
+        DrivingVideo({"pose": clip(124, 60), "face": clip(33, 15)})
 
 
 def test_a_still_mask_stands_for_any_length():

@@ -84,5 +84,5 @@ def test_a_chunk_no_longer_than_its_overlap_is_refused(sizes):
 
 
 def test_more_frames_a_second_than_a_video_can_have_are_refused():
-    with pytest.raises(ValueError, match="fps is 300"):
+    with pytest.raises(ValueError, match="video: it has 150 frames a second, 2 of each .* Set mode to spatial"):
         plan_refinement(100, Fraction(150), 2, 64, 64, 93, 13)

@@ -106,7 +106,7 @@ def test_metadata_comes_back(tmp_path):
 
 @pytest.mark.parametrize("rate, channels, stored_rate, layout", [
     (16000, 1, 16000, "mono"), (8000, 1, 8000, "mono"), (44100, 2, 44100, "stereo"), (192000, 2, 48000, "stereo"),
-    (16000, 7, 16000, "mono"), (11111, 1, 48000, "mono")])
+    (16000, 7, 16000, "stereo"), (16000, 9, 16000, "mono"), (11111, 1, 48000, "mono")])
 def test_speech_of_any_rate_and_channels(tmp_path, rate, channels, stored_rate, layout):
     seconds = Fraction(52) / FILM
     path = VideoWriter(WIDTH, HEIGHT, FILM).finish(segments(tmp_path), speech(seconds, rate, channels), {},

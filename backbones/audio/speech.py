@@ -56,8 +56,16 @@ class Speech:
         encoded = self.streams[0][0].shape[1] / self.rate_hz
         return encoded if self.samples is None else min(encoded, self.samples / RATE)
 
+    def ends_before(self, seconds: float) -> bool:
+        return self.seconds < seconds - SPARE_SECONDS
+
+    def silence_note(self, seconds: float) -> str:
+        """A line where it ends before `seconds` do."""
+        return "" if not self.ends_before(seconds) else (
+            f"the speech ends after {self.seconds:.2f} s, the rest of the {seconds:.2f} s is silent")
+
     def check_length(self, seconds: float) -> None:
-        if self.seconds < seconds - SPARE_SECONDS:
+        if self.ends_before(seconds):
             raise ValueError(f"audio_features: they cover {self.seconds:.2f} s of a take of {seconds:.2f} s. Encode "
                              "the same audio that Plan Take has; core's Whisper node stops at 30 s, Lodestar's does "
                              "not")

@@ -6,6 +6,7 @@ sampled. Speech is in the numbers of the whole take, for any guidance, any batch
 """
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any, ClassVar
 
 import comfy.latent_formats
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ...techniques.audio.features import interpolate_frames, positions
 from ...techniques.audio.talk_windows import MULTITALK_SLOTS, SLOTS, frame_steps, multitalk_windows
+from ...techniques.colour_match import is_flat
 from ...techniques.speaker_masks import token_masks
 from ...techniques.timeline import Timeline, frames_of
 from ..audio.speech import CORE_RATE_HZ, Speech, check_finite
@@ -28,6 +30,7 @@ from .speech_attention import SpeechAttention, speaker_places, speech_tokens
 
 SPEECH, HELD, SPEAKERS = OWN + "speech", OWN + "held", OWN + "speakers"
 PER_LATENT = Cut(2, per_latent=1, first=1, core_cuts=True)
+DARK_SECONDS = 10       # so far on it is looked for a frame that shows anything
 PATCH = "lodestar_speech_patch"     # under which attach.py keeps a model's speech patch
 
 
@@ -108,11 +111,17 @@ class InfiniteTalk(WanI2V):
         return torch.cat([torch.cat([first, empty])[None], later])
 
     def picture_at(self, picture: Tensor | None, chunk: int, seconds: Fraction) -> Tensor | None:
-        """In every chunk: the take's picture, or the video's at that time, its last one behind its end."""
+        """In every chunk: the take's picture, or the video's at that time, its last one behind its end. Of a video that
+        is black there (a fade-in, a cut) it is the next that shows anything."""
         if self.patch is None or self.patch.video is None:
             return picture
         video = self.patch.video
-        return next(video.at([min(seconds, max(video.seconds - 1 / video.fps, Fraction(0)))]))[None]
+        last = max(video.seconds - 1 / video.fps, Fraction(0))
+        first = min(seconds, last)
+        times = [first + frame / video.fps for frame in range(int(min(last - first, DARK_SECONDS) * video.fps) + 1)]
+        frames = video.at(times)
+        here = next(frames)
+        return next((frame for frame in chain([here], frames) if not is_flat(frame)), here)[None]
 
     def vision_encoder(self, base) -> tuple[int, str] | None:
         if self.patch is not None and self.patch.vision is not None:

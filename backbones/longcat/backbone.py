@@ -34,6 +34,7 @@ from ..frame_conditions import WINDOW, Cut, window_of
 from ..ram_blocks import RamBlocks
 from ..sampling_run import RUN, once
 from ..span_latents import latents_of
+from ..speech_guider import PROMPTED
 from .model import REFERENCE_KEY, LongCatVideo
 from .speech import encode_streams
 
@@ -123,8 +124,8 @@ class LongCatBackbone(Backbone):
             call = with_layout(call, layout, visibility, process_in)
         if (sparse := find_sparse_attention(techniques)) is not None:
             call = call.with_extra(sparse=sparse)
-        if (negative := find_negative_text(techniques)) is not None:
-            call = call.with_extra(negative=on_device(negative[0], x, options), guidance=negative[1])
+        if (negative := find_negative_text(techniques)) is not None and any(rows := prompted_rows(options, len(x))):
+            call = call.with_extra(negative=on_device(negative[0], x, options), guidance=negative[1], guided=rows)
         offload = find_conditioning_cache(techniques)
         if offload is None and WINDOW in options:
             offload = find_temporal_anchor(techniques).offload
@@ -193,6 +194,13 @@ class LongCatBackbone(Backbone):
 def on_device(text: Tensor, x: Tensor, options: dict) -> Tensor:
     """A technique's text in the dtype and on the device of `x`, brought there once in a sampling run."""
     return once(options, ("text", id(text), x.dtype, x.device), lambda: (text, text.to(x)))[1]   # kept, so is its id
+
+
+def prompted_rows(options: dict, rows: int) -> tuple[bool, ...]:
+    """Of each row of the batch whether it has the prompt, which alone is guided away from a negative one: under CFG the
+    conditional prediction."""
+    kinds = () if options.get(PROMPTED) else options.get("cond_or_uncond") or ()
+    return tuple(kind == 0 for kind in kinds for _ in range(rows // len(kinds))) or (True,) * rows
 
 
 def in_window(call: LongCatCall) -> LongCatCall:

@@ -38,7 +38,8 @@ class Call:
 
     `rope`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
     list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C). `sparse`: which keys of the
-    self-attention are left out. `negative` (1, L, D): the text that `guidance` guides away from.
+    self-attention are left out. `negative` (1, L, D): the text that `guidance` guides away from, in the
+    `guided` rows of the batch, None being all.
     """
     frames: int
     clean: int
@@ -52,6 +53,7 @@ class Call:
     sparse: SparseBlocks | None = None
     negative: Tensor | None = None
     guidance: AttentionGuidance | None = None
+    guided: tuple[bool, ...] | None = None
     options: dict = field(default_factory=dict)
 
     @property

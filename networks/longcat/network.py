@@ -76,14 +76,16 @@ class Block(nn.Module):
     def text_cross_attention(self, x: Tensor, call: Call) -> Tensor:
         """What the text adds to the noisy tokens: nothing where none is left without its padding."""
         query = self.pre_crs_attn_norm(x)
-        if isinstance(call.text, list):
-            return torch.cat([self.attend_to_text(row[None], text, call) if text.shape[1] else
-                              torch.zeros_like(row)[None] for row, text in zip(query, call.text, strict=True)])
         assert call.text is not None
-        return self.attend_to_text(query, call.text, call)
+        if call.guided is None and not isinstance(call.text, list):
+            return self.attend_to_text(query, call.text, call)
+        texts = call.text if isinstance(call.text, list) else call.text.split(1)
+        return torch.cat([self.attend_to_text(row[None], text, call, call.guided is None or call.guided[number])
+                          if text.shape[1] else torch.zeros_like(row)[None]
+                          for number, (row, text) in enumerate(zip(query, texts, strict=True))])
 
-    def attend_to_text(self, query: Tensor, text: Tensor, call: Call) -> Tensor:
-        if call.negative is None or call.guidance is None:
+    def attend_to_text(self, query: Tensor, text: Tensor, call: Call, guided: bool = True) -> Tensor:
+        if not guided or call.negative is None or call.guidance is None:
             return self.cross_attn(query, text, call.options)
         return self.cross_attn.forward_guided(query, text, call.negative, call.guidance, call.options)
 
@@ -136,7 +138,7 @@ class LongCat(nn.Module):
                 visibility: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
                 speaker_masks: Tensor | None = None, cache: Standing = (), sparse: SparseBlocks | None = None,
                 negative: Tensor | None = None, guidance: AttentionGuidance | None = None,
-                transformer_options: dict | None = None) -> Tensor:
+                guided: Sequence[bool] | None = None, transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
         `timestep` (B,) or (B, T) in 0..1000, 0 where clean. `text` (B, L, C), `text_mask` (B, L), 1 is a token.
@@ -146,13 +148,13 @@ class LongCat(nn.Module):
         streams, frames, window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end.
         `speaker_masks`: in pixels, (B, K, H, W), of the first frame, needed when several speak. `sparse`: which keys
         the self-attention leaves out. `negative` (1, L, C): the text that `guidance` guides away from, zeros being
-        padding. ValueError for sizes that do not fit.
+        padding; `guided`: which rows of the batch, None for all. ValueError for sizes that do not fit.
         """
         call = self.make_call(x, clean, times, visibility, cache, transformer_options, sparse)
         if text is not None:
             call = self.add_text(call, text.to(x.dtype), text_mask)
             if negative is not None:
-                call = self.add_negative(call, negative.to(x.dtype), guidance)
+                call = self.add_negative(call, negative.to(x.dtype), guidance, guided)
         if audio is not None:
             call = self.add_audio(call, audio.to(x.dtype), speaker_masks, x.shape)
         time = self.embed_time(timestep, x)
@@ -243,9 +245,11 @@ class LongCat(nn.Module):
             return replace(call, text=text * (mask != 0)[..., None].to(text))
         return replace(call, text=[row[kept != 0][None] for row, kept in zip(text, mask, strict=True)])
 
-    def add_negative(self, call: Call, negative: Tensor, guidance: AttentionGuidance | None) -> Call:
+    def add_negative(self, call: Call, negative: Tensor, guidance: AttentionGuidance | None,
+                     guided: Sequence[bool] | None) -> Call:
         text = self.add_text(call, negative, (negative != 0).any(-1)).text
-        return replace(call, negative=text[0] if isinstance(text, list) else text, guidance=guidance)
+        return replace(call, negative=text[0] if isinstance(text, list) else text, guidance=guidance,
+                       guided=None if guided is None or all(guided) else tuple(guided))
 
     def add_audio(self, call: Call, audio: Tensor, masks: Tensor | None, shape: Sequence[int]) -> Call:
         config = self.config.audio

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..media_file import MediaFile
+from ..frames_at_times import on_white
+from ..media_file import MediaFile, picture_of, shown_size
 
 PIECE_FRAMES, PIECE_PIXELS = 16, 4_000_000
 
@@ -64,7 +65,7 @@ def piece_frames(width: int, height: int) -> int:
 
 
 class Clip:
-    """Frames (T, H, W, 3), float 0..1 or uint8, without sound."""
+    """Frames (T, H, W, 3), float 0..1 or uint8, without sound; those with alpha on white."""
 
     def __init__(self, frames: Tensor, fps: Fraction | float, name: str = "the clip"):
         self.frames, self.fps, self.name = frames, Fraction(fps), name
@@ -73,7 +74,7 @@ class Clip:
 
     def pieces(self) -> Iterator[Tensor]:
         for piece in self.frames.split(piece_frames(self.width, self.height)):
-            yield piece / 255 if piece.dtype == torch.uint8 else piece.float()
+            yield on_white(piece / 255 if piece.dtype == torch.uint8 else piece.float())
 
     def sound(self) -> None:
         return None
@@ -87,7 +88,8 @@ class VideoFile:
         self.name = self.media.name
         with self.media.open_container() as container:
             stream, self.fps = self.media.video_track(container)
-            self.width, self.height = stream.width, stream.height
+            self.size = stream.width, stream.height
+            self.width, self.height = shown_size(stream)
             self._start_seconds = float((stream.start_time or 0) * stream.time_base)
             self.stated_frames = int(stream.frames)
 
@@ -95,7 +97,8 @@ class VideoFile:
         with self.media.open_container() as container:
             frames = self.media.pictures(container)
             while piece := list(islice(frames, piece_frames(self.width, self.height))):
-                yield torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in piece])) / 255
+                pictures = [picture_of(frame, (self.width, self.height)) for frame in piece]
+                yield torch.from_numpy(np.stack(pictures)) / 255
 
     def sound(self) -> Sound | None:
         rate = self.media.sound_rate

@@ -44,7 +44,7 @@ class DrivingVideo:
         own = self.frames_at(rate)
         for part, source in self.sources.items():
             frames = own if source.seconds is None else frames_in(source.seconds, rate)
-            if abs(frames - own) > 1:
+            if abs(frames - own) > max(Fraction(1), rate / source.fps):       # a frame of the slower of the two
                 raise ValueError(f"{part}: lasts {float(frames / rate):.2f} s ({frames} frames at the pose video's "
                                  f"rate), the pose video {float(own / rate):.2f} s ({own}). Make all parts from the "
                                  "same stretch of one video")

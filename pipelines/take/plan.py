@@ -183,7 +183,7 @@ class Take:
 def exact_fps(fps: float) -> Fraction:
     """A frame rate as people type it: 25, 12.5 -> 25/2, 23.976 or 23.98 -> 24000/1001. Outside 1..240: ValueError."""
     if not MIN_FPS <= fps <= MAX_FPS:  # NaN fails too
-        raise ValueError(f"fps is {fps}; it must be from {MIN_FPS} to {MAX_FPS}")
+        raise ValueError(f"fps: got {fps:g}, wanted {MIN_FPS} to {MAX_FPS}, or 0 for the model's own")
     film = Fraction(round(fps * 1.001) * 1000, 1001)
     typed_film = fps != round(fps) and abs(fps - film) < FILM_TOLERANCE * fps
     return film if typed_film else Fraction(fps).limit_denominator(1000)
@@ -363,11 +363,16 @@ def _windows(needed: int, chunk: int, overlap: int, opened: bool, step: int) -> 
 
 def _check_picture(fps: Fraction, width: int, height: int, grid: int) -> None:
     if not MIN_FPS <= fps <= MAX_FPS:
-        raise ValueError(f"fps is {_rate(fps)}; it must be from {MIN_FPS} to {MAX_FPS}")
+        raise ValueError(f"fps: got {_rate(fps)}, wanted {MIN_FPS} to {MAX_FPS}, or 0 for the model's own")
+    check_size(width, height, grid)
+
+
+def check_size(width: int, height: int, grid: int) -> None:
+    """Raises ValueError for a size that is not on a model's grid of pixels."""
     for name, size in (("width", width), ("height", height)):
         if size < grid or size % grid:
             below, above = size // grid * grid, -(-max(size, 1) // grid) * grid
-            raise ValueError(f"{name} is {size}; this model needs a multiple of {grid}, such as "
+            raise ValueError(f"{name}: got {size}, wanted a multiple of {grid} for this model, such as "
                              + (f"{below} or {above}" if below > 0 else f"{above}"))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...techniques.timeline import Timeline
-from .plan import Chunk, ChunkPlan, exact_fps
+from .plan import MAX_FPS, Chunk, ChunkPlan, check_size, exact_fps
 
 LATENT_STEP = 4     # conditioning frames and noise are multiples of so many latents: a block's frames
 FITS = ("crop", "stretch")
@@ -31,12 +31,18 @@ class Frames(Protocol):
 
 
 def plan_refinement(frames: int, fps: Fraction, rate: int, width: int, height: int, chunk_frames: int,
-                    overlap_frames: int) -> ChunkPlan:
+                    overlap_frames: int, grid: int = 16) -> ChunkPlan:
     """Chunks of a video of `frames` frames, of each of which `rate` are made; the others count frames of the source.
 
     Conditioning frames and new ones of every chunk are multiples of 4 latents; what is behind the end is trimmed.
-    Raises ValueError for a chunk not longer than its overlap, or too many frames a second.
+    `grid`: of pixels, the model's. Raises ValueError for a chunk not longer than its overlap, too many frames a second,
+    or a size off the grid.
     """
+    if fps * rate > MAX_FPS:
+        advice = "Set mode to spatial" if fps <= MAX_FPS else "Give it fewer"
+        raise ValueError(f"video: it has {float(fps):.6g} frames a second, {rate} of each make more than {MAX_FPS}. "
+                         f"{advice}")
+    check_size(width, height, grid)
     clock = Timeline(exact_fps(float(fps * rate)))
     longest = up_to_step(math.ceil(Fraction(rate * chunk_frames, clock.temporal_ratio)))
     context = up_to_step(clock.latents_for_frames(rate * overlap_frames))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...techniques.audio.waveform import mix_to_mono
+from ...techniques.audio.waveform import mix_to_stereo
 from ..safe_files import SUFFIX, NotWritten, reading, remove, sync, writing
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -36,9 +36,9 @@ class SoundTrack:
 
     @classmethod
     def of(cls, audio: Mapping[str, Any]) -> "SoundTrack":
-        """A clip {"waveform": (1, channels, samples), "sample_rate": Hz}; more than two channels are mixed to mono."""
+        """A clip {"waveform": (1, channels, samples), "sample_rate": Hz}; more than two channels are mixed to two."""
         rate, waveform = audio["sample_rate"], audio["waveform"]
-        waveform = mix_to_mono(waveform) if waveform.shape[1] > 2 else waveform[0]
+        waveform = mix_to_stereo(waveform[0])
         return cls(rate, len(waveform), lambda: iter(waveform.split(rate, 1)))
 
 

@@ -252,8 +252,9 @@ PAGES = {
          Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (18,))))),
         note("The person of a picture does what a video shows, at 30 fps and for as long as it lasts, by Wan 2.2 "
              "Animate. The pose video is what a pose preprocessor drew, the face video the face cut out of the same "
-             "frames: make both with any preprocessor pack and save them with *Save Video*. They are read frame by "
-             "frame. To replace a person in a scene, connect background and mask as well. Without a face video the "
+             "frames: make both of yours with any preprocessor pack, save them with *Save Video* and put *Load Video* "
+             "in place of *Sample Video*. They are read frame by frame. "
+             "To replace a person in a scene, connect background and mask as well. Without a face video the "
              "poses alone are followed.",
              ("diffusion_models: wan2.2_animate_14B_bf16.safetensors (35 GB)",
               "clip_vision: clip_vision_h.safetensors (1.3 GB)", UMT5, WAN_VAE), COMFY,
@@ -283,7 +284,8 @@ PAGES = {
              ("longcat: the folder LongCat-Video/dit (about 27 GB)",
               "loras: LongCat-Video/lora/refinement_lora.safetensors", UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
              "48 GB; 24 GB with weight_dtype fp8 in *Load LongCat*.", minutes("2 hours", "25 minutes"), "refined",
-             yours="**Yours:** choose the finished video in *Load Video*; ComfyUI lists those of its input folder.",
+             yours="**Yours:** a *Load Video* node in place of *Sample Video*; ComfyUI lists those of its "
+                   "input folder.",
              shown="Refine Take")),
     "cogvideox": Page(
         "CogVideoX 1.5", "a picture continues for as long as the sound, at 16 fps",

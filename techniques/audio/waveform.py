@@ -14,6 +14,13 @@ TARGET_LUFS, NOISE_FLOOR_DB, LOWPASS_HZ = -23.0, -45.0, 3000.0
 BLOCK_SECONDS, BLOCK_OVERLAP, ABSOLUTE_GATE, RELATIVE_GATE = 0.4, 0.75, -70.0, -10.0
 FILTER_BLOCK = 2 ** 18      # samples
 
+HALF = 0.5 ** 0.5
+SIDES = {"left": (1.0, 0.0), "right": (0.0, 1.0), "centre": (HALF, HALF), "low": (0.0, 0.0),   # shares of left, right
+         "back_left": (HALF, 0.0), "back_right": (0.0, HALF), "back": (0.5, 0.5)}
+SURROUND = {3: "left right centre", 4: "left right centre back", 5: "left right centre back_left back_right",
+            6: "left right centre low back_left back_right", 7: "left right centre low back back_left back_right",
+            8: "left right centre low back_left back_right back_left back_right"}       # FFmpeg's order, by channels
+
 Sections = Sequence[Sequence[float]]    # each three numbers of its numerator and three of its denominator, as in SciPy
 
 
@@ -38,6 +45,18 @@ def prepare_speech(speech: Tensor, sample_rate: int, noise: Tensor | torch.Gener
 def mix_to_mono(waveform: Tensor) -> Tensor:
     """(1, channels, N) -> the mean of the channels (1, N)."""
     return waveform[:, 0] if waveform.shape[1] == 1 else waveform.mean(1)
+
+
+def mix_to_stereo(waveform: Tensor) -> Tensor:
+    """(channels, N) of a file's order -> (1 or 2, N): one or two as they are, three to eight as surround sound, the
+    centre and those behind at -3 dB, never louder than they were (ITU-R BS.775); any others their mean."""
+    if len(waveform) <= 2:
+        return waveform
+    if len(waveform) not in SURROUND:
+        return waveform.mean(0, keepdim=True)
+    left, right = (waveform.new_tensor(side) for side in zip(*(SIDES[name] for name in SURROUND[len(waveform)].split()),
+                                                             strict=True))
+    return torch.stack([left / left.sum(), right / right.sum()]) @ waveform
 
 
 def blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:

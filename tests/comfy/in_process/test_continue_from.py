@@ -1,6 +1,6 @@
 """Long Take and One Chunk go on from a clip of the user's, on every family that continues."""
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -17,6 +17,7 @@ from comfy_api.latest import InputImpl, Types
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from draws import random
 from lodestar import backbones
+from lodestar.backbones import attach
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
 from lodestar.host.continued_take import continue_take
@@ -26,6 +27,7 @@ from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.pipelines.frames_at_times import ClipFrames
 from lodestar.pipelines.take.driving import DrivingVideo
+from lodestar.techniques.colour_match import ColourMatch
 
 RATE, SIZE = 16000, 64
 
@@ -281,3 +283,18 @@ def test_cogvideox_goes_on_from_it_with_its_own_sampler_and_stream(tiny_models, 
     with torch.inference_mode():
         assert torch.equal(Recording.given[0][1], inputs.encode(inputs.before.last_frames(5)))
     assert len(pictures_of(found.path)) == 50 + take.plan.total_frames - 1
+
+
+@pytest.mark.parametrize("faded", [False, True])
+def test_colours_are_matched_to_where_the_clip_ends(load, vae_of, tmp_path, faded):
+    """Not to the picture, whose colours the clip may not have; of a clip that ends in black to its last that shows
+    anything."""
+    model, clip = attach.with_technique(load("Wan image-to-video"), ColourMatch()), frames() * 0.2
+    if faded:
+        clip[-2:] = 0
+    take = session("Wan image-to-video", model, vae_of("Wan image-to-video"), tmp_path, video(clip, 16))
+    last = take.inputs.before.last_frames(3)[:1] if faded else take.inputs.before.last_frames(1)
+    assert torch.equal(take.inputs.open_stream().picture, last)
+    alone = replace(take.inputs, picture=None)
+    alone.check_techniques()
+    assert torch.equal(alone.open_stream().picture, last)

@@ -120,7 +120,11 @@ def good(tiny_models, base, wan):
               "AUDIO_ENCODER_OUTPUT": encode_speech(wires["AUDIO_ENCODER"], clip(SOUND)),
               "MODEL_PATCH": speech_patch(128), "CLIP_VISION": None,
               "VIDEO": InputImpl.VideoFromComponents(components)}
+    low = wan.load(tiny_models, "wan21_t2v")
+    with torch.no_grad():
+        low.model.diffusion_model.blocks[0].modulation += 1
     return wires, {
+        "LodestarHighLowGuider": {"low_noise": low},
         "LodestarLongCatSchedule": {"model": longcat}, "LodestarLoadLongCatLora": {
             "model": longcat, "lora_name": "lodestar_tiny_longcat_video_lora.safetensors"},
         "LodestarLoadWanLora": {"lora_name": "lodestar_tiny_everanimate_lora.safetensors"},

@@ -243,10 +243,14 @@ def test_models_that_are_no_pair_are_refused(tiny_models, wan):
                           ((s2v, t2v), "high_noise: Wan 2.2 S2V is one model")):
         with pytest.raises(ValueError, match=words):
             LodestarHighLowGuider.execute(*models, text, text, 1.0, 1.0, 0.0)
-    far, near = (attach.with_technique(t2v, LookaheadAnchor(distance)) for distance in (3.0, 5.0))
+    for twice in ((t2v, t2v.clone()), (t2v, wan.load(tiny_models, "wan21_t2v"))):
+        with pytest.raises(ValueError, match="high_noise, low_noise: got one model twice. Load the pair's two files"):
+            LodestarHighLowGuider.execute(*twice, text, text, 1.0, 1.0, 0.0)
+    high, low = pair(tiny_models, wan)
+    far = attach.with_technique(high, LookaheadAnchor(3.0))
     with pytest.raises(ValueError, match="carry different techniques .LookaheadAnchor and LookaheadAnchor"):
-        LodestarHighLowGuider.execute(far, near, text, text, 1.0, 1.0, 0.0)
-    LodestarHighLowGuider.execute(far, attach.with_technique(t2v, LookaheadAnchor(3.0)), text, text, 1.0, 1.0, 0.0)
+        LodestarHighLowGuider.execute(far, attach.with_technique(low, LookaheadAnchor(5.0)), text, text, 1.0, 1.0, 0.0)
+    LodestarHighLowGuider.execute(far, attach.with_technique(low, LookaheadAnchor(3.0)), text, text, 1.0, 1.0, 0.0)
 
 
 def test_a_schedule_that_never_reaches_one_of_them_is_refused(tiny_models, wan, tmp_path):
@@ -259,6 +263,8 @@ def test_a_schedule_that_never_reaches_one_of_them_is_refused(tiny_models, wan, 
             run()
     with pytest.raises(ValueError, match="all 2 steps .*below the boundary of 0.875: the high-noise model"):
         sampled(both(high, low, wan), wan, sigmas=SIGMAS[3:])
+    with pytest.raises(ValueError, match="^the schedule's one step, at 1, is at or above the boundary of 0.875"):
+        sampled(both(high, low, wan), wan, sigmas=torch.tensor([1.0, 0.0]))
 
 
 def test_a_run_that_fails_leaves_both_as_they_were(tiny_models, wan):

@@ -270,3 +270,13 @@ def test_a_dubbed_take_is_as_long_as_its_speech(tiny_models, tmp_path, caplog):
     with pytest.raises(ValueError, match="video: .*cannot be read"):
         (tmp_path / "broken.mp4").write_bytes(b"no video")
         dubbed(tiny_models, InputImpl.VideoFromFile(str(tmp_path / "broken.mp4")))
+
+
+@pytest.mark.parametrize("black", [1, 7])
+def test_a_dubbed_video_that_fades_in_shows_its_first_frame_that_is_not_black(tiny_models, tmp_path, black):
+    pictures = torch.rand(60, 80, 96, 3, generator=torch.Generator().manual_seed(6))
+    pictures[:black] = pictures[24:26] = 0
+    video = InputImpl.VideoFromComponents(Types.VideoComponents(images=pictures, audio=None, frame_rate=Fraction(25)))
+    inputs = session(dubbed(tiny_models, video), tiny_models, tmp_path, features()).inputs
+    assert torch.equal(inputs.own_picture[0], pictures[black])
+    assert torch.equal(inputs.chunk_picture(inputs.plan.chunks[1]), inputs._fit(pictures[26:27]))

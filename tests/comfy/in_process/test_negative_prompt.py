@@ -1,8 +1,11 @@
 """Negative Prompt (NAG) on LongCat in ComfyUI: the network with it, one prediction a step."""
+import comfy.samplers
 import pytest
 import torch
 from lodestar.backbones import attach
+from lodestar.backbones.longcat.backbone import prompted_rows
 from lodestar.backbones.longcat.lora import with_lora
+from lodestar.backbones.speech_guider import SpeechGuider
 from lodestar.nodes.negative_prompt import LodestarNegativePrompt
 from lodestar.techniques.attention_guidance import AttentionGuidance
 from lodestar.techniques.conditioning_cache import ConditioningCache
@@ -77,3 +80,35 @@ def test_what_does_not_fit_is_refused(tiny_models, longcat, wan):
         negative(wan.load(tiny_models, "wan21_t2v"), longcat)
     with pytest.raises(ValueError, match="negative: got a prompt of width 64, wanted 4096"):
         negative(longcat.load(tiny_models, longcat.BASE), longcat, text=torch.zeros(1, 4, 64))
+    two = [[longcat.text(tokens=9, seed=seed), {}] for seed in (4, 5)]
+    with pytest.raises(ValueError, match="negative: got 2 prompts, wanted one.*Conditioning Combine"):
+        LodestarNegativePrompt.execute(longcat.load(tiny_models, longcat.BASE), two, 3.0, 1.5, 0.5)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_under_cfg_the_conditional_prediction_alone_is_guided(model, longcat, monkeypatch, apart):
+    """As its authors have it: the difference that CFG makes larger is then not that of a guided negative prompt."""
+    if apart:   # where memory is short, each prediction is a call of its own
+        monkeypatch.setattr(type(model.model), "memory_required", lambda *_, **__: 1 << 60)
+    guided, prompt = negative(model, longcat), longcat.prompt(model)
+    other = [[longcat.text(tokens=9, seed=8), prompt[0][1]]]
+    once = {"steps": 1}
+    with_both = longcat.sample(guided, prompt, other, cfg=4.0, **once)
+    conditional, unconditional = longcat.sample(guided, prompt, **once), longcat.sample(model, other, **once)
+    torch.testing.assert_close(with_both, unconditional + 4 * (conditional - unconditional), atol=2e-4, rtol=0)
+    assert not torch.allclose(longcat.sample(guided, other, **once), unconditional, atol=1e-3)
+
+
+def test_speech_guidance_of_one_prompt_guides_all_predictions(tiny_models, longcat):
+    """Speech alone tells them apart; all have the prompt."""
+    model = longcat.load(tiny_models, longcat.AVATAR15)
+    seen, guided, prompt = [], negative(model, longcat), longcat.prompt(model)
+    prompt[0][1]["audio_windows"] = longcat.speech(model)
+    guided.set_model_unet_function_wrapper(lambda apply, given: (seen.append(prompted_rows(
+        given["c"]["transformer_options"], len(given["input"]))), apply(given["input"], given["timestep"],
+                                                                         **given["c"]))[1])
+    guider = SpeechGuider(guided, prompt, prompt, 1.0, 3.0, False)
+    with torch.inference_mode():
+        guider.sample(longcat.noise(), torch.zeros_like(longcat.noise()), comfy.samplers.sampler_object("euler"),
+                      torch.tensor([1.0, 0.0]), disable_pbar=True, seed=1)
+    assert sum(map(len, seen)) == 2 and all(map(all, seen))

@@ -87,3 +87,14 @@ def test_what_does_not_fit_is_refused(chunk_of):
               "speaker_masks": torch.ones(1, 3, 50, 50)}
     with pytest.raises(ValueError, match="got a picture of 70x80, but the speakers were marked on one of 50x50"):
         chunk_of("longcat_avatar15", audio_features=people)
+
+
+def test_speech_is_checked_as_in_a_take(chunk_of):
+    with pytest.raises(ValueError, match="audio_features: Wan 2.2 S2V is driven by speech"):
+        chunk_of("wan22_s2v", audio_features=None)
+    foreign = {"encoded_audio_all_layers": [torch.ones(1, 50, 768)] * 12, "rate_hz": 25.0, "family": "InfiniteTalk"}
+    with pytest.raises(ValueError, match="audio_features: they were made for InfiniteTalk"):
+        chunk_of("wan21_t2v", audio_features=foreign)
+    short = {"encoded_audio_all_layers": [torch.ones(1, 2, 64)] * 5, "rate_hz": 25.0}
+    said, = chunk_of("longcat_avatar15", whole=True, audio_features=short).ui.as_dict()["text"]
+    assert "The speech ends after 0.08 s, the rest of the 0.68 s is silent." in said

@@ -23,7 +23,9 @@ from lodestar.host.refinement import Asked, NumberedFrames, RefinementSampling, 
 from lodestar.nodes.refine_take import LodestarRefineTake
 from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.block_sparse import BlockSparseAttention
+from lodestar.techniques.colour_match import ColourMatch
 from lodestar.techniques.flow_schedules import schedule
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.sparse_blocks import SparseBlocks
 from torch.nn.functional import interpolate
 
@@ -228,10 +230,19 @@ def test_the_size_is_the_nearest_bucket(video_model, vae, clip, tmp_path, asked,
     ({"sigmas": torch.tensor([0.5, 0.3])}, "sigmas: got a schedule that ends at 0.3, wanted 0"),
     ({"width": 0}, "width, height: got 0 and 64; give both, or 0 for both to take the nearest bucket"),
     ({"chunk_frames": 3}, "chunk_frames: got 3 frames that overlap by 3"),
+    ({"width": 72}, "^width: got 72, wanted a multiple of 16 for this model, such as 64 or 80"),
 ])
 def test_what_does_not_fit_is_refused(video_model, vae, clip, tmp_path, change, says):
     with pytest.raises(ValueError, match=says):
         session(video_model, vae, clip[0], tmp_path, **change).make("refused", False)
+
+
+def test_what_needs_a_picture_of_the_person_is_refused(video_model, vae, clip, tmp_path):
+    for technique, says in ((ColourMatch(), "^guider: its model has Colour Match"),
+                            (LookaheadAnchor(placement="padding"), "^guider: its model has an anchor of placement"),
+                            (LookaheadAnchor(), "^anchor: .* Connect a LATENT to the anchor input")):
+        with pytest.raises(ValueError, match=says):
+            session(attach.with_technique(video_model, technique), vae, clip[0], tmp_path).check()
 
 
 def test_other_models_are_refused(tiny_models, longcat, wan, vae, clip, tmp_path):

@@ -9,7 +9,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, Noise_RandomNoise
 from lodestar.backbones import attach
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
 from lodestar.host.session import FinishedTake, TakeSession
@@ -211,3 +211,10 @@ def test_everything_that_determines_a_chunk_is_in_its_fingerprint(tiny_models, w
     with torch.inference_mode():
         assert len({first(other) for other in (take, *others)}) == 1 + len(others)
         assert first(take) == first(replace(take, hidden=None, sampling=replace(take.sampling, guider=guided(model))))
+
+
+def test_no_noise_is_refused(tiny_models, wan, tmp_path):
+    take = session(wan.load(tiny_models, "wan21_t2v"), wan_vae(tiny_models), tmp_path)
+    take.check()
+    with pytest.raises(ValueError, match="noise: got zeros .DisableNoise.*Connect RandomNoise"):
+        replace(take, sampling=replace(take.sampling, noise=Noise_EmptyNoise())).check()

@@ -6,9 +6,11 @@ import comfy.samplers
 import pytest
 import torch
 from families import FAMILIES, FamilyChunk, load_family
+from lodestar.backbones import attach
 from lodestar.host.stream_chunk_sampler import choose_chunk_sampler
 from lodestar.pipelines.take import plan as plans
 from lodestar.pipelines.take.video_writer import VideoWriter
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from stream_takes import BLOCK, SECONDS, make_stream, session
 
 
@@ -79,6 +81,10 @@ def test_what_does_not_belong_together_is_refused(t2v, tiny_models, tmp_path):
     take = session(t2v, tiny_models, tmp_path, picture=False)
     with pytest.raises(ValueError, match="a stream begins with its picture"):
         choose_chunk_sampler(take.inputs, take.sampling, None)
+    take = session(t2v, tiny_models, tmp_path)
+    late = attach.with_technique(take.inputs.model, LookaheadAnchor(3.0, "in chunk", 2.0))
+    with pytest.raises(ValueError, match="index: got 2, wanted 0 to 1, .* a stream's first block"):
+        choose_chunk_sampler(replace(take.inputs, model=late), take.sampling, None)
 
 
 def test_a_chunk_is_made_again_where_its_windows_look_into_another_speech(tiny_models, tmp_path):
