@@ -3,6 +3,7 @@ files that are something else; what a stream gives them."""
 import logging
 from fractions import Fraction
 
+import comfy.samplers
 import comfy.sd
 import comfy.utils
 import pytest
@@ -11,17 +12,21 @@ import torch
 from draws import random
 from families import FAMILIES, LATENTS, FamilyChunk, load_by_core, load_family, load_omni
 from lodestar import backbones
+from lodestar.backbones import attach
 from lodestar.backbones.audio.speech import Speech
 from lodestar.backbones.omniavatar import student as omniavatar
 from lodestar.backbones.omniavatar.model import OmniAvatarNetwork
 from lodestar.backbones.student_files import StudentFiles
 from lodestar.backbones.wan import live_avatar
 from lodestar.backbones.wan import student as wan
-from lodestar.host.rolling_sampler import RollingSampler
+from lodestar.host.rolling_sampler import RollingSampler, Stream, StreamSampler
 from lodestar.nodes.load_student import LOADERS, file_path
 from lodestar.techniques.flow_schedules import student_levels
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.rolling_window import Rolling
 from lodestar.techniques.style_anchor import StyleAnchor
+from lodestar.techniques.technique import ChunkPosition
+from lodestar.techniques.temporal_anchor import TemporalAnchor
 from lodestar.techniques.timeline import Timeline
 from safetensors.torch import load_file, save_file
 
@@ -181,6 +186,43 @@ def test_the_picture_of_avatarforcing_s_stream_is_known_clean_and_silent(folder,
     assert {tuple(entry) for is_picture, *entry in seen if is_picture} == {((0.0,), 0.0, False)}
     assert all(known == (1.0,) for is_picture, known, *_ in seen if not is_picture)
     assert any(sound for *_, sound in seen)
+
+
+@pytest.mark.parametrize(("student", "size", "passes", "given"), [
+    ("Self-Forcing", 3, 4, 0), ("Causal-Forcing 2", 1, 2, 0), ("Causal-Forcing 4", 3, 4, 1)])
+def test_a_stream_of_finished_blocks_is_core_s_own_autoregressive_one(folder, tmp_path, student, size, passes, given):
+    """ComfyUI's CausalWanModel and sampler keep every key of a clip, rotated; here the last latents' stay unrotated.
+    `given`: a picture opens the clip, which is a Style Anchor's here."""
+    pytest.importorskip("comfy.ldm.wan.ar_model", reason="this ComfyUI has no causal Wan")
+    save_file(tiny_students.drawn(tiny_students.wan(16, 16)), tmp_path / "ar.safetensors",
+              metadata={"config": '{"transformer": {"causal_ar": true}}'})
+    core = comfy.sd.load_diffusion_model(str(tmp_path / "ar.safetensors"), model_options={"dtype": torch.float32})
+    noise, sigmas = random(1, 16, 9 + given, 8, 8, seed=1), student_levels(student, 1, passes, 5.0)
+    picture = random(1, 16, 1, 8, 8, seed=5)
+
+    def noise_of(block, level):
+        if level == 0:
+            return noise[:, :, given + block * size:given + (block + 1) * size]
+        torch.manual_seed(7 + block * 1000 + level - 1)
+        return torch.randn(1, 16, size, 8, 8)
+
+    def sample(model, sampler, noise, *techniques):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds([[random(1, 12, 4096, seed=2), {}]], [[random(1, 12, 4096, seed=2), {}]])
+        guider.set_cfg(1.0)
+        if techniques:
+            guider = attach.guider_at(guider, techniques, ChunkPosition(), {}, {})
+        with torch.inference_mode():
+            return guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=7)
+
+    if given:
+        core.model_options["transformer_options"]["ar_config"] = {"initial_latent": picture}
+    wanted = sample(core, comfy.samplers.ksampler("ar_video", {"num_frame_per_block": size}), noise)[:, :, given:]
+    stream = Stream(Rolling(tuple(sigmas.tolist()), size, passes, "fresh"), 9 // size, noise_of, 1)
+    anchors = TemporalAnchor(9), *((StyleAnchor(latents=picture),) if given else ())
+    ours = load(folder / tiny_students.SELF_FORCING, "plain")
+    found = sample(ours, StreamSampler(stream), noise[:, :, given:], *anchors)
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 # ---------------------------------------------------------------- files of something else
