@@ -104,9 +104,9 @@ POINTS = {
     "host/driving_sources.py": {
         "video.get_stream_source": f"{VIDEO}.get_stream_source", "video.get_dimensions": f"{VIDEO}.get_dimensions",
         "video.save_to": f"{VIDEO}.save_to"},
-    "nodes/take_report.py": {"video.get_stream_source": f"{VIDEO}.get_stream_source", "bar.total": f"{BAR}.total",
-                             "video.save_to": f"{VIDEO}.save_to", "video.get_dimensions": f"{VIDEO}.get_dimensions",
-                             "bar.update_absolute": f"{BAR}.update_absolute"},
+    "host/measured_video.py": {"video.get_stream_source": f"{VIDEO}.get_stream_source", "bar.total": f"{BAR}.total",
+                               "video.save_to": f"{VIDEO}.save_to", "video.get_dimensions": f"{VIDEO}.get_dimensions",
+                               "bar.update_absolute": f"{BAR}.update_absolute"},
 }
 # What ComfyUI calls of ours in place of its own, by file, with ComfyUI's: ours must take what ComfyUI's takes
 STAND_INS = {
