@@ -1,6 +1,7 @@
 """scripts/render.py through a real server: made once, found again, followed, cancelled, gone on with after a crash."""
 import json
 import sys
+import time
 
 import pytest
 import render
@@ -89,8 +90,9 @@ def test_a_cancelled_job_goes_on_where_it_was(server, jobs, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         render_job.render(client, job, tmp_path, press)
+    until = time.monotonic() + 60
     while server.get("/queue")["queue_running"]:
-        pass
+        assert time.monotonic() < until
     assert not (tmp_path / "cancelled.mp4").exists() and not on_server(server, "cancelled")
     start = server.log.stat().st_size
     assert render_job.render(client, job, tmp_path) == "made" and "resuming at chunk 2 of 2" in log_since(server, start)
