@@ -40,6 +40,13 @@ class JointBackbone(Backbone):
     sound_shape: ClassVar[tuple[int, ...]]
     encoder: ClassVar[str] = "Joint Speech with its audio VAE"
 
+    def check_rolling(self) -> None:
+        raise ValueError(f"model: {self.name} makes picture and sound in one latent, and Rolling Window rolls pictures "
+                         "alone. Use an ordinary sampler, or another model")
+
+    def check_stream(self) -> None:
+        self.check_rolling()
+
     def speech_guider(self) -> type[SpeechGuider]:
         return JointGuider
 

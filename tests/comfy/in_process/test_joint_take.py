@@ -21,7 +21,7 @@ from joint_models import (
     load_ltx_sound_vae,
     load_ltx_vae,
 )
-from lodestar.backbones import attach
+from lodestar.backbones import attach, find
 from lodestar.backbones.audio.speech import Speech
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
 from lodestar.host.session import TakeSession
@@ -169,6 +169,12 @@ def test_foreign_speech_and_audio_vaes_are_refused(joint, tmp_path):
         _ = take.inputs.speech
     with pytest.raises(ValueError, match="audio_vae: got .*, wanted the audio VAE of LTX-2 or MiniMax H3"):
         LodestarJointSpeech.execute(recording(1), joint.vae, 0.0, 0.0, 0)
+
+
+def test_a_stream_is_refused_with_its_reason(joint):
+    for check in (find(joint.model).check_rolling, find(joint.model).check_stream):
+        with pytest.raises(ValueError, match="in one latent, and Rolling Window rolls pictures alone"):
+            check()
 
 
 def test_joint_speech_lays_noise_under_its_copy_alone(joint):
