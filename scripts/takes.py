@@ -172,7 +172,7 @@ def clean_takes(takes: Path, options: argparse.Namespace) -> None:
 
 def is_chosen(folder, options: argparse.Namespace, now: float) -> bool:
     """Whether a take that nobody named is to go: each option that was given must agree, and one must be given."""
-    asked = [(options.finished, folder.state == "finished"), (options.damaged, folder.state == "damaged"),
+    asked = [(options.finished, folder.state == "finished"), (options.damaged, folder.state in ("damaged", "empty")),
              (options.older_than is not None, now - folder.changed > (options.older_than or 0) * 86400)]
     return not folder.running and any(given for given, _ in asked) and all(fits for given, fits in asked if given)
 

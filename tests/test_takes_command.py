@@ -116,7 +116,11 @@ def test_nothing_is_removed_that_was_not_chosen(takes, run):
     finish(takes / "whole-1")
     make(takes / "half-2", stop=1)
     (takes / "half-2" / "notes.txt").write_text("mine")
+    (takes / "begun-3").mkdir()
+    (takes / "begun-3" / "lock").touch()     # killed before its first chunk
+    assert "begun-3\n    empty, 0/? chunks" in run("list")[0]
     assert run("clean")[0].startswith("nothing was chosen")
+    assert run("clean", "--damaged")[0].startswith("removed begun-3") and not (takes / "begun-3").exists()
     assert run("clean", "--older-than", 3)[0].startswith("nothing was chosen")
     assert run("clean", "--finished", "--dry-run")[0].startswith("would remove whole-1, 0.0 MB, finished")
     assert len(find_takes(takes)) == 2

@@ -16,6 +16,7 @@ from .manifest import MANIFEST, Entry, FinalFile, Manifest
 TAKES = "lodestar_takes"    # below ComfyUI's output folder
 CLIP = "clip.mp4"           # what a take goes on from, at its size and rate, made again by each run
 STOP, KEEP = REQUESTS = ("stop", "keep")     # empty files that anyone may put into the folder while the take is made
+NO_MANIFEST = "it has no manifest"
 COPY = ".copy"              # ends the name of a folder whose chunks are still being copied from another take
 PATTERNS = ("chunk_*.safetensors*", "chunk_*.mp4*", "state_*.safetensors*", "final.mp4*", CLIP + "*",
             MANIFEST + safe_files.SUFFIX, *REQUESTS)
@@ -45,7 +46,7 @@ class TakeFolder:
         """Raises OSError where it cannot be read."""
         files = [file.stat() for file in path.iterdir() if file.is_file()]
         found = Manifest.read(path / MANIFEST)
-        problem = found.problem or ("" if (path / MANIFEST).exists() else "it has no manifest")
+        problem = found.problem or ("" if (path / MANIFEST).exists() else NO_MANIFEST)
         return cls(path, found.take, found.about, found.entries, found.final, problem,
                    sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0),
                    is_held(path))
@@ -63,13 +64,13 @@ class TakeFolder:
 
     @property
     def state(self) -> str:
-        """running, damaged, half a copy, finished, or unfinished."""
+        """running, half a copy, empty (it ended before its first chunk), damaged, finished, or unfinished."""
         if self.running:
             return "running"
         if self.path.name.endswith(COPY):
             return "half a copy"
         if self.problem and not self.entries:
-            return "damaged"
+            return "empty" if self.problem == NO_MANIFEST else "damaged"
         whole = self.final is not None or len(self.entries) == self.chunks
         return "finished" if whole else "unfinished"
 

@@ -60,7 +60,8 @@ class Job:
         if self.script:
             graph.the("LodestarPlanTake").set(script=self.script)
         if self.seed is not None:
-            seed_input(graph).update(self.seed)
+            node, name = seed_input(graph)
+            node.set(**{name: self.seed})
         if self.seconds is not None:
             set_seconds(graph, self.seconds)
         for column, text in self.values:
@@ -91,18 +92,9 @@ class Job:
         self.last_take(self.graph(Names, self.digest()))
 
 
-class SeedInput:
-    """Where a graph keeps its seed."""
-
-    def __init__(self, node: Node, name: str):
-        self._node, self._name = node, name
-
-    def update(self, seed: int) -> None:
-        self._node.set(**{self._name: seed})
-
-
-def seed_input(graph: Graph) -> SeedInput:
-    found = [SeedInput(node, name) for node in graph.nodes() for name in ("noise_seed", "seed")
+def seed_input(graph: Graph) -> tuple[Node, str]:
+    """The node that has the graph's seed, and its input. ValueError where there is none, or more than one."""
+    found = [(node, name) for node in graph.nodes() for name in ("noise_seed", "seed")
              if isinstance(node.inputs.get(name), int)]
     if len(found) != 1:
         raise ValueError(f"seed: the workflow has {len(found) or 'no'} nodes with a seed, wanted one; use a column "
