@@ -137,6 +137,29 @@ def test_a_take_has_the_recording_and_its_chunks_go_on(joint, tmp_path):
     assert len(samplers[-1].made) == len(plan.chunks)
 
 
+def frames_of(path):
+    with av.open(str(path)) as file:
+        return torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)])
+
+
+def test_a_broken_take_goes_on_as_if_it_had_not_been(joint, tmp_path, monkeypatch):
+    """A fresh decoder is brought to where the old one was: no frame is lost, doubled or other."""
+    whole, _, _ = session(joint, tmp_path)
+    broken, _, _ = session(joint, tmp_path)
+    with torch.inference_mode():
+        path, sample = whole.make("joint/whole", False).path, Recorder.new_latents
+        monkeypatch.setattr(Recorder, "new_latents", lambda self, chunk, *given: sample(self, chunk, *given)
+                            if chunk.index < 2 else (_ for _ in ()).throw(RuntimeError("the plug")))
+        with pytest.raises(RuntimeError, match="the plug"):
+            broken.make("joint/broken", False)
+        monkeypatch.undo()
+        again, samplers, _ = session(joint, tmp_path)
+        resumed = again.make("joint/broken", False).path
+    assert len(samplers[0].made) == len(whole.take.plan.chunks) - 2
+    one, other = frames_of(path).int(), frames_of(resumed).int()
+    assert one.shape == other.shape and (one - other).abs().max() <= 3
+
+
 def test_speech_of_each_chunk_begins_where_its_picture_does(joint, tmp_path):
     take, _, audio = session(joint, tmp_path)
     rate, own = take.inputs.speech.rate_hz, take.inputs.speech.streams[0][0]
