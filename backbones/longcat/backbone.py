@@ -279,6 +279,7 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
                                                  keep=None if blocks is None else blocks.park)
     if blocks is not None:
         caches = tuple(replace(cache, blocks=blocks.pairs(index)) for index, cache in enumerate(caches))
-    logger.info("KV cache of %d conditioning frames: %.0f MB in %s for this chunk",
-                sum(cache.frames for cache in caches), sum(cache.bytes for cache in caches) / 1e6, offload)
+    level = logging.DEBUG if WINDOW in call.transformer_options else logging.INFO     # a stream has one for each block
+    logger.log(level, "KV cache of %d conditioning frames: %.0f MB in %s for this chunk",
+               sum(cache.frames for cache in caches), sum(cache.bytes for cache in caches) / 1e6, offload)
     return caches
