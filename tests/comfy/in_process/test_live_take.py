@@ -20,6 +20,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.audio import families
 from lodestar.backbones.audio.encoder import load_audio_encoder, log_mel
 from lodestar.backbones.longcat.speech import encode_streams
+from lodestar.host import live_sources
 from lodestar.host.chunk_sampler import Sampling
 from lodestar.host.live_inputs import LiveInputs
 from lodestar.host.live_progress import LiveProgress
@@ -205,6 +206,25 @@ def test_while_nobody_speaks_it_goes_on_and_new_speech_replaces_what_is_queued(t
     assert len(soft) >= 9 and len(frames) < 5 * 16
     previews = list((folders / "temp" / "lodestar_live").glob("preview_*/served.m3u8"))
     assert len(previews) == 1 and "view?subfolder=lodestar_live%2Fpreview_" in previews[0].read_text()
+
+
+def test_a_picture_waits_for_the_sound_that_its_window_looks_into_and_for_no_more(t2v, vae, folders, monkeypatch):
+    """(L - 1) blocks, on a clock that stands still while a block is made; the last come as the sound is over."""
+    now, late, begin = [0.0], [], LiveSound.__init__
+
+    class Paced(WholeSound):
+        def arrivals(self, most):
+            return super().arrivals(max(int(now[0] * RATE) - self._given, 0))
+
+    def init(self, source, ending, check, *_):
+        begin(self, source, ending, check, lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    monkeypatch.setattr(LiveSound, "__init__", init)
+    monkeypatch.setattr(live_sources, "WholeSound", Paced)
+    monkeypatch.setattr(LiveProgress, "block_written", lambda self, frames: late.append(now[0] - frames / 16))
+    make(live(t2v, vae, audio={"waveform": torch.zeros(1, 1, 6 * RATE), "sample_rate": RATE}, seconds=0.0))
+    stated = (LENGTH - 1) * 4 * BLOCK / 16
+    assert len(late) == 12 and all(abs(seconds - stated) < 0.03 for seconds in late[:-LENGTH])
 
 
 def test_cancel_leaves_a_complete_video(t2v, vae, folders, monkeypatch):
