@@ -101,8 +101,8 @@ def puppet_vae():
 def rows() -> Iterator[Row]:
     for length in WINDOWS:
         stated, late, made = measure(length)
-        yield Row.at_most(f"live take, window of {length} blocks of {BLOCK} latents: seconds that it waits for sound behind "
-                          "a block's end", late, stated + 0.05, 2, f" (a block made in {made:.2f} s)")
+        yield Row.at_most(f"live take, window of {length} blocks of {BLOCK} latents: seconds that it waits for sound "
+                          "behind a block's end", late, stated + 0.05, 2, f" (a block made in {made:.2f} s)")
 
 
 if __name__ == "__main__":
