@@ -60,13 +60,19 @@ function addLive(node) {
     target.graph?.setDirtyCanvas?.(true, true);
   };
   lives.add(live);
+  const { onRemoved } = node;
+  node.onRemoved = function (...all) {
+    live.removed = true;
+    onRemoved?.apply(this, all);
+  };
   node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
 }
 
 function follow(detail) {
   const node = detail.node && nodeAt(detail.node), over = detail.chunk >= detail.chunks;
   for (const live of lives) {
-    if (occupantOf(live.node) !== node) continue;
+    if (live.removed && !live.panel.element.isConnected) lives.delete(live);
+    if (!lives.has(live) || occupantOf(live.node) !== node) continue;
     if (detail.seconds) live.places[detail.chunk] = { start: detail.seconds[0], end: detail.seconds[1] };
     live.show({ ...detail, finished: over ? detail.chunks : detail.finished, over, text: over ? "finished" : undefined });
   }

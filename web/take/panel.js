@@ -57,6 +57,7 @@ export class Panel {
     this.element.hidden = false;
     this.element.classList.toggle("over", Boolean(state.over));
     this.video.hidden = this.stop.hidden = this.keep.hidden = Boolean(state.over);
+    if (state.over) this.video.pause();
     if (begun && !state.over) {
       this.stop.disabled = this.keep.disabled = false;
       this.playing = null;
@@ -73,7 +74,7 @@ export class Panel {
   }
 
   play(chunk) {
-    const url = this.host.url(chunk);
+    const url = chunk >= 0 && chunk < this.state.finished && !this.state.over && this.host.url(chunk);
     if (!url) return;
     this.playing = chunk;
     if (this.video.dataset.url === url) this.video.currentTime = 0;
