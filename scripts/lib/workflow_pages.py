@@ -102,16 +102,17 @@ PAGES = {
     "stitched_image_to_video": Page(
         "Stitched image to video", "Wan 2.1 I2V: chunks continue from latents, the picture is in each",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The picture and the sound", (4,)))),
-         Column(360, (Group("Inside the chunk, and not copied", (5, 6, 9)), Group("Prompt", (7, 8)))),
-         Column(360, (Group("Sampling", (17,)), Group("Plan", (10,)))),
-         Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (18,))))),
+         Column(360, (Group("Inside the chunk, and not copied", (5, 6, 9, 17)), Group("Prompt", (7, 8)))),
+         Column(360, (Group("Sampling", (18,)), Group("Plan", (10,)))),
+         Column(420, (Group("Chunk by chunk to one video", (16,)), Group("Read me", (19,))))),
         note("Every chunk repeats the last 13 frames of the one before, as latents, without a round trip through the "
              "VAE. The picture stands at latent frame 10 inside each chunk; the three frames around it do not attend "
-             "to it, so they do not copy its pose. This model has no audio conditioning: the sound only sets the "
+             "to it, so they do not copy its pose. Each frame is brought to the picture's "
+             "colours. This model has no audio conditioning: the sound only sets the "
              "length.",
              ("diffusion_models: wan2.1_i2v_480p_14B_fp8_scaled.safetensors (16 GB)", UMT5, WAN_VAE), COMFY,
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "stitched_image_to_video"),
-        Folded(17, "Sampling", ((11, 12, 13), (14, 15)), (("15", "noise_seed"), ("14", "steps"), ("12", "cfg")))),
+        Folded(18, "Sampling", ((11, 12, 13), (14, 15)), (("15", "noise_seed"), ("14", "steps"), ("12", "cfg")))),
     "wan22_pair": Page(
         "Wan 2.2 pair", "Wan 2.2 I2V: the high- and the low-noise model in every chunk",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The picture and the sound", (5,)))),
@@ -131,15 +132,17 @@ PAGES = {
         "LongCat Avatar 1.5", "a talking person at 25 fps, 8 steps a chunk",
         (Column(360, (Group("Models", (1, 4, 2, 3, 8)),)),
          Column(360, (Group("What keeps the person the same", (16, 17)), Group("The person and the speech", (6,)),
-                      Group("Prompt", (5,)))),
-         Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (18,)))),
-         Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (19,))))),
+                      Group("Prompt", (5, 7)))),
+         Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (19,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)), Group("Read me", (20,))))),
         note("Minutes of one person at 25 fps, 8 steps a chunk. The picture stands at latent frame 10 inside every "
-             "chunk, and the frames around it do not copy it, as its authors do. Without the LoRA this model is not "
+             "chunk, and the frames around it do not copy it, as its authors do. The negative prompt acts by "
+             "normalized attention guidance (NAG), since 8 steps have no CFG. Without the LoRA this model is not "
              "meant to be used.", (*AVATAR_15, WHISPER, UMT5, WAN_VAE), f"{MEITUAN}, {COMFY}",
              "24 GB, with kv_cache RAM in *Load LongCat*; 48 GB for all of it in VRAM.", minutes("30 minutes", "7"),
              "longcat_avatar_15"),
-        Folded(18, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "kind")))),
+        Folded(19, "Sampling", ((18, 11), (12, 13, 14)), (("14", "noise_seed"), ("13", "kind"),
+                                                          ("18", "nag_scale")))),
     "longcat_avatar_10": Page(
         "LongCat Avatar 1.0", "a talking person at 16 fps, 50 steps, a scale each for text and speech",
         (Column(360, (Group("Models", (1, 2, 3, 8)), Group("What keeps the person the same", (10, 11)))),
