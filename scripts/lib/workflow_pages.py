@@ -264,6 +264,23 @@ PAGES = {
              "24 GB; less with more RAM, slower.", minutes("100 minutes", "22"), "wan_animate",
              "The video has the pose video's sound; connect speech to *Plan Take* for another length and sound."),
         Folded(17, "Sampling", ((12, 13), (14, 15)), (("14", "steps"), ("15", "noise_seed")))),
+    "everanimate": Page(
+        "EverAnimate", "a picture follows poses for minutes: pictures and latents that persist",
+        (Column(360, (Group("Models", (1, 2, 3, 4, 5)), Group("Prompt", (11,)))),
+         Column(360, (Group("Driving video", (7, 8, 9)), Group("Who is moved", (6,)))),
+         Column(360, (Group("What persists", (10,)), Group("Plan", (12,)), Group("Sampling", (19,)))),
+         Column(420, (Group("Chunk by chunk to one video", (18,)), Group("Read me", (20,))))),
+        note("As *Wan-Animate*, for minutes: four pictures of the person, three of them from the first clip, stay "
+             "the same for the whole take, and each clip's last latents pass to the next as they were sampled "
+             "(EverAnimate). Clips of 77 frames repeat 4. Connect pictures from other sides to *views* of *Persistent "
+             "Latents* to draw none. The pose video is what a pose preprocessor drew, the face video the face cut out "
+             "of the same frames: put *Load Video* with yours in place of *Sample Video*.",
+             ("diffusion_models: wan2.2_animate_14B_bf16.safetensors (35 GB)",
+              "loras: stage2_480p.safetensors, from epfl-vita/everanimate (MIT)",
+              "clip_vision: clip_vision_h.safetensors (1.3 GB)", UMT5, WAN_VAE), COMFY,
+             "24 GB; less with more RAM, slower.", minutes("120 minutes", "26"), "everanimate",
+             "The video has the pose video's sound; connect speech to *Plan Take* for another length and sound."),
+        Folded(19, "Sampling", ((13, 14), (15, 16), (17,)), (("16", "steps"), ("17", "noise_seed")))),
     "longcat_video": Page(
         "LongCat Video", "a picture continues for as long as the sound",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),

@@ -24,7 +24,7 @@ FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wa
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
        "cogvideox": 16, "hunyuan_video": 24, "ltx": 24, "infinitetalk": 25, "humo": 25, "puppet": 25,
        "streaming_puppet": 25,
-       "wan_animate": 30, "streaming_student": 25}
+       "wan_animate": 30, "everanimate": 30, "streaming_student": 25}
 SHORT = {
     "LodestarPlanTake": {"max_seconds": SECONDS, "width": 64, "height": 64, "chunk_frames": 25},
     "LodestarAudioFeatures": {"layers": "last"},       # the tiny encoder has fewer than S2V asks for
