@@ -165,10 +165,10 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     environment.stop_on_signals()
+    environment.rig()       # before anything is cloned for nothing
     comfyui = environment.own_comfyui(options.comfyui) or environment.find_comfyui(environment.NEWEST)
     if comfyui is None:
         sys.exit("No ComfyUI: name one with --comfyui PATH.")
-    environment.rig()
     environment.enter(environment.make_environment(environment.requirements(comfyui)))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lodestar-soak-", ignore_cleanup_errors=True) as folder:
