@@ -57,7 +57,7 @@ class LiveInputs(TakeInputs):
             with name_input("light_decoder"):
                 check_light_decoder(self.light_decoder, self.model.model.latent_format, self.backbone.name)
 
-    def _check_speech(self, recording: dict[str, Any] | None) -> None:
+    def check_speech(self) -> None:
         """An encoder of another family is known before the first sound comes."""
         if self.backbone.audio_shape is None:
             if self.encoder is not None:
