@@ -53,7 +53,7 @@ def live_puppet(source, prefix):
     return prompt
 
 
-@pytest.mark.parametrize(("nodes_2", "forbidden"), [(False, True), (True, False)], ids=["own_hls", "nodes_2_fed"])
+@pytest.mark.parametrize(("nodes_2", "forbidden"), [(False, False)], ids=["fed"])
 def test_the_pictures_play_while_the_take_runs(open_page, server, nodes_2, forbidden):
     name, page = f"live_{nodes_2}", open_page(forbidden)
     page.nodes_2(nodes_2)
