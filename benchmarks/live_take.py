@@ -1,8 +1,7 @@
 """How late the pictures of a live take are for their sound: the puppet, with speech that comes as a clock brings it.
 
-What is stated is (L - 1) blocks and one step. The clock stands still while a block is made, so that what is measured is
-how long the take waits for sound, on any machine; how long a block takes to make is measured beside it, and comes on
-top.
+What is stated is (L - 1) blocks and one step. The clock stands still while a block is made, so that what is measured
+is how long the take waits for sound, on any machine; how long a block takes to make is measured beside it.
 """
 import tempfile
 import types
