@@ -59,7 +59,8 @@ class OmniAvatarNetwork(comfy.ldm.wan.model.WanModel):
         blocks = dict(replacements.get("dit", {}))
         for index, projection in zip(injected_blocks(self.num_layers), self.audio_cond_projs, strict=True):
             place = "double_block", index
-            blocks[place] = partial(speak, projection(packed), blocks.get(place))
+            block = partial(speak, projection(packed), blocks.get(place))
+            blocks[place] = torch.compiler.disable(block, recursive=False)  # a compiled model would keep the first one's
         return {**options, "patches_replace": {**replacements, "dit": blocks}}
 
 
