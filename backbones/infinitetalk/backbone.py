@@ -195,7 +195,7 @@ class InfiniteTalk(WanI2V):
             attention = replace(attention, masks=speakers[0, :, 0], places=places)
         patches = dict(call.transformer_options.get("patches", {}))
         patches["attn2_patch"] = [*patches.get("attn2_patch", ()),
-                                  torch.compiler.disable(attention.add_speech)]     # or a compiled block keeps the first
+                                  torch.compiler.disable(attention.add_speech)]     # a compiled block keeps it
         if attention.masks is not None:
             patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attention.find_speakers]
         return call.change(transformer_options={**call.transformer_options, "patches": patches})

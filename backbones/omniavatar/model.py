@@ -60,7 +60,7 @@ class OmniAvatarNetwork(comfy.ldm.wan.model.WanModel):
         for index, projection in zip(injected_blocks(self.num_layers), self.audio_cond_projs, strict=True):
             place = "double_block", index
             block = partial(speak, projection(packed), blocks.get(place))
-            blocks[place] = torch.compiler.disable(block, recursive=False)  # a compiled model would keep the first one's
+            blocks[place] = torch.compiler.disable(block, recursive=False)  # a compiled model would keep it
         return {**options, "patches_replace": {**replacements, "dit": blocks}}
 
 
