@@ -160,13 +160,18 @@ def own_streams() -> Iterator[Any]:
 
 
 def encode_frames(vae, frames: Tensor) -> Tensor:
-    """Frames (T, H, W, 3) in 0..1 -> raw latents (1, C, t, h, w). ValueError unless T is a whole number of latents."""
+    """Frames (T, H, W, 3) in 0..1 -> raw latents (1, C, t, h, w). ValueError unless T is a whole number of latents, and
+    for a VAE that only decodes, as ComfyUI 0.7.0 has some light decoders."""
     check_video_vae(vae)
     latents = vae.downscale_ratio[0](frames.shape[0])
     if vae.upscale_ratio[0](latents) != frames.shape[0]:
         raise ValueError(f"frames: got {frames.shape[0]}, of which the VAE would drop some without a word. "
                          f"Give {vae.upscale_ratio[0](latents)} or {vae.upscale_ratio[0](latents + 1)}.")
-    return vae.encode(frames[..., :3])
+    try:
+        return vae.encode(frames[..., :3])
+    except NotImplementedError as error:
+        raise ValueError("vae: this one only decodes in this ComfyUI. Connect the model's own VAE; Live Take takes a "
+                         "light decoder beside it") from error
 
 
 def visible_latents(decoder: nn.Module) -> int:
