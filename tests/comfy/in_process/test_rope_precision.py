@@ -93,8 +93,10 @@ def half(request, tiny_models):
     return FamilyChunk(family, in_bfloat16(family.load(tiny_models / "models")))
 
 
-@pytest.mark.parametrize("half", list(FAMILIES), indirect=True)
+@pytest.mark.parametrize("half", [name for name, family in FAMILIES.items() if not family.sound], indirect=True)
 def test_an_anchor_stands_at_5005_exactly(half):
+    """Families of picture and sound count in seconds, in whole numbers and by ComfyUI's own code (test_ltx,
+    test_minimax_h3)."""
     anchor = LookaheadAnchor(FAR, latents=None if half.family.own_reference else half.picture(12))
     _, cosine, sine = rotations_of_first_block(half, anchor)
     size = getattr(half.backbone, "per_frame", 1)       # latents of a token frame, which has its first one's time
