@@ -189,7 +189,7 @@ def test_an_impossible_frame_rate(server, fps, limit):
 
 def test_a_frame_rate_below_one(server):
     """0 is the model's own."""
-    fails(server, take(server, PLAN, fps=0.5), PLAN, "fps", "0.5", "from 1 to 240")
+    fails(server, take(server, PLAN, fps=0.5), PLAN, "fps", "0.5", "wanted 1 to 240")
 
 
 def test_a_size_of_one_side(server):
