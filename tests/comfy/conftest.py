@@ -53,10 +53,15 @@ def omni():
     return omniavatar_models
 
 
-@pytest.fixture(autouse=True)
-def output_folder():
-    """Where a test sends its output is forgotten after it."""
+@pytest.fixture(scope="session")
+def first_output_folder() -> str:
     import folder_paths
-    before = folder_paths.get_output_directory()
+    return folder_paths.get_output_directory()
+
+
+@pytest.fixture(autouse=True)
+def output_folder(first_output_folder):
+    """Where a test, or what several share, sends its output is forgotten after it."""
+    import folder_paths
     yield
-    folder_paths.set_output_directory(before)
+    folder_paths.set_output_directory(first_output_folder)

@@ -139,6 +139,7 @@ MODELS = {
     "diffusion_models/lodestar_tiny_wan21_t2v": lambda: wan(16, 16),
     "diffusion_models/lodestar_tiny_wan21_i2v": lambda: wan(36, 16, picture=True),
     "diffusion_models/lodestar_tiny_wan22_i2v": lambda: wan(36, 16),
+    "diffusion_models/lodestar_tiny_wan22_i2v_low": lambda: wan(36, 16),
     "diffusion_models/lodestar_tiny_wan22_ti2v": lambda: wan(48, 48),
     "diffusion_models/lodestar_tiny_wan22_s2v": wan_s2v,
     "vae/lodestar_tiny_wan_vae": wan_vae,
@@ -150,7 +151,10 @@ def write_model(out_dir: Path, name: str) -> Path:
     path = out_dir / "models" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     vae = name.startswith("vae/")
-    save_file({key: draw(key, shape, vae) for key, shape in MODELS[name]().items()}, path)
+    weights = {key: draw(key, shape, vae) for key, shape in MODELS[name]().items()}
+    if name.endswith("_low"):       # of a pair, whose two are alike but for their weights
+        weights["blocks.0.modulation"] = -weights["blocks.0.modulation"]
+    save_file(weights, path)
     return path
 
 

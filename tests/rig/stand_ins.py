@@ -27,7 +27,7 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
     "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors":
         ("diffusion_models/lodestar_tiny_wan22_i2v.safetensors", ""),
     "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors":
-        ("diffusion_models/lodestar_tiny_wan22_i2v.safetensors", ""),
+        ("diffusion_models/lodestar_tiny_wan22_i2v_low.safetensors", ""),
     "model_patches/wan2.1_infiniteTalk_single_fp16.safetensors":
         ("model_patches/lodestar_tiny_infinitetalk.safetensors", ""),
     "loras/lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors":

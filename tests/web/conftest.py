@@ -22,9 +22,13 @@ def page_of_the_session(server):
 
 
 @pytest.fixture
-def frontend(page_of_the_session):
-    """The page of the session. A test fails when it makes the page complain about the pack, or throw at all."""
+def frontend(page_of_the_session, server):
+    """The page of the session. A test fails when it makes the page complain about the pack, or throw at all. What it
+    leaves in the queue does not keep the next one waiting."""
     yield page_of_the_session
+    server.post("/queue", {"clear": True})
+    for _, prompt_id, *_ in server.get("/queue")["queue_running"]:
+        server.cancel(prompt_id)
     ours = [line for line in page_of_the_session.said
             if line[0] == "pageerror" or line[0] in ("error", "warning") and "lodestar" in " ".join(line).lower()]
     page_of_the_session.said.clear()
