@@ -332,3 +332,20 @@ def test_without_a_comfyui_only_the_puppet_can_be_had(tmp_path, monkeypatch, cap
     other = demo.parse_options(["--headless", "--workflow", str(tiny)])
     with pytest.raises(SystemExit, match="tiny_take.json .*--comfyui PATH.*--server URL"):
         demo.host_of(other)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for another Python is a shell script")
+@pytest.mark.parametrize(("begun", "goes_on"), [(["-m", "tools.make"], ["-m", "tools.make"]),
+                                                (["tools/make.py"], ["tools/make.py"])])
+def test_a_command_goes_on_in_its_environment_as_it_was_begun(tmp_path, begun, goes_on):
+    """A module of a package needs its package there, too."""
+    other = tmp_path / "environment" / "bin" / "python"
+    other.parent.mkdir(parents=True)
+    other.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    other.chmod(0o755)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "make.py").write_text(f"from lib import environment\nfrom pathlib import Path\n"
+                                                f"environment.enter(Path({str(other)!r}))\n")
+    said = subprocess.run([sys.executable, *begun, "--hours", "3"], cwd=tmp_path, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, check=True).stdout
+    assert said.split() == [*goes_on, "--hours", "3"]

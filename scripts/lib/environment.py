@@ -216,7 +216,8 @@ def enter(python: Path) -> None:
     """Go on in `python`: returns at once when this is it, else runs the same command there and ends this process."""
     if Path(sys.prefix).resolve() == python.parent.parent.resolve():
         return
-    command = [str(python), *sys.argv]
+    module = sys.modules["__main__"].__spec__       # of a command that was begun with -m
+    command = [str(python), *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
     if os.name != "nt":
         sys.stdout.flush()
         os.execv(command[0], command)
