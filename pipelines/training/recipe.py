@@ -23,7 +23,7 @@ class Example:
     `sigmas`: (n,) level of each latent. `first_latent`: of the clip, the chunk's first. `context`: (1, C, k, h, w) the
     clean latents that open the chunk, beside `latents`; `re_encoded`: whether they begin with a frame alone.
     `reference`: (1, C, 1, h, w) the person's picture. `techniques`, `position`: what lays out the call.
-    `hears`: "speech", "silence" (encoded), "null" (zeros). `weight`: (1, 1, n, h, w) of the loss, its mean 1; None: 1
+    `sound`: "speech", "silence" (encoded), "null" (zeros). `weight`: (1, 1, n, h, w) of the loss, its mean 1; None: 1
     everywhere. `more`: what only the recipe's own loss reads.
     """
     clip: Clip
@@ -36,7 +36,7 @@ class Example:
     reference: Tensor | None = None
     techniques: tuple[Technique, ...] = ()
     position: ChunkPosition = field(default_factory=ChunkPosition)
-    hears: str = "speech"
+    sound: str = "speech"
     weight: Tensor | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
