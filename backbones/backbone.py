@@ -260,6 +260,12 @@ class Backbone(ABC):
         """Raises ValueError where no chunk of a finished take can be made again between its neighbours."""
         return None
 
+    def check_video_reference(self, audio: bool) -> None:
+        """Raises ValueError where no video of the person can stand beside the chunk, or, with `audio`, where what is
+        said in it has no way to its frames."""
+        raise ValueError(f"model: {self.name} cannot attend to a video of the person. Use Lookahead Anchor with a "
+                         "picture")
+
     def memory_in_channels(self) -> bool:
         """Whether the pictures and latents of Persistent Latents stand in the model's channels for known frames; else
         the pictures are clean frames beside the chunk. Raises ValueError where the model has room for neither."""

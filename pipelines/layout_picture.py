@@ -10,7 +10,8 @@ from .sheet import BORDER, GRID, PANEL, PAPER, SOFT, Sheet
 WIDTH, MARGIN, ROW, CELL = 640, 24, 30, 24      # pixels; CELL: the most that a latent frame's bar is wide
 LABEL, PLOT, TABLE = 152, 440, 264              # of the labels, the time axis, the visibility table
 HEAD, AXIS = 56, 46                             # heights of the heading and below the bars
-COLOURS = {"chunk": "#2563b0", "context": "#8fb4de", "reference": "#d9622b", "anchor": "#d9622b"}
+COLOURS = {"chunk": "#2563b0", "context": "#8fb4de", "reference": "#d9622b", "anchor": "#d9622b",
+           "references": "#d9622b"}
 OTHER = "#98a1ad"
 SEEN = "#b9d0ec"
 

@@ -8,18 +8,26 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from .reference_tokens import Tokens
+
 LOOKAHEAD_LATENTS = 3   # an anchor's distance ahead: 12 pixel frames, where Lookahead Anchoring finds the best lip sync
+REFERENCES = "references"   # the span of a video reference
 
 
 @dataclass(frozen=True, eq=False)
 class Span:
     """`times`: RoPE time of each latent frame. `latents`: (1, C, len(times), h, w) in LATENT space, or None. `placed`:
-    whether a technique has decided where it stands."""
+    whether a technique has decided where it stands. `closed`: whether its frames see one another and nothing else, all
+    of them together. `tokens`: which of its tokens there are, None for all. `audio`: audio
+    features of its own frames, as its family's `audio_for` gives them."""
     name: str
     times: tuple[float, ...]
     clean: bool = True
     latents: Tensor | None = None
     placed: bool = False
+    closed: bool = False
+    tokens: Tokens | None = None
+    audio: Tensor | None = None
 
     def __post_init__(self):
         if self.latents is not None and self.latents.shape[2] != len(self.times):
@@ -56,8 +64,13 @@ class Layout:
         return self["chunk"].times[-1]
 
     @property
+    def frames(self) -> int:
+        """Latent frames of all spans."""
+        return sum(len(span.times) for span in self.spans)
+
+    @property
     def references(self) -> tuple[Span, ...]:
-        """The spans that say who the person is."""
+        """The pictures that say who the person is; a video of the person is `find(REFERENCES)`."""
         return tuple(span for span in self.spans if span.name in ("reference", "anchor"))
 
     def append(self, span: Span) -> "Layout":

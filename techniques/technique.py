@@ -17,8 +17,8 @@ from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
 ORDER = ("LatentStitch", "PersistentLatents", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor",
-         "NarrativeKeyframes", "GlobalTime", "ReferenceSkip", "ConditioningCache", "BlockSparseAttention",
-         "NegativeText", "ColourMatch")
+         "NarrativeKeyframes", "VideoReference", "GlobalTime", "ReferenceSkip", "ConditioningCache",
+         "BlockSparseAttention", "NegativeText", "ColourMatch")
 
 
 @dataclass(frozen=True, eq=False)
