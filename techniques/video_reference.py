@@ -1,9 +1,9 @@
 """TAVR's video reference: frames of the person, filmed anywhere, that every frame of a take attends to.
 
 The model's blocks see the reference alone (its frames see one another and nothing else), and the frames being made see
-it beside themselves: O = attention(z; z, z_ref), O_ref = attention(z_ref; z_ref). So its keys and values are the same in
-every step and need no mask: a model that can keeps them in a KV cache, in any other they ride in each call as a span
-that sees only itself. When it stands in RoPE time is not published; `ahead` is ours, where no training placed it.
+it beside themselves: O = attention(z; z, z_ref), O_ref = attention(z_ref; z_ref). So its keys and values are the same
+in every step and need no mask: a model that can keeps them in a KV cache, in any other they ride in each call as a
+span that sees only itself. When it stands in RoPE time is not published; `ahead` is ours, for models not trained so.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -96,7 +96,8 @@ def test_it_sees_only_itself_and_is_seen_by_all():
 def test_keyframes_and_skips_are_of_pictures_not_of_the_video():
     """Whatever the order of the nodes: an anchor's place is the anchor's."""
     keyframe = NarrativeKeyframes().plus(9, torch.ones(1, 16, 1, 10, 14))
-    nodes = reference(placement="own"), keyframe, ReferenceSkip(), LookaheadAnchor(latents=torch.zeros(1, 16, 1, 10, 14))
+    anchor = LookaheadAnchor(latents=torch.zeros(1, 16, 1, 10, 14))
+    nodes = reference(placement="own"), keyframe, ReferenceSkip(), anchor
     layout, seen = lay_out(Layout.of_chunk(6), sort_techniques(nodes), ChunkPosition())
     assert [span.name for span in layout.spans] == ["chunk", "anchor", REFERENCES]
     assert layout["anchor"].latents is keyframe.keyframes[0][1]
