@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy
 import pytest
 import torch
-from lodestar.training import restorative_flow as flow
+from lodestar.techniques import restorative_flow as flow
+from lodestar.techniques.spoilt_pictures import Draw
 from lodestar.training.puppet import lora, persistent
 from lodestar.training.puppet.network import CHUNK, CONTEXT, puppet
 from lodestar.training.puppet.world import World
-from lodestar.training.spoilt_pictures import Draw
 
 pytestmark = pytest.mark.once
 RESTORED, NO_RESTORE, NO_MEMORY = persistent.VARIANTS

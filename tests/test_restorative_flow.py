@@ -4,8 +4,8 @@ import random
 import numpy
 import pytest
 import torch
-from lodestar.training import restorative_flow as flow
-from lodestar.training.spoilt_pictures import Draw, Patch, draw_spoiling, move_picture, spoil
+from lodestar.techniques import restorative_flow as flow
+from lodestar.techniques.spoilt_pictures import Draw, Patch, draw_spoiling, move_picture, spoil
 
 pytestmark = pytest.mark.once
 EVERY = flow.levels()

@@ -1,6 +1,6 @@
 """EverAnimate's golden cases: what a clip is given, ComfyUI's Wan-Animate with N pictures, whole takes, and training.
 
-Takes run as the pack makes them (golden_everanimate_takes.py); training is training/restorative_flow.py.
+Takes run as the pack makes them (golden_everanimate_takes.py); training is techniques/restorative_flow.py.
 """
 import random
 from collections.abc import Callable
@@ -113,11 +113,11 @@ class EverAnimate(golden_recipe.Family):
     # ------------------------------------------------------------ training
 
     def levels(self) -> Tensor:
-        from lodestar.training.restorative_flow import levels
+        from lodestar.techniques.restorative_flow import levels
         return levels()
 
     def schedule(self):
-        from lodestar.training import restorative_flow as flow
+        from lodestar.techniques import restorative_flow as flow
         every, stored = self.levels(), self.load("restorative")
         pairs = {"sigmas": (every, stored["train.sigmas"]), "timesteps": (every * 1000, stored["train.timesteps"]),
                  "loss": (flow.loss_weight(every, every), stored["train.loss_weight"])}
@@ -129,7 +129,7 @@ class EverAnimate(golden_recipe.Family):
                         "first below half": (spoilt.sum(), torch.tensor(facts["first_index_below_half"]))}
 
     def infer(self, steps: int):
-        from lodestar.training.restorative_flow import levels
+        from lodestar.techniques.restorative_flow import levels
         stored = self.load("restorative")
         sigmas = levels(steps)
         return {"sigmas": (sigmas, stored[f"infer{steps}.sigmas"]),
@@ -137,7 +137,7 @@ class EverAnimate(golden_recipe.Family):
                 "rounded": ((sigmas * 1000).bfloat16().float(), stored[f"infer{steps}.timesteps_bf16"])}
 
     def pair(self, info: dict):
-        from lodestar.training import restorative_flow as flow
+        from lodestar.techniques import restorative_flow as flow
         stored, every = self.load("restorative"), self.levels()
         level = every[info["index"]][None]
         weight = flow.exact_weight(level) if info["schedule"] == "augmented_velocity" else flow.restoring_weight(
@@ -150,7 +150,7 @@ class EverAnimate(golden_recipe.Family):
                 "plain target": (plain.target, stored["pair.plain.400.target"])}
 
     def spoilt(self, info: dict):
-        from lodestar.training.spoilt_pictures import Draw, Patch, draw_spoiling, spoil
+        from lodestar.techniques.spoilt_pictures import Draw, Patch, draw_spoiling, spoil
         draws = info["draws"]
         patches = tuple(Patch(*(patch[name] for name in ("height_ratio", "width_ratio", "top_ratio", "left_ratio",
                                                          "downsample"))) for patch in draws["patches"])
@@ -169,7 +169,7 @@ class EverAnimate(golden_recipe.Family):
         return pairs
 
     def moved(self, info: dict):
-        from lodestar.training.spoilt_pictures import move_picture
+        from lodestar.techniques.spoilt_pictures import move_picture
         stored = self.load("restorative")
         picture = stored["perturb.frames"][:1].permute(0, 3, 1, 2).float() / 127.5 - 1
         (scale, _, right), (_, _, down) = info["theta"]
@@ -177,7 +177,7 @@ class EverAnimate(golden_recipe.Family):
 
     def train(self, info: dict):
         """A step's state, target and loss, from what was recorded of its clip and its network."""
-        from lodestar.training import restorative_flow as flow
+        from lodestar.techniques import restorative_flow as flow
         stored, every = self.load("train"), self.levels()
         name = f"{info['stage']}.seed{info['seed']}"
         level = every[info["index"]][None]

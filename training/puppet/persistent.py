@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lodestar.techniques import restorative_flow as flow
+from lodestar.techniques.spoilt_pictures import draw_spoiling, spoil
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .. import restorative_flow as flow
-from ..spoilt_pictures import draw_spoiling, spoil
 from . import flat_vae, lora
 from .latents import FRAMES, LATENTS, PER_FILE, PICTURES, load
 from .layouts import Clips, Config, Sample, Window, audio_features, picture
