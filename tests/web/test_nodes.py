@@ -5,9 +5,11 @@ from playwright.sync_api import expect
 
 PAGES = sorted((environment.PACK / "web" / "docs").glob("*.md"))
 RENDERERS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
+# Under an id that no graph had: the page keeps which widgets a node shows by its id, beyond the graph's end.
 ADD = """id => {
   const node = LiteGraph.createNode(id);
   app.graph.clear();
+  node.id = window.nodesAdded = (window.nodesAdded ?? 1000) + 1;
   app.graph.add(node);
   node.pos = [100, 100];
   app.canvas.ds.reset();
