@@ -1,8 +1,9 @@
-"""What a take survives, at length: `python scripts/soak.py kills|queue|long`, a real server and tiny models on a CPU.
+"""What a take survives, at length: `python scripts/soak.py kills|queue|long|fleet`, real servers, tiny models, a CPU.
 
 `kills --count 50`: kill -9 at random moments and start again until the take is finished; its latents must be those of a
 take that nothing happened to. `queue --count 1000`: short takes one after another; memory, open and temporary files
 must stay flat. `long --seconds 600`: one long take; to the frame, and its sound in step at the end to a millisecond.
+`fleet --count 20 --workers 3`: jobs through fleet.py, a worker killed twice, and through render.py: equal bytes, once.
 Each ends with a line of figures, and exit code 1 where something is not as it must be. Needs the tests (a clone).
 """
 from lib import environment  # isort: skip - first, because it refuses a Python that is too old
@@ -148,14 +149,30 @@ def long_take(soak: Soak, options: argparse.Namespace) -> list[str]:
             *([f"sound is {off * 1000:.2f} ms off"] if abs(off) > 0.001 else [])]
 
 
+def fleet_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
+    """What is wrong after `count` jobs on `workers` workers, one of which is killed twice."""
+    import fleet_runs
+    table = fleet_runs.write_table(soak.base / "jobs", options.count, seconds=2, steps=STEPS)
+    if fleet_runs.run_serial(table, soak.comfyui, soak.base / "serial"):
+        return ["the serial run failed"]
+    wanted = fleet_runs.sums_of(soak.base / "serial" / "videos")
+    lines, killed = fleet_runs.run_fleet(table, soak.comfyui, soak.base / "fleet", options.workers, kills=2)
+    problems = fleet_runs.problems_of(lines, soak.base / "fleet", wanted)
+    finished = sum(line["event"] == "finished" for line in lines)
+    print(f"{len(wanted)} jobs on {options.workers} workers, {len(killed)} kills: {finished} finished, "
+          f"{len(wanted)} compared byte for byte, {len(problems)} problems")
+    return [*problems, *(["too few jobs for two kills"] if len(killed) < 2 else [])]
+
+
 TASKS: dict[str, Callable[[Soak, argparse.Namespace], list[str]]] = {
-    "kills": kill_takes, "queue": queue_takes, "long": long_take}
+    "kills": kill_takes, "queue": queue_takes, "long": long_take, "fleet": fleet_takes}
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: yours, else the tested one")
@@ -169,7 +186,8 @@ def main() -> None:
     comfyui = environment.own_comfyui(options.comfyui) or environment.find_comfyui(environment.NEWEST)
     if comfyui is None:
         sys.exit("No ComfyUI: name one with --comfyui PATH.")
-    environment.enter(environment.make_environment(environment.requirements(comfyui)))
+    tested = environment.find_comfyui(environment.NEWEST)     # the tests' environment serves every version
+    environment.enter(environment.make_environment(environment.requirements(tested or comfyui)))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lodestar-soak-", ignore_cleanup_errors=True) as folder:
         problems = TASKS[options.task](Soak(comfyui, Path(folder)), options)

@@ -165,9 +165,24 @@ def clean_takes(takes: Path, options: argparse.Namespace) -> None:
         except OSError as error:
             print(f"left {folder.path.name}: {error}")
             failed = True
-    print(f"{freed / 1e6:.1f} MB freed" if chosen else "nothing was chosen: name takes, or give --finished, --damaged "
-          "or --older-than DAYS")
+    strays = clean_stops(takes, options, {folder.path.name.rpartition("-")[0] for folder in chosen})
+    print(f"{freed / 1e6:.1f} MB freed" if chosen or strays else "nothing was chosen: name takes, or give --finished, "
+          "--damaged or --older-than DAYS")
     sys.exit(int(failed))
+
+
+def clean_stops(takes: Path, options: argparse.Namespace, names: set[str]) -> int:
+    """Remove the counts of stops whose takes are gone: of takes that were just removed, and with --finished of all. How
+    many there were; a server that runs has counted for itself."""
+    from lodestar.pipelines.take.take_folders import find_stray_stops
+    chosen = [path for path in find_stray_stops(takes) if path.stem in names or (
+        options.finished and not options.damaged and not options.names and
+        time.time() - path.stat().st_mtime > (options.older_than or 0) * 86400)]
+    for path in chosen:
+        print(f"{'would remove' if options.dry_run else 'removed'} {path.name}, the count of a name's stops")
+        if not options.dry_run:
+            path.unlink(missing_ok=True)
+    return len(chosen)
 
 
 def is_chosen(folder, options: argparse.Namespace, now: float) -> bool:

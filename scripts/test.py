@@ -63,7 +63,8 @@ class Runner:
             **variables: str) -> int:
         """The exit code of `python -m arguments…` in `folder`. It is ended when `sign_of_life`, a file it writes to,
         has not been written to for TEST_LIMIT_SECONDS."""
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1", **variables}
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1",
+                     **({"LODESTAR_REQUIRE_ALL": "1"} if self.require_all else {}), **variables}
         child = subprocess.Popen([str(self.python), "-m", *arguments], cwd=folder, env=variables, text=True,
                                  encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)

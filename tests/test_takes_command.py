@@ -129,6 +129,22 @@ def test_nothing_is_removed_that_was_not_chosen(takes, run):
     assert [path.name for path in (takes / "half-2").iterdir()] == ["notes.txt"]
 
 
+def test_counts_of_stops_go_with_the_last_take_of_their_name(takes, run):
+    for name, chunks in (("stopped-1", 1), ("stopped-2", 1), ("other-1", 1)):
+        make(takes / name, stop=chunks)
+    for name in ("stopped", "other", "gone"):
+        (takes / f"{name}.stops").write_text("1")
+
+    def left():
+        return sorted(path.stem for path in takes.glob("*.stops"))
+    assert "stops" not in run("clean", "stopped-1")[0] and left() == ["gone", "other", "stopped"]
+    assert "removed stopped.stops, the count of a name's stops\n" in run("clean", "stopped-2")[0]
+    assert run("clean", "--damaged")[0].startswith("nothing was chosen") and left() == ["gone", "other"]
+    assert run("clean", "--finished", "--older-than", 1)[0].startswith("nothing was chosen")
+    assert run("clean", "--finished", "--dry-run")[0].startswith("would remove gone.stops") and "gone" in left()
+    assert run("clean", "--finished")[0].startswith("removed gone.stops") and left() == ["other"]
+
+
 def test_it_needs_neither_torch_nor_comfyui(takes, tmp_path):
     make(takes / "half-1", stop=1)
     blocked = ("import sys, runpy\nfor name in ('torch', 'safetensors', 'numpy', 'av'): sys.modules[name] = None\n"

@@ -17,6 +17,7 @@ TAKES = "lodestar_takes"    # below ComfyUI's output folder
 CLIP = "clip.mp4"           # what a take goes on from, at its size and rate, made again by each run
 STOP, KEEP = REQUESTS = ("stop", "keep")     # empty files that anyone may put into the folder while the take is made
 NO_MANIFEST = "it has no manifest"
+STOPS = ".stops"            # ends the name of a file beside the folders: how often takes of a name were stopped
 COPY = ".copy"              # ends the name of a folder whose chunks are still being copied from another take
 PATTERNS = ("chunk_*.safetensors*", "chunk_*.mp4*", "state_*.safetensors*", "final.mp4*", CLIP + "*",
             MANIFEST + safe_files.SUFFIX, *REQUESTS)
@@ -88,6 +89,12 @@ def find_takes(takes: Path) -> list[TakeFolder]:
             with suppress(FileNotFoundError):
                 found.append(TakeFolder.read(path))
     return sorted(found, key=lambda one: one.changed, reverse=True)
+
+
+def find_stray_stops(takes: Path) -> list[Path]:
+    """The files beside the takes that count the stops of a name of which no take lies there any more."""
+    names = {path.name.rpartition("-")[0] for path in takes.iterdir() if path.is_dir()} if takes.is_dir() else set()
+    return sorted(path for path in takes.glob("*" + STOPS) if path.is_file() and path.stem not in names)
 
 
 def remove_take(folder: Path) -> list[str]:

@@ -62,13 +62,33 @@ def test_chunks_are_kept_when_that_is_asked_while_it_runs(tiny_models, wan, tmp_
 
 @pytest.mark.parametrize("folder, request_name", [
     ("lodestar_takes/gone", STOP), ("lodestar_takes/../take", STOP), ("take", STOP), ("lodestar_takes/take", "other"),
-    ("lodestar_takes/none", STOP)])
+    ("lodestar_takes/none", STOP), ("lodestar_takes/..", STOP), ("lodestar_takes/.", STOP), ("lodestar_takes/", STOP),
+    ("lodestar_takes/take/../../take", STOP), ("lodestar_takes/..\\take", STOP), ("lodestar_takes//take", STOP),
+    ("lodestar_takes/C:", STOP), ("lodestar_takes/take\0", STOP), ("lodestar_takes/" + "a" * 4000, STOP)])
 def test_only_a_take_that_is_there_is_asked(tmp_path, monkeypatch, folder, request_name):
     monkeypatch.setattr(take_requests.folder_paths, "get_output_directory", lambda: str(tmp_path))
     for name in ("take", "none"):
         (tmp_path / "lodestar_takes" / name).mkdir(parents=True)
-    (tmp_path / "lodestar_takes" / "take" / "lock").touch()
+    for name in ("lodestar_takes/take", "lodestar_takes", "."):     # a lock of somebody's else, too
+        (tmp_path / name / "lock").touch()
     (tmp_path / "take").mkdir()
     assert not take_requests.make_request(folder, request_name)
     assert take_requests.make_request("lodestar_takes/take", STOP)
     assert json.dumps(sorted(path.name for path in tmp_path.rglob("stop"))) == '["stop"]'
+
+
+def test_stops_are_counted_though_their_file_was_cleaned_away_or_damaged(tmp_path, monkeypatch):
+    """ComfyUI's cache in this process may have the part."""
+    monkeypatch.setattr(take_requests.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    stops = tmp_path / "lodestar_takes" / "a_b.stops"
+    stops.parent.mkdir()
+    assert take_requests.count_stops("a/b") == ""
+    take_requests.add_stop("a/b")
+    stops.unlink()
+    assert take_requests.count_stops("a/b") == "1" and take_requests.count_stops("other") == ""
+    take_requests.add_stop("a/b")
+    assert stops.read_text() == "2"
+    stops.write_bytes(b"\xff")
+    assert take_requests.count_stops("a/b") == "2"
+    stops.write_text("7")     # of another server
+    assert take_requests.count_stops("a/b") == "7"
