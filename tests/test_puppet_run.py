@@ -86,6 +86,16 @@ def test_the_average_begins_at_its_step(tmp_path):
     assert going.averaged["0.bias"][0] == pytest.approx(5 + 0.1 * 1 + 0.1 * (7 - 5.1), abs=0.02)
 
 
+def test_the_average_lets_go_of_what_was_before_the_rate_fell(tmp_path):
+    model = little()
+    going = Run(tmp_path, model, 500, 1e-2, average=0.9998, settled=5)
+    for done in range(1, 501):
+        going.done = done
+        model[0].bias.data.fill_(float(done <= 400))
+        going.follow()
+    assert going.averaged["0.bias"][0] == pytest.approx(0, abs=0.01)     # of 0.9998 alone it would be 0.8
+
+
 @pytest.mark.parametrize(("dtype", "far"), [(torch.bfloat16, 0.0), (torch.float32, 0.03)])
 @pytest.mark.parametrize("shape", [(12, 81), (96, 40)])
 def test_muon_is_torch_s_in_either_precision(monkeypatch, dtype, far, shape):

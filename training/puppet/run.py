@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .precision import fastest
 
 SAVE_EVERY_SECONDS, LOG_EVERY_STEPS, WARMUP_STEPS, DECAY = 110, 25, 200, 0.2
+SETTLING = 0.05         # share of the newest weights in the average while the rate falls
 AT_REST: list[Callable[[], None]] = []          # what else is done whenever a checkpoint has been written
 NEWTON_SCHULZ = (3.4445, -4.775, 2.0315), 5     # torch.optim.Muon's coefficients and iterations
 
@@ -156,8 +157,10 @@ class Run:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """The running average of the weights, quicker at the start."""
+        """The running average of the weights, quicker at the start; nearly the weights themselves while the rate falls,
+        since they settle then by themselves and an average would still remember where they were before."""
         share = max(1 - self.average, 1 / (max(self.done - self.settled, 0) + 10)) if self.done > self.settled else 1.0
+        share = max(share, SETTLING) if self.decaying else share
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():
                 self.averaged[name].lerp_(tensor, share)
