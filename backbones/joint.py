@@ -47,6 +47,10 @@ class JointBackbone(Backbone):
     def check_stream(self) -> None:
         self.check_rolling()
 
+    def check_video_reference(self, audio: bool) -> None:
+        raise ValueError(f"model: {self.name} makes picture and sound in one latent, and a video of the person would "
+                         "have no place in it. Use Lookahead Anchor with a picture")
+
     def speech_guider(self) -> type[SpeechGuider]:
         return JointGuider
 

@@ -189,6 +189,26 @@ def all_masks(mask: Any) -> Tensor:
     return unit_values(found, "values", "draw the mask again")
 
 
+def bounding_boxes(value: Any) -> list[tuple[float, float, float, float] | None]:
+    """Core's bounding boxes: one, one for each frame, or for each frame a list, of which the largest counts. As (left,
+    top, right, bottom) in pixels, None for a frame without one."""
+    frames = [value] if isinstance(value, Mapping) else value
+    if not isinstance(frames, Sequence) or isinstance(frames, str) or not frames:
+        raise ValueError(f"got {describe(value)}, wanted a MASK, or boxes as core's face landmarker gives them")
+    return [largest_box([frame] if isinstance(frame, Mapping) else frame) for frame in frames]
+
+
+def largest_box(boxes: Any) -> tuple[float, float, float, float] | None:
+    sides, corners = ("x", "y", "width", "height"), []
+    for box in boxes if isinstance(boxes, Sequence) else [boxes]:
+        if not isinstance(box, Mapping) or not all(is_real(box.get(side)) for side in sides):
+            raise ValueError(f"got {describe(box)}, wanted a box with x, y, width and height in pixels")
+        x, y, width, height = (float(box[side]) for side in sides)
+        if width > 0 and height > 0:
+            corners.append((x, y, x + width, y + height))
+    return max(corners, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
+
+
 def unit_values(values: Tensor, what: str, advice: str) -> Tensor:
     """Pixels or mask values as float32 about 0..1, on the CPU."""
     if values.dtype == torch.uint8:

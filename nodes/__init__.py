@@ -49,6 +49,7 @@ from .style_anchor import LodestarStyleAnchor
 from .take_report import LodestarTakeReport
 from .temporal_anchor import LodestarTemporalAnchor
 from .two_speakers import LodestarTwoSpeakers
+from .video_reference import LodestarVideoReference
 
 
 class Lodestar(ComfyExtension):
@@ -68,7 +69,7 @@ class Lodestar(ComfyExtension):
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
                 LodestarRefineTake, LodestarLiveTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
-                LodestarPersistentLatents, LodestarLoadWanLora]
+                LodestarPersistentLatents, LodestarLoadWanLora, LodestarVideoReference]
 
 
 async def comfy_entrypoint() -> Lodestar:

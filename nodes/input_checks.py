@@ -16,6 +16,7 @@ from ..backbones.audio.encoder import as_speech_encoder
 from ..backbones.socket_values import (
     all_masks,
     audio_clip,
+    bounding_boxes,
     conditioning,
     describe,
     first_mask,
@@ -26,6 +27,7 @@ from ..backbones.socket_values import (
     real_number,
     sigmas,
     speech_features,
+    unit_values,
     whole_number,
 )
 from ..pipelines.take.driving import DrivingVideo
@@ -130,6 +132,20 @@ def mask_or_video(value: Any) -> Any:
     return all_masks(value) if isinstance(value, Tensor) else WIRES["VIDEO"](value)
 
 
+def video_or_pictures(value: Any) -> Any:
+    """A VIDEO as it is; an IMAGE with all its frames, (T, H, W, 3 or 4)."""
+    if not isinstance(value, Tensor):
+        return WIRES["VIDEO"](value)
+    if not len(value):
+        raise ValueError("got no frames, wanted a video of the person")
+    return unit_values(first_pictures(value, len(value)), "pixels", "load the video again")
+
+
+def mask_or_boxes(value: Any) -> Any:
+    """A MASK with all its frames, (T, H, W); or a box of each frame (left, top, right, bottom) in pixels."""
+    return all_masks(value) if isinstance(value, Tensor) else bounding_boxes(value)
+
+
 def model(value: Any) -> Any:
     if getattr(getattr(value, "model", None), "diffusion_model", None) is None:
         raise ValueError(f"got {describe(value)}, wanted a MODEL, as Load Diffusion Model gives")
@@ -161,6 +177,8 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "LODESTAR_PLAN": plan,
     "LODESTAR_DRIVING": driving,
     "MASK,VIDEO": mask_or_video,
+    "VIDEO,IMAGE": video_or_pictures,
+    "MASK,BOUNDING_BOX": mask_or_boxes,
     "VIDEO": Has("a VIDEO, as Load Video or Long Take gives", ("get_components", "save_to")),
     "VAE": Has("a VAE, as Load VAE gives", ("encode", "decode", "first_stage_model")),
     "CLIP_VISION": Has("a CLIP_VISION, as Load CLIP Vision gives", ("encode_image", "config")),

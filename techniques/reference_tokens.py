@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Box = tuple[float, float, float, float]     # left, top, right, bottom, each from 0 to 1 of the picture
+CHOOSE = ("contiguous", "spread", "even")   # of a video's frames
 WHEN_EMPTY = ("all", "none")
 NEARLY_AS_SHARP = 0.9                       # of frames that differ so little in sharpness either will do
 

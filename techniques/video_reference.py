@@ -23,7 +23,8 @@ MOST_FRAMES = 48    # the most that the paper shows
 class VideoReference(Technique):
     """`latents`: (1, C, R, h, w) in LATENT space. `tokens`: which of its tokens there are, of R latent frames.
 
-    `placement`: `ahead` from n-1+d on, `before` up to the frame before the first, `own` from 0 on as a clip of its own.
+    `placement`: `ahead` from n-1+d on, `before` up to time -2, so that a scene has room at -1, `own` from 0 on, as a
+    clip of its own.
     `audio`: what is said in it, as the family's `audio_for` gives it for these latents, None for nothing. `offload`:
     where its keys and values are kept.
     """
@@ -50,7 +51,7 @@ class VideoReference(Technique):
 
     def times(self, layout: Layout) -> tuple[float, ...]:
         """RoPE time of each of its latent frames."""
-        first = {"ahead": layout.last_time + self.distance, "before": -self.frames, "own": 0}[self.placement]
+        first = {"ahead": layout.last_time + self.distance, "before": -self.frames - 1, "own": 0}[self.placement]
         return tuple(first + frame for frame in range(self.frames))
 
     def layout(self, layout: Layout, position: ChunkPosition) -> Layout:

@@ -81,7 +81,7 @@ def test_frames_that_differ_most_are_chosen_and_of_near_equals_the_sharper():
 
 
 @pytest.mark.parametrize(("placement", "times"), [
-    ("ahead", (8, 9, 10)), ("before", (-3, -2, -1)), ("own", (0, 1, 2))])
+    ("ahead", (8, 9, 10)), ("before", (-4, -3, -2)), ("own", (0, 1, 2))])
 def test_it_stands_where_the_placement_says(placement, times):
     layout, _ = lay_out(Layout.of_chunk(6), (reference(placement=placement),), ChunkPosition())
     span = layout[REFERENCES]

@@ -50,6 +50,10 @@ class WanAnimate(WanI2V):
             raise ValueError(f"driving: {self.name} has no use for {' and '.join(over)}. Disconnect it from Driving "
                              "Video")
 
+    def check_video_reference(self, audio: bool) -> None:
+        raise ValueError(f"model: {self.name} has slots for pictures of the person and attends to no video of them. "
+                         "Use Persistent Latents, or Lookahead Anchor")
+
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         if window_of(call.transformer_options) is not None:

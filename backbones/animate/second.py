@@ -44,6 +44,10 @@ class WanAnimate2(WanAnimate):
                              "keyframes need one with the placement lookahead, whose place they take")
         return WanAnimate.with_clean_frames(call, layout, process_in)
 
+    def check_video_reference(self, audio: bool) -> None:
+        raise ValueError(f"model: {self.name} has room for its reference alone, and none for a video of the person. "
+                         "Remove Video Reference")
+
     def memory_in_channels(self) -> bool:
         raise ValueError(f"persistent latents: {self.name} has room for its reference alone, and none for further "
                          "pictures of the person. Remove Persistent Latents, or use Wan-Animate")

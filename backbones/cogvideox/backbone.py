@@ -72,6 +72,10 @@ class CogVideoX(Backbone):
             raise ValueError(f"got {name}, wanted VOID Sampler (VOIDSampler): ComfyUI hands {self.name} a sampler's "
                              "latents as they are, which its other samplers make thousands of times too large")
 
+    def check_video_reference(self, audio: bool) -> None:
+        raise ValueError(f"model: {self.name} has text and frames in one attention, so a video of the person would "
+                         "not be seen alone. Use Lookahead Anchor with a picture")
+
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> CogVideoXCall:
         call = CogVideoXCall.bind(executor, args, kwargs)
         own = Layout.of_chunk(call.x.shape[2])

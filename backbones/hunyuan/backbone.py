@@ -63,6 +63,10 @@ class HunyuanVideo(Backbone):
         width = base.diffusion_model.params.vec_in_dim
         return {} if width is None else {"pooled_output": torch.zeros(1, width)}
 
+    def check_video_reference(self, audio: bool) -> None:
+        raise ValueError(f"model: {self.name} has text and frames in one attention, so a video of the person would "
+                         "not be seen alone. Use Lookahead Anchor with a picture")
+
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> HunyuanCall:
         call = HunyuanCall.bind(executor, args, kwargs)
         window = window_of(call.transformer_options)

@@ -58,6 +58,11 @@ class Wan(Backbone):
             return WanI2V(boundary=0.9)
         return None
 
+    def check_video_reference(self, audio: bool) -> None:
+        if audio:
+            raise ValueError(f"audio_features: no sound reaches the frames of a video reference in {self.name}. "
+                             "Disconnect them")
+
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         memory = call.transformer_options.get(MEMORY)

@@ -45,6 +45,10 @@ class CausalWanBackbone(WanT2V):
     def of(cls, model) -> "CausalWanBackbone | None":
         return cls() if isinstance(model.model, CausalWan) else None
 
+    def check_video_reference(self, audio: bool) -> None:
+        raise ValueError(f"model: {self.name} was trained to attend to what it has made itself, and to no video of the "
+                         "person. Use Style Anchor with a picture")
+
 
 def load_student(files: StudentFiles, weight_dtype: str = "default"):
     """Whole weights, or a LoRA and its base -> ComfyUI MODEL. ValueError names the input at fault."""

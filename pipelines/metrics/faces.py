@@ -66,12 +66,22 @@ class OpenCvFaces:
         embedding, _, _ = self._detect(picture, True)
         return embedding if embedding.isfinite().all() else None
 
-    def _detect(self, frame: Tensor, who: bool) -> tuple[Tensor, float, Tensor]:
-        unknown = torch.full((1,), torch.nan)
-        picture = np.ascontiguousarray(frame.flip(-1).mul(255).round().clamp(0, 255).byte().cpu().numpy())   # BGR
+    def all_boxes(self, frame: Tensor) -> list[tuple[tuple[float, ...], None]]:
+        """Of a picture (H, W, 3) every face's box, left, top, right, bottom in pixels."""
+        found = self._find(_picture_of(frame))
+        return [((*row[:2].tolist(), *(row[:2] + row[2:4]).tolist()), None) for row in found]
+
+    def _find(self, picture: np.ndarray) -> np.ndarray:
+        """YuNet's rows, one a face."""
         self._detector.setInputSize((picture.shape[1], picture.shape[0]))
         _, faces = self._detector.detect(picture)
-        if faces is None or not len(faces):
+        return np.zeros((0, 15), dtype=np.float32) if faces is None else faces
+
+    def _detect(self, frame: Tensor, who: bool) -> tuple[Tensor, float, Tensor]:
+        unknown = torch.full((1,), torch.nan)
+        picture = _picture_of(frame)
+        faces = self._find(picture)
+        if not len(faces):
             return unknown, float("nan"), unknown.expand(4)
         face = max(faces, key=lambda row: row[2] * row[3])
         opening = float("nan")
@@ -82,6 +92,11 @@ class OpenCvFaces:
             return unknown, opening, place
         embedding = self._recogniser.feature(self._recogniser.alignCrop(picture, face))
         return torch.from_numpy(np.array(embedding)).flatten().double(), opening, place
+
+
+def _picture_of(frame: Tensor) -> np.ndarray:
+    """(H, W, 3) of bytes as OpenCV wants it: blue, green, red."""
+    return np.ascontiguousarray(frame.flip(-1).mul(255).round().clamp(0, 255).byte().cpu().numpy())
 
 
 def mouth_box(face: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:

@@ -142,6 +142,7 @@ def good(tiny_models, base, wan):
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
         "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
         "LodestarTakeReport": {"plan": None},
+        "LodestarVideoReference": {"video": wires["VIDEO"], "audio_features": None},
         "LodestarPlanTake": {"width": SIZE, "height": SIZE, "continue_from": None},
         "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None,
                              "continue_from": None},
