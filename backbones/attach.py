@@ -75,7 +75,7 @@ def with_run(executor, noise, *args, **kwargs):
     options = guider.model_options.setdefault("transformer_options", {})
     check_patches(guider.model_patcher.model.diffusion_model, options, find(guider.model_patcher).name)
     hooked = any("hooks" in entry for entries in guider.conds.values() for entry in entries)
-    options[RUN] = Run(tuple(noise.shape), steady=not hooked)
+    options[RUN] = Run(tuple(noise.shape), steady=not hooked, text=positive_text(guider))
     try:
         with options[RUN].ends:
             return executor(noise, *args, **kwargs)
@@ -180,6 +180,12 @@ def guider_at(guider, techniques: tuple[Technique, ...], position: ChunkPosition
         chunk_guider.original_conds[name] = [
             {**entry, "model_conds": dict(entry.get("model_conds", {})), **values} for entry in entries]
     return chunk_guider
+
+
+def positive_text(guider) -> torch.Tensor | None:
+    """(1, tokens, C) of a running guider's positive prompt; None where it has none by that name."""
+    entries = (guider.conds.get(name) for name in getattr(guider, "prompt_names", ("positive",)))
+    return next((found[0].get("cross_attn") for found in entries if found), None)
 
 
 def text_of(guider, prompt: list | None) -> torch.Tensor:

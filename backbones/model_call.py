@@ -6,12 +6,18 @@ away in `finally`, so nothing stays on the model.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from typing_extensions import Self
 
 from ..techniques.visibility import Starts, attend_by_groups, query_groups
+
+
+class KeysBeside(Protocol):
+    """Keys and values (B, tokens, heads * D) that follow a call's own in each of its blocks."""
+
+    def join(self, block: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,14 +74,15 @@ class ModelCall:
 
 def split_queries(transformer_options: Mapping[str, Any], visibility: Mapping[tuple[int, int], float], frames: int,
                   tokens: int, total_tokens: Callable[[], int], first: Starts = 0,
-                  is_video: Callable[[dict], bool] = lambda kwargs: True,
+                  is_video: Callable[[dict], bool] = lambda kwargs: True, beside: "KeysBeside | None" = None,
                   fit: Callable[[dict, int], dict] = lambda kwargs, keys: kwargs) -> Callable:
     """An attention override that splits the queries of `frames` latent frames of `tokens` each by what they see,
     chained onto any override that is there.
 
     `first`: where in the sequence the frames begin, or each of them. `total_tokens`: of the sequence that is split,
     asked while the model runs, since a model may add tokens of its own; every other attention passes through.
-    `is_video`: whether one of that length is it. `fit`: keyword arguments for so many keys.
+    `is_video`: whether one of that length is it. `beside`: further keys and values, which all queries see. `fit`:
+    keyword arguments for so many keys.
     """
     groups = query_groups(visibility, frames)
     earlier = transformer_options.get("optimized_attention_override")
@@ -87,7 +94,11 @@ def split_queries(transformer_options: Mapping[str, Any], visibility: Mapping[tu
             given = fit(kwargs, k.shape[dim])
             return function(q, k, v, *args, **given) if earlier is None else earlier(function, q, k, v, *args, **given)
 
-        if not visibility or q.shape[dim] != total or k.shape[dim] != total or not is_video(kwargs):
+        if not (visibility or beside) or q.shape[dim] != total or k.shape[dim] != total or not is_video(kwargs):
+            return attend(q, k, v)
+        if beside is not None:
+            k, v = beside.join(kwargs["transformer_options"]["block_index"], k, v)
+        if not visibility:
             return attend(q, k, v)
         return attend_by_groups(attend, q, k, v, tokens, groups, dim, first)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 RUN = "lodestar_run"    # in transformer_options: the Run, which attach.py puts there
 T = TypeVar("T")
 
@@ -13,10 +15,12 @@ T = TypeVar("T")
 @dataclass(eq=False)
 class Run:
     """What is kept for the length of one sampling run, and goes with it. `shape`: of the sampler's latent. `steady`: no
-    hook changes the weights between calls, so what they made is still what they would make. `ends`: what is then done.
+    hook changes the weights between calls, so what they made is still what they would make. `text`: the positive
+    prompt's (1, tokens, C), None where the guider has none by that name. `ends`: what is then done.
     """
     shape: tuple[int, ...]
     steady: bool = True
+    text: Tensor | None = None
     kept: dict[Hashable, Any] = field(default_factory=dict)
     ends: ExitStack = field(default_factory=ExitStack)
 

@@ -76,6 +76,9 @@ class Layout:
     def append(self, span: Span) -> "Layout":
         return replace(self, spans=(*self.spans, span))
 
+    def without(self, span: Span) -> "Layout":
+        return replace(self, spans=tuple(other for other in self.spans if other is not span))
+
     def open_with(self, context: Tensor | None) -> "Layout":
         """What was handed over (1, C, k, h, w) as clean frames before the chunk, for models that take it so."""
         if context is None:

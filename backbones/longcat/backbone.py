@@ -18,9 +18,10 @@ from ...networks.longcat.buckets import REFINED, nearest, nearest_trained
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
-from ...techniques.layout import Layout
+from ...techniques.layout import Layout, Span
 from ...techniques.protocols import Past
 from ...techniques.technique import (
+    Technique,
     find_conditioning_cache,
     find_negative_text,
     find_sparse_attention,
@@ -32,14 +33,15 @@ from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import WINDOW, Cut, window_of
 from ..ram_blocks import RamBlocks
+from ..reference_pass import find_video, options_alone, take_out_video
 from ..sampling_run import RUN, once
 from ..span_latents import latents_of
 from ..speech_guider import PROMPTED
 from .model import REFERENCE_KEY, LongCatVideo
 from .speech import encode_streams
+from .video_reference import video_keys
 
 CONTEXT_LATENTS = 4
-OF_EVERY_CALL = ("optimized_attention_override", "rope_options")    # of other nodes: their attention, scaled RoPE
 logger = logging.getLogger("lodestar")
 
 
@@ -120,6 +122,7 @@ class LongCatBackbone(Backbone):
         call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
+        layout, visibility, video = take_out_video(layout, visibility, techniques)
         if layout is not own or restricts_visibility(techniques):
             call = with_layout(call, layout, visibility, process_in)
         if (sparse := find_sparse_attention(techniques)) is not None:
@@ -129,7 +132,14 @@ class LongCatBackbone(Backbone):
         offload = find_conditioning_cache(techniques)
         if offload is None and WINDOW in options:
             offload = find_temporal_anchor(techniques).offload
-        return with_cache(call, offload, pictures) if offload is not None and in_run else call
+        if offload is not None and in_run:
+            call = with_cache(call, offload, pictures)
+        return call if video is None else with_video(call, video, techniques, self.name, process_in)
+
+    def check_video_reference(self, audio: bool) -> None:
+        if audio and self.audio_shape is None:
+            raise ValueError(f"audio_features: {self.name} has no audio attention, so what is said in the video has no "
+                             "way to its frames. Disconnect it, or use LongCat-Video-Avatar")
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
         """For reference, anchors and context; as much in a chunk that has none, or ComfyUI would move weights between
@@ -243,6 +253,21 @@ def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCa
     return call.with_extra(cache=run.once(("kv cache", offload, key), lambda: make(run.ends)))
 
 
+def with_video(call: LongCatCall, span: Span, techniques: tuple[Technique, ...], name: str,
+               process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
+    """The call whose noisy frames see the video of the person in `span`; clean ones never do, so they are cached."""
+    if find_sparse_attention(techniques) is not None:
+        raise ValueError("model: Block Sparse Attention counts whole frames of keys, and a video reference has some of "
+                         "each frame's. Remove one of them")
+    if not call.extra.get("cache") and (call.num_cond_frames or call.extra.get("reference") is not None):
+        call = call.with_extra(cache=make_cache(call, "VRAM", ExitStack()))
+    video, options = find_video(techniques), call.transformer_options
+    assert video is not None
+    latents = latents_of(span, call.x, call.x.shape[1], process_in, options)
+    keys = video_keys(call.executor.class_obj, call.x, latents, span, video.offload, options, name)
+    return call.with_extra(beside=keys)
+
+
 def cache_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> tuple[Hashable, Hashable] | None:
     """What determines the conditioning frames of a call in a sampling run on latents of shape `sampled`, and which of
     these they are. None where there are none, and where the call is of some part of the latent (tiles, areas)."""
@@ -270,7 +295,7 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     parts = [part for part in (reference, call.x[:, :, :given]) if part is not None and part.shape[2]]
     clean = torch.cat(parts, 2).chunk(branches(call))[0]
     lengths = (1,) * (clean.shape[2] - given) + ((given,) if given else ())
-    theirs = {name: call.transformer_options[name] for name in OF_EVERY_CALL if name in call.transformer_options}
+    theirs = options_alone(call.transformer_options)
     blocks = RamBlocks(clean.device) if offload == "RAM" else None
     if blocks is not None:
         ends.callback(blocks.close)

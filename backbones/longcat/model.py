@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...networks.longcat.call import Groups
+from ...networks.longcat.call import Cached, Groups
 from ...networks.longcat.config import LongCatConfig
 from ...networks.longcat.network import LongCat, Place
 from ...networks.longcat.versions import REFERENCE_INDEX, Version
@@ -70,7 +70,8 @@ class LongCatNetwork(LongCat):
                  num_cond_frames: int = 0, times: Sequence[float] | None = None,
                  visibility: Mapping[tuple[int, int], float] | None = None, cache: Sequence[KVCache] = (),
                  sparse: SparseBlocks | None = None, negative: Tensor | None = None,
-                 guidance: AttentionGuidance | None = None, guided: Sequence[bool] | None = None, **others) -> Tensor:
+                 guidance: AttentionGuidance | None = None, guided: Sequence[bool] | None = None, beside: Cached = (),
+                 **others) -> Tensor:
         """The velocity noise - x0 of `x` (B, C, T, h, w) in model space, float32; 0 for frames that are given.
 
         The first `num_cond_frames` of x are given. `reference` (B, C, r, h, w): conditioning frames in front of them, a
@@ -93,7 +94,7 @@ class LongCatNetwork(LongCat):
         prediction = super().forward(
             x, timestep, context, None if context is None else (context != 0).any(-1), audio=audio,
             speaker_masks=speaker_masks, clean=clean, visibility=visibility, cache=stand, times=times, sparse=sparse,
-            negative=negative, guidance=guidance, guided=guided, transformer_options=transformer_options)
+            negative=negative, guidance=guidance, guided=guided, beside=beside, transformer_options=transformer_options)
         return pad(-prediction[:, :, given - frames:], (0, 0, 0, 0, given, 0))
 
 

@@ -22,9 +22,11 @@ from ...techniques.temporal_anchor import find_temporal_anchor
 from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import WINDOW, Cut
+from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes
 from ..written_memory import MEMORY, PICTURE, MemoryCall
 from .call import WanCall, split_attention
 from .memory import attention_with_memory
+from .video_reference import video_keys
 
 GREY_LATENTS = 4    # after so many a grey video's latents stay as they are, but for rounding
 
@@ -75,11 +77,13 @@ class Wan(Backbone):
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
+        layout, visibility, video = take_out_video(layout, visibility, techniques)
         check_other_nodes(call, layout)
         times = [time for span in layout.spans for time in span.times]
         rows = call.rows(times)
+        keys = self.video_keys(call, video, techniques, process_in)
         if restricts_visibility(techniques):
-            call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1]))
+            call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1], keys))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
     @staticmethod
@@ -87,6 +91,23 @@ class Wan(Backbone):
         """The call's input (B, C, T, h, w) with its first latents, those of a stream that are finished, as this family
         knows given ones."""
         return x
+
+    def video_keys(self, call: WanCall, span: Span | None, techniques, process_in) -> VideoKeys | None:
+        """What the call attends to of a video of the person."""
+        video = find_video(techniques)
+        return None if span is None or video is None else video_keys(
+            call, span, video.offload, lambda alone: self.with_video(alone, span, process_in))
+
+    def with_video(self, alone: WanCall, span: Span, process_in) -> WanCall:
+        """The call over the video in `span` in place of its own latents, as this family is given known frames."""
+        latents = alone.latents(span, process_in)[:1]
+        known = alone.x.shape[1] == latents.shape[1] * 2 + 4    # I2V
+        return alone.change(x=as_known(latents) if known else latents, extra={})
+
+    def check_video_reference(self, audio: bool) -> None:
+        if audio:
+            raise ValueError(f"audio_features: {self.name} has no audio attention, so what is said in the video has no "
+                             "way to its frames. Disconnect it")
 
     def prepare_remembering(self, call: WanCall, memory: MemoryCall, techniques, position, process_in) -> WanCall:
         """A call that sees what a stream remembers; of other clean frames only those of other techniques ride along."""
@@ -105,14 +126,16 @@ class Wan(Backbone):
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
-        """Of one guidance branch, where this family remembers: its picture's and the finished latents'."""
+        """Of a video reference; of one guidance branch, where this family remembers: its picture's and the finished
+        latents'."""
         anchor = find_temporal_anchor(techniques)
-        if self.memory != "written" or anchor.offload != "VRAM":
-            return 0
-        latents = anchor.latents + (find_style_anchor(techniques) is not None)
         network, computed = model.diffusion_model, model.manual_cast_dtype or model.get_dtype()
+        video = video_bytes(techniques, len(network.blocks), network.dim, computed)
+        if self.memory != "written" or anchor.offload != "VRAM":
+            return video
+        latents = anchor.latents + (find_style_anchor(techniques) is not None)
         size = 1 if anchor.precision == "fp8" else computed.itemsize
-        return latents * 2 * len(network.blocks) * network.dim * (noise_shape[3] * noise_shape[4] // 4) * size
+        return video + latents * 2 * len(network.blocks) * network.dim * (noise_shape[3] * noise_shape[4] // 4) * size
 
     def extra_latents(self, model, noise_shape, techniques, position) -> int:
         """As many more as ComfyUI counts the bytes of a KV cache for: it reckons with the sampler's latent alone."""

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ...techniques.layout import Span
 from ...techniques.rope import rope_frequencies, scaled_axes
 from ..frame_conditions import window_of
-from ..model_call import ModelCall, split_queries
+from ..model_call import KeysBeside, ModelCall, split_queries
 from ..sampling_run import once
 from ..span_latents import latents_of
 
@@ -47,8 +48,9 @@ class WanCall(ModelCall):
 
 
 def split_attention(call: WanCall, visibility: dict[tuple[int, int], float], frames: int,
-                    total_tokens: Callable[[], int]) -> Callable:
-    """`split_queries` of the `frames` latent frames at the head of the sequence."""
+                    total_tokens: Callable[[], int], beside: KeysBeside | None = None) -> Callable:
+    """`split_queries` of the `frames` latent frames at the head of the sequence. `beside`: further keys and values, as
+    those of a video reference; a compiled block asks for them each time."""
     text_lengths = {tensor.shape[1] for tensor in (call.context, call.clip_fea) if tensor is not None}
     last_block: list[int | None] = [None]
 
@@ -60,5 +62,6 @@ def split_attention(call: WanCall, visibility: dict[tuple[int, int], float], fra
         comes_first, last_block[0] = block != last_block[0], block
         return comes_first
 
-    return split_queries(call.transformer_options, visibility, frames, call.grid[0] * call.grid[1], total_tokens,
-                         is_video=is_video)
+    override = split_queries(call.transformer_options, visibility, frames, call.grid[0] * call.grid[1], total_tokens,
+                             is_video=is_video, beside=beside)
+    return override if beside is None else torch.compiler.disable(override, recursive=False)

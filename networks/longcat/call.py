@@ -39,7 +39,8 @@ class Call:
     `rope`: RoPE frequencies of the frames in hand. `groups`: these frames by the keys they see. `text` (B, L, D), or a
     list of (1, L_i, D) where padding is left out; `audio` (B, noisy frames, tokens, C). `sparse`: which keys of the
     self-attention are left out. `negative` (1, L, D): the text that `guidance` guides away from, in the
-    `guided` rows of the batch, None being all.
+    `guided` rows of the batch, None being all. `beside`: what all frames in hand see behind their own keys.
+    `frame_tokens`: of loose tokens, how many each frame of `audio` has.
     """
     frames: int
     clean: int
@@ -54,6 +55,8 @@ class Call:
     negative: Tensor | None = None
     guidance: AttentionGuidance | None = None
     guided: tuple[bool, ...] | None = None
+    beside: Cached = ()
+    frame_tokens: tuple[int, ...] | None = None
     options: dict = field(default_factory=dict)
 
     @property

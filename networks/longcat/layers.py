@@ -45,6 +45,9 @@ class SelfAttention(nn.Module):
         query, key = self.rotate(query, call.rope), self.rotate(key, call.rope)
         key = join_cached([cache.keys(0, frequencies, self.rotate) for cache, frequencies in cached], key)
         value = join_cached([cache.blocks[0][1] for cache, _ in cached], value)
+        for cache, frequencies in call.beside:
+            key = join_behind(key, cache.keys(0, frequencies, self.rotate))
+            value = join_behind(value, cache.blocks[0][1])
         positions = None
         if (speakers := call.speakers) is not None:
             shares = person_map(query[:, call.clean_tokens:], key[:, :call.tokens], speakers.masks)
@@ -72,6 +75,10 @@ class SelfAttention(nn.Module):
 def join_cached(cached: Sequence[Tensor], own: Tensor) -> Tensor:
     """Cached keys or values before a call's own (B, N, heads, D)."""
     return torch.cat([*(expand_to_batch(older.to(own), len(own)) for older in cached), own], 1) if cached else own
+
+
+def join_behind(own: Tensor, cached: Tensor) -> Tensor:
+    return torch.cat([own, expand_to_batch(cached.to(own), len(own))], 1)
 
 
 def expand_to_batch(cached: Tensor, batch: int) -> Tensor:

@@ -37,6 +37,7 @@ from .layers import (
     modulate,
     speaker_frequencies,
 )
+from .video import attend_by_frame
 
 Standing = Sequence[tuple[KVCache, float]]
 """KV caches of closed spans, and the RoPE time of the first frame of each."""
@@ -95,11 +96,18 @@ class Block(nn.Module):
         frames, audio = time.shape[1], call.audio.flatten(0, 1)
         if hasattr(self, "pre_audio_crs_attn_norm"):
             audio = self.pre_audio_crs_attn_norm(audio)
+        if call.frame_tokens is not None:
+            update = attend_by_frame(self.pre_video_crs_attn_norm(x), audio, call.frame_tokens,
+                                     lambda part, sound: self.audio_cross_attn(part, sound, call.options))
+            return self.modulate_audio(update[:, None], time)
         query = rearrange(self.pre_video_crs_attn_norm(x), "b (t s) c -> (b t) s c", t=frames)
         rope: tuple[Tensor, ...] = ()
         if call.speakers is not None and positions is not None:
             rope = speaker_frequencies(positions, frames, self.head_dim), call.speakers.key_rope
-        update = self.audio_cross_attn(query, audio, call.options, *rope).unflatten(0, (-1, frames))
+        return self.modulate_audio(self.audio_cross_attn(query, audio, call.options, *rope).unflatten(0, (-1, frames)),
+                                   time)
+
+    def modulate_audio(self, update: Tensor, time: Tensor) -> Tensor:
         shift, scale, gate = self.audio_adaLN_modulation(time).unsqueeze(2).chunk(3, -1)
         return compute_as(update, torch.mul, gate, modulate(update, shift, scale)).flatten(1, 2)
 
@@ -138,7 +146,8 @@ class LongCat(nn.Module):
                 visibility: Mapping[tuple[int, int], float] | None = None, audio: Tensor | None = None,
                 speaker_masks: Tensor | None = None, cache: Standing = (), sparse: SparseBlocks | None = None,
                 negative: Tensor | None = None, guidance: AttentionGuidance | None = None,
-                guided: Sequence[bool] | None = None, transformer_options: dict | None = None) -> Tensor:
+                guided: Sequence[bool] | None = None, beside: Cached = (),
+                transformer_options: dict | None = None) -> Tensor:
         """The raw prediction x0 - noise (B, C, T, h, w), float32, for latents (B, C, T, h, w) in model space.
 
         `timestep` (B,) or (B, T) in 0..1000, 0 where clean. `text` (B, L, C), `text_mask` (B, L), 1 is a token.
@@ -148,9 +157,11 @@ class LongCat(nn.Module):
         streams, frames, window, layers, channels), frames being 1 + 4 * (latents - 1), whose end is the chunk's end.
         `speaker_masks`: in pixels, (B, K, H, W), of the first frame, needed when several speak. `sparse`: which keys
         the self-attention leaves out. `negative` (1, L, C): the text that `guidance` guides away from, zeros being
-        padding; `guided`: which rows of the batch, None for all. ValueError for sizes that do not fit.
+        padding; `guided`: which rows of the batch, None for all. `beside`: KV caches that every frame in hand sees,
+        none of which may then be clean. ValueError for sizes that do not fit.
         """
         call = self.make_call(x, clean, times, visibility, cache, transformer_options, sparse)
+        call = replace(call, beside=beside) if beside else call
         if text is not None:
             call = self.add_text(call, text.to(x.dtype), text_mask)
             if negative is not None:
@@ -283,7 +294,8 @@ class LongCat(nn.Module):
         """All blocks, with the hooks that other packs expect of a ComfyUI model."""
         replaced = call.options.get("patches_replace", {}).get("dit", {})
         for index, block in enumerate(self.blocks):
-            here = replace(call, options={**call.options, "block_index": index})
+            beside = tuple((cache.only(index), frequencies) for cache, frequencies in call.beside)
+            here = replace(call, options={**call.options, "block_index": index}, beside=beside)
             cached = tuple((cache.only(index), frequencies) for cache, frequencies in call.cached)
 
             def run(values: dict, block=block, here=here, cached=cached) -> dict:

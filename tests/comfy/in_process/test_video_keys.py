@@ -1,0 +1,177 @@
+"""A video of the person as keys and values: the same as a masked sequence, and the same whatever a call holds."""
+import comfy.samplers
+import pytest
+import torch
+from families import FAMILIES, SIZE, FamilyChunk, load_family
+from lodestar.backbones import reference_pass
+from lodestar.backbones.wan import base as wan_base
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.reference_tokens import Tokens, all_tokens, tokens_in_boxes
+from lodestar.techniques.video_reference import VideoReference
+from torch.nn.functional import scaled_dot_product_attention
+
+FRAMES, CHUNK = 3, 6
+CLOSE = 1e-6        # of the largest value, in float32
+
+
+def grid_of(chunk) -> tuple[int, int]:
+    return SIZE[0] // 2, SIZE[1] // 2
+
+
+def some_tokens(chunk) -> Tokens:
+    """Of each frame another box."""
+    keep = torch.zeros(FRAMES, *grid_of(chunk), dtype=torch.bool)
+    for frame in range(FRAMES):
+        keep[frame, frame % 2:3, 1:4 - frame % 2] = True
+    return Tokens(keep)
+
+
+def video(chunk, tokens=None, seed=40, **fields) -> VideoReference:
+    tokens = tokens or Tokens(all_tokens(FRAMES, grid_of(chunk)))
+    return VideoReference(chunk.picture(seed, FRAMES), tokens, **fields)
+
+
+@pytest.fixture(scope="module")
+def family(tiny_models):
+    return lambda name: FamilyChunk(FAMILIES[name], load_family(name, tiny_models / "models"))
+
+
+class OneBranch(FamilyChunk):
+    """Whose guider has the positive prompt alone, as the video's pass does."""
+
+    def guider(self, model):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(self.prompt(3), self.prompt(4))
+        guider.set_cfg(1.0)
+        return guider
+
+
+def one_branch(family, name):
+    chunk = family(name)
+    return OneBranch(chunk.family, chunk.model)
+
+
+def masked_attention(own: int, keep: torch.Tensor):
+    """An attention override of a whole sequence: `own` tokens that see all that are kept, then a video's, which see
+    those of the video."""
+    total = own + len(keep)
+    mask = torch.zeros(total, total, dtype=torch.bool)
+    for query in range(total):
+        for key in range(total):
+            mask[query, key] = (key < own and query < own) or (key >= own and bool(keep[key - own]))
+
+    def override(function, q, k, v, heads, *args, **kwargs):
+        if (q.shape[1], k.shape[1]) != (total, total):
+            return function(q, k, v, heads, *args, **kwargs)
+        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    return override
+
+
+def with_override(model, override):
+    model = model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    return model
+
+
+@pytest.mark.parametrize("select", [False, True], ids=["whole", "selected"])
+@pytest.mark.parametrize("name", ["wan21_t2v", "wan21_i2v", "wan22_ti2v"])
+def test_keys_are_those_of_a_masked_sequence(family, monkeypatch, name, select):
+    """Of the whole sequence under a naive mask: the chunk sees all, the video itself, what is not selected nobody."""
+    chunk = one_branch(family, name)
+    technique = video(chunk, some_tokens(chunk) if select else None)
+    kept = chunk.sample(technique, chunk=0, steps=1)
+    monkeypatch.setattr(wan_base, "take_out_video", lambda layout, visibility, techniques: (layout, {}, None))
+    frame = grid_of(chunk)[0] * grid_of(chunk)[1]
+    model = with_override(chunk.model, masked_attention(CHUNK * frame, technique.tokens.keep.flatten()))
+    masked = chunk.sample(technique, model=model, chunk=0, steps=1)
+    assert (kept - masked).abs().max() < CLOSE * masked.abs().max()
+    assert (kept - chunk.sample(chunk=0, steps=1)).abs().max() > 1e-3
+
+
+CACHED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "longcat_avatar", "longcat_video"]
+
+
+@pytest.fixture(params=CACHED)
+def chunk(request, family):
+    return family(request.param)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Keys and values of each video reference that was made, in turn."""
+    caches, own = [], reference_pass.make_cache
+
+    def recorded(*args):
+        caches.append(own(*args))
+        pairs.append([tuple(tensor.clone() for tensor in pair) for pair in caches[-1].blocks])
+        return caches[-1]
+
+    pairs: list = []
+    monkeypatch.setattr(reference_pass, "make_cache", recorded)
+    return pairs
+
+
+def equal(one, other) -> bool:
+    return all(torch.equal(*tensors) for pairs in zip(one, other, strict=True) for tensors in zip(*pairs, strict=True))
+
+
+def test_keys_do_not_depend_on_the_call(chunk, kept, monkeypatch):
+    """Made once for all steps and both branches; not of what is sampled, its steps, its context or its speech."""
+    chunk.sample(video(chunk), steps=3)
+    chunk.sample(video(chunk), steps=1, context=17)
+    chunk.sample(video(chunk), chunk=0, picture=6, latents=4)
+    assert len(kept) == 3 and all(equal(kept[0], other) for other in kept[1:])
+    chunk.sample(video(chunk, seed=41))
+    assert not equal(kept[0], kept[3])
+
+
+def test_the_negative_prompt_is_no_part_of_the_keys(chunk, kept):
+    """Nor is it where the branches are not one batch."""
+    inputs, technique = chunk.inputs(), video(chunk)
+    for negative in (4, 5):
+        guider = chunk.guider(chunk.model)
+        guider.set_conds(chunk.prompt(3), [[torch.cat([chunk.prompt(negative)[0][0]] * (negative - 3), 1), {}]])
+        chunk.run(chunk.guider_at(guider, (technique,), inputs), inputs)
+    assert len(kept) == 2 and equal(*kept)
+
+
+def test_a_box_over_all_is_no_selection(chunk):
+    whole = Tokens(all_tokens(FRAMES, grid_of(chunk)))
+    boxes = Tokens(tokens_in_boxes([(0, 0, 1, 1)] * FRAMES, grid_of(chunk)))
+    made, boxed, selected = (chunk.sample(video(chunk, tokens)) for tokens in (whole, boxes, some_tokens(chunk)))
+    assert torch.equal(made, boxed) and (made - selected).abs().max() > 1e-4
+
+
+def test_selected_tokens_alone_are_seen(chunk):
+    """What was not selected shows in nothing; what was keeps its place."""
+    technique, latents = video(chunk, some_tokens(chunk)), chunk.picture(40, FRAMES)
+    elsewhere = latents + 3 * (~technique.tokens.keep).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    inside = latents + 3 * technique.tokens.keep.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    made, other, changed = (chunk.sample(VideoReference(seen, technique.tokens))
+                            for seen in (latents, elsewhere, inside))
+    assert torch.equal(made, other) and (made - changed).abs().max() > 1e-4
+
+
+def test_when_it_stands_counts(chunk):
+    made = [chunk.sample(video(chunk, placement=placement)) for placement in ("ahead", "before", "own")]
+    assert all((one - made[0]).abs().max() > 1e-5 for one in made[1:])
+    assert (made[0] - chunk.sample(video(chunk, distance=30))).abs().max() > 1e-5
+
+
+def test_beside_anchor_and_skip(chunk):
+    """Frames that do not see the anchor see the video."""
+    anchor = LookaheadAnchor(3, latents=chunk.picture(12), placement="in chunk", index=2)
+    skip = ReferenceSkip(radius=CHUNK)
+    made = [chunk.sample(*others, video(chunk), chunk=0) for others in ((anchor,), (anchor, skip), (skip,))]
+    assert (made[0] - made[1]).abs().max() > 1e-5
+    other = chunk.sample(LookaheadAnchor(3, latents=chunk.picture(13), placement="in chunk", index=2), skip,
+                         video(chunk), chunk=0)
+    assert (made[1] - other).abs().max() < 1e-4
+    assert (made[1] - chunk.sample(anchor, skip, video(chunk, seed=41), chunk=0)).abs().max() > 1e-4
+
+
+def test_in_ram_it_is_the_same(chunk):
+    assert torch.equal(chunk.sample(video(chunk)), chunk.sample(video(chunk, offload="RAM")))
