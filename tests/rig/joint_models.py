@@ -6,10 +6,11 @@ from typing import Any
 
 import comfy.ops
 import comfy.sd
+import small_h3
 import torch
 from make_tiny_models import draw
 from safetensors.torch import save_file
-from stand_ins import LTX_CHECKPOINT, LTX_LORA
+from stand_ins import H3_LORA, H3_NETWORK, H3_SOUND_VAE, H3_VAE, LTX_CHECKPOINT, LTX_LORA
 
 LTX: dict[str, Any] = {
     "num_attention_heads": 2, "attention_head_dim": 24, "cross_attention_dim": 48, "audio_num_attention_heads": 2,
@@ -67,27 +68,32 @@ H3: dict[str, Any] = {
     "timestep_input_dim": 16, "time_embed_hidden_size": 24, "time_embed_dim": 16, "rope_inv_freq_len": 2}
 
 
-def load_h3():
-    """A MODEL, which ComfyUI knows by its shapes alone."""
+def h3_weights() -> dict[str, torch.Tensor]:
     from comfy.ldm.minimax.model import MiniMaxH3Model
     module = MiniMaxH3Model(**H3, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
-    weights = {**drawn(module, 1.5), "rope.inv_freq": 0.3 * 10_000 ** -(torch.arange(2) / 2)}
-    return comfy.sd.load_diffusion_model_state_dict(weights)
+    return {**drawn(module, 1.5), "rope.inv_freq": 0.3 * 10_000 ** -(torch.arange(2) / 2)}
+
+
+def load_h3():
+    """A MODEL, which ComfyUI knows by its shapes alone."""
+    return comfy.sd.load_diffusion_model_state_dict(h3_weights())
+
+
+def h3_vae_weights() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The picture's VAE and the sound's, of the size that small_h3 gives ComfyUI's classes."""
+    with small_h3.small():
+        from comfy.ldm.minimax.audio_vae import MiniMaxH3AudioVAE
+        from comfy.ldm.minimax.vae import MiniMaxH3VideoVAE
+        picture, sound = MiniMaxH3VideoVAE(), MiniMaxH3AudioVAE()
+    statistics = {name: getattr(picture, name) for name in ("latents_mean", "latents_std")}
+    return ({**drawn(picture), **statistics},
+            {**drawn(sound), "latents_mean": torch.zeros(32), "latents_std": torch.ones(32)})
 
 
 def load_h3_vae() -> comfy.sd.VAE:
-    """By ComfyUI's loader, which knows but the published size of 2.6 billion weights: while it loads, its class makes
-    a small one."""
-    import comfy.ldm.minimax.vae as minimax
-    own, decoder = minimax.MiniMaxH3VideoVAE, minimax.ViT3DDecoder
-    minimax.ViT3DDecoder = lambda **given: decoder(num_layers=2, heads=2, dim_head=32, **given)
-    try:
-        small = own(ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1)
-        statistics = {name: getattr(small, name) for name in ("latents_mean", "latents_std")}
-        minimax.MiniMaxH3VideoVAE = lambda **given: small
-        return comfy.sd.VAE(sd={**drawn(small), **statistics}, dtype=torch.float32)
-    finally:
-        minimax.MiniMaxH3VideoVAE, minimax.ViT3DDecoder = own, decoder
+    weights, _ = h3_vae_weights()
+    with small_h3.small():
+        return comfy.sd.VAE(sd=weights, dtype=torch.float32)
 
 
 LTX_SOUND: dict[str, Any] = {
@@ -116,20 +122,20 @@ def load_ltx_sound_vae() -> Any:
 
 
 def load_h3_sound_vae() -> comfy.sd.VAE:
-    """By ComfyUI's loader, as the video's."""
-    import comfy.ldm.minimax.audio_vae as minimax
-    own = minimax.MiniMaxH3AudioVAE
-    small = own(encoder_dim=4, latent_dim=64, decoder_dim=128)
-    minimax.MiniMaxH3AudioVAE = lambda: small
-    try:
-        weights = {**drawn(small), "latents_mean": torch.zeros(32), "latents_std": torch.ones(32)}
+    _, weights = h3_vae_weights()
+    with small_h3.small():
         return comfy.sd.VAE(sd=weights)
-    finally:
-        minimax.MiniMaxH3AudioVAE = own
+
+
+def one_layer(name: str, out: int, into: int) -> dict[str, torch.Tensor]:
+    """A LoRA of rank 2 of one layer."""
+    key = f"diffusion_model.{name}"
+    return {f"{key}.lora_A.weight": torch.ones(2, into) / 64, f"{key}.lora_B.weight": torch.ones(out, 2) / 64}
 
 
 def write_official(models: Path) -> None:
-    """LTX-2.3's checkpoint, network and VAEs in one file, and its LoRA, tiny, below ComfyUI's models folder."""
+    """LTX-2.3's checkpoint, network and VAEs in one file, and its LoRA, tiny, below ComfyUI's models folder; MiniMax
+    H3's network, LoRA and VAEs, the last for a ComfyUI that has small_h3 in its custom_nodes."""
     from comfy.ldm.lightricks.av_model import LTXAVModel
     from comfy.ldm.lightricks.vae.causal_audio_autoencoder import CausalAudioAutoencoder
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
@@ -139,10 +145,12 @@ def write_official(models: Path) -> None:
              "vae": VideoVAE(0, VIDEO_VAE), "audio_vae": CausalAudioAutoencoder(config=LTX_SOUND["audio_vae"]),
              "vocoder": Vocoder(config=LTX_SOUND["vocoder"])}
     weights = {f"{name}.{key}": value for name, part in parts.items() for key, value in drawn(part).items()}
-    key = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    network, (vae, sound_vae) = h3_weights(), h3_vae_weights()
     for name, tensors, config in (
             (LTX_CHECKPOINT, weights, {"transformer": LTX23, "vae": VIDEO_VAE, **LTX_SOUND}),
-            (LTX_LORA, {f"{key}.lora_A.weight": torch.ones(2, 48), f"{key}.lora_B.weight": torch.ones(48, 2)}, {})):
+            (LTX_LORA, one_layer("transformer_blocks.0.attn1.to_q", 48, 48), {}),
+            (H3_NETWORK, network, {}), (H3_LORA, one_layer("blocks.1.attn.qkv_proj", 96, 32), {}), (H3_VAE, vae, {}),
+            (H3_SOUND_VAE, sound_vae, {})):
         (models / name).unlink(missing_ok=True)
         save_file({part: value.contiguous() for part, value in tensors.items()}, models / name,
                   metadata={"config": json.dumps(config)})

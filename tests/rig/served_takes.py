@@ -35,9 +35,10 @@ def workflow(name: str) -> Graph:
 def without_text_encoder(graph: Graph) -> Graph:
     """Put Blank Prompt where a text encoder stands, and give no script to read, nor CLIP vision: the official encoders
     are not tiny."""
+    joint = graph.all("CheckpointLoaderSimple") or graph.all("LodestarJointSpeech") and graph.all("UNETLoader")
+    width = {"width": 0, "model": joint[0][0]} if joint else {"width": 4096}
     for node in graph.all("CLIPTextEncode"):
-        node.become("LodestarBlankPrompt", tokens=16, **({"width": 0, "model": graph.the("CheckpointLoaderSimple")[0]}
-                                                         if graph.all("CheckpointLoaderSimple") else {"width": 4096}))
+        node.become("LodestarBlankPrompt", tokens=16, **width)
     for node in graph.all("TextEncodeHunyuanVideo_ImageToVideo"):
         node.become("LodestarBlankPrompt", tokens=16, width=0, model=graph.the("UNETLoader")[0])
     for kind in ("CLIPVisionEncode", "CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader", "LTXAVTextEncoderLoader"):

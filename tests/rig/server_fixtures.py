@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_h3
 import stand_ins
 from lib import comfy_server, environment
 
@@ -22,6 +23,7 @@ def start_server(tmp_path_factory, tiny_models, comfyui):
     @contextlib.contextmanager
     def start(*arguments: str, base: Path | None = None):
         base = base or comfy_server.prepare_base(tmp_path_factory.mktemp("base"), tiny_models)
+        environment.link_or_copy(Path(small_h3.__file__), base / "custom_nodes" / "small_h3.py")
         with comfy_server.start_server(comfyui, base, arguments=arguments) as server:
             yield server
 

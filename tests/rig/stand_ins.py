@@ -56,14 +56,15 @@ OFFICIAL = {    # name -> tiny file or folder, and what the file is called in th
 }
 LTX_CHECKPOINT = "checkpoints/ltx-2.3-22b-dev-fp8.safetensors"      # joint_models writes tiny ones, with ComfyUI
 LTX_LORA = "loras/ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors"
+H3_NETWORK = "diffusion_models/minimax_h3_fl2va_pruned_int8_convrot.safetensors"
+H3_LORA = "loras/minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors"
+H3_VAE, H3_SOUND_VAE = "vae/minimax_h3_video_vae_fp16.safetensors", "vae/minimax_h3_audio_vae_fp32.safetensors"
 EMPTY = (*(f"text_encoders/{name}.safetensors" for name in ("umt5_xxl_fp8_e4m3fn_scaled", "t5xxl_fp16", "clip_l",
                                                            "llava_llama3_fp8_scaled")),
          "clip_vision/clip_vision_h.safetensors", "clip_vision/llava_llama3_vision.safetensors",
          "text_encoders/gemma_3_12B_it_fp4_mixed.safetensors",
          "text_encoders/qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors", LTX_CHECKPOINT, LTX_LORA,
-         "diffusion_models/minimax_h3_fl2va_pruned_int8_convrot.safetensors",
-         "loras/minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors",
-         "vae/minimax_h3_video_vae_fp16.safetensors", "vae/minimax_h3_audio_vae_fp32.safetensors")
+         H3_NETWORK, H3_LORA, H3_VAE, H3_SOUND_VAE)
 
 
 def place(models: Path) -> None:
