@@ -4,6 +4,7 @@ import argparse
 import importlib
 import re
 import sys
+import types
 from fractions import Fraction
 from pathlib import Path
 from time import process_time
@@ -342,7 +343,10 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
     assert "used only: no weights" in capsys.readouterr().out
 
 
-def test_parts_are_made_side_by_side_and_a_failure_is_reported(tmp_path, monkeypatch):
+@pytest.mark.parametrize("begun_as", [None, types.SimpleNamespace(name="script")], ids=["file", "module"])
+def test_parts_are_made_side_by_side_and_a_failure_is_reported(tmp_path, monkeypatch, begun_as):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", begun_as)
     script = tmp_path / "script.py"
     script.write_text("import os, pathlib, sys\n"
                       f"pathlib.Path({str(tmp_path)!r}, sys.argv[-1].replace('/', '_')).touch()\n"

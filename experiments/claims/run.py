@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
+from lib import environment
 from lodestar.training.puppet import face_probe
 from lodestar.training.puppet.export import weights_file
 from lodestar.training.puppet.network import load_trained
@@ -157,7 +158,7 @@ def share_takes(workers: int) -> None:
     """This command once more in so many processes, which make a share of the takes each: that many small networks keep
     the cores busier than one on all of them."""
     threads = str(max((os.cpu_count() or 1) // workers, 1))
-    processes = [subprocess.Popen([sys.executable, *sys.argv, "--part", f"{part}/{workers}"],
+    processes = [subprocess.Popen([*environment.this_command(Path(sys.executable)), "--part", f"{part}/{workers}"],
                                   env={**os.environ, "OMP_NUM_THREADS": threads}) for part in range(workers)]
     try:
         if any([process.wait() for process in processes]):

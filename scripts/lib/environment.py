@@ -212,12 +212,17 @@ def stop_on_signals() -> None:
             signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
 
 
+def this_command(python: Path) -> list[str]:
+    """What this process was begun with, -m and all, in `python`."""
+    module = sys.modules["__main__"].__spec__
+    return [str(python), *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
+
+
 def enter(python: Path) -> None:
     """Go on in `python`: returns at once when this is it, else runs the same command there and ends this process."""
     if Path(sys.prefix).resolve() == python.parent.parent.resolve():
         return
-    module = sys.modules["__main__"].__spec__       # of a command that was begun with -m
-    command = [str(python), *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
+    command = this_command(python)
     if os.name != "nt":
         sys.stdout.flush()
         os.execv(command[0], command)
