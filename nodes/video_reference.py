@@ -72,4 +72,4 @@ class LodestarVideoReference(io.ComfyNode):
         size = size_of(plan, width, height) if plan is not None or width or height else None
         reference = ReferenceVideo(model, vae, video, frames, choose, regions, grow, when_empty, audio_features, size)
         technique, tokens = reference.make(placement, distance, keep)
-        return io.NodeOutput(attach.with_technique(model, technique), tokens)
+        return io.NodeOutput(attach.with_technique(model, technique), tokens, ui={"text": [tokens]})

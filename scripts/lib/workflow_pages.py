@@ -48,6 +48,21 @@ PAGES = {
              "**To try:** bypass *Lookahead Anchor* and watch the character drift; set its distance to 80; "
              "set *Latent Stitch* to re-encode."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
+    "video_reference_puppet": Page(
+        "Video reference puppet", "a video of the character keeps it the same; no download",
+        (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3, 4)))),
+         Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
+         Column(360, (Group("Audio features", (6,)), Group("Prompt", (7,)), Group("Sampling", (17,)),
+                      Group("Plan", (10,)))),
+         Column(420, (Group("Chunk by chunk to one video", (15,)),)),
+         Column(420, (Group("Report", (16,)),))),
+        note("The drawn character of *puppet*, with a video of it in place of the anchor: every frame of the take "
+             "attends to 17 frames of the video, whose keys are computed once. *Video Reference* says what it adds "
+             "before anything is sampled.", (), "", "none needed.", "a minute or two on two CPU cores.",
+             "video_reference_puppet",
+             "**To try:** draw a mask over the head and connect it to *regions*; choose spread; set frames to 5. For a "
+             "real person load your own video and a model for real people."),
+        Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "live_puppet": Page(
         "Live puppet", "a character talks while the speech arrives, no download, no graphics card",
         (Column(360, (Group("Models", (1, 2, 4)), Group("The character and the speech", (3,)))),

@@ -16,14 +16,14 @@ from lodestar.pipelines.take.video_writer import VideoWriter
 from served_takes import without_text_encoder, workflow
 
 WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
-PUPPETS = "puppet", "streaming_puppet"
+PUPPETS = "puppet", "streaming_puppet", "video_reference_puppet"
 REFINE = "longcat_refine"      # of a video that is there already
 H3 = "minimax_h3"              # its VAEs are of the size that small_h3 gives their classes
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
        "cogvideox": 16, "hunyuan_video": 24, "ltx": 24, H3: 24, "infinitetalk": 25, "humo": 25, "puppet": 25,
-       "streaming_puppet": 25,
+       "streaming_puppet": 25, "video_reference_puppet": 25,
        "wan_animate": 30, "everanimate": 30, "streaming_student": 25}
 SHORT = {
     "LodestarPlanTake": {"max_seconds": SECONDS, "width": 64, "height": 64, "chunk_frames": 25},
@@ -87,7 +87,7 @@ def test_it_runs(name, official):
     check_take(official, graph, name, 64)
 
 
-@pytest.mark.parametrize("name", [PUPPETS[0], pytest.param(PUPPETS[1], marks=pytest.mark.once)])
+@pytest.mark.parametrize("name", [PUPPETS[0], *(pytest.param(other, marks=pytest.mark.once) for other in PUPPETS[1:])])
 def test_the_puppet_runs_as_it_opens_on_a_fresh_install(start_server, tmp_path, name):
     base = comfy_server.prepare_base(tmp_path / "base")
     graph = workflow(name)
