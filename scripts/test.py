@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Outcome:
     skipped: int = 0
     seconds: float = 0.0
     reason: str = ""
+    failures: list[str] = field(default_factory=list)
 
     def row(self) -> str:
         state = "FAILED" if self.failed else "left out" if self.reason else "ok"
@@ -123,7 +124,7 @@ class Runner:
             file.touch()
             went_on = True
             while went_on:
-                code = self.run(tier, ["pytest", "-q", "-p", "progress", "--durations=8", "-m", marks, *keyword,
+                code = self.run(tier, ["pytest", "-q", "-p", "progress", "--durations=25", "-m", marks, *keyword,
                                        "--continue-on-collection-errors", *arguments], sign_of_life=file,
                                 folder=PACK, **(variables or {}), PYTHONPATH=str(RIG), LODESTAR_PROGRESS=str(file))
                 unfinished = [test for test, state in progress.states(file).items() if state == "began"]
@@ -132,9 +133,11 @@ class Runner:
                           flush=True)
                     progress.append(file, test, "failed")
                 went_on = bool(unfinished)
-            states = list(progress.states(file).values())
+            ended = progress.states(file)
+        states = list(ended.values())
         passed, failed, skipped = map(states.count, ("passed", "failed", "skipped"))
-        outcome = Outcome(tier, passed, failed, skipped, time.monotonic() - started)
+        outcome = Outcome(tier, passed, failed, skipped, time.monotonic() - started,
+                          failures=[test for test, state in ended.items() if state == "failed"])
         if code == 5 and (self.keyword or states):
             outcome.reason = "" if states else f"no test matches {self.keyword!r}"
         elif code and not outcome.failed:
@@ -216,6 +219,9 @@ def main() -> int:
     print(f"\n{'tier':14s} {'':9s} {'passed':>7s} {'failed':>7s} {'skipped':>8s} {'seconds':>8s}")
     for outcome in outcomes:
         print(outcome.row())
+    for outcome in outcomes:
+        for test in outcome.failures:
+            print(f"{outcome.tier} FAILED {test}")
     passed, failed = sum(outcome.passed for outcome in outcomes), sum(outcome.failed for outcome in outcomes)
     print(f"\n{passed} passed, {failed} failed")
     return int(failed > 0)

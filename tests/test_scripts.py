@@ -208,6 +208,7 @@ def test_results_are_counted_and_a_tier_that_cannot_start_is_a_failure(run_tests
     runner = run_tests.Runner(Path(sys.executable), None, False)
     outcome = runner.pytest("mine", [str(tests)])
     assert (outcome.passed, outcome.failed, outcome.skipped) == (2, 2, 1) and "FAILED" in outcome.row()
+    assert [test.split("::")[1] for test in outcome.failures] == ["test_c", "test_e"]
     assert "[mine] " in capsys.readouterr().out
     outcome = runner.pytest("mine", [str(tmp_path / "nothing_here")])
     assert (outcome.passed, outcome.failed) == (0, 1) and "exit code 4" in outcome.row()
