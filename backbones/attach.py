@@ -4,6 +4,7 @@ The wrapper is a fresh object for each set of techniques and each chunk, and hol
 overrides are installed inside it, so that they chain whatever other packs put there, in any node order.
 """
 import copy
+import inspect
 from typing import Any, TypeVar
 
 import comfy.conds
@@ -194,6 +195,31 @@ def text_of(guider, prompt: list | None) -> torch.Tensor:
         return prompt[0][0]
     name = next(name for name in getattr(guider, "prompt_names", ("positive",)) if name in guider.original_conds)
     return guider.original_conds[name][0]["cross_attn"]
+
+
+def options_at(model_options: dict, model) -> dict:
+    """The options of one call of a sampling run that stands where `model` does, a clone of the run's own."""
+    patch, options = patch_of(model), model_options.get("transformer_options", {})
+    if patch is None:
+        return model_options
+    wrappers = options.get("wrappers", {})
+    own = {WrappersMP.DIFFUSION_MODEL: patch, WrappersMP.APPLY_MODEL: patch.cut_conditions}
+    own_wrappers = {kind: {**wrappers.get(kind, {}), KEY: [wrapper]} for kind, wrapper in own.items()}
+    return {**model_options, "transformer_options": {**options, "wrappers": {**wrappers, **own_wrappers}}}
+
+
+def copy_for_training(model, dtype: torch.dtype):
+    """A clone that computes in `dtype` and whose weights a gradient may pass: a second set of them in RAM where they
+    were loaded in inference mode, as every node loads them."""
+    if not any(weight.is_inference() for weight in model.model.parameters()):
+        clone = model.clone()
+    elif "force_deepcopy" in inspect.signature(model.clone).parameters and model.cached_patcher_init is not None:
+        clone = model.clone(force_deepcopy=True)
+    else:
+        clone = model.clone()
+        clone.model = copy.deepcopy(model.model)
+    clone.set_model_compute_dtype(dtype)
+    return ready_model(clone)
 
 
 def with_whole_timesteps(model_options: dict) -> dict:

@@ -31,8 +31,8 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths",
         "execution", "latent_preview"}
 LIBRARIES = {"techniques": {"torch", "einops", "numpy"}, "networks": {"torch", "einops", "numpy", "safetensors"},
              "pipelines": {"torch", "einops", "numpy", "av", "safetensors", "PIL", "cv2"}}
-ROOM_LIBRARIES = {"techniques/audio": {"scipy", "librosa"}, "pipelines/metrics": {"scipy"},
-                  "pipelines/headless": {"diffusers"}}    # beside their floor's
+ROOM_LIBRARIES = {"techniques/audio": {"scipy", "librosa"}, "techniques/spoilt_pictures.py": {"cv2"},
+                  "pipelines/metrics": {"scipy"}, "pipelines/headless": {"diffusers"}}    # beside their floor's
 WITHOUT_HOST = ("techniques", "networks", "pipelines")
 HEAVY = {"transformers", "diffusers", "librosa", "cv2", "numba", "sklearn", "scipy", "skimage", "kornia", "matplotlib"}
 CALLS_AT_IMPORT = {"getLogger", "compile", "field", "frozenset", "tuple", "dict", "set", "range", "namedtuple", "len"}
@@ -52,6 +52,7 @@ FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands 
     "tests/rig/check_golden.py", "tests/rig/golden.py"}
 ASSIGNED = {            # what is assigned to outside the pack, and nowhere else
     "scripts/lib/pack.py": ("sys.path", "sys.modules"),             # the pack under its name
+    "backbones/train_host.py": ("comfy.model_management.in_training",),     # as core's own trainer says that it trains
     "scripts/lib/environment.py": ("comfy.cli_args.args.",),        # ComfyUI in this process, on CPU
     "benchmarks/in_process.py": ("comfy.cli_args.args.",),
     "tests/rig/golden.py": ("sys.modules",),                        # itself under its name, for what it imports
@@ -102,7 +103,8 @@ def may_import(root: Path, source: Source, parts: tuple[str, ...]) -> bool:
 def allowed_library(source: Source, module: str) -> bool:
     if source.floor not in LIBRARIES or module in sys.stdlib_module_names or module == "__future__":
         return True
-    return module in LIBRARIES[source.floor] | ROOM_LIBRARIES.get(source.path.parent.as_posix(), set())
+    rooms = (source.path.parent, source.path)
+    return module in LIBRARIES[source.floor].union(*(ROOM_LIBRARIES.get(room.as_posix(), set()) for room in rooms))
 
 
 def lazy_imports(root: Path):

@@ -25,6 +25,7 @@ ARRAYS: Mapping[str, str] = {
     "trajectory": "(levels, C, T, h, w) states of the teacher's path from noise, the last one clean (Backfill)",
     "trajectory_sigmas": "(levels,) their levels, falling, the last 0",
     "trajectory_context": "(C, k, h, w) what the teacher was given before them",
+    "first": "() int64: the clip's latent at which a path or a pair of takes begins; 0 where it is missing",
     "winner": "(C, T, h, w) of two takes of the same speech the one that is more the person (Preference Pairs)",
     "loser": "(C, T, h, w) the other",
 }

@@ -47,8 +47,9 @@ class Network(Protocol):
     def to_model(self, latents: Tensor) -> Tensor:
         """Latents of an example (1, C, n, h, w) in model space, on the model's device."""
 
-    def velocity(self, example: Example, x: Tensor, sigmas: Tensor) -> Tensor:
-        """The predicted e - x0 (1, C, n, h, w) of the state `x`, whose latents stand at `sigmas` (n,)."""
+    def velocity(self, example: Example, x: Tensor, sigmas: Tensor, first: int = 0) -> Tensor:
+        """The predicted e - x0 (1, C, f, h, w) of the state `x`, which holds the example's latents from `first` on, all
+        by default; they stand at `sigmas` (f,)."""
 
     def without_adapter(self) -> AbstractContextManager[None]:
         """Inside, `velocity` is the base model's own, without gradient."""
@@ -57,22 +58,40 @@ class Network(Protocol):
         """Inside, `velocity` has another of the run's adapters, such as DMD's critic."""
 
 
-class Phase(Protocol):
+@dataclass(frozen=True)
+class Phase:
     """A stage of a recipe that begins at step `first`."""
     name: str
-    first: int
+    first: int = 0
+
+
+LORA = "lora"       # the adapter that is saved
 
 
 class Recipe(Protocol):
     """`name`: in the menu. `needs`: arrays that each clip must have. `trains`: patterns of the module names that get an
     adapter; empty for all linear layers. `layouts`: how it lays out a chunk, for the log. `phases`: its stages, in
-    order. `adapters`: those it trains beside the one that is saved, which is "lora"."""
-    name: str
-    needs: Sequence[str]
-    trains: Sequence[str]
-    layouts: Sequence[str]
-    phases: Sequence[Phase]
-    adapters: Sequence[str]
+    order. `adapters`: all that it trains, LORA first."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> Sequence[str]: ...
+
+    @property
+    def trains(self) -> Sequence[str]: ...
+
+    @property
+    def layouts(self) -> Sequence[str]: ...
+
+    @property
+    def phases(self) -> Sequence[Phase]: ...
+
+    @property
+    def adapters(self) -> Sequence[str]: ...
+
+    def adapter_at(self, step: int) -> str:
+        """Which adapter step `step` changes."""
 
     def example(self, step: int) -> Example:
         """Of one step, or accumulated part of a step: a pure function of the recipe's seed and `step`."""
