@@ -107,18 +107,16 @@ def frequencies_of(options: dict, cache: KVCache, time: float, axes_dim: Sequenc
     return run.newest(("video reference's place", id(cache)), (time, theta, axes), make)
 
 
-def positive_rows(options: dict, value: Tensor | None) -> Tensor | None:
-    """Of a batch's values those of one condition: of the positive one where it is in it."""
+def positive_row(options: dict, value: Tensor) -> Tensor:
+    """Of a batch's values that of one condition: of the positive one where it is in it."""
     kinds = options.get("cond_or_uncond") or (0,)
-    return None if value is None else value.chunk(len(kinds))[kinds.index(0) if 0 in kinds else 0][:1]
+    return value.chunk(len(kinds))[kinds.index(0) if 0 in kinds else 0][:1]
 
 
 def text_of_run(options: dict, context: Tensor) -> Tensor:
     """(1, tokens, C) of the positive prompt, whichever condition a call is of."""
     run = options.get(RUN)
-    own = positive_rows(options, context)
-    assert own is not None
-    return own if run is None or run.text is None else run.text[:1].to(context)
+    return positive_row(options, context) if run is None or run.text is None else run.text[:1].to(context)
 
 
 def options_alone(options: dict) -> dict:

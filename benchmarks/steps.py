@@ -23,8 +23,10 @@ from lodestar.techniques.conditioning_cache import ConditioningCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.reference_tokens import Tokens
 from lodestar.techniques.technique import ChunkPosition, Technique
 from lodestar.techniques.timeline import Timeline
+from lodestar.techniques.video_reference import VideoReference
 from rows import Row, show
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -39,6 +41,7 @@ TECHNIQUES: dict[str, tuple[Technique, ...]] = {
     "no technique": (), "anchor": (LookaheadAnchor(),),
     "hard skip": (LookaheadAnchor(**INSIDE), ReferenceSkip()),
     "soft skip": (LookaheadAnchor(**INSIDE), ReferenceSkip("soft", 1, 0.3))}
+VIDEO = "video reference"
 LONGCAT: dict[str, tuple[Technique, ...]] = {
     "upstream's skip": (LookaheadAnchor(placement="in chunk", index=3), ReferenceSkip("upstream", 1)),
     "KV cache": (ConditioningCache("VRAM"),), "KV cache in RAM": (ConditioningCache("RAM"),),
@@ -46,10 +49,12 @@ LONGCAT: dict[str, tuple[Technique, ...]] = {
 WAN = ("wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v")
 COGVIDEOX, HUNYUAN = ("cogvideox_5b", "cogvideox_15_i2v"), ("hunyuan_t2v", "hunyuan15")
 WHOLE = ("humo_17b", "humo_1_7b", "wan22_animate")     # which refuse context windows
+NO_VIDEO = ("wan22_animate", *COGVIDEOX, *HUNYUAN)
 CASES = {f"{model}, {name}": (model, name)
          for model in (*WAN, *WHOLE, "omniavatar", "infinitetalk", *COGVIDEOX, *HUNYUAN, "longcat_video",
                        "longcat_avatar", "longcat_avatar15")
-         for name in (*TECHNIQUES, "keyframes", *(() if model in WHOLE else ("context windows",)),
+         for name in (*TECHNIQUES, "keyframes", *(() if model in NO_VIDEO else (VIDEO,)),
+                      *(() if model in WHOLE else ("context windows",)),
                       *(LONGCAT if model.startswith("longcat") else ()),
                       *(("two speakers",) if "longcat_avatar" in model or model == "infinitetalk" else ()))}
 
@@ -203,7 +208,10 @@ def chunk_of(model, name: str) -> tuple[tuple[Technique, ...], ChunkPosition, Ch
         driving={"pose": Poses()} if backbone.name == "Wan-Animate" else {},
         encode=lambda frames: random(1, channels, (len(frames) - 1) // 4 + 1, *SIZE, seed=10)))
     story = (LookaheadAnchor(), NarrativeKeyframes().plus(Fraction(9), random(1, channels, 1, *SIZE, seed=9)))
-    techniques = {**TECHNIQUES, **LONGCAT, "keyframes": story}.get(name, TECHNIQUES["anchor"])
+    keep = torch.ones(2, SIZE[0] // 2, SIZE[1] // 2, dtype=torch.bool)
+    keep[1, :2] = False
+    video = (VideoReference(random(1, channels, 2, *SIZE, seed=11), Tokens(keep)), LookaheadAnchor())
+    techniques = {**TECHNIQUES, **LONGCAT, "keyframes": story, VIDEO: video}.get(name, TECHNIQUES["anchor"])
     return techniques, ChunkPosition(Fraction(1), picture, inputs.context, 1, FIRST), inputs
 
 

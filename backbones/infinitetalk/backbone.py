@@ -66,6 +66,11 @@ class InfiniteTalk(WanI2V):
         patch = model.attachments.get(PATCH)
         return cls(patch=patch) if patch is not None and isinstance(Wan.of(model), WanI2V) else None
 
+    def check_video_reference(self, audio: bool) -> None:
+        if audio:
+            raise ValueError(f"audio_features: {self.name}'s audio attention is of the chunk's own tokens, so what is "
+                             "said in the video has no way to its frames. Disconnect it")
+
     def memory_in_channels(self) -> bool:
         return False
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...networks.omniavatar.audio import pack_frames
 from ...networks.omniavatar.settings import CHUNK_FRAMES, FPS, OVERLAP_FRAMES, RATIO, SIZES, SPEECH_LAYERS, chunk_frames
+from ...techniques.layout import Span
 from ...techniques.timeline import frames_of
 from ..audio.speech import Speech
 from ..backbone import ChunkInputs, ChunkRequest
@@ -67,6 +68,16 @@ class OmniAvatarBackbone(Wan):
         rows = speech.frame_features(clock, first_latent * RATIO, frames_of(latents, RATIO))
         frames = torch.cat([rows[-1:], rows]).transpose(0, 1).flatten(1)
         return pack_frames(frames[None]).transpose(1, 2)[..., None, None]
+
+    def check_video_reference(self, audio: bool) -> None:
+        """What is said in it is added to its tokens, as to any others."""
+
+    def with_video(self, alone: WanCall, span: Span, process_in) -> WanCall:
+        """Known by the last channel, beside the take's picture."""
+        latents = alone.latents(span, process_in)[:1]
+        picture = alone.x[:1, latents.shape[1]:-1, :1]      # the same in all conditions
+        x = torch.cat([latents, picture.expand(-1, -1, latents.shape[2], -1, -1), torch.zeros_like(latents[:, :1])], 1)
+        return alone.change(x=x, extra={} if span.audio is None else {"audio": span.audio.to(x)})
 
     @staticmethod
     def mark_finished(x: Tensor, finished: int) -> Tensor:

@@ -60,11 +60,6 @@ class Wan(Backbone):
             return WanI2V(boundary=0.9)
         return None
 
-    def check_video_reference(self, audio: bool) -> None:
-        if audio:
-            raise ValueError(f"audio_features: no sound reaches the frames of a video reference in {self.name}. "
-                             "Disconnect them")
-
     def prepare(self, executor, args, kwargs, techniques, position, process_in) -> WanCall:
         call = WanCall.bind(executor, args, kwargs)
         memory = call.transformer_options.get(MEMORY)
@@ -111,18 +106,20 @@ class Wan(Backbone):
 
     def prepare_remembering(self, call: WanCall, memory: MemoryCall, techniques, position, process_in) -> WanCall:
         """A call that sees what a stream remembers; of other clean frames only those of other techniques ride along."""
-        if restricts_visibility(techniques):
+        if restricts_visibility(tuple(other for other in techniques if other is not find_video(techniques))):
             raise ValueError(f"model: a node on it hides frames from one another, which {self.name} cannot do beside "
                              "the KV cache of a stream. Remove Reference Skip")
-        own = self.own_layout(call)
+        own, video = self.own_layout(call), None
         if memory.writes == PICTURE:
             call, layout = self.show_picture(call, memory.window_audio), own
         else:
             own = own.change("chunk", times=tuple(memory.first_time + time for time in own["chunk"].times))
-            layout, _ = lay_out_call(own, techniques, position, call.transformer_options)
+            layout, table = lay_out_call(own, techniques, position, call.transformer_options)
+            layout, _, video = take_out_video(layout, table, techniques)
         check_other_nodes(call, layout)
-        rows = call.rows([time for span in layout.spans for time in span.times])
-        call = call.with_attention(attention_with_memory(call, memory, call.x.shape[2], rows))
+        times = [time for span in layout.spans for time in span.times]
+        rows, keys = call.rows(times), self.video_keys(call, video, techniques, process_in)
+        call = call.with_attention(attention_with_memory(call, memory, call.x.shape[2], rows, keys))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from torch import Tensor, cat
 
 from ...techniques.rope import rotate
+from ..model_call import KeysBeside
 from ..written_memory import MemoryCall
 from .call import WanCall
 
 
-def attention_with_memory(call: WanCall, memory: MemoryCall, own: int, rows: Tensor) -> Callable:
+def attention_with_memory(call: WanCall, memory: MemoryCall, own: int, rows: Tensor, beside: KeysBeside | None = None
+                          ) -> Callable:
     """An attention override that joins the memory's keys to those of self-attention, chained onto any override already
     on the call. `own`: how many latents open the sequence, the newest of which are written; `rows`: the RoPE
-    frequencies of the whole sequence."""
+    frequencies of the whole sequence; `beside`: further keys and values, which all see."""
     tokens, heads, total = call.grid[0] * call.grid[1], call.module.num_heads, rows.shape[1]
     branches = memory.memory.branches(call.transformer_options)
     seen = call.rows(memory.times) if memory.seen else rows
@@ -34,8 +36,9 @@ def attention_with_memory(call: WanCall, memory: MemoryCall, own: int, rows: Ten
             return attend(k, v)
         last_block[0] = block
         kept = memory.read(branches, block, k.dtype)
-        made = attend(k, v) if kept is None else attend(
+        seen_k, seen_v = (k, v) if kept is None else (
             cat([rotate(kept[0], seen).flatten(2), k], 1), cat([kept[1].flatten(2), v], 1))
+        made = attend(*((seen_k, seen_v) if beside is None else beside.join(block, seen_k, seen_v)))
         if memory.writes:
             key, value = (part[:, newest].unflatten(2, (heads, -1)) for part in (k, v))
             memory.write(branches, block, rotate(key, back), value)

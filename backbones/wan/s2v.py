@@ -18,9 +18,11 @@ from ...techniques.technique import restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
+from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes
 from .call import WanCall, split_attention
 from .s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
 from .s2v_timesteps import with_exact_timesteps
+from .video_reference import video_keys
 
 MOTION_LATENTS = 19
 SPEECH_WIDTH = 1024     # wav2vec2-large
@@ -62,6 +64,8 @@ class WanS2V(Backbone):
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
+        layout, visibility, video = take_out_video(layout, visibility, techniques)
+        keys = self.video_keys(call, video, techniques, process_in)
         call = with_references(call, layout, process_in)
         times = tuple(time for span in layout.references for time in span.times)
         tokens = [0]
@@ -78,8 +82,33 @@ class WanS2V(Backbone):
 
         if restricts_visibility(techniques):
             frames = call.x.shape[2] + len(times)
-            call = call.with_attention(split_attention(call, visibility, frames, lambda: tokens[0]))
+            call = call.with_attention(split_attention(call, visibility, frames, lambda: tokens[0], keys))
         return call.change(stand_ins={"rope_encode": rope})
+
+    @staticmethod
+    def video_keys(call: WanCall, span: Span | None, techniques, process_in) -> VideoKeys | None:
+        """What the call attends to of a video of the person: the model's own kind of reference, which it is only behind
+        a latent of the video's."""
+        video = find_video(techniques)
+        if span is None or video is None:
+            return None
+
+        def with_video(alone: WanCall) -> WanCall:
+            latents = call.latents(span, process_in)[:1]
+            times = tuple(time - span.times[0] for time in span.times)
+            return alone.change(x=torch.zeros_like(latents[:, :, :1]), extra={"reference_latent": latents}, stand_ins={
+                "rope_encode": lambda *_, t_start=0, **__: alone.rows(times if t_start > 0 else (0,))})
+
+        return video_keys(call, span, video.offload, with_video, before=1)
+
+    def check_video_reference(self, audio: bool) -> None:
+        if audio:
+            raise ValueError(f"audio_features: {self.name}'s audio attention is of the chunk's own tokens, so what is "
+                             "said in the video has no way to its frames. Disconnect it")
+
+    def cache_bytes(self, model, noise_shape, techniques, position) -> int:
+        network = model.diffusion_model
+        return video_bytes(techniques, len(network.blocks), network.dim, model.manual_cast_dtype or model.get_dtype())
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:

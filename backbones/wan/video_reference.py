@@ -17,7 +17,7 @@ from ..reference_pass import (
     frequencies_of,
     kept_once,
     options_alone,
-    positive_rows,
+    positive_row,
     text_of_run,
     tokens_of,
 )
@@ -34,8 +34,8 @@ def video_keys(call: WanCall, span: Span, offload: str, with_video: Alone, befor
     def make(keep: Keep) -> None:
         alone = with_video(call.change(
             timestep=call.timestep.new_zeros(1), context=text_of_run(call.transformer_options, call.context),
-            clip_fea=positive_rows(call.transformer_options, call.clip_fea), time_dim_concat=None, stand_ins={},
-            transformer_options=options_alone(call.transformer_options)))
+            clip_fea=None if call.clip_fea is None else positive_row(call.transformer_options, call.clip_fea),
+            time_dim_concat=None, stand_ins={}, transformer_options=options_alone(call.transformer_options)))
         times = [time - span.times[0] for time in span.times]
         rows = alone.rows(times)
         chosen = None if tokens.whole else tokens.keep.flatten().nonzero().flatten().to(x.device)

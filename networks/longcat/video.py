@@ -26,7 +26,8 @@ def keep_video(network: "LongCat", x: Tensor, tokens: Tokens, keep: Callable[[Te
     frame's for its own tokens, of the first stream. None: no audio attention, as in training.
     """
     options = transformer_options or {}
-    chosen, places = tokens.keep.flatten().to(x.device), tokens.places.double().to(x.device)
+    chosen = tokens.keep.flatten().nonzero().flatten().to(x.device)     # looked for on the host
+    places = tokens.places.double().to(x.device)
     (scale, shift), (_, rows, columns) = scaled_axes(options.get("rope_options")), tokens.keep.shape
     rope = rope_frequencies_at(places, split_head(network.config.head_dim), scale=scale, shift=shift)
     options = {**options, "grid_sizes": (tokens.frames, rows, columns), "total_blocks": len(network.blocks),

@@ -2,9 +2,14 @@
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from families import FAMILIES, SIZE, FamilyChunk, load_family
 from lodestar.backbones import reference_pass
+from lodestar.backbones.omniavatar.backbone import OmniAvatarBackbone
 from lodestar.backbones.wan import base as wan_base
+from lodestar.backbones.wan import s2v
+from lodestar.techniques.kv_cache import KVCache
+from lodestar.techniques.layout import REFERENCES
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.reference_tokens import Tokens, all_tokens, tokens_in_boxes
@@ -12,6 +17,7 @@ from lodestar.techniques.video_reference import VideoReference
 from torch.nn.functional import scaled_dot_product_attention
 
 FRAMES, CHUNK = 3, 6
+MASKED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v", "infinitetalk", "omniavatar"]
 CLOSE = 1e-6        # of the largest value, in float32
 
 
@@ -70,6 +76,11 @@ def masked_attention(own: int, keep: torch.Tensor):
     return override
 
 
+def ride_along(layout, visibility, techniques):
+    """In place of `take_out_video`: the video is in the sequence, as an anchor is."""
+    return layout.change(REFERENCES, name="anchor"), {}, None
+
+
 def with_override(model, override):
     model = model.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = override
@@ -77,25 +88,36 @@ def with_override(model, override):
 
 
 @pytest.mark.parametrize("select", [False, True], ids=["whole", "selected"])
-@pytest.mark.parametrize("name", ["wan21_t2v", "wan21_i2v", "wan22_ti2v"])
+@pytest.mark.parametrize("name", [name for name in MASKED if FAMILIES[name].exists])
 def test_keys_are_those_of_a_masked_sequence(family, monkeypatch, name, select):
     """Of the whole sequence under a naive mask: the chunk sees all, the video itself, what is not selected nobody."""
     chunk = one_branch(family, name)
     technique = video(chunk, some_tokens(chunk) if select else None)
     kept = chunk.sample(technique, chunk=0, steps=1)
-    monkeypatch.setattr(wan_base, "take_out_video", lambda layout, visibility, techniques: (layout, {}, None))
-    frame = grid_of(chunk)[0] * grid_of(chunk)[1]
-    model = with_override(chunk.model, masked_attention(CHUNK * frame, technique.tokens.keep.flatten()))
+    for module in (wan_base, s2v):
+        monkeypatch.setattr(module, "take_out_video", ride_along)
+    at_level_0 = staticmethod(wan_base.Wan.with_clean_frames)       # OmniAvatar's are at the step's own level
+    monkeypatch.setattr(OmniAvatarBackbone, "with_clean_frames", at_level_0)
+    own = (CHUNK + chunk.family.own_reference) * grid_of(chunk)[0] * grid_of(chunk)[1]
+    model = with_override(chunk.model, masked_attention(own, technique.tokens.keep.flatten()))
     masked = chunk.sample(technique, model=model, chunk=0, steps=1)
     assert (kept - masked).abs().max() < CLOSE * masked.abs().max()
     assert (kept - chunk.sample(chunk=0, steps=1)).abs().max() > 1e-3
 
 
-CACHED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "longcat_avatar", "longcat_video"]
+CACHED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v", "infinitetalk", "humo_17b", "humo_1_7b", "omniavatar",
+          "longcat_avatar", "longcat_video"]
 
 
-@pytest.fixture(params=CACHED)
+@pytest.fixture(params=[name for name in CACHED if FAMILIES[name].exists])
 def chunk(request, family):
+    """Of every family."""
+    return family(request.param)
+
+
+@pytest.fixture(params=["wan21_t2v", "longcat_avatar"])
+def either(request, family):
+    """Of ComfyUI's models and of the pack's own."""
     return family(request.param)
 
 
@@ -128,20 +150,20 @@ def test_keys_do_not_depend_on_the_call(chunk, kept, monkeypatch):
     assert not equal(kept[0], kept[3])
 
 
-def test_the_negative_prompt_is_no_part_of_the_keys(chunk, kept):
+def test_the_negative_prompt_is_no_part_of_the_keys(either, kept):
     """Nor is it where the branches are not one batch."""
-    inputs, technique = chunk.inputs(), video(chunk)
+    inputs, technique = either.inputs(), video(either)
     for negative in (4, 5):
-        guider = chunk.guider(chunk.model)
-        guider.set_conds(chunk.prompt(3), [[torch.cat([chunk.prompt(negative)[0][0]] * (negative - 3), 1), {}]])
-        chunk.run(chunk.guider_at(guider, (technique,), inputs), inputs)
+        guider = either.guider(either.model)
+        guider.set_conds(either.prompt(3), [[torch.cat([either.prompt(negative)[0][0]] * (negative - 3), 1), {}]])
+        either.run(either.guider_at(guider, (technique,), inputs), inputs)
     assert len(kept) == 2 and equal(*kept)
 
 
-def test_a_box_over_all_is_no_selection(chunk):
-    whole = Tokens(all_tokens(FRAMES, grid_of(chunk)))
-    boxes = Tokens(tokens_in_boxes([(0, 0, 1, 1)] * FRAMES, grid_of(chunk)))
-    made, boxed, selected = (chunk.sample(video(chunk, tokens)) for tokens in (whole, boxes, some_tokens(chunk)))
+def test_a_box_over_all_is_no_selection(either):
+    whole = Tokens(all_tokens(FRAMES, grid_of(either)))
+    boxes = Tokens(tokens_in_boxes([(0, 0, 1, 1)] * FRAMES, grid_of(either)))
+    made, boxed, selected = (either.sample(video(either, tokens)) for tokens in (whole, boxes, some_tokens(either)))
     assert torch.equal(made, boxed) and (made - selected).abs().max() > 1e-4
 
 
@@ -155,16 +177,18 @@ def test_selected_tokens_alone_are_seen(chunk):
     assert torch.equal(made, other) and (made - changed).abs().max() > 1e-4
 
 
-def test_when_it_stands_counts(chunk):
-    made = [chunk.sample(video(chunk, placement=placement)) for placement in ("ahead", "before", "own")]
+def test_when_it_stands_counts(either):
+    made = [either.sample(video(either, placement=placement)) for placement in ("ahead", "before", "own")]
     assert all((one - made[0]).abs().max() > 1e-5 for one in made[1:])
-    assert (made[0] - chunk.sample(video(chunk, distance=30))).abs().max() > 1e-5
+    assert (made[0] - either.sample(video(either, distance=30))).abs().max() > 1e-5
 
 
-def test_beside_anchor_and_skip(chunk):
+@pytest.mark.parametrize("name", ["wan21_t2v", "wan22_s2v", "longcat_avatar"])
+def test_beside_anchor_and_skip(family, name):
     """Frames that do not see the anchor see the video."""
+    chunk = family(name)
     anchor = LookaheadAnchor(3, latents=chunk.picture(12), placement="in chunk", index=2)
-    skip = ReferenceSkip(radius=CHUNK)
+    skip = ReferenceSkip(radius=60)
     made = [chunk.sample(*others, video(chunk), chunk=0) for others in ((anchor,), (anchor, skip), (skip,))]
     assert (made[0] - made[1]).abs().max() > 1e-5
     other = chunk.sample(LookaheadAnchor(3, latents=chunk.picture(13), placement="in chunk", index=2), skip,
@@ -173,5 +197,48 @@ def test_beside_anchor_and_skip(chunk):
     assert (made[1] - chunk.sample(anchor, skip, video(chunk, seed=41), chunk=0)).abs().max() > 1e-4
 
 
-def test_in_ram_it_is_the_same(chunk):
-    assert torch.equal(chunk.sample(video(chunk)), chunk.sample(video(chunk, offload="RAM")))
+def test_in_ram_it_is_the_same(either):
+    assert torch.equal(either.sample(video(either)), either.sample(video(either, offload="RAM")))
+
+
+def test_windows_share_them(either, kept):
+    """Context windows and both branches see what one pass left."""
+    window = WanContextWindowsManualNode.execute
+    windows = window(either.model, 9, 4, "standard_static", 1, False, "flat", False).args[0]
+    made = [either.sample(video(either, seed=seed), model=windows, chunk=0) for seed in (40, 41)]
+    assert len(kept) == 2 and (made[0] - made[1]).abs().max() > 1e-4 and made[0].isfinite().all()
+    either.sample(video(either), chunk=0)
+    assert equal(kept[0], kept[2])
+
+
+def test_what_is_said_in_it(family, kept):
+    """Added to its own tokens, zeros being none; LongCat has an audio attention for it."""
+    omni = family("omniavatar")
+    audio = omni.audio(50, FRAMES, 0)
+    for said in (None, torch.zeros_like(audio), audio):
+        omni.sample(video(omni, audio=said))
+    assert equal(kept[0], kept[1]) and not equal(kept[0], kept[2])
+    longcat = family("longcat_avatar")
+    made = [longcat.sample(video(longcat, audio=said)) for said in (None, longcat.audio(50, FRAMES, 0)[:, :, -9:])]
+    assert not equal(kept[3], kept[4]) and torch.equal(kept[3][0][0], kept[4][0][0])
+    assert (made[0] - made[1]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["wan21_t2v", "wan22_s2v", "humo_17b", "infinitetalk", "longcat_video"])
+def test_sound_that_has_no_way_to_it_is_refused(family, name):
+    backbone = family(name).backbone
+    backbone.check_video_reference(False)
+    with pytest.raises(ValueError, match=r"audio_features: .* has no way to its frames. Disconnect it"):
+        backbone.check_video_reference(True)
+
+
+def test_of_no_tokens_nothing_is_seen():
+    key, value = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    empty = KVCache([(torch.zeros(1, 0, 2, 4), torch.zeros(1, 0, 2, 4))], torch.zeros(0, 3), (0.0,), (0,))
+    keys = reference_pass.VideoKeys(empty, empty.frequencies(3.0, (2, 1, 1)))
+    assert all(map(torch.equal, keys.join(0, key, value), (key, value)))
+
+
+def test_tokens_of_another_grid_are_refused(either):
+    with pytest.raises(ValueError, match="chosen on a grid of 3x2, this model's is 4x4"):
+        either.sample(video(either, Tokens(all_tokens(FRAMES, (2, 3)))))
