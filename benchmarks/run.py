@@ -18,8 +18,8 @@ from lib import environment  # noqa: E402
 
 SECTIONS = {
     "Counted: the same on every machine, held by tests/comfy/in_process/test_counts.py and test_steps.py":
-        ("flops", "humo_flops", "longcat_flops", "stream_flops", "take_calls", "live_bytes", "plans", "steps",
-         "fingerprints"),
+        ("flops", "humo_flops", "longcat_flops", "stream_flops", "video_flops", "take_calls", "live_bytes", "plans",
+         "steps", "fingerprints"),
     "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, no goal is enforced":
         ("speed", "longcat_speed", "stream_speed", "live_take"),
     "Sampled from outside a real server": ("memory",),

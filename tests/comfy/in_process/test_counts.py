@@ -9,9 +9,9 @@ import torch
 pytestmark = pytest.mark.once
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
-flops, humo_flops, longcat_bytes, longcat_flops, stream_flops, takes, live_bytes, plans, fingerprints = (
+flops, humo_flops, longcat_bytes, longcat_flops, stream_flops, video_flops, takes, live_bytes, plans, fingerprints = (
     importlib.import_module(name) for name in ("flops", "humo_flops", "longcat_bytes", "longcat_flops", "stream_flops",
-                                               "take_calls", "live_bytes", "plans", "fingerprints"))
+                                               "video_flops", "take_calls", "live_bytes", "plans", "fingerprints"))
 
 
 @pytest.mark.parametrize("blocks", ["1.3B", "14B"])
@@ -117,3 +117,15 @@ def test_bytes_alive_are_counted_once_and_let_go():
 def test_one_more_lora_loader_costs_the_same_however_many_there_are():
     near, far = fingerprints.per_loader()
     assert 0 < near == far < 30
+
+
+def test_a_video_reference_costs_its_keys_alone():
+    """A step's own queries and no others; its selection drops what TAVR's does, from the keys and from the pass."""
+    model = video_flops.models()["LongCat"]
+    whole, selected = (video_flops.count_video(model, select) for select in (False, True))
+    frame = video_flops.GRID[0] * video_flops.GRID[1]
+    own, kept = video_flops.NOISE * frame, [video_flops.tokens(select).count for select in (False, True)]
+    assert whole.step.masked == selected.step.masked == 0 and whole.step.calls == selected.step.calls == flops.LAYERS
+    assert selected.step.self_attention / whole.step.self_attention == pytest.approx((own + kept[1]) / (own + kept[0]))
+    assert selected.build / whole.build < 1.1 * kept[1] / kept[0] and selected.chunk_ratio < 0.71
+    assert (own + kept[1]) / (own + kept[0]) == pytest.approx(1 - 0.169, abs=0.005)
