@@ -25,11 +25,13 @@ from lodestar.pipelines.take import plan as plans
 from lodestar.pipelines.take.plan import plan_take
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.reference_tokens import Tokens
 from lodestar.techniques.rolling_window import Rolling, roll
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
 from lodestar.techniques.timeline import Timeline
+from lodestar.techniques.video_reference import VideoReference
 from safetensors.torch import load_file
 from stream_takes import make_stream, session
 
@@ -235,6 +237,19 @@ def test_a_lora_changes_what_is_remembered_as_its_weights_would(student):
     weights["blocks.1.self_attn.k.weight"] = weights["blocks.1.self_attn.k.weight"] + change
     wanted, _ = make(tiny_student.load_student(weights, FIXTURES.cases["network"]), record)
     assert apart(found, wanted) < 1e-5 and apart(make(student, record)[0], wanted) > 1e-3
+
+
+def test_a_video_of_the_person_stands_beside_what_it_remembers(student):
+    """Its selected tokens are seen in every window, and nothing else of it."""
+    record = RECORDS["two_passes_ahead_tail"]
+    keep = torch.zeros(2, 2, 3, dtype=torch.bool)
+    keep[:, 0, 1:] = True
+    cells = keep.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    latents = random(1, 16, 2, 4, 6, seed=5)
+    made, elsewhere, inside = (make(student, record, others=[VideoReference(seen, Tokens(keep))])[0]
+                               for seen in (latents, latents + 3 * ~cells, latents + 3 * cells))
+    plain_made, _ = make(student, record)
+    assert torch.equal(made, elsewhere) and apart(made, inside) > 1e-4 and apart(made, plain_made) > 1e-4
 
 
 def test_what_cannot_stand_beside_it_is_refused_by_name(student):
