@@ -31,6 +31,7 @@ from .long_take import LodestarLongTake
 from .longcat_schedule import LodestarLongCatSchedule
 from .longcat_speech import LodestarLongCatSpeech
 from .lookahead_anchor import LodestarLookaheadAnchor
+from .make_training_clips import LodestarMakeTrainingClips
 from .narrative_keyframes import LodestarNarrativeKeyframe
 from .negative_prompt import LodestarNegativePrompt
 from .omniavatar_speech import LodestarOmniAvatarSpeech
@@ -69,7 +70,8 @@ class Lodestar(ComfyExtension):
                 LodestarLoadCogVideoX, LodestarHuMoSampler, LodestarInfiniteTalkSampler,
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
                 LodestarRefineTake, LodestarLiveTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
-                LodestarPersistentLatents, LodestarLoadWanLora, LodestarVideoReference]
+                LodestarPersistentLatents, LodestarLoadWanLora, LodestarVideoReference,
+                LodestarMakeTrainingClips]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -32,6 +32,7 @@ from ..backbones.socket_values import (
 )
 from ..pipelines.take.driving import DrivingVideo
 from ..pipelines.take.plan import Take
+from ..pipelines.training.clip_store import ClipStore
 
 logger = logging.getLogger("lodestar")
 AUDIBLY_OVER = 1.001    # of full scale
@@ -127,6 +128,12 @@ def driving(value: Any) -> Any:
     return value
 
 
+def clips(value: Any) -> Any:
+    if not isinstance(value, ClipStore):
+        raise ValueError(f"got {describe(value)}, wanted the clips of Make Training Clips")
+    return value
+
+
 def mask_or_video(value: Any) -> Any:
     """A VIDEO as it is; a MASK with all its frames, (T, H, W)."""
     return all_masks(value) if isinstance(value, Tensor) else WIRES["VIDEO"](value)
@@ -176,6 +183,7 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "MODEL_PATCH": Has("a MODEL_PATCH, as Load Model Patch gives", ("model",)),
     "LODESTAR_PLAN": plan,
     "LODESTAR_DRIVING": driving,
+    "LODESTAR_CLIPS": clips,
     "MASK,VIDEO": mask_or_video,
     "VIDEO,IMAGE": video_or_pictures,
     "MASK,BOUNDING_BOX": mask_or_boxes,

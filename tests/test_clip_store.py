@@ -10,7 +10,7 @@ from lodestar.pipelines.training.clips import check_arrays
 
 pytestmark = pytest.mark.once
 MEL = SpeechFormat("log-mel", 5, 16, 25.0)
-FORMAT = ClipFormat("WanVAE", 16, 96, 64, 8, 4, "16", 9, 5, 2, "whole picture", 0, MEL)
+FORMAT = ClipFormat("WanVAE", 16, 96, 64, 8, 4, "16", 9, 5, 2, "whole picture", False, 0, MEL)
 
 
 def filled(folder, made_with=FORMAT, clips=3):

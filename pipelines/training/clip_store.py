@@ -42,7 +42,7 @@ class SpeechFormat:
 class ClipFormat:
     """What all clips of a folder were made with. `vae`: its class. `width`, `height`: pixels; `spatial_ratio` of them
     are a latent's side. `latents`: of a clip. `chunk_latents`, `context_latents`: of a chunk, and of what is re-encoded
-    before one. `faces`: how the face was looked for."""
+    before one. `faces`: how the face was looked for. `perturbed`: whether there are spoilt latents, too."""
     vae: str
     channels: int
     width: int
@@ -54,6 +54,7 @@ class ClipFormat:
     chunk_latents: int
     context_latents: int = 0
     faces: str = ""
+    perturbed: bool = False
     seed: int = 0
     speech: SpeechFormat | None = None
 
@@ -96,7 +97,7 @@ def _say(value: Any) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_file(path: Path) -> Iterator[Any]:
     try:
         with reading(path), safe_open(path, "pt") as file:
             yield file
@@ -111,7 +112,7 @@ class StoredClip:
 
     def __init__(self, path: Path, format: ClipFormat, beneath: "StoredClip | None" = None):
         self.path, self.format, self.beneath = path, format, beneath
-        with _opened(path) as file:
+        with _open_file(path) as file:
             self.arrays = frozenset(file.keys())
             self.values: dict[str, Any] = json.loads((file.metadata() or {}).get(VALUES, "{}"))
 
@@ -133,7 +134,7 @@ class StoredClip:
             return self.beneath[name]
         if name not in self.arrays:
             raise KeyError(f"{self.path.name} has no {name}, only {', '.join(sorted(self.arrays))}")
-        with _opened(self.path) as file:
+        with _open_file(self.path) as file:
             return file.get_tensor(name)
 
 
@@ -150,7 +151,7 @@ class ClipStore(Sequence[StoredClip]):
         path = Path(folder).expanduser() / MANIFEST
         if not path.is_file():
             raise ValueError(f"{folder} has no {MANIFEST}: it is no folder of training clips. Make them with Make "
-                             "Training Clips, or python scripts/clips.py")
+                             "Training Clips")
         with reading(path):
             text = path.read_bytes()
         try:

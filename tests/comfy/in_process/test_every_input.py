@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import math
+import shutil
 from fractions import Fraction
 
 import comfy.model_patcher
@@ -24,6 +25,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.audio.encoder import encode_speech, load_audio_encoder, log_mel
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.host.rolling_sampler import RollingSampler
+from lodestar.host.sample_people import find_video
 from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.techniques.timeline import Timeline
 
@@ -101,7 +103,7 @@ def on_cuda(kind, tensor):
 
 
 @pytest.fixture(scope="module")
-def good(tiny_models, base, wan):
+def good(tiny_models, base, wan, tmp_path_factory):
     """A good value for every wire of every node."""
     folder = base / "models"
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(folder / "vae" / "lodestar_tiny_wan_vae.safetensors")))
@@ -120,6 +122,8 @@ def good(tiny_models, base, wan):
               "AUDIO_ENCODER_OUTPUT": encode_speech(wires["AUDIO_ENCODER"], clip(SOUND)),
               "MODEL_PATCH": speech_patch(128), "CLIP_VISION": None,
               "VIDEO": InputImpl.VideoFromComponents(components)}
+    videos = tmp_path_factory.mktemp("videos")
+    shutil.copy(find_video("talking character"), videos)
     low = wan.load(tiny_models, "wan21_t2v")
     with torch.no_grad():
         low.model.diffusion_model.blocks[0].modulation += 1
@@ -142,6 +146,8 @@ def good(tiny_models, base, wan):
         "LodestarLoadAudioEncoder": {"audio_encoder_name": "log-mel"},
         "LodestarTwoSpeakers": MASKS, "LodestarSpeechGuidance": {"model": longcat},
         "LodestarTakeReport": {"plan": None},
+        "LodestarMakeTrainingClips": {"folder": str(videos), "width": 32, "height": 32, "chunk_frames": 5,
+                                      "clip_seconds": 3.5},
         "LodestarVideoReference": {"video": wires["VIDEO"], "audio_features": None},
         "LodestarPlanTake": {"width": SIZE, "height": SIZE, "continue_from": None},
         "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None,
