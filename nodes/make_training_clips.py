@@ -1,4 +1,4 @@
-"""Make Training Clips: a folder of videos as latents, speech and masks on disk, for Train Recipe."""
+"""Make Training Clips: a folder of videos as latents, speech and masks on disk, which recipes train on."""
 from pathlib import Path
 
 from comfy_api.latest import io, ui
@@ -51,7 +51,7 @@ class LodestarMakeTrainingClips(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=2 ** 31 - 1, optional=True,
                              tooltip="Which frames become pictures of the person, and how clips are spoilt."),
             ],
-            outputs=[CLIPS.Output(display_name="clips", tooltip="For Train Recipe, Backfill and Preference Pairs.")],
+            outputs=[CLIPS.Output(display_name="clips", tooltip="The folder of clips, opened: what recipes train on.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
             **search_words("dataset", "data set", "train lora", "fine-tune", "encode videos", "training data"),
