@@ -22,6 +22,7 @@ from lib.jobs import Job
 from lib.render_job import Servers, render_through
 
 RAY = (*environment.CLIENT, "ray>=2.40")
+ROOM_SECONDS = 120
 TRIES = 20      # of one call, each of which goes on where the last ended
 
 
@@ -71,7 +72,12 @@ def render_on(ray, openers: list[Callable[[], Servers]], jobs: list[Job], folder
     from ray.util import ActorPool
     actor = ray.remote(num_cpus=1, num_gpus=int(gpu), max_restarts=-1, max_task_retries=TRIES)(Worker)
     workers = [actor.remote(opener, folder) for opener in openers]
-    ray.get([worker.ready.remote() for worker in workers])
+    waiting = [worker.ready.remote() for worker in workers]
+    while waiting:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=ROOM_SECONDS)
+        if waiting:
+            print(f"{len(waiting)} of {len(workers)} workers are not there yet: no free {'card' if gpu else 'core'} "
+                  "for them in the cluster, or their ComfyUI still starts", flush=True)
     pool, numbers = ActorPool(workers), {job.name: (number, job) for number, job in enumerate(jobs, 1)}
     results: dict[str, str] = {}
     for result in pool.map_unordered(lambda worker, job: worker.render.remote(job), jobs):
@@ -122,7 +128,8 @@ def main() -> None:
     report, started = render.Reporter(options.json, len(jobs)), time.monotonic()
     paths = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]    # the same on each machine
     with contextlib.redirect_stdout(sys.stderr):    # what Ray says of workers that died
-        ray.init(address=options.address, log_to_driver=False, logging_level="warning",
+        own = {} if options.address else {"num_cpus": max(len(openers), os.cpu_count() or 1)}   # a worker each may be
+        ray.init(address=options.address, log_to_driver=False, logging_level="warning", **own,
                  runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}})
         results = render_on(ray, openers, jobs, folder, options.gpu, report)
         ray.shutdown()
