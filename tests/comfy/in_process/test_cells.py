@@ -14,7 +14,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode
 from draws import random
-from families import FAMILIES, LATENTS, FamilyChunk, load_family
+from families import FAMILIES, LATENTS, SIZE, FamilyChunk, load_family
 from lib import environment
 from lodestar.backbones import attach
 from lodestar.backbones.speech_guider import guide_speech
@@ -22,6 +22,8 @@ from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.persistent_latents import Memory, PersistentLatents
 from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.reference_tokens import Tokens
+from lodestar.techniques.video_reference import VideoReference
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "cells.json"
 PACK = Path(__file__).resolve().parents[3]
@@ -100,6 +102,24 @@ def check_persistent(chunk):
 
     one = made(12, 7)
     assert one.isfinite().all() and differ(one, made(13, 7)) and differ(one, made(12, 17))
+
+
+def check_video_reference(chunk):
+    """What the selected tokens show counts, and where it stands; what is around them counts for nothing."""
+    chunk.backbone.check_video_reference(audio=False)
+    latents = chunk.picture(12, 3)
+    keep = torch.zeros(3, SIZE[0] // 2, SIZE[1] // 2, dtype=torch.bool)
+    keep[:, 1:3, 1:3] = True
+    around = latents.clone()
+    around[..., :2, :] += 1
+
+    def made(latents, **place):
+        return chunk.sample(VideoReference(latents, Tokens(keep), **place))
+
+    plain, one = chunk.sample(), made(latents)
+    assert one.shape == plain.shape and one.isfinite().all() and differ(one, plain)
+    assert torch.equal(one, made(around)) and differ(one, made(chunk.picture(13, 3)))
+    assert differ(one, made(latents, distance=30))
 
 
 def check_speech_guidance(chunk):
@@ -198,7 +218,8 @@ def check_compile(chunk):
 
 COLUMNS = {
     "lookahead anchor": check_anchor, "narrative keyframes": check_keyframes, "reference skip": check_skip,
-    "latent stitch": check_stitch, "persistent latents": check_persistent, "speech guidance": check_speech_guidance,
+    "latent stitch": check_stitch, "persistent latents": check_persistent,
+    "video reference": check_video_reference, "speech guidance": check_speech_guidance,
     "LoRA": check_lora, "EasyCache": check_easycache, "context windows": check_context_windows,
     "attention override": check_attention_override, "torch.compile": check_compile}
 
