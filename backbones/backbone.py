@@ -256,10 +256,6 @@ class Backbone(ABC):
         chunk."""
         return None
 
-    def check_remake(self) -> None:
-        """Raises ValueError where no chunk of a finished take can be made again between its neighbours."""
-        return None
-
     def check_video_reference(self, audio: bool) -> None:
         """Raises ValueError where no video of the person can stand beside the chunk, or, with `audio`, where what is
         said in it has no way to its frames."""

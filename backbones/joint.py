@@ -73,10 +73,6 @@ class JointBackbone(Backbone):
         first, frames = self.window(clock, first_latent, latents)
         return check_finite(speech.samples_between(clock.seconds_at(first), clock.seconds_at(frames) + speech.ahead))
 
-    def check_remake(self) -> None:
-        raise ValueError(f"{self.name} makes picture and sound together, and none of its chunks can be made again by "
-                         "itself yet. Leave [again] out of the script")
-
     def check_options(self, base, model_options) -> None:
         """A ComfyUI that cuts both streams of a packed latent into windows can cache both, too."""
         options = model_options.get("transformer_options", {})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from ..backbones.backbone import ChunkInputs
@@ -26,15 +27,27 @@ LATENTS_WITHOUT_OVERLAP = 4     # held at the end of a chunk whose context is ou
 CLOSE = 0.05                    # of the latents' spread: a sampler that holds what is given ends nearer than this
 
 
-def held_latents(plan: ChunkPlan, chunk: Chunk) -> int:
-    """How many of a chunk's last latents stay when it is made again: the overlap, at most half of its new ones; none
-    of the last chunk's. Raises ValueError for a chunk in which nothing would be left to make."""
+def held_latents(plan: ChunkPlan, chunk: Chunk, shown_later: int = 0) -> int:
+    """How many of a chunk's last latents stay when it is made again: the overlap, at most half of its new ones, but
+    all that a decoder which looks ahead shows with the next chunk, `shown_later`; none of the last chunk's.
+    Raises ValueError for a chunk in which nothing would be left to make."""
     if chunk.index == plan.chunks[-1].index:
         return 0
-    if chunk.new_latents < 2:
-        raise ValueError(f"plan: chunk {chunk.index + 1} is one latent and the next one goes on from it, so it cannot "
-                         "be made again by itself. Make another seed's take, or longer chunks")
-    return min(plan.overlap_latents or LATENTS_WITHOUT_OVERLAP, chunk.new_latents // 2)
+    if chunk.new_latents < max(shown_later, 1) + 1:
+        later = f" and its last {shown_later} are shown with the next chunk" if shown_later else ""
+        raise ValueError(f"chunk {chunk.index + 1} cannot be made again by itself: it has {chunk.new_latents} latents "
+                         f"of its own{later}, wanted {max(shown_later, 1) + 1} or more. Make longer chunks, or leave "
+                         "[again] out of the script")
+    overlap = plan.overlap_latents or LATENTS_WITHOUT_OVERLAP
+    return max(min(overlap, chunk.new_latents // 2), shown_later)
+
+
+def latents_shown_later(plan: ChunkPlan, chunk: Chunk, frames: int) -> int:
+    """How many of a chunk's last latents have frames that came with the chunk behind it; `frames`: of the video up to
+    its end."""
+    stop = sum(one.new_latents for one in plan.chunks[:chunk.index + 1])
+    return next((count for count in range(chunk.new_latents)
+                 if plan.timeline.frames_for_latents(stop - count) <= frames), chunk.new_latents)
 
 
 class RemakingSampler(GuiderChunkSampler):
@@ -61,16 +74,24 @@ class RemakingSampler(GuiderChunkSampler):
 
 
 def hold_end(inputs: ChunkInputs, end: Tensor) -> ChunkInputs:
-    """The inputs whose last latents of the chunk are `end` and are held."""
+    """The inputs whose last latents of the chunk are `end` and are held. Of picture and sound, the picture's."""
     if not end.shape[2]:
         return inputs
-    samples = inputs.samples.clone()
+    (samples, *sounds), mask = streams_of(inputs.samples), inputs.noise_mask
+    mask, *sound_masks = [torch.ones_like(one[:, :1]) for one in (samples, *sounds)] if mask is None else streams_of(
+        mask)
+    samples, mask = samples.clone(), mask.expand(-1, -1, *samples.shape[2:]).clone()
     stop = samples.shape[2] - inputs.behind
-    mask = torch.ones_like(samples[:, :1]) if inputs.noise_mask is None else inputs.noise_mask.expand(
-        -1, -1, *samples.shape[2:]).clone()
     samples[:, :, stop - end.shape[2]:stop] = end.to(samples)
     mask[:, :, stop - end.shape[2]:stop] = 0
-    return replace(inputs, samples=samples, noise_mask=mask)
+    if not sounds:
+        return replace(inputs, samples=samples, noise_mask=mask)
+    return replace(inputs, samples=NestedTensor((samples, *sounds)), noise_mask=NestedTensor((mask, *sound_masks)))
+
+
+def streams_of(latents: Any) -> list[Tensor]:
+    """What ComfyUI packed into one latent, the picture first."""
+    return list(latents.unbind()) if getattr(latents, "is_nested", False) else [latents]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +114,10 @@ class Remakes:
         return found
 
     def sampler(self, chunk: Chunk) -> RemakingSampler:
+        plan = self.inputs.plan
+        later = latents_shown_later(plan, chunk, self.journal.until(chunk.index + 1).finished_frames)
         return RemakingSampler(self.inputs, self.sampling, self.progress,
-                               self.latents(chunk, held_latents(self.inputs.plan, chunk)))
+                               self.latents(chunk, held_latents(plan, chunk, later)))
 
     def latents(self, chunk: Chunk, count: int) -> Tensor:
         """The last latents (1, C, count, h, w) of a chunk, as it was made first."""
@@ -129,5 +152,4 @@ def check_remakes(inputs: TakeInputs) -> None:
     """Raises ValueError for a chunk that cannot be made again, before anything is."""
     for chunk in inputs.plan.remakes:
         with name_input("plan"):
-            inputs.backbone.check_remake()
-        held_latents(inputs.plan, chunk)
+            held_latents(inputs.plan, chunk)

@@ -24,6 +24,7 @@ from joint_models import (
 from lodestar.backbones import attach, find
 from lodestar.backbones.audio.speech import Speech
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
+from lodestar.host.remakes import held_latents, latents_shown_later
 from lodestar.host.session import TakeSession
 from lodestar.host.take_inputs import TakeInputs
 from lodestar.nodes.joint_speech import LodestarJointSpeech
@@ -31,8 +32,10 @@ from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.nodes.plan_take import LodestarPlanTake
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.tests.comfy.in_process.test_remakes import packets
+from safetensors.torch import load_file
 
-RATE = 16_000
+RATE, H3_OVERLAP = 16_000, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ def joint(request):
         pytest.skip("this ComfyUI has no such model")
     if request.param == "ltx":
         return Joint(load_ltx(LTX), load_ltx_vae(), load_ltx_sound_vae(), 80, 25, 9, 2.4)
-    return Joint(load_h3(), load_h3_vae(), load_h3_sound_vae(), 40, 39, 5, 4.0)
+    return Joint(load_h3(), load_h3_vae(), load_h3_sound_vae(), 40, 39, H3_OVERLAP, 4.0)
 
 
 def recording(seconds, seed=3):
@@ -79,10 +82,10 @@ class Recorder(GuiderChunkSampler):
         return sampled
 
 
-def session(joint, output, speech=None, techniques=(), seconds=None):
+def session(joint, output, speech=None, techniques=(), seconds=None, script=""):
     audio = recording(seconds or joint.seconds)
     take = LodestarPlanTake.execute(model=joint.model, audio=audio, width=64, height=64, chunk_frames=joint.frames,
-                                    overlap_frames=joint.overlap).args[0]
+                                    overlap_frames=joint.overlap, script=script).args[0]
     model = joint.model
     for technique in (LookaheadAnchor(2), *techniques):
         model = attach.with_technique(model, technique)
@@ -170,6 +173,43 @@ def test_speech_of_each_chunk_begins_where_its_picture_does(joint, tmp_path):
         begin = round(Fraction(first) / clock.fps * Fraction(rate))
         assert torch.equal(given[:, :500], own[:, begin:begin + 500])
         assert given.shape[1] == round(Fraction(frames) / clock.fps * Fraction(rate))
+
+
+def test_a_chunk_is_made_again_where_its_decoder_shows_it(joint, tmp_path):
+    """MiniMax H3's shows two latents with the next chunk, LTX's tiny one more than a short chunk has."""
+    if joint.overlap == H3_OVERLAP:
+        return check_remake(joint, tmp_path)
+    with torch.inference_mode(), pytest.raises(ValueError, match=(
+            "plan: chunk 2 cannot be made again by itself: it has 2 latents of its own and its last 2 are shown with "
+            "the next chunk, wanted 3 or more")):
+        session(joint, tmp_path, script=f"0:0{joint.seconds / 2:.2f} [again]")[0].make("joint/again", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joint", ["ltx"], indirect=True)
+def test_a_long_chunk_of_ltx_is_made_again(joint, tmp_path):
+    check_remake(replace(joint, frames=97, seconds=9.4), tmp_path)
+
+
+def check_remake(joint, tmp_path):
+    """All frames but the chunk's stay, and what its decoder shows with the next chunk is held."""
+    with torch.inference_mode():
+        first = session(joint, tmp_path)[0].make("joint/again", True).path
+        take = session(joint, tmp_path, script=f"0:0{joint.seconds / 2:.2f} [again]")[0]
+        again = take.make("joint/again", True).path
+    plan, (chunk,) = take.take.plan, take.take.plan.remakes
+    assert 0 < chunk.index < len(plan.chunks) - 1
+    folders = sorted((tmp_path / "lodestar_takes").glob("joint_again-*"), key=lambda path: len(path.name))
+    counts = [len(packets(path)) for path in sorted(folders[0].glob("chunk_*.mp4"))]
+    start, stop = sum(counts[:chunk.index]), sum(counts[:chunk.index + 1])
+    before, after = packets(first), packets(again)
+    assert len(before) == len(after) == plan.total_frames and before[start:stop] != after[start:stop]
+    assert before[:start] == after[:start] and before[stop:] == after[stop:]
+    old = load_file(folders[0] / f"chunk_{chunk.index:04}.safetensors")["latents"]
+    new, later = load_file(folders[1] / "chunk_0000.safetensors")["latents"], latents_shown_later(plan, chunk, stop)
+    held = held_latents(plan, chunk, later)
+    assert 0 < later <= held < chunk.new_latents and torch.equal(old[:, :, -held:], new[:, :, -held:])
+    assert (old - new)[:, :, :-held].abs().amax((0, 1, 3, 4)).min() > 0.1
 
 
 def test_another_way_to_go_on_works_or_is_refused(joint, tmp_path):
