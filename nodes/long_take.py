@@ -63,7 +63,7 @@ class LodestarLongTake(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
             **search_words("talking", "talking head", "talking avatar", "avatar", "lip sync", "long video",
-                           "audio to video", "speech to video", "minutes", "extend video"),
+                           "audio to video", "speech to video", "minutes", "extend video", "sadtalker", "infinitetalk"),
         )
 
     @classmethod

@@ -1,5 +1,6 @@
 """ComfyUI's real frontend in a headless browser: what make_workflows.py and tests/web drive. Needs playwright."""
 import contextlib
+import time
 from collections.abc import Iterator
 
 from lib import environment
@@ -81,3 +82,13 @@ def opened(client: Client, width: int = 1600, height: int = 1000) -> Iterator[Fr
             yield frontend
         finally:
             browser.close()
+
+
+def finished(server: Client, before: set[str], timeout_seconds: float = 120) -> dict:
+    """The history entry that was not there `before`."""
+    until = time.monotonic() + timeout_seconds
+    while time.monotonic() < until:
+        if new := set(server.get("/history")) - before:
+            return server.get("/history")[new.pop()]
+        time.sleep(0.2)
+    raise TimeoutError(f"nothing finished within {timeout_seconds:.0f} s")

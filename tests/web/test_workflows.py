@@ -1,9 +1,9 @@
 """The bundled workflows in the page: what opens is what the API files say, readable, and a finished video opens too."""
 import json
 import re
-import time
 
 import pytest
+from frontend import finished
 from lib import comfy_server, environment
 from lib.graph import Graph
 
@@ -38,16 +38,6 @@ def overlap(one: list[float], other: list[float]) -> bool:
 def inside(node: list[float], group: list[float]) -> bool:
     return (group[0] <= node[0] and node[0] + node[2] <= group[0] + group[2]
             and group[1] <= node[1] - TITLE and node[1] + node[3] <= group[1] + group[3])
-
-
-def finished(server, before: set[str], timeout_seconds: float = 120) -> dict:
-    """The history entry that was not there `before`."""
-    until = time.monotonic() + timeout_seconds
-    while time.monotonic() < until:
-        if new := set(server.get("/history")) - before:
-            return server.get("/history")[new.pop()]
-        time.sleep(0.2)
-    raise TimeoutError(f"nothing finished within {timeout_seconds:.0f} s")
 
 
 def test_every_workflow_has_both_formats():
