@@ -13,11 +13,16 @@ from pathlib import Path
 
 from lib import comfy_server
 from lib.blueprints import BLUEPRINTS, WORDS, Blueprint
-from make_workflows import FIX_SEEDS, WORKFLOWS, flat, format_workflow, same_every_time
-
-sys.path.append(str(environment.rig()))
-import stand_ins  # noqa: E402
-from frontend import Frontend, opened  # noqa: E402
+from make_workflows import (
+    FIX_SEEDS,
+    WORKFLOWS,
+    Frontend,
+    flat,
+    format_workflow,
+    opened,
+    same_every_time,
+    stand_ins,
+)
 
 SUBGRAPHS = environment.PACK / "subgraphs"
 COLUMN, GAP = 380, 60
