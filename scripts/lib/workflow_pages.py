@@ -64,7 +64,7 @@ PAGES = {
              "real person load your own video and a model for real people."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "live_puppet": Page(
-        "Live puppet", "a character talks while the speech arrives, no download, no graphics card",
+        "Live puppet", "talks while its speech arrives; no download",
         (Column(360, (Group("Models", (1, 2, 4)), Group("The character and the speech", (3,)))),
          Column(360, (Group("What keeps the character the same", (6, 7)), Group("Prompt", (5,)),
                       Group("Read me", (15,)))),
