@@ -211,12 +211,10 @@ def options_at(model_options: dict, model) -> dict:
 def copy_for_training(model, dtype: torch.dtype):
     """A clone that computes in `dtype` and whose weights a gradient may pass: a second set of them in RAM where they
     were loaded in inference mode, as every node loads them."""
-    if not any(weight.is_inference() for weight in model.model.parameters()):
-        clone = model.clone()
-    elif "force_deepcopy" in inspect.signature(model.clone).parameters and model.cached_patcher_init is not None:
-        clone = model.clone(force_deepcopy=True)
-    else:
-        clone = model.clone()
+    inference = any(weight.is_inference() for weight in model.model.parameters())
+    asks = "force_deepcopy" in inspect.signature(model.clone).parameters and model.cached_patcher_init is not None
+    clone = model.clone(**{"force_deepcopy": True} if inference and asks else {})    # not every ComfyUI has it
+    if inference and not asks:
         clone.model = copy.deepcopy(model.model)
     clone.set_model_compute_dtype(dtype)
     return ready_model(clone)

@@ -129,6 +129,9 @@ ORDERS = {("backbones/wan/call.py", "WanCall.names"): f"{WAN}.WanModel._forward"
           ("backbones/hunyuan/call.py", "HunyuanCall.names"): "comfy.ldm.hunyuan_video.model.HunyuanVideo._forward"}
 # Only asked for where the ComfyUI has it
 GUARDED = {"comfy.model_prefetch.pause_malloc_graph", "comfy.model_management.archive_model_dtypes",
-           f"{PATCHER}.cached_patcher_init",
+           f"{PATCHER}.cached_patcher_init", "comfy.model_management.in_training",
+           "comfy.weight_adapter.bypass.BypassInjectionManager",
+           *(f"comfy_extras.nodes_mediapipe.{name}{method}" for method in ("", ".execute")
+             for name in ("LoadMediaPipeFaceLandmarker", "MediaPipeFaceLandmarker")),
            *(f"comfy.ldm.lightricks.vae.causal_video_autoencoder.{name}"
              for name in ("CausalConv3d", "mark_conv3d_ended", "get_max_chunk_size"))}

@@ -73,7 +73,7 @@ def test_padding_is_no_span_and_needs_the_picture_itself(model, tiny_models, tmp
         session(padded, tiny_models, tmp_path, features()).check()
     with pytest.raises(ValueError, match="anchor: got latents, but placement 'padding'"):
         LookaheadAnchor(placement="padding", latents=torch.zeros(1, 16, 1, 8, 8))
-    assert attach.patch_of(padded).backbone.extra_latents(padded, (1, 16, 9, 8, 8), attach.techniques_of(padded),
+    assert attach.patch_of(padded).backbone.extra_latents(padded.model, (1, 16, 9, 8, 8), attach.techniques_of(padded),
                                                           attach.patch_of(padded).position) == 0
 
 
