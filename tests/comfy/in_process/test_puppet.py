@@ -83,7 +83,7 @@ def test_latents_that_begin_a_clip_are_near_those_of_a_stream(studio):
     apart = (again - stream[:, :, 4:8]).square().mean((0, 1, 3, 4)).sqrt() / stream.square().mean().sqrt()
     neighbours = (stream[:, :, 5:] - stream[:, :, 4:-1]).square().mean().sqrt() / stream.square().mean().sqrt()
     assert (100 * apart).tolist() == pytest.approx([13, 4, 0.7, 0.6], rel=0.15)
-    assert 100 * neighbours.item() == pytest.approx(25, rel=0.1)
+    assert 100 * neighbours.item() == pytest.approx(31, rel=0.1)
     whole = codec.decode(stream)[:, -4 * claims_conditions.NEW:]
     warm = claims_takes.frames_of_chunk(codec, stream, 0)
     assert stream.shape[2] == claims_conditions.NEW + claims_conditions.CONTEXT and warm.shape == whole.shape
