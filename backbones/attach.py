@@ -215,7 +215,8 @@ def copy_for_training(model, dtype: torch.dtype):
     asks = "force_deepcopy" in inspect.signature(model.clone).parameters and model.cached_patcher_init is not None
     clone = model.clone(**{"force_deepcopy": True} if inference and asks else {})    # not every ComfyUI has it
     if inference and not asks:
-        clone.model = copy.deepcopy(model.model)
+        kept = model.model.model_config     # 0.7.0's answers None for any attribute, which deepcopy would call
+        clone.model = copy.deepcopy(model.model, {id(kept): kept})
     clone.set_model_compute_dtype(dtype)
     return ready_model(clone)
 

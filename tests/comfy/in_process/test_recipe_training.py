@@ -8,7 +8,7 @@ import comfy.utils
 import pytest
 import torch
 from families import FAMILIES, FamilyChunk, load_family
-from lodestar.backbones import find, train_host
+from lodestar.backbones import attach, find, train_host
 from lodestar.host.recipe_training import LORA_FILE, train
 from lodestar.pipelines.take.folder_lock import FolderBusy, FolderLock
 from lodestar.pipelines.training.distilling_recipes import Matching, Regression
@@ -145,6 +145,16 @@ def test_families_that_cannot_be_trained_are_named(name, tiny_models, tmp_path):
     clips = clips_of(chunk)
     with pytest.raises(ValueError, match=REFUSED[name]):
         train(chunk.model, Stitching(clips, CHUNKS), Settings(1, 2), tmp_path, clips.digest)
+
+
+@pytest.mark.parametrize("name", ["longcat_video", "omniavatar"])
+def test_weights_that_were_loaded_in_inference_mode_are_copied(name, tiny_models):
+    with torch.inference_mode():
+        model = load(name, tiny_models).model
+    copied = attach.copy_for_training(model, torch.float32).model
+    assert not any(weight.is_inference() for weight in copied.parameters())
+    pairs = zip(model.model.parameters(), copied.parameters(), strict=True)     # patches may wait for the loading
+    assert all(ours is not theirs and ours.shape == theirs.shape for ours, theirs in pairs)
 
 
 @pytest.mark.parametrize("name", TRAINED)
