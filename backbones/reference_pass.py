@@ -130,3 +130,9 @@ def video_bytes(techniques: Iterable[Technique], blocks: int, width: int, dtype:
     if video is None or video.offload != "VRAM":
         return 0
     return video.tokens.count * 2 * blocks * width * dtype.itemsize
+
+
+def video_bytes_of(model, techniques: Iterable[Technique]) -> int:
+    """The same, of a BaseModel that holds one of Wan's networks."""
+    network = model.diffusion_model
+    return video_bytes(techniques, len(network.blocks), network.dim, model.manual_cast_dtype or model.get_dtype())

@@ -1,4 +1,4 @@
-"""Lookahead Anchoring's fine-tune (Seo et al. 2025, section 3.2): the anchor's time is drawn anew for each example, so
+"""Lookahead Anchoring's fine-tune (Seo et al. 2025, section 3.2): the anchor's time is drawn for each example, so
 that one network knows it in the chunk and at every distance ahead.
 
 l ~ U[0, n-1+d_max], in latent frames here. The paper gives the anchor a projection of its own that begins as the patch

@@ -23,7 +23,7 @@ from ..audio.speech import Speech, check_finite
 from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import WINDOW, Cut, window_of
 from ..images import fit_picture
-from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes
+from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes_of
 from ..socket_values import unit_values
 from ..wan.call import WanCall, split_attention
 from ..wan.video_reference import video_keys
@@ -222,8 +222,7 @@ class HuMo(Backbone):
                              "said in the video has no way to its frames. Disconnect it")
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
-        network = model.diffusion_model
-        return video_bytes(techniques, len(network.blocks), network.dim, model.manual_cast_dtype or model.get_dtype())
+        return video_bytes_of(model, techniques)
 
     def with_anchors(self, call: WanCall, layout: Layout, process_in) -> WanCall:
         """Further anchors behind the slots, without noise; they have no audio."""

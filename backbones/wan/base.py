@@ -22,7 +22,7 @@ from ...techniques.temporal_anchor import find_temporal_anchor
 from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import WINDOW, Cut
-from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes
+from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes_of
 from ..written_memory import MEMORY, PICTURE, MemoryCall
 from .call import WanCall, split_attention
 from .memory import attention_with_memory
@@ -127,7 +127,7 @@ class Wan(Backbone):
         latents'."""
         anchor = find_temporal_anchor(techniques)
         network, computed = model.diffusion_model, model.manual_cast_dtype or model.get_dtype()
-        video = video_bytes(techniques, len(network.blocks), network.dim, computed)
+        video = video_bytes_of(model, techniques)
         if self.memory != "written" or anchor.offload != "VRAM":
             return video
         latents = anchor.latents + (find_style_anchor(techniques) is not None)

@@ -18,7 +18,7 @@ from ...techniques.technique import restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
-from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes
+from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes_of
 from .call import WanCall, split_attention
 from .s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
 from .s2v_timesteps import with_exact_timesteps
@@ -107,8 +107,7 @@ class WanS2V(Backbone):
                              "said in the video has no way to its frames. Disconnect it")
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
-        network = model.diffusion_model
-        return video_bytes(techniques, len(network.blocks), network.dim, model.manual_cast_dtype or model.get_dtype())
+        return video_bytes_of(model, techniques)
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:
