@@ -38,7 +38,15 @@ def test_nothing_went_wrong_while_loading(server):
     assert "ComfyUI-Lodestar" in log and "IMPORT FAILED" not in log
 
 
-def test_every_node_has_its_help_page_where_the_front_end_looks(server):
+@pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
+def test_every_node_has_its_help_page_where_the_front_end_looks(server, page):
     for name in RECORDED:
-        with urllib.request.urlopen(f"{server.url}/extensions/ComfyUI-Lodestar/docs/{name}.md", timeout=10) as answer:
+        address = f"{server.url}/extensions/ComfyUI-Lodestar/docs/{page.format(name)}"
+        with urllib.request.urlopen(address, timeout=10) as answer:
             assert answer.status == 200 and answer.read().decode().startswith("# ")
+
+
+def test_the_server_hands_out_the_chinese_of_every_node(server):
+    chinese = server.get("/i18n")["zh"]
+    assert chinese["nodeDefs"] == json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert set(chinese["nodeDefs"]) == set(RECORDED) and chinese["nodeCategories"]["techniques"] == "技术"
