@@ -3,6 +3,7 @@ import types
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import comfy.samplers
@@ -31,6 +32,7 @@ from lodestar.host.take_inputs import TakeInputs
 from lodestar.nodes.joint_speech import LodestarJointSpeech
 from lodestar.nodes.one_chunk import LodestarOneChunk
 from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.pipelines.take.video_writer import VideoWriter
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.tests.comfy.in_process.test_remakes import packets
@@ -56,7 +58,7 @@ def joint(request):
     if not FAMILIES[request.param].exists:
         pytest.skip("this ComfyUI has no such model")
     if request.param == "ltx":
-        return Joint(load_ltx(LTX), load_ltx_vae(), load_ltx_sound_vae(), 80, 25, 9, 2.4)
+        return Joint(load_ltx(LTX), load_ltx_vae(), load_ltx_sound_vae(), 80, 25, 9, 2.2)
     return Joint(load_h3(), load_h3_vae(), load_h3_sound_vae(), 40, 39, H3_OVERLAP, 4.0)
 
 
@@ -109,36 +111,45 @@ def session(joint, output, speech=None, techniques=(), seconds=None, script=""):
                        types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None), record), samplers, audio
 
 
-def test_a_take_has_the_recording_and_its_chunks_go_on(joint, tmp_path):
-    """Every frame once, context as it was sampled, the speech of each chunk; the file has the sound that came."""
-    take, samplers, audio = session(joint, tmp_path)
+@pytest.fixture(scope="module")
+def whole(joint, tmp_path_factory):
+    """A finished take, its chunks kept: (session, what its chunk sampler has seen, recording, video)."""
+    take, samplers, audio = session(joint, tmp_path_factory.mktemp("whole"))
     with torch.inference_mode():
-        finished = take.make("joint/take", True)
-    sampler, plan = samplers[0], take.take.plan
-    assert len(sampler.made) == len(plan.chunks) >= 3
+        finished = take.make("joint/again", True)
+    return take, samplers[0], audio, Path(finished.path)
+
+
+def test_a_take_has_the_recording_and_its_chunks_go_on(whole):
+    """Every frame once, context as it was sampled, the speech of each chunk; the file has the sound that came."""
+    take, sampler, audio, path = whole
+    plan = take.take.plan
+    assert len(sampler.made) == len(plan.chunks) == 3
     for (_, _, _, before), (chunk, context, _, latents) in pairwise(sampler.made):
         assert torch.equal(context, before[:, :, -chunk.context_latents:])
         assert latents.shape[2] == chunk.new_latents
     inputs, sampled = sampler.last
     sound, made = inputs.samples.unbind()[1], sampled.unbind()[1]
     assert (sound - made).abs().max() < 1e-5 and sound.std() > 0.01 and not inputs.noise_mask.unbind()[1].any()
-    with av.open(str(finished.path)) as file:
-        frames = sum(1 for _ in file.decode(file.streams.video[0]))
-    assert frames == plan.total_frames
-    with av.open(str(finished.path)) as file:
+    assert len(frames_of(path)) == plan.total_frames
+    with av.open(str(path)) as file:
         played = torch.cat([torch.from_numpy(part.to_ndarray()) for part in file.decode(file.streams.audio[0])], 1)
         rate = file.streams.audio[0].rate
     own = torch.nn.functional.interpolate(audio["waveform"], size=round(audio["waveform"].shape[-1] * rate / RATE))
     length = min(own.shape[-1], played.shape[-1])
     assert torch.corrcoef(torch.stack([own[0, 0, :length], played[0, :length].float()]))[0, 1] > 0.9
 
-    again, others, _ = session(joint, tmp_path)
+
+def test_by_value_a_take_is_the_same_and_other_noise_makes_another(joint, whole):
+    take, _, audio, path = whole
+    again, others, _ = session(joint, path.parent.parent)
     with torch.inference_mode():
-        assert again.make("joint/take", True).path == finished.path and not others     # by value: nothing is made again
-        changed = replace(take.inputs, features=LodestarJointSpeech.execute(
-            audio, joint.sound_vae, 0.05, 0.0, 0).args[0])
-        replace(take, inputs=changed).make("joint/take", False)
-    assert len(samplers[-1].made) == len(plan.chunks)
+        assert again.make("joint/again", True).path == path and not others
+    noisy = replace(take.inputs, features=LodestarJointSpeech.execute(audio, joint.sound_vae, 0.05, 0.0, 0).args[0])
+    writer = VideoWriter(64, 64, Fraction(24))
+    own, other = (one.fingerprints(writer)[0] for one in (take, replace(take, inputs=noisy)))
+    assert [[name for name in chunk if chunk[name] != changed[name]] for chunk, changed in zip(
+        own, other, strict=True)] == [["speech"]] * 3
 
 
 def frames_of(path):
@@ -146,12 +157,11 @@ def frames_of(path):
         return torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)])
 
 
-def test_a_broken_take_goes_on_as_if_it_had_not_been(joint, tmp_path, monkeypatch):
+def test_a_broken_take_goes_on_as_if_it_had_not_been(joint, whole, tmp_path, monkeypatch):
     """A fresh decoder is brought to where the old one was: no frame is lost, doubled or other."""
-    whole, _, _ = session(joint, tmp_path)
     broken, _, _ = session(joint, tmp_path)
     with torch.inference_mode():
-        path, sample = whole.make("joint/whole", False).path, Recorder.new_latents
+        sample = Recorder.new_latents
         monkeypatch.setattr(Recorder, "new_latents", lambda self, chunk, *given: sample(self, chunk, *given)
                             if chunk.index < 2 else (_ for _ in ()).throw(RuntimeError("the plug")))
         with pytest.raises(RuntimeError, match="the plug"):
@@ -159,8 +169,8 @@ def test_a_broken_take_goes_on_as_if_it_had_not_been(joint, tmp_path, monkeypatc
         monkeypatch.undo()
         again, samplers, _ = session(joint, tmp_path)
         resumed = again.make("joint/broken", False).path
-    assert len(samplers[0].made) == len(whole.take.plan.chunks) - 2
-    one, other = frames_of(path).int(), frames_of(resumed).int()
+    assert len(samplers[0].made) == len(broken.take.plan.chunks) - 2
+    one, other = frames_of(whole[3]).int(), frames_of(resumed).int()
     assert one.shape == other.shape and (one - other).abs().max() <= 3
 
 
@@ -176,36 +186,44 @@ def test_speech_of_each_chunk_begins_where_its_picture_does(joint, tmp_path):
         assert given.shape[1] == round(Fraction(frames) / clock.fps * Fraction(rate))
 
 
-def test_a_chunk_is_made_again_where_its_decoder_shows_it(joint, tmp_path):
+def test_a_chunk_is_made_again_where_its_decoder_shows_it(joint, whole):
     """MiniMax H3's shows two latents with the next chunk, LTX's tiny one more than a short chunk has; on 0.7.0 it is
     decoded with an overlap, which shows all."""
     if joint.overlap == H3_OVERLAP or not shows_later(joint):
-        return check_remake(joint, tmp_path)
+        return check_remake(joint, whole[3])
     with torch.inference_mode(), pytest.raises(ValueError, match=(
             "plan: chunk 2 cannot be made again by itself: it has 2 latents of its own and its last 2 are shown with "
             "the next chunk, wanted 3 or more")):
-        session(joint, tmp_path, script=f"0:0{joint.seconds / 2:.2f} [again]")[0].make("joint/again", True)
+        session(joint, whole[3].parent.parent, script=again_at(joint))[0].make("joint/again", True)
+
+
+def again_at(joint) -> str:
+    """A script that makes the chunk in the middle again."""
+    return f"0:0{joint.seconds / 2:.2f} [again]"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("joint", ["ltx"], indirect=True)
 def test_a_long_chunk_of_ltx_is_made_again(joint, tmp_path):
-    check_remake(replace(joint, frames=97, seconds=9.4), tmp_path)
+    longer = replace(joint, frames=97, seconds=9.4)
+    with torch.inference_mode():
+        first = session(longer, tmp_path)[0].make("joint/again", True).path
+    check_remake(longer, Path(first))
 
 
 def shows_later(joint) -> bool:
     return not isinstance(open_stream(joint.vae), OverlapStream)
 
 
-def check_remake(joint, tmp_path):
+def check_remake(joint, first):
     """All frames but the chunk's stay, and what its decoder shows with the next chunk is held."""
+    output = first.parent.parent
     with torch.inference_mode():
-        first = session(joint, tmp_path)[0].make("joint/again", True).path
-        take = session(joint, tmp_path, script=f"0:0{joint.seconds / 2:.2f} [again]")[0]
+        take = session(joint, output, script=again_at(joint))[0]
         again = take.make("joint/again", True).path
     plan, (chunk,) = take.take.plan, take.take.plan.remakes
     assert 0 < chunk.index < len(plan.chunks) - 1
-    folders = sorted((tmp_path / "lodestar_takes").glob("joint_again-*"), key=lambda path: len(path.name))
+    folders = sorted((output / "lodestar_takes").glob("joint_again-*"), key=lambda path: len(path.name))
     counts = [len(packets(path)) for path in sorted(folders[0].glob("chunk_*.mp4"))]
     start, stop = sum(counts[:chunk.index]), sum(counts[:chunk.index + 1])
     before, after = packets(first), packets(again)
