@@ -1,8 +1,10 @@
-"""What a take survives, at length: `python scripts/soak.py kills|queue|long|fleet`, real servers, tiny models, a CPU.
+"""What a take survives, at length: `python scripts/soak.py kills|queue|long|fleet|joint`, real servers, tiny models.
 
 `kills --count 50`: kill -9 at random moments and start again until the take is finished; its latents must be those of a
 take that nothing happened to. `queue --count 1000`: short takes one after another; memory, open and temporary files
 must stay flat. `long --seconds 600`: one long take; to the frame, and its sound in step at the end to a millisecond.
+`joint --family ltx --seconds 600`: one take of given speech on a model that makes sound itself, killed once on the way:
+the recording is in the file and in step, RAM does not grow.
 `fleet --count 20 --workers 3`: jobs through fleet.py, a worker killed twice, and through render.py: equal bytes, once.
 Each ends with a line of figures, and exit code 1 where something is not as it must be. Needs the tests (a clone).
 """
@@ -164,8 +166,34 @@ def fleet_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     return [*problems, *(["too few jobs for two kills"] if len(killed) < 2 else [])]
 
 
+def joint_take(soak: Soak, options: argparse.Namespace) -> list[str]:
+    """What is wrong with one take of `seconds` on `family`."""
+    import joint_runs
+    joint_runs.place_models(soak.comfyui, soak.base)
+    sound = soak.base / "speech.wav"
+    wanted = joint_runs.write_sound(sound, options.seconds)
+    chunk, overlap = joint_runs.CHUNKS[options.family]
+    chunks = options.seconds * 24 // (chunk - overlap)
+    with soak.server() as server:
+        graph = joint_runs.take_of(options.family, server.upload(sound))
+        _, video = joint_runs.run_watched(server, graph, kill_at=chunks // 4)
+    problems = ["it was finished before it was killed"] if video else []
+    with soak.server() as server:
+        watch, video = joint_runs.run_watched(server, graph)
+    line, wrong = joint_runs.check_video(video, wanted, options.seconds)
+    if watch.seen[0][0] < chunks // 4:
+        problems.append("it began anew")
+    early, late = (watch.most(*part) for part in ((0, chunks // 2), (chunks * 3 // 4, chunks + 1)))
+    print(f"{options.family}: {line}; killed in chunk {chunks // 4 + 1} of about {chunks}; {early:.0f} MB in its first "
+          f"half, {late:.0f} MB in its last quarter")
+    if late > early * joint_runs.ALLOWED:
+        problems.append(f"RAM grew from {early:.0f} to {late:.0f} MB")
+    return [*problems, *wrong]
+
+
 TASKS: dict[str, Callable[[Soak, argparse.Namespace], list[str]]] = {
-    "kills": kill_takes, "queue": queue_takes, "long": long_take, "fleet": fleet_takes}
+    "kills": kill_takes, "queue": queue_takes, "long": long_take, "fleet": fleet_takes,
+    "joint": joint_take}
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -174,6 +202,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--family", choices=("ltx", "minimax_h3"), default="ltx")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: yours, else the tested one")
     return parser.parse_args(arguments)

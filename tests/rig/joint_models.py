@@ -1,5 +1,6 @@
 """Tiny models that make picture and sound together, from ComfyUI's own classes and through its own loaders: LTX-2 and
 MiniMax H3 with their VAEs. Every weight is drawn from its name."""
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -135,22 +136,27 @@ def one_layer(name: str, out: int, into: int) -> dict[str, torch.Tensor]:
 
 def write_official(models: Path) -> None:
     """LTX-2.3's checkpoint, network and VAEs in one file, and its LoRA, tiny, below ComfyUI's models folder; MiniMax
-    H3's network, LoRA and VAEs, the last for a ComfyUI that has small_h3 in its custom_nodes."""
+    H3's network, LoRA and VAEs, the last for a ComfyUI that has small_h3 in its custom_nodes. A ComfyUI without H3 has
+    no LTX-2.3 either: there it is LTX-2's."""
     from comfy.ldm.lightricks.av_model import LTXAVModel
     from comfy.ldm.lightricks.vae.causal_audio_autoencoder import CausalAudioAutoencoder
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
     from comfy.ldm.lightricks.vocoders.vocoder import Vocoder
-    parts = {"model.diffusion_model": LTXAVModel(**LTX23, dtype=torch.float32, device="meta",
+    newer = importlib.util.find_spec("comfy.ldm.minimax") is not None
+    config = LTX23 if newer else LTX
+    parts = {"model.diffusion_model": LTXAVModel(**config, dtype=torch.float32, device="meta",
                                                  operations=comfy.ops.disable_weight_init),
              "vae": VideoVAE(0, VIDEO_VAE), "audio_vae": CausalAudioAutoencoder(config=LTX_SOUND["audio_vae"]),
              "vocoder": Vocoder(config=LTX_SOUND["vocoder"])}
     weights = {f"{name}.{key}": value for name, part in parts.items() for key, value in drawn(part).items()}
-    network, (vae, sound_vae) = h3_weights(), h3_vae_weights()
-    for name, tensors, config in (
-            (LTX_CHECKPOINT, weights, {"transformer": LTX23, "vae": VIDEO_VAE, **LTX_SOUND}),
-            (LTX_LORA, one_layer("transformer_blocks.0.attn1.to_q", 48, 48), {}),
-            (H3_NETWORK, network, {}), (H3_LORA, one_layer("blocks.1.attn.qkv_proj", 96, 32), {}), (H3_VAE, vae, {}),
-            (H3_SOUND_VAE, sound_vae, {})):
+    files: list[tuple[str, dict[str, torch.Tensor], dict[str, Any]]] = [
+        (LTX_CHECKPOINT, weights, {"transformer": config, "vae": VIDEO_VAE, **LTX_SOUND}),
+        (LTX_LORA, one_layer("transformer_blocks.0.attn1.to_q", 48, 48), {})]
+    if newer:
+        network, (vae, sound_vae) = h3_weights(), h3_vae_weights()
+        files += [(H3_NETWORK, network, {}), (H3_LORA, one_layer("blocks.1.attn.qkv_proj", 96, 32), {}),
+                  (H3_VAE, vae, {}), (H3_SOUND_VAE, sound_vae, {})]
+    for name, tensors, said in files:
         (models / name).unlink(missing_ok=True)
         save_file({part: value.contiguous() for part, value in tensors.items()}, models / name,
-                  metadata={"config": json.dumps(config)})
+                  metadata={"config": json.dumps(said)})
