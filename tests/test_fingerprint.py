@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from lodestar.pipelines import VERSION
+from lodestar.pipelines.take import fingerprint
 from lodestar.pipelines.take.fingerprint import Fingerprints, pack_of
 
 STRENGTH = 1.0
@@ -211,3 +212,14 @@ def test_code_counts_alike_in_every_process():
 def test_the_version_is_the_projects():
     project = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{VERSION}"' in project
+
+
+def test_small_tensors_are_read_without_threads_and_large_ones_alike(monkeypatch):
+    """A model has thousands of layers, each with a weight and a bias: a thread for each costs more than reading it."""
+    started, begin = [], threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread), begin(thread)))
+    layer = {"weight": torch.arange(6.0), "bias": torch.ones(3)}
+    alone = of(layer)
+    assert not started
+    monkeypatch.setattr(fingerprint, "WORTH_THREADS", 0)
+    assert of(layer) == alone and started

@@ -34,6 +34,7 @@ SCALARS = (types.NoneType, types.EllipsisType, str, bytes, Number, Enum, torch.d
 NO_VALUE = (torch.device, UUID, logging.Logger)   # where something is computed, which object it was, who speaks of it
 OF_PYTHON = sys.stdlib_module_names | {"torch", "numpy"}
 MANAGED_DICT = 1 << 4   # of a type's flags: its __dict__ takes no room in the object
+WORTH_THREADS = 1 << 22 # bytes: fewer are read before threads have begun
 NOT_PICKLED = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, PickleError)
 
 
@@ -119,7 +120,8 @@ class Fingerprints:
 
     def _side_by_side(self, values: list[Any]) -> Iterable[str]:
         """Tensors by several threads, which reading from a disk or a large memory gains by."""
-        if len(values) < 2 or not all(isinstance(value, Tensor) for value in values):
+        if (len(values) < 2 or not all(isinstance(value, Tensor) for value in values)
+                or sum(value.numel() * value.element_size() for value in values) < WORTH_THREADS):
             return map(self._read, values)
         with ThreadPoolExecutor(min(len(values), os.cpu_count() or 1)) as pool:
             return pool.map(self._tensor, map(self._stand_in, values))
