@@ -180,6 +180,7 @@ def joint_take(soak: Soak, options: argparse.Namespace) -> list[str]:
     problems = ["it was finished before it was killed"] if video else []
     with soak.server() as server:
         watch, video = joint_runs.run_watched(server, graph)
+    assert video is not None
     line, wrong = joint_runs.check_video(video, wanted, options.seconds)
     if watch.seen[0][0] < chunks // 4:
         problems.append("it began anew")

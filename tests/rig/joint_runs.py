@@ -36,7 +36,7 @@ def write_sound(path: Path, seconds: int) -> np.ndarray:
     """Noise in bursts, (samples,), and its WAV file."""
     chance = np.random.default_rng(seconds)
     noise = np.convolve(chance.standard_normal(seconds * RATE), np.ones(8) / 8, "same")
-    loud = np.repeat(chance.uniform(0.1, 1, seconds * 4), RATE // 4)
+    loud: np.ndarray = np.repeat(chance.uniform(0.1, 1, seconds * 4), RATE // 4)
     sound = (noise * loud * 8000).astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")

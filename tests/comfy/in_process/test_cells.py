@@ -18,6 +18,7 @@ from families import FAMILIES, LATENTS, SIZE, FamilyChunk, load_family
 from lib import environment
 from lodestar.backbones import attach
 from lodestar.backbones.speech_guider import guide_speech
+from lodestar.host.remakes import CLOSE, hold_end
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.persistent_latents import Memory, PersistentLatents
@@ -259,3 +260,17 @@ def test_without_a_technique_no_bit_changes(chunk):
         bare.original_conds[name] = [{**entry, **values} for entry in bare.original_conds[name]]
     ours = chunk.guider_at(chunk.guider(chunk.model), (), inputs, chunk=0)
     assert torch.equal(chunk.run(ours, inputs), chunk.run(bare, inputs))
+
+
+@pytest.mark.once
+def test_the_end_of_a_chunk_that_is_made_again_is_held_and_leads_its_frames(chunk):
+    """What the next chunk went on from comes out as it was, and what is before it is another for it."""
+    def made(seed):
+        inputs, end = chunk.inputs(), chunk.picture(seed, 2)
+        held = hold_end(inputs, end)
+        guider = chunk.guider_at(chunk.guider(chunk.model), (anchor(chunk),), held)
+        latents = inputs.new_latents(chunk.run(guider, held), chunk.repeated)
+        assert (latents[:, :, -2:] - end).abs().mean() / end.std() < CLOSE
+        return latents[:, :, :-2]
+
+    assert differ(made(40), made(41))
