@@ -262,6 +262,15 @@ class Backbone(ABC):
         raise ValueError(f"model: {self.name} cannot attend to a video of the person. Use Lookahead Anchor with a "
                          "picture")
 
+    def check_background(self) -> None:
+        """Raises ValueError where no picture of a scene can stand beside the chunk: it stands as a video of the person
+        does."""
+        try:
+            self.check_video_reference(audio=False)
+        except ValueError as error:
+            raise ValueError(f"model: {self.name} attends to no picture of a scene. Begin the take with a picture of "
+                             "the person in it") from error
+
     def memory_in_channels(self) -> bool:
         """Whether the pictures and latents of Persistent Latents stand in the model's channels for known frames; else
         the pictures are clean frames beside the chunk. Raises ValueError where the model has room for neither."""

@@ -1,5 +1,5 @@
-"""A video of the person (TAVR) as keys and values: its frames pass the model once, alone and at level 0, and every call
-of a sampling run attends to what they left.
+"""What stands beside a call (TAVR) as keys and values: a video of the person or a scene passes the model once, alone
+and at level 0, and every call of a sampling run attends to what it left.
 
 They see neither noise nor the call's text nor its speech, so all steps, guidance branches and windows share them, and
 no mask is needed. Tokens that were not selected leave nothing.
@@ -7,17 +7,17 @@ no mask is needed. Tokens that were not selected leave nothing.
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..techniques.closed_span import closed_spans
 from ..techniques.kv_cache import KVCache, Pair
-from ..techniques.layout import REFERENCES, Layout, Span
+from ..techniques.layout import Layout, Span
 from ..techniques.reference_tokens import Tokens, all_tokens
 from ..techniques.rope import Axes, rotate
-from ..techniques.technique import Technique, visibility_table
-from ..techniques.video_reference import VideoReference
+from ..techniques.technique import ChunkPosition, Technique, visibility_table
 from .ram_blocks import RamBlocks
 from .sampling_run import RUN
 
@@ -29,7 +29,8 @@ logger = logging.getLogger("lodestar")
 
 @dataclass(frozen=True, eq=False)
 class VideoKeys:
-    """`cache`: of a video of the person. `frequencies`: RoPE's, of its tokens where they stand in a call."""
+    """`cache`: of a video of the person, or a scene. `frequencies`: RoPE's, of its tokens where they stand in a
+    call."""
     cache: KVCache
     frequencies: Tensor
 
@@ -42,44 +43,66 @@ class VideoKeys:
         return key, value
 
 
-def find_video(techniques: Iterable[Technique]) -> VideoReference | None:
-    return next((technique for technique in techniques if isinstance(technique, VideoReference)), None)
+@dataclass(frozen=True, eq=False)
+class SeveralKeys:
+    """Keys and values of several spans, one behind the other."""
+    parts: tuple[VideoKeys, ...]
+
+    def join(self, block: int, key: Tensor, value: Tensor) -> Pair:
+        for part in self.parts:
+            key, value = part.join(block, key, value)
+        return key, value
 
 
-def take_out_video(layout: Layout, visibility: Visibility, techniques: tuple[Technique, ...]
-                   ) -> tuple[Layout, Visibility, Span | None]:
-    """The layout without the video of the person, what sees what in it, and the video's span."""
-    span = layout.find(REFERENCES)
-    if span is None:
-        return layout, visibility, None
-    layout = layout.without(span)
-    return layout, visibility_table(layout, techniques), span
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """A closed span that was taken out of a layout. `called`: by its user; `offload`: where its keys are kept."""
+    span: Span
+    called: str
+    offload: str
 
 
-def tokens_of(span: Span, grid: tuple[int, int]) -> Tokens:
+def take_out_closed(layout: Layout, visibility: Visibility, techniques: tuple[Technique, ...]
+                    ) -> tuple[Layout, Visibility, tuple[Beside, ...]]:
+    """The layout without its closed spans, what sees what in it, and those spans."""
+    beside = tuple(Beside(span, technique.called, technique.offload)
+                   for name, technique in closed_spans(techniques).items() if (span := layout.find(name)) is not None)
+    for one in beside:
+        layout = layout.without(one.span)
+    return layout, visibility_table(layout, techniques) if beside else visibility, beside
+
+
+def join_keys(beside: Iterable[Beside], keys_of: Callable[[Beside], VideoKeys]) -> SeveralKeys | None:
+    """What a call attends to of the spans beside it; None where there are none."""
+    parts = tuple(keys_of(one) for one in beside)
+    return SeveralKeys(parts) if parts else None
+
+
+def tokens_of(one: Beside, grid: tuple[int, int]) -> Tokens:
     """Which of its tokens there are. Raises ValueError where they were chosen on another grid."""
-    tokens = span.tokens or Tokens(all_tokens(len(span.times), grid))
+    tokens = one.span.tokens or Tokens(all_tokens(len(one.span.times), grid))
     if tuple(tokens.keep.shape[1:]) != grid:
         rows, columns = tokens.keep.shape[1:]
-        raise ValueError(f"video reference: its tokens were chosen on a grid of {columns}x{rows}, this model's is "
-                         f"{grid[1]}x{grid[0]}. Connect Video Reference to the model that samples")
+        raise ValueError(f"{one.called}: its tokens were chosen on a grid of {columns}x{rows}, this model's is "
+                         f"{grid[1]}x{grid[0]}. Connect {one.called.title()} to the model that samples")
     return tokens
 
 
-def kept_once(options: dict, name: Hashable, span: Span, offload: str, device: torch.device,
-              make: Callable[[Keep], None], tokens: Tokens) -> KVCache:
-    """The video's keys and values, made for the sampling run when first asked for. `name`: host values that say of
-    which model they are, and in what dtype. Where weights may change between calls, they are made for each."""
-    run = options.get(RUN)
+def kept_once(options: dict, name: Hashable, one: Beside, device: torch.device, make: Callable[[Keep], None],
+              tokens: Tokens) -> KVCache:
+    """Its keys and values, made for the sampling run when first asked for. `name`: host values that say of which model
+    they are, and in what dtype. Where weights may change between calls, they are made for each."""
+    run, span = options.get(RUN), one.span
     if run is None or not run.steady:
-        return make_cache(span, "VRAM", device, make, tokens, ExitStack())
-    key = "video reference", name, id(span.latents), id(span.tokens), id(span.audio), offload, device
-    return run.once(key, lambda: (span, make_cache(span, offload, device, make, tokens, run.ends)))[1]   # span's ids
+        return make_cache(replace(one, offload="VRAM"), device, make, tokens, ExitStack())
+    key = one.called, name, id(span.latents), id(span.tokens), id(span.audio), one.offload, device
+    return run.once(key, lambda: (span, make_cache(one, device, make, tokens, run.ends)))[1]   # the span has the ids
 
 
-def make_cache(span: Span, offload: str, device: torch.device, make: Callable[[Keep], None], tokens: Tokens,
-               ends: ExitStack) -> KVCache:
-    blocks: list[Pair] | RamBlocks = [] if offload == "VRAM" else RamBlocks(device)
+def make_cache(one: Beside, device: torch.device, make: Callable[[Keep], None], tokens: Tokens, ends: ExitStack
+               ) -> KVCache:
+    span = one.span
+    blocks: list[Pair] | RamBlocks = [] if one.offload == "VRAM" else RamBlocks(device)
     if isinstance(blocks, RamBlocks):
         ends.callback(blocks.close)
         make(blocks.park)
@@ -89,8 +112,8 @@ def make_cache(span: Span, offload: str, device: torch.device, make: Callable[[K
     places = tokens.places.float()
     places[:, 0] = torch.tensor(times)[tokens.places[:, 0]]
     cache = KVCache(blocks, places.to(device), times, tokens.frame_tokens)    # type: ignore[arg-type]
-    logger.info("KV cache of a video reference: %d of %d tokens, %.0f MB in %s", tokens.count, tokens.total,
-                cache.bytes / 1e6, offload)
+    logger.info("KV cache of a %s: %d of %d tokens, %.0f MB in %s", one.called, tokens.count, tokens.total,
+                cache.bytes / 1e6, one.offload)
     return cache
 
 
@@ -124,15 +147,19 @@ def options_alone(options: dict) -> dict:
     return {name: options[name] for name in OF_EVERY_CALL if name in options}
 
 
-def video_bytes(techniques: Iterable[Technique], blocks: int, width: int, dtype: torch.dtype) -> int:
-    """VRAM that its keys and values take in a model of so many blocks."""
-    video = find_video(techniques)
-    if video is None or video.offload != "VRAM":
-        return 0
-    return video.tokens.count * 2 * blocks * width * dtype.itemsize
+def bytes_beside(techniques: Iterable[Technique], frame_tokens: int, blocks: int, width: int, dtype: torch.dtype
+                 ) -> int:
+    """VRAM that keys and values of all closed spans take in a model of so many blocks, a whole frame being so many
+    tokens: as many in every chunk, or ComfyUI would move weights between two."""
+    layout, begins = Layout.of_chunk(1), ChunkPosition()
+    spans = [technique.span(layout, begins) for technique in closed_spans(techniques).values()
+             if technique.offload == "VRAM"]
+    tokens = sum(span.tokens.count if span.tokens else frame_tokens * len(span.times) for span in spans)
+    return tokens * 2 * blocks * width * dtype.itemsize
 
 
-def video_bytes_of(model, techniques: Iterable[Technique]) -> int:
+def bytes_beside_wan(model, techniques: Iterable[Technique], noise_shape: Sequence[int]) -> int:
     """The same, of a BaseModel that holds one of Wan's networks."""
-    network = model.diffusion_model
-    return video_bytes(techniques, len(network.blocks), network.dim, model.manual_cast_dtype or model.get_dtype())
+    network, (rows, columns) = model.diffusion_model, noise_shape[3:]
+    return bytes_beside(techniques, rows * columns // 4, len(network.blocks), network.dim,
+                        model.manual_cast_dtype or model.get_dtype())

@@ -12,7 +12,7 @@ import longcat
 import torch
 from flops import LAYERS, Count, count, count_work
 from in_process import LATENT_SIZE, META
-from lodestar.backbones.reference_pass import video_bytes
+from lodestar.backbones.reference_pass import bytes_beside
 from lodestar.backbones.sampling_run import RUN, Run
 from lodestar.techniques.reference_tokens import Tokens, all_tokens, tokens_in_boxes
 from lodestar.techniques.video_reference import VideoReference
@@ -91,7 +91,7 @@ def rows() -> Iterator[Row]:
 def kept_bytes(latents: int, blocks: int, width: int) -> int:
     grid = LATENT_SIZE[0] // 2, LATENT_SIZE[1] // 2
     technique = VideoReference(in_process.latents(latents, META), Tokens(all_tokens(latents, grid)))
-    return video_bytes((technique,), blocks, width, torch.bfloat16)
+    return bytes_beside((technique,), grid[0] * grid[1], blocks, width, torch.bfloat16)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ class GuiderChunkSampler:
         inputs = self.inputs.chunk_inputs(chunk, context, reference, frames, pictures, seen)
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, inputs.context,
                                  self.inputs.plan.number_of(chunk), chunk.first_latent,
-                                 identity=None if self.inputs.memory_in_channels else pictures)
+                                 identity=None if self.inputs.memory_in_channels else pictures,
+                                 opening=self.identity.opening)
         sampled = self.run_sampler(self.chunk_guider(chunk, position, inputs), chunk, inputs)
         return inputs.new_latents(pictures_of(sampled).float().cpu(), chunk.context_latents)
 

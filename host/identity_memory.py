@@ -1,5 +1,5 @@
-"""What Persistent Latents keeps of a take: pictures of the person, fixed after the first chunk and kept in the journal,
-and the frame that CLIP vision sees."""
+"""What a take remembers of person and place: Persistent Latents' pictures, fixed after the first chunk and kept in the
+journal, the frame that CLIP vision sees, and the take's own first latent."""
 from collections.abc import Iterator
 
 import torch
@@ -23,16 +23,19 @@ def count_context(inputs: TakeInputs) -> int:
 
 class IdentityMemory:
     """Of the chunk that is being made `pictures` (1, C, k, h, w) beside the reference, and `seen` (1, H, W, 3), what
-    CLIP vision sees in its place; both None without the technique. `fixed`: the pictures from the second chunk on."""
+    CLIP vision sees in its place; both None without the technique. `opening` (1, C, 1, h, w): the take's first latent,
+    from its second chunk on. `fixed`: the pictures from the second chunk on."""
 
     def __init__(self, inputs: TakeInputs):
         self.inputs, self.technique = inputs, inputs.persistent
         self.fixed: Tensor | None = None
         self.pictures: Tensor | None = None
+        self.opening: Tensor | None = None
         self.seen: Tensor | None = None
 
     def begin_chunk(self, chunk: Chunk, past: Past) -> None:
         self.pictures, self.seen = self.pictures_of(chunk, past), self.clip_picture(chunk, past)
+        self.opening = past.first_latents(1) if chunk.index else None
 
     @property
     def past_frames(self) -> int:

@@ -100,7 +100,8 @@ class StreamChunkSampler:
         reference = self.inputs.reference
         inputs = self.inputs.backbone.stream_inputs(self.inputs.request(touched, None, reference))
         position = ChunkPosition(self.inputs.plan.seconds_of(chunk)[0], reference, None, chunk.index,
-                                 stream.first_latent, call_latents=self.call_latents)
+                                 stream.first_latent, call_latents=self.call_latents,
+                                 opening=reference if chunk.index else None)
         guider = attach.guider_at(self.sampling.guider, self.inputs.techniques_at(chunk), position,
                                   {**self.inputs.vision_conditions, **inputs.conditions}, inputs.uncond,
                                   self.inputs.prompts.get(chunk.prompt))

@@ -74,18 +74,11 @@ class ReferenceVideo:
 
     def fit(self, frames: Tensor) -> Fit:
         """Of the take's size; of the video's own where that is not known."""
-        width, height = self.size or fitting_size(frames.shape[2], frames.shape[1], self.backbone)
-        step = self.backbone.grid
-        if width % step or height % step:
-            raise ValueError(f"width, height: got {width}x{height}, wanted multiples of {step}")
-        return Fit(width, height, (height // step, width // step))
+        return fit_of(self.size, frames, self.backbone)
 
     def encode(self, pictures: Tensor, stream: bool) -> Tensor:
         """(1, C, R, h, w): of a piece of video as one, of single pictures each alone."""
-        wanted = self.backbone.latent_channels(self.model.model)
-        if self.vae.latent_channels != wanted:
-            raise ValueError(f"vae: it makes latents of {self.vae.latent_channels} channels, {self.backbone.name} "
-                             f"wants {wanted}. Load the VAE that belongs to the model")
+        check_vae(self.model, self.vae, self.backbone)
         with name_input("vae"):
             parts = [pictures] if stream else pictures.split(1)
             return torch.cat([encode_frames(self.vae, part).float().cpu() for part in parts], 2)
@@ -122,6 +115,24 @@ class ReferenceVideo:
         for note in (*chosen.notes, *regions.notes):
             logger.warning("video reference: %s", note)
         return "\n".join(f"{line[:1].upper()}{line[1:].rstrip('.')}." for line in lines)
+
+
+def fit_of(size: tuple[int, int] | None, frames: Tensor, backbone: Backbone) -> Fit:
+    """How frames (T, H, W, C) are cropped to `size`, or to what is near their own. Raises ValueError for a size that
+    the family does not have."""
+    width, height = size or fitting_size(frames.shape[2], frames.shape[1], backbone)
+    step = backbone.grid
+    if width % step or height % step:
+        raise ValueError(f"width, height: got {width}x{height}, wanted multiples of {step}")
+    return Fit(width, height, (height // step, width // step))
+
+
+def check_vae(model, vae, backbone: Backbone) -> None:
+    """Raises ValueError for another model's VAE."""
+    wanted = backbone.latent_channels(model.model)
+    if vae.latent_channels != wanted:
+        raise ValueError(f"vae: it makes latents of {vae.latent_channels} channels, {backbone.name} wants {wanted}. "
+                         "Load the VAE that belongs to the model")
 
 
 def fitting_size(width: int, height: int, backbone: Backbone) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
 from .compare_takes import LodestarCompareTakes
+from .custom_background import LodestarCustomBackground
 from .driving_video import LodestarDrivingVideo
 from .global_time import LodestarGlobalTime
 from .high_low_guider import LodestarHighLowGuider
@@ -71,6 +72,7 @@ class Lodestar(ComfyExtension):
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
                 LodestarRefineTake, LodestarLiveTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
                 LodestarPersistentLatents, LodestarLoadWanLora, LodestarVideoReference,
+                LodestarCustomBackground,
                 LodestarMakeTrainingClips]
 
 

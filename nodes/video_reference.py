@@ -3,9 +3,10 @@ from comfy_api.latest import io
 
 from ..backbones import attach
 from ..host.video_reference import ReferenceVideo
+from ..techniques.closed_span import OFFLOADS
 from ..techniques.lookahead_anchor import FARTHEST
 from ..techniques.reference_tokens import CHOOSE, WHEN_EMPTY
-from ..techniques.video_reference import MOST_FRAMES, OFFLOADS, PLACEMENTS
+from ..techniques.video_reference import MOST_FRAMES, PLACEMENTS
 from .input_checks import check_inputs
 from .sockets import BOUNDING_BOX, LARGEST_SIDE, PLAN, SIDE_STEP, search_words, size_of
 

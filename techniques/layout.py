@@ -11,7 +11,7 @@ from torch import Tensor
 from .reference_tokens import Tokens
 
 LOOKAHEAD_LATENTS = 3   # an anchor's distance ahead: 12 pixel frames, where Lookahead Anchoring finds the best lip sync
-REFERENCES = "references"   # the span of a video reference
+REFERENCES, BACKGROUND = "references", "background"     # the spans of a video of the person, and of a scene
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from .protocols import Past
 from .sparse_blocks import SparseBlocks
 
 ORDER = ("LatentStitch", "PersistentLatents", "TemporalAnchor", "StyleAnchor", "LookaheadAnchor",
-         "NarrativeKeyframes", "VideoReference", "GlobalTime", "ReferenceSkip", "ConditioningCache",
+         "NarrativeKeyframes", "VideoReference", "CustomBackground", "GlobalTime", "ReferenceSkip", "ConditioningCache",
          "BlockSparseAttention", "NegativeText", "ColourMatch")
 
 
@@ -31,7 +31,8 @@ class ChunkPosition:
     sampler's `whole` number a call holds, in its order, where a node samples in context windows. `rolls`: whether a
     call is a rolling window's; `remembers`: whether its model keeps picture and finished latents in a KV cache.
     `call_latents`: how many latents a call has at most, where those are fewer than the sampler's; 0 where it has all.
-    `identity`: (1, C, k, h, w), further pictures of the person that stand in the sequence.
+    `identity`: (1, C, k, h, w), further pictures of the person that stand in the sequence. `opening`: (1, C, 1, h, w),
+    the take's first latent, from its second chunk on.
     """
     start_seconds: Fraction = Fraction(0)
     reference: Tensor | None = None
@@ -44,6 +45,7 @@ class ChunkPosition:
     remembers: bool = False
     call_latents: int = 0
     identity: Tensor | None = None
+    opening: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,22 +5,22 @@ it beside themselves: O = attention(z; z, z_ref), O_ref = attention(z_ref; z_ref
 in every step and need no mask: a model that can keeps them in a KV cache, in any other they ride in each call as a
 span that sees only itself. When it stands in RoPE time is not published; `ahead` is ours, for models not trained so.
 """
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from .closed_span import OFFLOADS, ClosedSpan
 from .layout import LOOKAHEAD_LATENTS, REFERENCES, Layout, Span
 from .reference_tokens import Tokens
-from .technique import ChunkPosition, Technique
+from .technique import ChunkPosition
 
 PLACEMENTS = ("ahead", "before", "own")
-OFFLOADS = ("VRAM", "RAM")
 MOST_FRAMES = 48    # the most that the paper shows
 
 
 @dataclass(frozen=True, eq=False)
-class VideoReference(Technique):
+class VideoReference(ClosedSpan):
     """`latents`: (1, C, R, h, w) in LATENT space. `tokens`: which of its tokens there are, of R latent frames.
 
     `placement`: `ahead` from n-1+d on, `before` up to time -2, so that a scene has room at -1, `own` from 0 on, as a
@@ -28,6 +28,8 @@ class VideoReference(Technique):
     `audio`: what is said in it, as the family's `audio_for` gives it for these latents, None for nothing. `offload`:
     where its keys and values are kept.
     """
+    role: ClassVar[str] = REFERENCES
+    called: ClassVar[str] = "video reference"
     latents: Tensor
     tokens: Tokens
     placement: str = PLACEMENTS[0]
@@ -54,21 +56,9 @@ class VideoReference(Technique):
         first = {"ahead": layout.last_time + self.distance, "before": -self.frames - 1, "own": 0}[self.placement]
         return tuple(first + frame for frame in range(self.frames))
 
-    def layout(self, layout: Layout, position: ChunkPosition) -> Layout:
-        return layout.append(Span(REFERENCES, self.times(layout), latents=self.latents, placed=True, closed=True,
-                                  tokens=self.tokens, audio=self.audio))
-
-    def visibility(self, layout: Layout) -> Mapping[tuple[int, int], float]:
-        """It sees only itself."""
-        span = layout.find(REFERENCES)
-        if span is None:
-            return {}
-        own = layout.frame_indices(span)
-        others = [frame for frame in range(layout.frames) if frame not in own]
-        return {(query, key): 0.0 for query in own for key in others}
-
-    def conditioning_cache(self) -> str:
-        return self.offload
+    def span(self, layout: Layout, position: ChunkPosition) -> Span:
+        return Span(self.role, self.times(layout), latents=self.latents, placed=True, closed=True, tokens=self.tokens,
+                    audio=self.audio)
 
     def pictures(self) -> dict[str, Tensor]:
-        return {"video reference": self.latents}
+        return {self.called: self.latents}

@@ -23,7 +23,7 @@ MAY_IMPORT = {"techniques": {"techniques"}, "networks": {"techniques", "networks
               "host": {"techniques", "backbones", "pipelines", "host"},
               "nodes": {"techniques", "backbones", "pipelines", "host", "nodes"}}
 NOUNS = {"timeline", "layout", "visibility", "rope", "kv_cache", "technique", "speaker_masks", "sparse_blocks",
-         "attention_guidance", "protocols", "reference_tokens"}
+         "attention_guidance", "protocols", "reference_tokens", "closed_span"}
 SHARED = {"techniques": NOUNS, "nodes": {"sockets", "input_checks"}}    # what a floor's own files may share
 NETWORKS_IN = {"headless", "metrics"}   # the rooms of the pipelines that know networks
 FAMILY_FLOORS = ("networks", "backbones")   # whose folders do not know each other, `audio` aside

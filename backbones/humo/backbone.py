@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...techniques.audio.features import WHISPER_GROUPS, interpolate_frames, positions
 from ...techniques.audio.talk_windows import humo_steps, humo_windows, steps_of_samples
+from ...techniques.closed_span import hides_frames
 from ...techniques.layout import Layout, Span
 from ...techniques.technique import restricts_visibility
 from ...techniques.timeline import Timeline
@@ -23,7 +24,7 @@ from ..audio.speech import Speech, check_finite
 from ..backbone import OWN, Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import WINDOW, Cut, window_of
 from ..images import fit_picture
-from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes_of
+from ..reference_pass import Beside, SeveralKeys, VideoKeys, bytes_beside_wan, join_keys, take_out_closed
 from ..socket_values import unit_values
 from ..wan.call import WanCall, split_attention
 from ..wan.video_reference import video_keys
@@ -124,7 +125,7 @@ class HuMo(Backbone):
             return self.prepare_window(call.change(extra=extra), reference, techniques, position, process_in)
         own = own_layout(call, 0 if reference is None else reference.shape[2])
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
-        layout, visibility, video = take_out_video(layout, visibility, techniques)
+        layout, visibility, beside = take_out_closed(layout, visibility, techniques)
         if reference is not None:
             if window_of(call.transformer_options) is not None:
                 raise ValueError(f"context windows: {self.name} has its references behind the last latent, where a "
@@ -137,7 +138,7 @@ class HuMo(Backbone):
                              "Long Take, or One Chunk in place of WanHuMoImageToVideo")
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
-        keys = self.video_keys(call, video, techniques, process_in)
+        keys = self.keys_beside(call, beside, process_in)
         call = self.with_anchors(call, layout, process_in)
         times = [time for span in layout.spans for time in span.times]
         rows = call.rows(times)
@@ -150,14 +151,14 @@ class HuMo(Backbone):
         if not position.call_latents:
             raise ValueError(f"sampler: {self.name} has its references behind the clip's last latent, where the blocks "
                              "of a Rolling Window would take them for the clip. Use Rolling Window with Long Take")
-        if restricts_visibility(tuple(other for other in techniques if other is not find_video(techniques))):
+        if hides_frames(techniques):
             raise ValueError(f"model: a node on it hides frames from {self.name}'s references, which stand beside the "
                              "windows of a stream. Remove Reference Skip")
         frames, slots = call.x.shape[2], reference.shape[2]
         own = Layout.of_chunk(frames).append(Span("reference", tuple(range(frames, frames + slots))))
         layout, table = lay_out_call(own, techniques, position, call.transformer_options)
-        layout, _, video = take_out_video(layout, table, techniques)
-        keys = self.video_keys(call, video, techniques, process_in)
+        layout, _, beside = take_out_closed(layout, table, techniques)
+        keys = self.keys_beside(call, beside, process_in)
         known = (reference[:, :1] > 0.5).to(call.x)
         pictures = process_in(reference[:, 1:].float()).to(call.x)
         if layout["reference"].latents is not None:
@@ -201,20 +202,19 @@ class HuMo(Backbone):
         shown = known * pictures + (1 - known) * grey[:, :, -slots:]
         return call.change(x=torch.cat([noise, concat_channels(grey, shown, slots)], 1))
 
-    def video_keys(self, call: WanCall, span: Span | None, techniques, process_in) -> VideoKeys | None:
-        """What the call attends to of a video of the person, which is known as a further anchor is."""
-        video = find_video(techniques)
-        if span is None or video is None:
-            return None
+    def keys_beside(self, call: WanCall, beside: tuple[Beside, ...], process_in) -> SeveralKeys | None:
+        """What the call attends to of a video of the person and of a scene, known as a further anchor is."""
+        def keys_of(one: Beside) -> VideoKeys:
+            def with_video(alone: WanCall) -> WanCall:
+                latents = alone.latents(one.span, process_in)[:1]
+                x = torch.cat([torch.zeros_like(latents), torch.ones_like(latents[:, :4]), latents], 1)
+                audio = call.extra[SPEECH]
+                silence = audio.new_zeros(1, latents.shape[2], *audio.shape[2:])
+                return alone.change(x=x if self.large else latents, extra={SPEECH: silence})
 
-        def with_video(alone: WanCall) -> WanCall:
-            latents = alone.latents(span, process_in)[:1]
-            x = torch.cat([torch.zeros_like(latents), torch.ones_like(latents[:, :4]), latents], 1)
-            audio = call.extra[SPEECH]
-            silence = audio.new_zeros(1, latents.shape[2], *audio.shape[2:])
-            return alone.change(x=x if self.large else latents, extra={SPEECH: silence})
+            return video_keys(call, one, with_video)
 
-        return video_keys(call, span, video.offload, with_video)
+        return join_keys(beside, keys_of)
 
     def check_video_reference(self, audio: bool) -> None:
         if audio:
@@ -222,7 +222,7 @@ class HuMo(Backbone):
                              "said in the video has no way to its frames. Disconnect it")
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
-        return video_bytes_of(model, techniques)
+        return bytes_beside_wan(model, techniques, noise_shape)
 
     def with_anchors(self, call: WanCall, layout: Layout, process_in) -> WanCall:
         """Further anchors behind the slots, without noise; they have no audio."""

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ...networks.longcat.buckets import REFINED, nearest, nearest_trained
+from ...networks.longcat.call import Cached
 from ...networks.longcat.sequence import in_order, own_layout
 from ...networks.longcat.versions import REFERENCE_INDEX
 from ...techniques.kv_cache import KVCache
-from ...techniques.layout import Layout, Span
+from ...techniques.layout import Layout
 from ...techniques.protocols import Past
 from ...techniques.technique import (
     Technique,
@@ -33,7 +34,7 @@ from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call
 from ..frame_conditions import WINDOW, Cut, window_of
 from ..ram_blocks import RamBlocks
-from ..reference_pass import find_video, options_alone, take_out_video
+from ..reference_pass import Beside, options_alone, take_out_closed
 from ..sampling_run import RUN, once
 from ..span_latents import latents_of
 from ..speech_guider import PROMPTED
@@ -122,7 +123,7 @@ class LongCatBackbone(Backbone):
         call = in_window(LongCatCall(executor, x, timestep, context, options, kwargs))
         own = self.own_layout(call)
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
-        layout, visibility, video = take_out_video(layout, visibility, techniques)
+        layout, visibility, beside = take_out_closed(layout, visibility, techniques)
         if layout is not own or restricts_visibility(techniques):
             call = with_layout(call, layout, visibility, process_in)
         if (sparse := find_sparse_attention(techniques)) is not None:
@@ -134,7 +135,7 @@ class LongCatBackbone(Backbone):
             offload = find_temporal_anchor(techniques).offload
         if offload is not None and in_run:
             call = with_cache(call, offload, pictures)
-        return call if video is None else with_video(call, video, techniques, self.name, process_in)
+        return with_keys_beside(call, beside, techniques, self.name, process_in) if beside else call
 
     def check_video_reference(self, audio: bool) -> None:
         if audio and self.audio_shape is None:
@@ -253,19 +254,21 @@ def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCa
     return call.with_extra(cache=run.once(("kv cache", offload, key), lambda: make(run.ends)))
 
 
-def with_video(call: LongCatCall, span: Span, techniques: tuple[Technique, ...], name: str,
-               process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
-    """The call whose noisy frames see the video of the person in `span`; clean ones never do, so they are cached."""
+def with_keys_beside(call: LongCatCall, beside: tuple[Beside, ...], techniques: tuple[Technique, ...], name: str,
+                     process_in: Callable[[Tensor], Tensor]) -> LongCatCall:
+    """The call whose noisy frames see a video of the person or a scene; clean ones never do, so they are cached."""
     if find_sparse_attention(techniques) is not None:
-        raise ValueError("model: Block Sparse Attention counts whole frames of keys, and a video reference has some of "
-                         "each frame's. Remove one of them")
+        raise ValueError(f"model: Block Sparse Attention counts whole frames of keys, and a {beside[0].called} has "
+                         "some of each frame's. Remove one of them")
     if not call.extra.get("cache") and (call.num_cond_frames or call.extra.get("reference") is not None):
         call = call.with_extra(cache=make_cache(call, "VRAM", ExitStack()))
-    video, options = find_video(techniques), call.transformer_options
-    assert video is not None
-    latents = latents_of(span, call.x, call.x.shape[1], process_in, options)
-    keys = video_keys(call.executor.class_obj, call.x, latents, span, video.offload, options, name)
-    return call.with_extra(beside=keys)
+    options, network = call.transformer_options, call.executor.class_obj
+
+    def keys_of(one: Beside) -> Cached:
+        latents = latents_of(one.span, call.x, call.x.shape[1], process_in, options)
+        return video_keys(network, call.x, latents, one, options, name)
+
+    return call.with_extra(beside=tuple(keys for one in beside for keys in keys_of(one)))
 
 
 def cache_key(call: LongCatCall, sampled: tuple[int, ...], pictures: Hashable) -> tuple[Hashable, Hashable] | None:

@@ -14,6 +14,7 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
+from ...techniques.closed_span import hides_frames
 from ...techniques.layout import Layout, Span
 from ...techniques.persistent_latents import Memory, memory_channels
 from ...techniques.style_anchor import find_style_anchor
@@ -22,7 +23,7 @@ from ...techniques.temporal_anchor import find_temporal_anchor
 from ...techniques.timeline import frames_of
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import WINDOW, Cut
-from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes_of
+from ..reference_pass import Beside, SeveralKeys, bytes_beside_wan, join_keys, take_out_closed
 from ..written_memory import MEMORY, PICTURE, MemoryCall
 from .call import WanCall, split_attention
 from .memory import attention_with_memory
@@ -72,11 +73,11 @@ class Wan(Backbone):
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
-        layout, visibility, video = take_out_video(layout, visibility, techniques)
+        layout, visibility, beside = take_out_closed(layout, visibility, techniques)
         check_other_nodes(call, layout)
         times = [time for span in layout.spans for time in span.times]
         rows = call.rows(times)
-        keys = self.video_keys(call, video, techniques, process_in)
+        keys = self.keys_beside(call, beside, process_in)
         if restricts_visibility(techniques):
             call = call.with_attention(split_attention(call, visibility, len(times), lambda: rows.shape[1], keys))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
@@ -87,11 +88,10 @@ class Wan(Backbone):
         knows given ones."""
         return x
 
-    def video_keys(self, call: WanCall, span: Span | None, techniques, process_in) -> VideoKeys | None:
-        """What the call attends to of a video of the person."""
-        video = find_video(techniques)
-        return None if span is None or video is None else video_keys(
-            call, span, video.offload, lambda alone: self.with_video(alone, span, process_in))
+    def keys_beside(self, call: WanCall, beside: tuple[Beside, ...], process_in) -> SeveralKeys | None:
+        """What the call attends to of a video of the person and of a scene."""
+        return join_keys(beside, lambda one: video_keys(
+            call, one, lambda alone: self.with_video(alone, one.span, process_in)))
 
     def with_video(self, alone: WanCall, span: Span, process_in) -> WanCall:
         """The call over the video in `span` in place of its own latents, as this family is given known frames."""
@@ -106,33 +106,33 @@ class Wan(Backbone):
 
     def prepare_remembering(self, call: WanCall, memory: MemoryCall, techniques, position, process_in) -> WanCall:
         """A call that sees what a stream remembers; of other clean frames only those of other techniques ride along."""
-        if restricts_visibility(tuple(other for other in techniques if other is not find_video(techniques))):
+        if hides_frames(techniques):
             raise ValueError(f"model: a node on it hides frames from one another, which {self.name} cannot do beside "
                              "the KV cache of a stream. Remove Reference Skip")
-        own, video = self.own_layout(call), None
+        own, beside = self.own_layout(call), tuple[Beside, ...]()
         if memory.writes == PICTURE:
             call, layout = self.show_picture(call, memory.window_audio), own
         else:
             own = own.change("chunk", times=tuple(memory.first_time + time for time in own["chunk"].times))
             layout, table = lay_out_call(own, techniques, position, call.transformer_options)
-            layout, _, video = take_out_video(layout, table, techniques)
+            layout, _, beside = take_out_closed(layout, table, techniques)
         check_other_nodes(call, layout)
         times = [time for span in layout.spans for time in span.times]
-        rows, keys = call.rows(times), self.video_keys(call, video, techniques, process_in)
+        rows, keys = call.rows(times), self.keys_beside(call, beside, process_in)
         call = call.with_attention(attention_with_memory(call, memory, call.x.shape[2], rows, keys))
         return self.with_clean_frames(call, layout, process_in).change(stand_ins={"rope_encode": lambda *_, **__: rows})
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
-        """Of a video reference; of one guidance branch, where this family remembers: its picture's and the finished
+        """Of what stands beside; of one guidance branch, where this family remembers: its picture's and the finished
         latents'."""
         anchor = find_temporal_anchor(techniques)
         network, computed = model.diffusion_model, model.manual_cast_dtype or model.get_dtype()
-        video = video_bytes_of(model, techniques)
+        beside = bytes_beside_wan(model, techniques, noise_shape)
         if self.memory != "written" or anchor.offload != "VRAM":
-            return video
+            return beside
         latents = anchor.latents + (find_style_anchor(techniques) is not None)
         size = 1 if anchor.precision == "fp8" else computed.itemsize
-        return video + latents * 2 * len(network.blocks) * network.dim * (noise_shape[3] * noise_shape[4] // 4) * size
+        return beside + latents * 2 * len(network.blocks) * network.dim * (noise_shape[3] * noise_shape[4] // 4) * size
 
     def extra_latents(self, model, noise_shape, techniques, position) -> int:
         """As many more as ComfyUI counts the bytes of a KV cache for: it reckons with the sampler's latent alone."""

@@ -18,7 +18,7 @@ from ...techniques.technique import restricts_visibility
 from ..audio.speech import Speech
 from ..backbone import Backbone, ChunkInputs, ChunkRequest, lay_out_call, needs_layout
 from ..frame_conditions import Cut
-from ..reference_pass import VideoKeys, find_video, take_out_video, video_bytes_of
+from ..reference_pass import Beside, SeveralKeys, VideoKeys, bytes_beside_wan, join_keys, take_out_closed
 from .call import WanCall, split_attention
 from .s2v_audio import SPEECH, SPEECH_LAYERS, history_latents, with_audio_tokens
 from .s2v_timesteps import with_exact_timesteps
@@ -64,8 +64,8 @@ class WanS2V(Backbone):
         layout, visibility = lay_out_call(own, techniques, position, call.transformer_options)
         if not needs_layout(own, layout, techniques, call.x.dtype, call.transformer_options):
             return call
-        layout, visibility, video = take_out_video(layout, visibility, techniques)
-        keys = self.video_keys(call, video, techniques, process_in)
+        layout, visibility, beside = take_out_closed(layout, visibility, techniques)
+        keys = self.keys_beside(call, beside, process_in)
         call = with_references(call, layout, process_in)
         times = tuple(time for span in layout.references for time in span.times)
         tokens = [0]
@@ -86,20 +86,21 @@ class WanS2V(Backbone):
         return call.change(stand_ins={"rope_encode": rope})
 
     @staticmethod
-    def video_keys(call: WanCall, span: Span | None, techniques, process_in) -> VideoKeys | None:
-        """What the call attends to of a video of the person: the model's own kind of reference, which it is only behind
-        a latent of the video's."""
-        video = find_video(techniques)
-        if span is None or video is None:
-            return None
+    def keys_beside(call: WanCall, beside: tuple[Beside, ...], process_in) -> SeveralKeys | None:
+        """What the call attends to of a video of the person and of a scene: the model's own kind of reference, which
+        each is only behind a latent of the video's."""
+        def keys_of(one: Beside) -> VideoKeys:
+            times = tuple(time - one.span.times[0] for time in one.span.times)
 
-        def with_video(alone: WanCall) -> WanCall:
-            latents = call.latents(span, process_in)[:1]
-            times = tuple(time - span.times[0] for time in span.times)
-            return alone.change(x=torch.zeros_like(latents[:, :, :1]), extra={"reference_latent": latents}, stand_ins={
-                "rope_encode": lambda *_, t_start=0, **__: alone.rows(times if t_start > 0 else (0,))})
+            def with_video(alone: WanCall) -> WanCall:
+                latents = call.latents(one.span, process_in)[:1]
+                return alone.change(x=torch.zeros_like(latents[:, :, :1]), extra={"reference_latent": latents},
+                                    stand_ins={"rope_encode": lambda *_, t_start=0, **__: alone.rows(
+                                        times if t_start > 0 else (0,))})
 
-        return video_keys(call, span, video.offload, with_video, before=1)
+            return video_keys(call, one, with_video, before=1)
+
+        return join_keys(beside, keys_of)
 
     def check_video_reference(self, audio: bool) -> None:
         if audio:
@@ -107,7 +108,7 @@ class WanS2V(Backbone):
                              "said in the video has no way to its frames. Disconnect it")
 
     def cache_bytes(self, model, noise_shape, techniques, position) -> int:
-        return video_bytes_of(model, techniques)
+        return bytes_beside_wan(model, techniques, noise_shape)
 
     @staticmethod
     def own_layout(call: WanCall) -> Layout:

@@ -1,4 +1,4 @@
-"""A video of the person on ComfyUI's Wan: its frames pass the model alone, and the attention override keeps their keys.
+"""What stands beside a call of ComfyUI's Wan: its frames pass the model alone, the attention override keeps their keys.
 
 Keys come to the override after RoPE and are turned back in float32, as in memory.py. What is not selected is hidden
 from the pass, too, and leaves nothing.
@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...techniques.layout import Span
 from ...techniques.rope import rotate, scaled_axes
 from ..reference_pass import (
+    Beside,
     Keep,
     VideoKeys,
     frequencies_of,
@@ -26,10 +26,10 @@ from .call import WanCall
 Alone = Callable[[WanCall], WanCall]    # a call with the positive prompt, at level 0 -> one that holds a video
 
 
-def video_keys(call: WanCall, span: Span, offload: str, with_video: Alone, before: int = 0) -> VideoKeys:
-    """What every call attends to of the video in `span`. `with_video`: how its family is given known frames; `before`:
-    how many latent frames then open the sequence, which the video does not see."""
-    tokens, x, module = tokens_of(span, call.grid), call.x, call.module
+def video_keys(call: WanCall, one: Beside, with_video: Alone, before: int = 0) -> VideoKeys:
+    """What every call attends to of a span beside it. `with_video`: how its family is given known frames; `before`:
+    how many latent frames then open the sequence, which the span does not see."""
+    tokens, x, module, span = tokens_of(one, call.grid), call.x, call.module, one.span
 
     def make(keep: Keep) -> None:
         alone = with_video(call.change(
@@ -45,7 +45,7 @@ def video_keys(call: WanCall, span: Span, offload: str, with_video: Alone, befor
         with alone.in_place():
             module._forward(*alone.arguments, **alone.extra)
 
-    cache = kept_once(call.transformer_options, (id(module), x.dtype), span, offload, x.device, make, tokens)
+    cache = kept_once(call.transformer_options, (id(module), x.dtype), one, x.device, make, tokens)
     axes = scaled_axes(call.transformer_options.get("rope_options"))
     embedder = module.rope_embedder
     return VideoKeys(cache, frequencies_of(call.transformer_options, cache, span.times[0], embedder.axes_dim,

@@ -224,11 +224,11 @@ class FamilyChunk:
         return guider
 
     def guider_at(self, guider, techniques, inputs: ChunkInputs, chunk: int = 1, seconds: int = 1,
-                  identity: Tensor | None = None):
+                  identity: Tensor | None = None, opening: Tensor | None = None):
         """The same for the chunk, as Long Take makes it: a later one is stitched."""
         techniques = (LatentStitch(self.backbone.handover), *techniques) if chunk else techniques
         position = ChunkPosition(Fraction(seconds), self.picture(6), inputs.context, chunk, self.family.first * chunk,
-                                 identity=identity)
+                                 identity=identity, opening=opening)
         return attach.guider_at(guider, techniques, position, inputs.conditions, inputs.uncond)
 
     def run(self, guider, inputs: ChunkInputs, steps: int = 2) -> Tensor:
@@ -239,11 +239,11 @@ class FamilyChunk:
                                              denoise_mask=inputs.noise_mask, disable_pbar=True, seed=1))
 
     def sample(self, *techniques, model=None, chunk: int = 1, seconds: int = 1, steps: int = 2,
-               identity: Tensor | None = None, **inputs) -> Tensor:
+               identity: Tensor | None = None, opening: Tensor | None = None, **inputs) -> Tensor:
         """The chunk's new latents, with `techniques`. `model`: with other nodes' patches. `inputs`: as of `inputs`."""
         given = self.inputs(chunk, **inputs)
         guider = self.guider_at(self.guider(self.model if model is None else model), techniques, given, chunk, seconds,
-                                identity)
+                                identity, opening)
         return given.new_latents(self.run(guider, given, steps), self.repeated * chunk)
 
 

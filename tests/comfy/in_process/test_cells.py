@@ -19,6 +19,7 @@ from lib import environment
 from lodestar.backbones import attach
 from lodestar.backbones.speech_guider import guide_speech
 from lodestar.host.remakes import CLOSE, hold_end
+from lodestar.techniques.custom_background import CustomBackground
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.narrative_keyframes import NarrativeKeyframes
 from lodestar.techniques.persistent_latents import Memory, PersistentLatents
@@ -115,12 +116,29 @@ def check_video_reference(chunk):
     around[..., :2, :] += 1
 
     def made(latents, **place):
-        return chunk.sample(VideoReference(latents, Tokens(keep), **place))
+        return chunk.sample(VideoReference(latents, Tokens(keep), **place), steps=1)
 
-    plain, one = chunk.sample(), made(latents)
+    plain, one = chunk.sample(steps=1), made(latents)
     assert one.shape == plain.shape and one.isfinite().all() and differ(one, plain)
     assert torch.equal(one, made(around)) and differ(one, made(chunk.picture(13, 3)))
     assert differ(one, made(latents, distance=30))
+
+
+def check_background(chunk):
+    """What the scene shows counts, but not where the person is to be; of a later chunk the take's first latent."""
+    chunk.backbone.check_background()
+    keep = torch.ones(1, SIZE[0] // 2, SIZE[1] // 2, dtype=torch.bool)
+    keep[:, 1:, 1:3] = False
+    scene = chunk.picture(12)
+    under = scene.clone()
+    under[..., 2:, 2:6] += 1
+
+    def made(latents, **place):
+        return chunk.sample(CustomBackground(latents, Tokens(keep)), steps=1, **place)
+
+    plain, one, later = chunk.sample(steps=1), made(scene), made(scene, opening=chunk.picture(14))
+    assert one.isfinite().all() and differ(one, plain) and torch.equal(one, made(under))
+    assert differ(later, one) and torch.equal(later, made(chunk.picture(13), opening=chunk.picture(14)))
 
 
 def check_speech_guidance(chunk):
@@ -220,7 +238,8 @@ def check_compile(chunk):
 COLUMNS = {
     "lookahead anchor": check_anchor, "narrative keyframes": check_keyframes, "reference skip": check_skip,
     "latent stitch": check_stitch, "persistent latents": check_persistent,
-    "video reference": check_video_reference, "speech guidance": check_speech_guidance,
+    "video reference": check_video_reference, "custom background": check_background,
+    "speech guidance": check_speech_guidance,
     "LoRA": check_lora, "EasyCache": check_easycache, "context windows": check_context_windows,
     "attention override": check_attention_override, "torch.compile": check_compile}
 

@@ -66,6 +66,7 @@ class Recording(GuiderChunkSampler):
         if chunk.index == self.dies:
             raise KeyboardInterrupt
         self.given.append(inputs)
+        self.openings.append(attach.patch_of(guider.model_patcher).position.opening)
         self.sampled.append(super().run_sampler(guider, chunk, inputs))
         return self.sampled[-1]
 
@@ -77,7 +78,7 @@ def session(model, vae, take, output, dies=None, vision=None):
     folder_paths.set_output_directory(str(output))
     picture = torch.rand(1, 80, 70, 3, generator=torch.Generator().manual_seed(4))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
-    recording = type("Recording", (Recording,), {"dies": dies, "given": [], "sampled": []})
+    recording = type("Recording", (Recording,), {"dies": dies, "given": [], "sampled": [], "openings": []})
     inputs = TakeInputs(model, vae, take.plan, picture, driving=take.driving, clip_vision=vision)
     return TakeSession(inputs, Sampling(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"), sigmas),
                        take, types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None),
@@ -100,7 +101,7 @@ def whole(model, vae, pose, tmp_path_factory):
     finally:
         del vae.encode
     return types.SimpleNamespace(take=take, given=recording.given, sampled=recording.sampled, encoded=encoded,
-                                 inputs=made.inputs)
+                                 inputs=made.inputs, openings=recording.openings)
 
 
 @torch.inference_mode()
@@ -128,6 +129,13 @@ def test_each_clip_is_given_what_the_authors_give_it(whole, vae, pose):
                                             "center").movedim(1, -1)
         assert given["pose_video_latent"].shape == (1, 16, 4, 8, 8)
         assert (given["pose_video_latent"] - vae.encode(beside)).abs().mean() < 0.05    # core decodes to floats
+
+
+def test_every_clip_but_the_first_knows_how_the_take_begins(whole):
+    """What Custom Background then shows."""
+    first, *later = whole.openings
+    assert first is None and len(later) == 3
+    assert all(torch.equal(opening, whole.sampled[0][:, :, 3:4]) for opening in later)
 
 
 def test_pictures_are_encoded_once_a_take_and_clips_never(whole):

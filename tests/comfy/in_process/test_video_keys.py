@@ -1,15 +1,16 @@
-"""A video of the person as keys and values: the same as a masked sequence, and the same whatever a call holds."""
+"""A video of the person, and a scene, as keys and values: the same as a masked sequence, whatever a call holds."""
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 from families import FAMILIES, SIZE, FamilyChunk, load_family
 from lodestar.backbones import reference_pass
+from lodestar.backbones.humo import backbone as humo
 from lodestar.backbones.omniavatar.backbone import OmniAvatarBackbone
 from lodestar.backbones.wan import base as wan_base
 from lodestar.backbones.wan import s2v
+from lodestar.techniques.custom_background import CustomBackground
 from lodestar.techniques.kv_cache import KVCache
-from lodestar.techniques.layout import REFERENCES
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.reference_tokens import Tokens, all_tokens, tokens_in_boxes
@@ -17,7 +18,7 @@ from lodestar.techniques.video_reference import VideoReference
 from torch.nn.functional import scaled_dot_product_attention
 
 FRAMES, CHUNK = 3, 6
-MASKED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v", "infinitetalk", "omniavatar"]
+MASKED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v", "infinitetalk", "omniavatar", "humo_17b", "humo_1_7b"]
 CLOSE = 1e-6        # of the largest value, in float32
 
 
@@ -36,6 +37,12 @@ def some_tokens(chunk) -> Tokens:
 def video(chunk, tokens=None, seed=40, **fields) -> VideoReference:
     tokens = tokens or Tokens(all_tokens(FRAMES, grid_of(chunk)))
     return VideoReference(chunk.picture(seed, FRAMES), tokens, **fields)
+
+
+def scene(chunk, seed=50, **fields) -> CustomBackground:
+    keep = torch.ones(1, *grid_of(chunk), dtype=torch.bool)
+    keep[:, 1:, 1:3] = False
+    return CustomBackground(chunk.picture(seed), Tokens(keep), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +65,15 @@ def one_branch(family, name):
     return OneBranch(chunk.family, chunk.model)
 
 
-def masked_attention(own: int, keep: torch.Tensor):
-    """An attention override of a whole sequence: `own` tokens that see all that are kept, then a video's, which see
-    those of the video."""
-    total = own + len(keep)
+def masked_attention(own: int, *keeps: torch.Tensor):
+    """An attention override of a whole sequence: `own` tokens that see all that are kept, then those of closed spans,
+    each of which sees those of its own."""
+    span = [0] * own + [number for number, keep in enumerate(keeps, 1) for _ in keep]
+    there, total = [True] * own + torch.cat(keeps).tolist(), len(span)
     mask = torch.zeros(total, total, dtype=torch.bool)
     for query in range(total):
         for key in range(total):
-            mask[query, key] = (key < own and query < own) or (key >= own and bool(keep[key - own]))
+            mask[query, key] = there[key] and span[query] in (0, span[key])
 
     def override(function, q, k, v, heads, *args, **kwargs):
         if (q.shape[1], k.shape[1]) != (total, total):
@@ -77,8 +85,10 @@ def masked_attention(own: int, keep: torch.Tensor):
 
 
 def ride_along(layout, visibility, techniques):
-    """In place of `take_out_video`: the video is in the sequence, as an anchor is."""
-    return layout.change(REFERENCES, name="anchor"), {}, None
+    """In place of `take_out_closed`: they are in the sequence, as anchors are."""
+    for technique in techniques:
+        layout = layout.change(technique.role, name="anchor")
+    return layout, {}, ()
 
 
 def with_override(model, override):
@@ -90,17 +100,22 @@ def with_override(model, override):
 @pytest.mark.parametrize("select", [False, True], ids=["whole", "selected"])
 @pytest.mark.parametrize("name", [name for name in MASKED if FAMILIES[name].exists])
 def test_keys_are_those_of_a_masked_sequence(family, monkeypatch, name, select):
-    """Of the whole sequence under a naive mask: the chunk sees all, the video itself, what is not selected nobody."""
+    """Of the whole sequence under a naive mask: the chunk sees all, video and scene themselves, what is not selected
+    nobody."""
     chunk = one_branch(family, name)
-    technique = video(chunk, some_tokens(chunk) if select else None)
-    kept = chunk.sample(technique, chunk=0, steps=1)
-    for module in (wan_base, s2v):
-        monkeypatch.setattr(module, "take_out_video", ride_along)
+    techniques = (video(chunk, some_tokens(chunk)), scene(chunk)) if select else (video(chunk),)
+    kept = chunk.sample(*techniques, chunk=0, steps=1)
+    for module in (wan_base, s2v, humo):
+        monkeypatch.setattr(module, "take_out_closed", ride_along)
     at_level_0 = staticmethod(wan_base.Wan.with_clean_frames)       # OmniAvatar's are at the step's own level
     monkeypatch.setattr(OmniAvatarBackbone, "with_clean_frames", at_level_0)
+    as_now = humo.HuMo.beside
+    monkeypatch.setattr(humo.HuMo, "beside", staticmethod(lambda call, frames: as_now(
+        call.change(timestep=call.timestep.view(-1, 1).repeat(1, call.x.shape[2])), frames)))
     own = (CHUNK + chunk.family.own_reference) * grid_of(chunk)[0] * grid_of(chunk)[1]
-    model = with_override(chunk.model, masked_attention(own, technique.tokens.keep.flatten()))
-    masked = chunk.sample(technique, model=model, chunk=0, steps=1)
+    keeps = [technique.tokens.keep.flatten() for technique in techniques]
+    model = with_override(chunk.model, masked_attention(own, *keeps))
+    masked = chunk.sample(*techniques, model=model, chunk=0, steps=1)
     assert (kept - masked).abs().max() < CLOSE * masked.abs().max()
     assert (kept - chunk.sample(chunk=0, steps=1)).abs().max() > 1e-3
 

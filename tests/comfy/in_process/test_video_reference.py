@@ -1,4 +1,4 @@
-"""Video Reference: which frames and tokens it takes of a video, by hand; what is said of each; what is refused."""
+"""Video Reference and Custom Background: which frames and tokens they take, by hand; what is said; what is refused."""
 from fractions import Fraction
 
 import pytest
@@ -8,8 +8,10 @@ from families import FAMILIES, load_family, load_vae
 from lodestar.backbones import attach
 from lodestar.backbones.images import fit_picture
 from lodestar.backbones.vae import encode_frames
+from lodestar.nodes.custom_background import LodestarCustomBackground
 from lodestar.nodes.video_reference import LodestarVideoReference
 from lodestar.pipelines.frames_at_times import FileFrames
+from lodestar.techniques.custom_background import THEN, CustomBackground
 from lodestar.techniques.video_reference import VideoReference
 from served_takes import write_video
 
@@ -139,3 +141,42 @@ def test_sound_has_no_way_into_a_model_without_any(model, vae):
     features = {"encoded_audio_all_layers": [torch.zeros(1, 9, 8)]}
     with pytest.raises(ValueError, match="audio_features: .* has no audio attention"):
         refer(model, vae, scene(9, ()), audio_features=features)
+
+
+def place(model, vae, image, mask, **given):
+    made = LodestarCustomBackground.execute(model=model, vae=vae, image=image, mask=mask, then=THEN[0], **given)
+    return attach.technique_of(made.args[0], CustomBackground), made.ui["text"][0]
+
+
+def standing(columns=SIDE):
+    """A mask of somebody in the middle, from the second row of tokens down."""
+    mask = torch.zeros(1, SIDE, columns)
+    mask[:, 16:, columns // 2 - 16:columns // 2 + 16] = 1
+    return mask
+
+
+def test_a_scene_has_nothing_of_who_stood_in_it(model, vae):
+    """Nor does what is said of its cost depend on it."""
+    room = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(5))
+    somebody = torch.where(standing()[..., None] > 0, torch.rand(1, SIDE, SIDE, 3), room)
+    (one, said), (other, _) = (place(model, vae, image, standing()) for image in (room, somebody))
+    assert torch.equal(one.latents, other.latents) and one.latents.shape == (1, 16, 1, 8, 8)
+    assert torch.equal(~one.tokens.keep[0], standing()[0, 8::16, 8::16] > 0)
+    assert said == "10 of 16 tokens of the scene stay, 64x64; added to each call: 3.0% more keys."
+
+
+def test_a_wide_scene_is_cropped_as_its_mask_is(model, vae):
+    wide, _ = place(model, vae, torch.rand(1, SIDE, 128, 3), standing(128), width=64, height=64)
+    assert torch.equal(~wide.tokens.keep[0], standing()[0, 8::16, 8::16] > 0)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"mask": torch.ones(1, SIDE, SIDE)}, "mask: it covers all of the picture, so nothing is left of the scene"),
+    ({"mask": torch.zeros(1, SIDE, SIDE)}, "mask: it is empty, so there is nobody to draw"),
+    ({"mask": torch.ones(1, SIDE, 32)}, "mask: got one of 32x64 for an image of 64x64, wanted the same size"),
+    ({"image": torch.full((1, SIDE, SIDE, 3), 2.0)}, "image: got pixels from 2 to 2"),
+    ({"width": 72, "height": 64}, "width, height: got 72x64|width: "),
+])
+def test_a_scene_that_cannot_be_is_named(model, vae, given, said):
+    with pytest.raises(ValueError, match=said):
+        place(model, vae, **{"image": torch.rand(1, SIDE, SIDE, 3), "mask": standing(), **given})
