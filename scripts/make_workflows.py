@@ -19,6 +19,7 @@ from pathlib import Path
 import demo
 from lib import comfy_server, workflow_inputs
 from lib.graph import Graph
+from lib.templates import needs, template_name
 from lib.workflow_pages import DOWNLOADS, PAGES, Page
 
 sys.path.append(str(environment.rig()))
@@ -108,7 +109,7 @@ def build(frontend: Frontend, name: str) -> dict:
     if page.folded:
         frontend.run(FOLD, [page.folded.title, page.folded.columns, page.folded.promoted])
         frontend.load(frontend.workflow(), name)
-    frontend.run(NOTE, page.note)
+    frontend.run(NOTE, f"{needs(name)}\n\n{page.note}")
     types = frontend.run("() => Object.fromEntries(app.graph.nodes.map(node => [node.id, node.type]))")
     frontend.run(MAKE_ROOM, {node: [column.width, ROOM_FOR_WHAT_IS_SHOWN.get(types[str(node)], 10)]
                              for column in page.columns for group in column.groups for node in group.nodes})
@@ -170,7 +171,7 @@ def format_workflow(workflow: dict) -> str:
 def screenshot(frontend: Frontend, name: str, nodes_2: bool):
     """A PIL picture of the graph and nothing else, in one renderer."""
     from PIL import Image
-    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    workflow = json.loads((WORKFLOWS / f"{template_name(name)}.json").read_text(encoding="utf-8"))
     corners = [(x, y, x + w, y + h) for x, y, w, h in (group["bounding"] for group in workflow["groups"])]
     left, top = (min(corner[side] for corner in corners) - MARGIN for side in (0, 1))
     right, bottom = (max(corner[side] for corner in corners) + MARGIN for side in (2, 3))
@@ -193,7 +194,7 @@ def draw(frontend: Frontend, server: comfy_server.Server) -> None:
         print(path)
     for name, page in PAGES.items():
         shown = faces(server) if name == "puppet" else screenshot(frontend, name, True)
-        thumbnail(page, shown).save(WORKFLOWS / f"{name}.jpg", quality=85)
+        thumbnail(page.title, page.line, shown).save(WORKFLOWS / f"{template_name(name)}.jpg", quality=85)
 
 
 def faces(server: comfy_server.Server):
@@ -210,13 +211,13 @@ def faces(server: comfy_server.Server):
     return strip
 
 
-def thumbnail(page: Page, shown):
+def thumbnail(title: str, line: str, shown):
     """What the template browser shows: its title, what it does, and a picture below."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
     made = Image.new("RGB", THUMBNAIL, "#171718")
     pen = ImageDraw.Draw(made)
-    pen.text((24, 16), page.title, "white", ImageFont.load_default(44))
-    pen.text((24, 76), page.line, "#b8b8b8", ImageFont.load_default(19))
+    pen.text((24, 16), title, "white", ImageFont.load_default(34))
+    pen.text((24, 76), line, "#b8b8b8", ImageFont.load_default(19))
     below = (24, 116, THUMBNAIL[0] - 24, THUMBNAIL[1] - 16)
     fitted = ImageOps.contain(shown, (below[2] - below[0], below[3] - below[1]))
     made.paste(fitted, ((THUMBNAIL[0] - fitted.width) // 2, below[1]))
@@ -229,7 +230,7 @@ def make(screenshots: bool, comfyui: Path) -> None:
         stand_ins.place(base / "models")
         with comfy_server.start_server(comfyui, base) as server, opened(server) as frontend:
             for name in PAGES:
-                path = WORKFLOWS / f"{name}.json"
+                path = WORKFLOWS / f"{template_name(name)}.json"
                 path.write_text(format_workflow(build(frontend, name)), encoding="utf-8", newline="\n")
                 print(path)
             if screenshots:

@@ -35,7 +35,7 @@ COMFY, MEITUAN = "Comfy-Org's Wan files (Apache-2.0)", "meituan-longcat (MIT)"
 
 PAGES = {
     "puppet": Page(
-        "Puppet", "no download, no graphics card, 2 minutes",
+        "Talking puppet", "no download, no graphics card, 2 minutes",
         (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3,)))),
          Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
          Column(360, (Group("Audio features", (6,)), Group("Prompt", (7,)), Group("Sampling", (17,)),
@@ -49,7 +49,7 @@ PAGES = {
              "set *Latent Stitch* to re-encode."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "video_reference_puppet": Page(
-        "Video reference puppet", "a video of the character keeps it the same; no download",
+        "Puppet kept by a video", "a video of the character keeps it the same; no download",
         (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3, 4)))),
          Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
          Column(360, (Group("Audio features", (6,)), Group("Prompt", (7,)), Group("Sampling", (17,)),
@@ -64,7 +64,7 @@ PAGES = {
              "real person load your own video and a model for real people."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "live_puppet": Page(
-        "Live puppet", "talks while its speech arrives; no download",
+        "Puppet that talks live", "talks while its speech arrives; no download",
         (Column(360, (Group("Models", (1, 2, 4)), Group("The character and the speech", (3,)))),
          Column(360, (Group("What keeps the character the same", (6, 7)), Group("Prompt", (5,)),
                       Group("Read me", (15,)))),
@@ -77,7 +77,7 @@ PAGES = {
              "and send speech to /lodestar/live/talk (the help page of *Live Take* says how).", shown="Live Take"),
         Folded(14, "A window of blocks", ((9, 10), (11, 12)), (("12", "noise_seed"), ("11", "blocks")))),
     "streaming_puppet": Page(
-        "Streaming puppet", "a stream at the same cost however long it is; no download",
+        "Puppet as a stream", "a stream at the same cost however long it is; no download",
         (Column(360, (Group("Models", (1, 2, 5)), Group("The character and the speech", (3,)))),
          Column(360, (Group("What keeps the character the same", (8, 9)), Group("Read me", (18,)))),
          Column(360, (Group("Audio features", (6,)), Group("Prompt", (7,)), Group("Sampling", (17,)),
@@ -91,7 +91,7 @@ PAGES = {
              "Anchor* to 0 and each window starts from what it holds alone."),
         Folded(17, "Sampling", ((11, 12), (13, 14)), (("14", "noise_seed"), ("13", "blocks"), ("13", "passes")))),
     "first_take": Page(
-        "First take", "Wan 2.2 S2V: a picture talks for as long as the speech",
+        "Talking person, Wan 2.2 S2V", "Wan 2.2 S2V: a picture talks for as long as the speech",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),
          Column(360, (Group("What keeps the person the same", (9, 10)), Group("Prompt", (7, 8)))),
          Column(360, (Group("Audio features", (6,)), Group("Sampling", (18,)), Group("Plan", (11,)))),
@@ -101,7 +101,7 @@ PAGES = {
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "first_take"),
         Folded(18, "Sampling", ((12, 13, 14), (15, 16)), (("16", "noise_seed"), ("15", "steps"), ("13", "cfg")))),
     "talking_story": Page(
-        "Talking story", "Wan 2.2 S2V: prompts and pictures at times of the story",
+        "Talking story, Wan 2.2 S2V", "Wan 2.2 S2V: prompts and pictures at times of the story",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The person and the speech", (5,)))),
          Column(360, (Group("Plan and script", (9,)), Group("What keeps the person the same", (10,)),
                       Group("Audio features", (6,)))),
@@ -115,7 +115,7 @@ PAGES = {
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "talking_story"),
         Folded(20, "Sampling", ((14, 15, 16), (17, 18)), (("18", "noise_seed"), ("17", "steps"), ("15", "cfg")))),
     "stitched_image_to_video": Page(
-        "Stitched image to video", "Wan 2.1 I2V: chunks continue from latents, the picture is in each",
+        "Picture goes on, Wan 2.1 I2V", "Wan 2.1 I2V: chunks continue from latents, the picture is in each",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The picture and the sound", (4,)))),
          Column(360, (Group("Inside the chunk, and not copied", (5, 6, 9, 17)), Group("Prompt", (7, 8)))),
          Column(360, (Group("Sampling", (18,)), Group("Plan", (10,)))),
@@ -129,7 +129,7 @@ PAGES = {
              "24 GB; less with more RAM, slower.", minutes("90 minutes", "20"), "stitched_image_to_video"),
         Folded(18, "Sampling", ((11, 12, 13), (14, 15)), (("15", "noise_seed"), ("14", "steps"), ("12", "cfg")))),
     "wan22_pair": Page(
-        "Wan 2.2 pair", "Wan 2.2 I2V: the high- and the low-noise model in every chunk",
+        "Picture goes on, Wan 2.2 pair", "Wan 2.2 I2V: the high- and the low-noise model in every chunk",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("The picture and the sound", (5,)))),
          Column(360, (Group("The anchor, for both models", (6,)), Group("Prompt", (7, 8)))),
          Column(360, (Group("Both models in one run", (11,)), Group("Sampling", (16,)), Group("Plan", (9,)))),
@@ -144,7 +144,7 @@ PAGES = {
              "Apache-2.0, in loras), each behind its loader in a *LoraLoaderModelOnly*; steps 4, both scales 1."),
         Folded(16, "Sampling", ((10, 12), (13, 14)), (("14", "noise_seed"), ("13", "steps")))),
     "longcat_avatar_15": Page(
-        "LongCat Avatar 1.5", "a talking person at 25 fps, 8 steps a chunk",
+        "Talking person, LongCat Avatar 1.5", "a talking person at 25 fps, 8 steps a chunk",
         (Column(360, (Group("Models", (1, 4, 2, 3, 8)),)),
          Column(360, (Group("What keeps the person the same", (16, 17)), Group("The person and the speech", (6,)),
                       Group("Prompt", (5, 7)))),
@@ -159,7 +159,7 @@ PAGES = {
         Folded(19, "Sampling", ((18, 11), (12, 13, 14)), (("14", "noise_seed"), ("13", "kind"),
                                                           ("18", "nag_scale")))),
     "longcat_avatar_10": Page(
-        "LongCat Avatar 1.0", "a talking person at 16 fps, 50 steps, a scale each for text and speech",
+        "Talking person, LongCat Avatar 1.0", "a talking person at 16 fps, 50 steps, a scale each for text and speech",
         (Column(360, (Group("Models", (1, 2, 3, 8)), Group("What keeps the person the same", (10, 11)))),
          Column(360, (Group("The person and the speech", (6,)), Group("Prompt", (4, 5)))),
          Column(360, (Group("Audio features", (9,)), Group("Plan", (12,)), Group("Sampling", (18,)))),
@@ -173,7 +173,7 @@ PAGES = {
         Folded(18, "Sampling", ((13, 14), (15, 16)),
                (("13", "text_scale"), ("13", "audio_scale"), ("16", "noise_seed")))),
     "longcat_two_speakers": Page(
-        "LongCat two speakers", "two speakers in one picture, each with a recording",
+        "Two speakers, LongCat Avatar 1.5", "two speakers in one picture, each with a recording",
         (Column(360, (Group("Models", (1, 4, 2, 3, 9)),)),
          Column(360, (Group("What keeps the speakers the same", (17, 18)),
                       Group("The picture and the two recordings", (6, 8)),
@@ -188,7 +188,7 @@ PAGES = {
              "longcat_two_speakers"),
         Folded(19, "Sampling", ((12, 13), (14, 15)), (("15", "noise_seed"), ("14", "kind")))),
     "omniavatar": Page(
-        "OmniAvatar", "a talking person, gestures included, at 25 fps, 50 steps",
+        "Talking person, OmniAvatar", "a talking person, gestures included, at 25 fps, 50 steps",
         (Column(360, (Group("Models", (1, 2, 3, 8)),)),
          Column(360, (Group("The person and the speech", (6,)), Group("Prompt", (4, 5)))),
          Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (16,)))),
@@ -206,7 +206,7 @@ PAGES = {
         Folded(16, "Sampling", ((11, 12), (13, 14)),
                (("11", "text_scale"), ("11", "audio_scale"), ("14", "noise_seed")))),
     "streaming_student": Page(
-        "Streaming student", "AvatarForcing: a stream of a talking person, one pass a block, at 25 fps",
+        "Talking stream, AvatarForcing", "AvatarForcing: a stream of a talking person, one pass a block, at 25 fps",
         (Column(360, (Group("Models", (1, 2, 3, 6)),)),
          Column(360, (Group("The person and the speech", (5,)), Group("Prompt", (4,)),
                       Group("What keeps the person the same", (8, 9)))),
@@ -225,7 +225,7 @@ PAGES = {
         Folded(16, "Sampling", ((11, 12), (13, 14)),
                (("12", "block_latents"), ("13", "blocks"), ("14", "noise_seed")))),
     "humo": Page(
-        "HuMo", "a person from pictures, text and speech, at 25 fps, 50 steps",
+        "Talking person, HuMo", "a person from pictures, text and speech, at 25 fps, 50 steps",
         (Column(360, (Group("Models", (1, 2, 3, 8)),)),
          Column(360, (Group("The person and the speech", (6,)), Group("Prompt", (4, 5)))),
          Column(360, (Group("Audio features", (9,)), Group("Plan", (10,)), Group("Sampling", (16,)))),
@@ -242,7 +242,7 @@ PAGES = {
         Folded(16, "Sampling", ((11,), (12, 13)),
                (("11", "text_scale"), ("11", "audio_scale"), ("12", "steps"), ("13", "noise_seed")))),
     "infinitetalk": Page(
-        "InfiniteTalk", "a talking person at 25 fps on Wan 2.1, 8 steps a chunk",
+        "Talking person, InfiniteTalk", "a talking person at 25 fps on Wan 2.1, 8 steps a chunk",
         (Column(360, (Group("Models", (1, 3, 4, 5, 6, 7)),)),
          Column(360, (Group("Driven by speech", (2, 8)), Group("The person and the speech", (9,)),
                       Group("Prompt", (10,)))),
@@ -263,7 +263,7 @@ PAGES = {
         Folded(17, "Sampling", ((13, 14), (15,)),
                (("13", "audio_scale"), ("14", "steps"), ("14", "shift"), ("15", "noise_seed")))),
     "wan_animate": Page(
-        "Wan-Animate", "a picture follows the poses and the face of a video of any length",
+        "Follow a video, Wan-Animate", "a picture follows the poses and the face of a video of any length",
         (Column(360, (Group("Models", (1, 2, 3, 4)), Group("Prompt", (9,)))),
          Column(360, (Group("Driving video", (6, 7, 8)), Group("Who is moved", (5,)))),
          Column(360, (Group("Plan", (10,)), Group("Sampling", (11, 17)))),
@@ -280,7 +280,7 @@ PAGES = {
              "The video has the pose video's sound; connect speech to *Plan Take* for another length and sound."),
         Folded(17, "Sampling", ((12, 13), (14, 15)), (("14", "steps"), ("15", "noise_seed")))),
     "everanimate": Page(
-        "EverAnimate", "a picture follows poses for minutes: pictures and latents that persist",
+        "Follow for minutes, EverAnimate", "a picture follows poses for minutes: pictures and latents that persist",
         (Column(360, (Group("Models", (1, 2, 3, 4, 5)), Group("Prompt", (11,)))),
          Column(360, (Group("Driving video", (7, 8, 9)), Group("Who is moved", (6,)))),
          Column(360, (Group("What persists", (10,)), Group("Plan", (12,)), Group("Sampling", (19,)))),
@@ -297,7 +297,7 @@ PAGES = {
              "The video has the pose video's sound; connect speech to *Plan Take* for another length and sound."),
         Folded(19, "Sampling", ((13, 14), (15, 16), (17,)), (("16", "steps"), ("17", "noise_seed")))),
     "longcat_video": Page(
-        "LongCat Video", "a picture continues for as long as the sound",
+        "Picture goes on, LongCat-Video", "a picture continues for as long as the sound",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),
          Column(360, (Group("Prompt", (4, 5)), Group("Read me", (14,)))),
          Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("Plan", (8,)))),
@@ -309,7 +309,7 @@ PAGES = {
              "48 GB; 24 GB with weight_dtype fp8 and kv_cache RAM in *Load LongCat*.", minutes("5 hours", "1 hour"),
              "longcat_video")),
     "longcat_refine": Page(
-        "LongCat Refine", "any finished video at 720p, with twice the frames",
+        "Larger and smoother, LongCat-Video", "any finished video at 720p, with twice the frames",
         (Column(360, (Group("Models", (1, 2, 3, 4, 5)),)),
          Column(360, (Group("The video, and its prompt", (7, 6)), Group("Read me", (13,)))),
          Column(360, (Group("Sampling", (11, 8, 9, 10)),)),
@@ -323,7 +323,7 @@ PAGES = {
                    "input folder.",
              shown="Refine Take")),
     "cogvideox": Page(
-        "CogVideoX 1.5", "a picture continues for as long as the sound, at 16 fps",
+        "Picture goes on, CogVideoX 1.5", "a picture continues for as long as the sound, at 16 fps",
         (Column(360, (Group("Models", (1, 2, 3)), Group("The first picture and the sound", (6,)))),
          Column(360, (Group("What keeps the person the same", (7,)), Group("Prompt", (4, 5)))),
          Column(360, (Group("Sampling", (12, 9, 10, 11)), Group("Plan", (8,)))),
@@ -337,7 +337,7 @@ PAGES = {
              "(VAE, Apache-2.0) and comfyanonymous (text encoder, Apache-2.0)",
              "24 GB; less with more RAM, slower.", minutes("5 hours", "1 hour"), "cogvideox")),
     "hunyuan_video": Page(
-        "HunyuanVideo", "a picture continues for as long as the sound, at 24 fps",
+        "Picture goes on, HunyuanVideo", "a picture continues for as long as the sound, at 24 fps",
         (Column(360, (Group("Models", (1, 2, 3, 4)),)),
          Column(360, (Group("The first picture and the sound", (5,)), Group("What keeps the person the same", (9,)))),
          Column(360, (Group("Prompt", (6, 7, 8)), Group("Sampling", (18,)))),
@@ -358,7 +358,7 @@ PAGES = {
         Folded(18, "Sampling", ((11, 12, 13), (14, 15, 16)),
                (("16", "noise_seed"), ("15", "steps"), ("12", "guidance")))),
     "ltx": Page(
-        "LTX-2.3", "a talking person at 24 fps, picture and sound in one model, 8 steps",
+        "Talking person, LTX-2.3", "a talking person at 24 fps, picture and sound in one model, 8 steps",
         (Column(360, (Group("Models", (1, 2, 3, 4)),)),
          Column(360, (Group("The person and the speech", (6,)), Group("What keeps the person the same", (7,)))),
          Column(360, (Group("Prompt", (5,)), Group("Speech, held in the latent", (8,)), Group("Sampling", (15,)))),
@@ -377,7 +377,7 @@ PAGES = {
              "24 GB with much RAM; 48 GB without.", minutes("10 minutes", "3"), "ltx"),
         Folded(15, "Sampling", ((10, 11), (12, 13)), (("13", "noise_seed"),))),
     "minimax_h3": Page(
-        "MiniMax H3", "a talking person at 24 fps, picture and sound in one model, 8 steps",
+        "Talking person, MiniMax H3", "a talking person at 24 fps, picture and sound in one model, 8 steps",
         (Column(360, (Group("Models", (1, 2, 3, 4, 5)),)),
          Column(360, (Group("The person and the speech", (7,)), Group("What keeps the person the same", (8,)))),
          Column(360, (Group("Prompt", (6,)), Group("Speech, held in the latent", (9,)), Group("Sampling", (16,)))),

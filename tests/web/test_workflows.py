@@ -1,14 +1,16 @@
 """The bundled workflows in the page: what opens is what the API files say, readable, and a finished video opens too."""
 import json
 import re
+from urllib.parse import quote
 
 import pytest
 from frontend import finished
 from lib import comfy_server, environment
 from lib.graph import Graph
+from lib.templates import NEEDS, template_name
 
 WORKFLOWS = environment.PACK / "workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+NAMES = list(NEEDS)
 RENDERERS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
 TITLE = 30
 BOXES = """() => Object.fromEntries(app.graph.nodes.map(node => {
@@ -29,6 +31,10 @@ def read(*parts: str) -> dict:
     return json.loads(WORKFLOWS.joinpath(*parts).read_text(encoding="utf-8"))
 
 
+def read_template(name: str) -> dict:
+    return read(f"{template_name(name)}.json")
+
+
 def overlap(one: list[float], other: list[float]) -> bool:
     """Whether two nodes [x, y, width, height below the title] touch, title bars included."""
     return (one[0] < other[0] + other[2] and other[0] < one[0] + one[2]
@@ -40,13 +46,9 @@ def inside(node: list[float], group: list[float]) -> bool:
             and group[1] <= node[1] - TITLE and node[1] + node[3] <= group[1] + group[3])
 
 
-def test_every_workflow_has_both_formats():
-    assert NAMES and NAMES == sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_twins_are_equal(frontend, name):
-    frontend.load(read(f"{name}.json"), name)
+    frontend.load(read_template(name), name)
     prompt = read("api", f"{name}.json")
     assert frontend.prompt() == prompt
     assert all(node["_meta"]["title"] for node in prompt.values())
@@ -55,7 +57,7 @@ def test_the_twins_are_equal(frontend, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_small_and_needs_no_other_pack(name, server):
     known = server.get("/object_info")
-    assert len(read(f"{name}.json")["nodes"]) <= 15
+    assert len(read_template(name)["nodes"]) <= 15
     for node in Graph(read("api", f"{name}.json")).nodes():
         module = known[node.kind]["python_module"]
         assert node.kind.startswith("Lodestar") or re.match(r"nodes$|comfy_extras\.", module)
@@ -66,7 +68,7 @@ def test_it_is_small_and_needs_no_other_pack(name, server):
 def test_it_can_be_read(frontend, name, nodes_2):
     """Nothing covers anything, every widget has its room, every node stands in one group, and links go to the right."""
     frontend.nodes_2(nodes_2)
-    workflow = read(f"{name}.json")
+    workflow = read_template(name)
     frontend.load(workflow, name)
     frontend.settle(nodes_2)
     nodes = frontend.run(BOXES)
@@ -82,11 +84,11 @@ def test_it_can_be_read(frontend, name, nodes_2):
 def test_it_opens_from_the_template_browser(frontend, server):
     frontend.nodes_2(False)
     (folder, listed), = server.get("/api/workflow_templates").items()
-    assert sorted(listed) == NAMES
-    for name in NAMES:  # its picture in the browser
-        assert server.request(f"/api/workflow_templates/{folder}/{name}.jpg").startswith(b"\xff\xd8")
+    assert sorted(listed) == [template_name(name) for name in NAMES]
+    for name in listed:  # its picture in the browser
+        assert server.request(f"/api/workflow_templates/{folder}/{quote(name)}.jpg").startswith(b"\xff\xd8")
     frontend.run("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
-    for text in (folder, "first_take"):  # dispatched: a click waits until the software renderer stands still
+    for text in (folder, template_name("first_take")):  # dispatched: a click waits till the software renderer stands still
         frontend.page.get_by_role("dialog").get_by_text(text, exact=True).first.dispatch_event("click")
     frontend.page.wait_for_function("() => app.graph.nodes.some(node => node.type === 'LodestarLongTake')")
     assert frontend.prompt() == read("api", "first_take.json")
@@ -95,7 +97,7 @@ def test_it_opens_from_the_template_browser(frontend, server):
 @RENDERERS
 def test_it_runs_from_the_page_and_the_video_brings_it_back(frontend, server, nodes_2):
     frontend.nodes_2(nodes_2)
-    frontend.load(read("puppet.json"), "puppet")
+    frontend.load(read_template("puppet"), "puppet")
     frontend.run(SET, {"LodestarPlanTake": {"max_seconds": 1, "seed_step": 2 + nodes_2}})   # the other's is cached
     prompt, nodes = frontend.prompt(), frontend.workflow()["nodes"]
     before = set(server.get("/history"))
