@@ -42,7 +42,7 @@ PAGES = {
                       Group("Plan", (10,)))),
          Column(420, (Group("Chunk by chunk to one video", (15,)),)),
          Column(420, (Group("Report", (16,)),))),
-        note("A drawn character talks for 20 seconds: a LongCat avatar of 4 million parameters, trained on "
+        note("A drawn character talks for 20 seconds: a LongCat avatar of 5 million parameters, trained on "
              "drawings. Press Run: everything it needs is in the pack.", (), "", "none needed.",
              "a minute or two on two CPU cores.", "puppet",
              "**To try:** bypass *Lookahead Anchor* and watch the character drift; set its distance to 80; "

@@ -88,7 +88,7 @@ def test_it_opens_from_the_template_browser(frontend, server):
     for name in listed:  # its picture in the browser
         assert server.request(f"/api/workflow_templates/{folder}/{quote(name)}.jpg").startswith(b"\xff\xd8")
     frontend.run("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
-    for text in (folder, template_name("first_take")):  # dispatched: a click waits till the software renderer stands still
+    for text in (folder, template_name("first_take")):  # dispatched: a click waits for the renderer to stand still
         frontend.page.get_by_role("dialog").get_by_text(text, exact=True).first.dispatch_event("click")
     frontend.page.wait_for_function("() => app.graph.nodes.some(node => node.type === 'LodestarLongTake')")
     assert frontend.prompt() == read("api", "first_take.json")
