@@ -37,6 +37,7 @@ SIZE, LATENTS, FIRST, STEPS = (8, 8), 6, 4, 3   # of latents; a chunk's, the num
 SYNCS = {"_local_scalar_dense", "equal", "is_nonzero", "item", "nonzero", "masked_select", "lift_fresh",
          "_unique2", "unique_consecutive", "unique_dim"}    # `lift_fresh`: a tensor of Python values, made on the host
 INSIDE = {"placement": "in chunk", "index": 2}
+PARTS = ("backbones", "techniques")             # of the pack, whose doing is judged
 TECHNIQUES: dict[str, tuple[Technique, ...]] = {
     "no technique": (), "anchor": (LookaheadAnchor(),),
     "hard skip": (LookaheadAnchor(**INSIDE), ReferenceSkip()),
@@ -129,8 +130,7 @@ def place(nearest: bool = False) -> str:
 
 @cache
 def is_pack(file: Path) -> bool:
-    return file.is_relative_to(in_process.PACK) and file.relative_to(in_process.PACK).parts[0] in (
-        "backbones", "techniques")
+    return file.is_relative_to(in_process.PACK) and file.relative_to(in_process.PACK).parts[0] in PARTS
 
 
 @cache

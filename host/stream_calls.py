@@ -35,11 +35,13 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StreamCalls:
-    """`latents`: how many the guider's conditions are for. Finished ones ride in every call."""
+    """`latents`: how many the guider's conditions are for; `placed`: levels that calls had, on the device. Finished
+    latents ride in every call."""
     stream: Stream
     guider: Any
     extra_args: dict
     latents: int
+    placed: dict[tuple[float, ...], Tensor] = field(default_factory=dict, kw_only=True)
 
     def predict(self, call: Call, x: Tensor) -> Tensor:
         """The clean prediction of the window beside the finished latents that it sees."""
@@ -62,8 +64,10 @@ class StreamCalls:
 
     def ask(self, x: Tensor, levels: tuple[float, ...], window: Window, memory: MemoryCall | None = None) -> Tensor:
         """The guider's clean prediction of `x` (B, C, F, h, w), whose latents stand at `levels`."""
+        if levels not in self.placed:      # those of full windows are alike
+            self.placed[levels] = torch.tensor(levels).to(x)
         options = with_levels(self.guider.model_patcher, self.extra_args["model_options"], window,
-                              torch.tensor(levels).to(x), self.guider.inner_model.model_sampling)
+                              self.placed[levels], self.guider.inner_model.model_sampling)
         if memory is not None:
             options["transformer_options"][MEMORY] = memory
         return self.guider(x, x.new_ones(len(x)), **{**self.extra_args, "model_options": options})

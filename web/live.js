@@ -1,11 +1,15 @@
 // Live Take's pictures in its node while they are made: a <video> that is fed the fragments of an HLS folder, which ComfyUI's
 // own /view serves, as they come. Where the page may not feed it (ComfyUI's --disable-api-nodes forbids blob: addresses) the
-// browser's own HLS plays the folder, some seconds behind.
+// browser's own HLS plays the folder, some seconds behind; one that has none (Firefox) says so.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const CODECS = 'video/mp4; codecs="avc1.64001f, mp4a.40.2"';
+const HLS = "application/vnd.apple.mpegurl";
+const FEWEST = 4; // fragments that a browser's own HLS begins with
 const BEHIND_SECONDS = 60; // of what was played, kept for going back
+const CANNOT = "This browser does not play the pictures while they are made: it has no HLS, and the page may not feed it. Start ComfyUI "
+  + "without --disable-api-nodes, use Chrome, Edge or Safari, or play the growing .live.mp4. The video comes here when it is finished.";
 
 function nodeAt(id) { // "17:14" is node 14 in the subgraph of node 17
   return String(id).split(":").reduce((node, part) => (node?.subgraph ?? node)?.getNodeById?.(part),
@@ -30,6 +34,15 @@ class LivePlayer {
 
   leaveToBrowser() {
     this.media = null;
+    this.work = Promise.resolve();
+    if (this.video.canPlayType(HLS)) return this.update(false);
+    app.extensionManager.toast.add({ severity: "warn", summary: "Live Take", detail: CANNOT });
+  }
+
+  /** Chrome gives a playlist of a single fragment up for good: it gets one of some, and again what it gave up. */
+  leavePlaylist(fragments, over) {
+    if (this.left && !this.video.error || fragments < FEWEST && !over) return;
+    this.left = true;
     this.video.src = api.apiURL(this.route);
   }
 
@@ -39,8 +52,9 @@ class LivePlayer {
   }
 
   async catchUp(over) {
-    if (this.media?.readyState !== "open") return;
     const text = await (await api.fetchApi(this.route, { cache: "no-store" })).text();
+    if (!this.media) return this.leavePlaylist(text.split("#EXTINF").length - 1, over);
+    if (this.media.readyState !== "open") return;
     const head = text.match(/#EXT-X-MAP:URI="([^"]+)"/)?.[1];
     for (const address of [head, ...text.split("\n").filter((line) => line && !line.startsWith("#"))]) {
       if (!address || this.shown.has(address)) continue;

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...techniques.layout import Span
 from ...techniques.rope import rope_frequencies, scaled_axes
-from ..frame_conditions import window_of
+from ..frame_conditions import WINDOW, window_of
 from ..model_call import KeysBeside, ModelCall, split_queries
 from ..sampling_run import once
 from ..span_latents import latents_of
@@ -32,13 +32,13 @@ class WanCall(ModelCall):
 
     def rows(self, times: Sequence[float]) -> Tensor:
         """RoPE frequencies for latent frames at `times`, with ScaleROPE's options acting on them as on the model's
-        own. Kept for the run, but for context windows at places of their own, of which there are many."""
+        own. Kept for the run, but for core's context windows at places of their own, of which there are many."""
         embedder, device = self.module.rope_embedder, self.x.device
         axes = scaled_axes(self.transformer_options.get("rope_options"))
         place = (tuple(times), self.grid, tuple(embedder.axes_dim), embedder.theta, axes)
         make = partial(rope_frequencies, times, *self.grid, embedder.axes_dim, theta=embedder.theta, scale=axes[0],
                        shift=axes[1], device=device)
-        window = window_of(self.transformer_options)
+        window = None if WINDOW in self.transformer_options else window_of(self.transformer_options)
         if times[0] > 0 and window is not None and tuple(times[:len(window.latents)]) == window.latents:
             return make()
         return once(self.transformer_options, ("rope frequencies", place, device), make)

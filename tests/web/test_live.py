@@ -1,4 +1,5 @@
-"""Live Take's pictures play in its node while the take runs, at most one block behind."""
+"""Live Take's pictures play in its node while the take runs: at most one block behind where the page may feed them, by
+the browser's own HLS where it may not, and a browser that can do neither says so."""
 import contextlib
 import json
 
@@ -18,7 +19,8 @@ STATE = """() => { const video = document.querySelector('video.lodestar-live'), 
   return {made: window.live.at(-1), seen: ranges.length ? ranges.end(ranges.length - 1) : 0, ranges: ranges.length,
           error: video.error?.message ?? null, fed: video.src.startsWith('blob:'),
           size: [video.videoWidth, video.videoHeight], ended: video.ended}; }"""
-OVER = "() => window.live.at(-1) === -1 && Number.isFinite(document.querySelector('video.lodestar-live').duration)"
+HAS_HLS = "() => document.createElement('video').canPlayType('application/vnd.apple.mpegurl') !== ''"
+OVER = "() => Number.isFinite(document.querySelector('video.lodestar-live').duration)"
 
 
 def tone(seconds):
@@ -47,22 +49,46 @@ def live_puppet(source, prefix):
     return prompt
 
 
-@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes_2"])
-def test_the_pictures_play_while_the_take_runs(page, server, nodes_2):
-    name = f"live_{nodes_2}"
-    page.nodes_2(nodes_2)
+@contextlib.contextmanager
+def playing(page, server, name, frames):
+    """The take runs and so many frames were shown, some of them before anybody spoke; it has ended afterwards."""
     page.load_prompt(live_puppet("live:web", f"web/{name}"), name)
     page.run(LISTEN)
     page.run("() => { app.queuePrompt(0); }")
-    page.page.wait_for_function(PLAYS, arg=10)     # silence: nobody has said a word
+    page.page.wait_for_function(PLAYS, arg=10)
     server.request(f"/lodestar/live/web?rate={RATE}", tone(2), "application/octet-stream")
-    page.page.wait_for_function(PLAYS, arg=34)
+    page.page.wait_for_function(PLAYS, arg=frames)
     state = page.run(STATE)
     assert server.get("/queue")["queue_running"] and state["error"] is None and state["size"] == [96, 96]
-    assert state["fed"]
-    page.page.wait_for_function(f"""() => {{ const state = ({STATE})();
-      return state.made > 0 && state.seen * {FPS} >= state.made - {BLOCK} && state.ranges === 1; }}""")
+    yield state
     server.request("/lodestar/live/web?end=1", b"", "application/octet-stream")
+    page.page.wait_for_function("() => window.live.at(-1) === -1")
+    assert list((server.base / "output" / "web").glob(f"{name}_*_.mp4"))
+
+
+def test_the_pictures_play_while_the_take_runs(page, server):
+    page.nodes_2(False)
+    with playing(page, server, "live_fed", 34) as state:
+        assert state["fed"]
+        page.page.wait_for_function(f"""() => {{ const state = ({STATE})();
+          return state.made > 0 && state.seen * {FPS} >= state.made - {BLOCK} && state.ranges === 1; }}""")
     page.page.wait_for_function(OVER)
     assert page.run(STATE)["error"] is None
-    assert list((server.base / "output" / "web").glob(f"{name}_*_.mp4"))
+
+
+def test_where_the_page_may_not_feed_them_the_browser_s_own_hls_plays_them(frontend, server):
+    frontend.nodes_2(True)
+    if not frontend.run(HAS_HLS):
+        pytest.skip("this browser has no HLS of its own")
+    with playing(frontend, server, "live_hls", 11) as state:
+        assert not state["fed"]
+
+
+def test_a_browser_that_can_do_neither_says_so(frontend):
+    frontend.nodes_2(False)
+    frontend.load_prompt(live_puppet("live:web", "web/none"), "live_none")
+    frontend.run("""() => { const playing = HTMLMediaElement.prototype.canPlayType;
+      HTMLMediaElement.prototype.canPlayType = () => { HTMLMediaElement.prototype.canPlayType = playing; return ''; };
+      app.api.dispatchCustomEvent('lodestar.live', {node: '13', frames: 9,
+        playlist: {filename: 'no.m3u8', subfolder: 'lodestar_live', type: 'temp'}}); }""")
+    frontend.page.get_by_text("does not play the pictures while they are made").wait_for()
