@@ -111,8 +111,8 @@ def openers_of(options: argparse.Namespace, jobs: list[Job]) -> list[Callable[[]
         return [open_running(url.strip(), options.patience) for url in options.servers.split(",") if url.strip()]
     comfyui = render.comfyui_of(options)
     assert comfyui, "one was found, or the command has ended"
-    python = environment.make_environment(environment.requirements(comfyui))
-    tiny = any(own_server.TINY in job.workflow.read_text(encoding="utf-8") for job in jobs)
+    python = options.python or environment.make_environment(environment.requirements(comfyui))
+    tiny = any(own_server.TINY in path.read_text(encoding="utf-8") for path in {job.workflow for job in jobs})
     base = own_server.base_of(comfyui, "fleet", python if tiny else None)
     output = options.output or base / "output"
     return [open_own(comfyui, base, python, options.gpu, output)] * options.workers
@@ -122,7 +122,7 @@ def main() -> None:
     options = parse_options()
     environment.stop_on_signals()
     jobs, folder = render.jobs_of(options)
-    environment.enter(environment.make_environment(list(RAY)))
+    environment.enter(options.python or environment.make_environment(list(RAY)))
     import ray
     openers = openers_of(options, jobs)
     report, started = render.Reporter(options.json, len(jobs)), time.monotonic()

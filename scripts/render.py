@@ -116,6 +116,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", action="store_true",
                         help="let a ComfyUI that is started use the GPU; default: CPU only")
     parser.add_argument("--comfyui", type=Path, help="the folder of the ComfyUI to start; default: found, else cloned")
+    parser.add_argument("--python", type=environment.python_called, metavar="PYTHON",
+                        help="one that has what ComfyUI, the pack and this need, as in an image; default: an "
+                        "environment is made")
 
 
 def jobs_of(options: argparse.Namespace) -> tuple[list[Job], Path]:
@@ -150,10 +153,10 @@ def main() -> None:
     if not options.gpu:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     comfyui = comfyui_of(options)
-    environment.enter(environment.make_environment(list(environment.requirements(comfyui) if comfyui
-                                                        else environment.CLIENT)))
+    environment.enter(options.python or environment.make_environment(
+        list(environment.requirements(comfyui) if comfyui else environment.CLIENT)))
     report, started = Reporter(options.json, len(jobs)), time.monotonic()
-    texts = [job.workflow.read_text(encoding="utf-8") for job in jobs]
+    texts = [path.read_text(encoding="utf-8") for path in {job.workflow for job in jobs}]
     try:
         with own_server.server_for(options, comfyui, texts) as servers:
             results = render_all(servers, jobs, folder, report)

@@ -1,8 +1,8 @@
 """What a take survives, at length: `python scripts/soak.py kills|queue|long|fleet|joint`, real servers, tiny models.
 
-`kills --count 50`: kill -9 at random moments and start again until the take is finished; its latents must be those of a
-take that nothing happened to. `queue --count 1000`: short takes one after another; memory, open and temporary files
-must stay flat. `long --seconds 600`: one long take; to the frame, and its sound in step at the end to a millisecond.
+`kills --count 50`: kill -9 at random moments of its work and start again until the take is finished; its latents must
+be those of a take that nothing happened to. `queue --count 1000`: short takes one after another; memory, open and
+temporary files must stay flat. `long --seconds 600`: one long take; to the frame, its sound in step at the end to 1 ms.
 `joint --family ltx --seconds 600`: one take of given speech on a model that makes sound itself, killed once on the way:
 the recording is in the file and in step, RAM does not grow.
 `fleet --count 20 --workers 3`: jobs through fleet.py, a worker killed twice, and through render.py: equal bytes, once.
@@ -26,6 +26,7 @@ from pathlib import Path
 from lib import comfy_server
 
 STEPS, CHUNK_FRAMES = 12, 17
+LOOK_SECONDS = 0.01
 LISTEN_SECONDS = 0.25     # around the mark at the end of the sound
 
 
@@ -46,6 +47,11 @@ class Soak:
     def server(self):
         return comfy_server.start_server(self.comfyui, self.base)
 
+    def forked_server(self):
+        """The same, begun in a fifth of the time."""
+        import forked_server
+        return comfy_server.start_server(self.comfyui, self.base, begin=forked_server.fork)
+
     def folder(self) -> Path:
         """The one take's."""
         folder, = (path for path in (self.base / "output" / "lodestar_takes").iterdir() if path.is_dir())
@@ -56,24 +62,25 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     """What is wrong after `count` kills."""
     import torch
     chance, problems, killed, runs = random.Random(options.seed), [], 0, 0
-    with soak.server() as server:
-        graph = soak.rig.tiny_take(server, "soak/take", steps=STEPS, keep_chunks=True)
-        since = time.monotonic()
+    with soak.forked_server() as server:
+        graph = soak.rig.tiny_take(server, "soak/take", steps=options.steps, keep_chunks=True)
+        since = work_of(server)
         server.run(graph.prompt())
-        seconds = time.monotonic() - since
+        seconds = work_of(server) - since
     calm = soak.folder().rename(soak.base / "calm")
     wanted = soak.rig.latents_of(calm)
     while killed < options.count:
         runs, finished = runs + 1, False
         while not finished:
-            finished = run_until_killed(soak, graph.prompt(), chance.uniform(0, 1.1 * seconds) if killed < options.count
-                                        else 1e9)
+            allowed = chance.uniform(0, 1.1 * seconds) if killed < options.count else float("inf")
+            finished = run_until_killed(soak, graph.prompt(), allowed)
             killed += not finished
+            print("f" if finished else "k", end="", flush=True)
         found = soak.rig.latents_of(soak.folder())
         if len(found) != len(wanted) or not all(map(torch.equal, found, wanted)):
             problems.append(f"take {runs} has other latents after {killed} kills in all")
         shutil.rmtree(soak.folder())
-        print(f"{killed} kills, {runs} takes, {len(problems)} differ", flush=True)
+        print(f"\n{killed} kills, {runs} takes, {len(problems)} differ", flush=True)
     left = [path.name for path in (soak.base / "output").rglob("*.part")]
     videos = len(list((soak.base / "output" / "soak").glob("*.mp4")))
     if left or videos != runs + 1:
@@ -82,17 +89,32 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
 
 
 def run_until_killed(soak: Soak, prompt: dict, seconds: float) -> bool:
-    """One server; whether the take came to its end before it was killed."""
-    with soak.server() as server:
-        timer = threading.Timer(seconds, server.kill)
-        timer.start()
+    """One server, killed when it has worked for `seconds`; whether the take came to its end before that."""
+    with soak.forked_server() as server:
+        until, ended = work_of(server) + seconds, threading.Event()
+
+        def kill() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                if work_of(server) >= until:
+                    server.kill()
+                    return
+
+        killer = threading.Thread(target=kill)
+        killer.start()
         try:
             server.run(prompt)
             return True
         except comfy_server.ServerGone:
             return False
         finally:
-            timer.cancel()
+            ended.set()
+            killer.join()
+
+
+def work_of(server) -> float:
+    """Seconds that its process has computed: a moment in a take is the same on a machine that others work on, too."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def queue_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
@@ -204,6 +226,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--family", choices=("ltx", "minimax_h3"), default="ltx")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each chunk of the takes that are killed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: yours, else the tested one")
     return parser.parse_args(arguments)

@@ -54,7 +54,7 @@ def test_a_chosen_file_replaces_the_bundled_or_the_only_one():
     assert set_picture(loaders("portrait.png", "x.png"), chosen)[1] == ["a face (1).jpg", "x.png"]
     assert set_picture(loaders("x.png"), chosen)[1] == ["a face (1).jpg"]
     for graph in (loaders(), loaders("x.png", "y.png")):
-        with pytest.raises(ValueError, match=f"--image .* has {len(graph.nodes())}"):
+        with pytest.raises(ValueError, match=f"a face.jpg goes into .* has {len(graph.nodes())}"):
             set_picture(graph, chosen)
 
 

@@ -1,5 +1,6 @@
 """Jobs of scripts/render.py, without a server: tables and folders, when a job is the same, when a video is whole."""
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,11 @@ def test_a_script_may_stand_in_the_table_and_sample_person_gives_way(folder):
 @pytest.mark.parametrize(("rows", "says"), [
     ("one,none.png,anna.wav,", r"line 2: picture: \S+none.png is no file"),
     ("../one,,anna.wav,", "line 2: name: got '../one', wanted letters"), ("con,,anna.wav,", "line 2: name: got 'con'"),
-    ("one,,anna.wav,x", "line 2: seed: got 'x', wanted a whole number"),
+    ("one,,anna.wav,x", "line 2: seed: got 'x', wanted a whole number"), ("one,,an\0na.wav,", "speech: .* is no file"),
+    ('"one,,anna.wav,', "from line 2 on: unexpected end of data"),
+    ("stra\xdfe,,anna.wav,\nSTRASSE,,ben.flac,", "line 3: a second job is called STRASSE"),
+    ("\xe9,,anna.wav,\ne\u0301,,ben.flac,", "line 3: a second job is called \xe9"),
+    ("\n".join(f"{number},none.png,," for number in range(60)), "line 51: (.|\n)*and 10 more like these"),
     ("one,,anna.wav,-1", "line 2: seed: got '-1'"),
     ("one,,anna.wav,1,2", "line 2: it has more values than there are col"),
     ("one,,anna.wav,\nONE,,ben.flac,", "line 3: a second job is called ONE"), ("", "there is no job in it"),
@@ -81,6 +86,9 @@ def test_what_cannot_be_rendered_is_said_with_its_line(folder, rows, says):
     ("BasicScheduler.steps", "many", "got 'many', wanted a number"),
     ("LodestarLongTake.keep_chunks", "maybe", "got 'maybe', wanted true or false"),
     ("LodestarLongTake.vae", "x", "that input comes from another node"),
+    ("speech", "x", "column speech stands there twice"),
+    ("LodestarPlanTake.max_seconds", "inf", "got 'inf', wanted a number"),
+    ("LodestarLongTake.filename_prefix", "x", "the video is called by the column name"),
     ("voice", "x", "unknown column 'voice'; there are name, picture, speech")])
 def test_a_column_for_an_input_must_mean_one(folder, column, value, says):
     assert says in refusal(folder, f"speech,{column}\nanna.wav,{value}\n")
@@ -90,8 +98,29 @@ def test_every_wrong_row_is_said_at_once(folder):
     assert len(refusal(folder, "name,speech\na,x.wav\nb,anna.wav\nc,y.wav\n").splitlines()) == 2
 
 
+def test_a_table_is_read_as_spreadsheets_write_it(folder):
+    """A mark, a separator's line, empty lines and cells, capitals; two bytes a letter and code pages are said."""
+    said = "sep=;\r\n\r\n Name ;SPEECH;;\r\n;;;\r\none;anna.wav;;\r\n;;;;;\r\n"
+    assert [job.name for job in table(folder, said)] == ["one"]
+    assert refusal(folder, said.replace("anna", "none")).startswith("jobs.csv, line 5: speech: ")
+    for encoding, line in (("latin-1", 2), ("utf-16", 1)):
+        (folder / "t.csv").write_bytes("name,speech\nM\xfcller,anna.wav".encode(encoding))
+        with pytest.raises(ValueError, match=f"t.csv, line {line}: it is not UTF-8"):
+            read_jobs(folder / "t.csv", WORKFLOW)
+
+
+def test_a_table_of_thousands_is_checked_in_seconds(folder):
+    """No file is read for it: that is done when its turn comes."""
+    (folder / "ben.flac").write_bytes(bytes(1 << 24))
+    since = time.process_time()
+    assert len(table(folder, "name,speech\n" + "".join(f"{number},ben.flac\n" for number in range(200)))) == 200
+    assert time.process_time() - since < 2
+
+
 @pytest.mark.parametrize(("text", "says"), [
-    ("{", "is no JSON"), ('{"nodes": []}', "Export (API)"), ("[]", "no workflow in")])
+    ("{", "is no JSON"), ("[" * 100000, "is no JSON"), ('{"1": {"class_type": "X", "inputs": []}}', "no workflow in"),
+    ('{"1": {"class_type": "LodestarSamplePerson", "inputs": {"person": ["2", 0]}}}', "wanted one of drawn character"),
+    ('{"nodes": []}', "Export (API)"), ("[]", "no workflow in")])
 def test_a_workflow_that_is_none_is_said(folder, text, says):
     (folder / "w.json").write_text(text)
     assert says in refusal(folder, "speech,workflow\nanna.wav,w.json\n")
@@ -105,8 +134,13 @@ def test_a_folder_has_a_job_per_sound(folder):
     (folder / "anna.png").unlink()
     assert [(job.picture, job.workflow) for job in read_jobs(folder, PUPPET)] == [
         (folder / "ben.png", folder / "workflow.json")] * 2
+    (folder / "._ben.flac").touch()     # what a Mac leaves on other disks
     (folder / "c.png").touch()
     with pytest.raises(ValueError, match="anna.wav: none of the 2 pictures is called anna"):
+        read_jobs(folder, WORKFLOW)
+    for name in ("anna.png", "anna.jpg"):
+        (folder / name).touch()
+    with pytest.raises(ValueError, match="anna.wav: 2 of the 4 pictures are called anna"):
         read_jobs(folder, WORKFLOW)
 
 
@@ -170,6 +204,19 @@ def test_a_finished_video_is_known_and_one_of_other_content_is_never_written_ove
     (out / "one.mp4").write_bytes(whole)
     assert not render_job.is_finished(job, out, "e")
     assert sorted(path.name for path in out.iterdir()) == ["one.earlier-1.mp4", "one.json", "one.mp4"]
+
+
+def test_nothing_of_the_users_is_written_over(folder):
+    """What a job is made of in the video's place, and something else in that of its record."""
+    class Nobody:
+        """A server that is not asked."""
+    (folder / "a.mp4").touch()
+    (folder / "b.json").write_text("{}")
+    for job, says in ((Job("a", WORKFLOW, speech=folder / "a.mp4"), "is what a is made of"),
+                      (Job("b", WORKFLOW), "is no record of a video")):
+        with pytest.raises(ValueError, match=says):
+            render_job.render(Nobody(), job, folder)
+    assert (folder / "b.json").read_text() == "{}"
 
 
 def test_a_take_that_is_refined_is_named_by_its_refinement(folder):

@@ -19,13 +19,14 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.environment import PACK, link_or_copy
 
 OnEvent = Callable[[str, dict], None]
 PROGRESS_TEXT = (3).to_bytes(4, "big")   # what a binary message with a node's line of text begins with
 SILENCE = ""                             # the kind of the message that there was none for a second
+UPLOAD_MB = 4096                         # the longest file that a server of ours is sent
 LOOK_SECONDS = 5                         # of silence, after which the server is asked whether the prompt is over
 
 
@@ -94,12 +95,20 @@ class Client:
         return json.loads(self.request(path, json.dumps(data).encode()) or b"{}")
 
     def upload(self, path: Path) -> str:
-        """Send any input file, picture or sound; returns its name in the server's input folder, overwriting none."""
+        """Send any input file, picture or sound; returns its name in the server's input folder, overwriting none.
+        Raises ValueError for one that is longer than the server takes."""
         boundary = uuid.uuid4().hex
-        head = (f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"\r\n'
+        name = path.name.replace("\\", "_").replace('"', "_").replace("\n", "_").replace("\r", "_")
+        head = (f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n")
         body = head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-        answer = json.loads(self.request("/upload/image", body, f"multipart/form-data; boundary={boundary}"))
+        try:
+            answer = json.loads(self.request("/upload/image", body, f"multipart/form-data; boundary={boundary}"))
+        except urllib.error.HTTPError as error:
+            if error.code != 413:
+                raise
+            raise ValueError(f"{path.name} has {len(body) / 1e6:.0f} MB, more than {self.url} takes: start that "
+                             f"ComfyUI with --max-upload-size {len(body) // 10 ** 6 + 1}, in MB") from None
         return "/".join(filter(None, (answer["subfolder"], answer["name"])))
 
     def queue(self, prompt: dict, workflow: dict | None = None) -> str:
@@ -336,22 +345,28 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)     # PR_SET_PDEATHSIG
 
 
+def begin_process(command: list[str], base: Path, log: Path, variables: dict[str, str]) -> subprocess.Popen:
+    """The command in `base`, all that it says behind what is in `log`."""
+    with open(log, "ab") as output:
+        return subprocess.Popen(command, cwd=base, stdout=output, stderr=subprocess.STDOUT, env=variables,
+                                preexec_fn=end_with_parent if sys.platform == "linux" else None)
+
+
 @contextlib.contextmanager
 def start_server(comfyui: Path, base: Path, *, python: str | Path = sys.executable, gpu: bool = False,
-            arguments: Sequence[str] = (), timeout_seconds: float = 300, log: Path | None = None) -> Iterator[Server]:
+                 arguments: Sequence[str] = (), timeout_seconds: float = 300, log: Path | None = None,
+                 begin: Callable[[list[str], Path, Path, dict[str, str]], Any] = begin_process) -> Iterator[Server]:
     """A server on a free port of 127.0.0.1 for as long as the block runs; it is stopped however the block ends, and on
-    Linux when this process is killed in it. `log`: default base/server.log."""
+    Linux when this process is killed in it. `log`: default base/server.log. `begin`: makes the process."""
     port, log = free_port(), log or base / "server.log"
     command = [str(python), str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port),
                "--base-directory", str(base), "--database-url", "sqlite:///:memory:",
-               "--disable-auto-launch", "--disable-api-nodes", *([] if gpu else ["--cpu"]), *arguments]
+               "--disable-auto-launch", "--disable-api-nodes", "--max-upload-size", str(UPLOAD_MB),
+               *([] if gpu else ["--cpu"]), *arguments]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     if not gpu:
         variables.setdefault("OMP_NUM_THREADS", "1")  # tiny models: two threads that fight are ten times slower
-    with open(log, "ab") as output:
-        process = subprocess.Popen(command, cwd=base, stdout=output, stderr=subprocess.STDOUT, env=variables,
-                                   preexec_fn=end_with_parent if sys.platform == "linux" else None)
-    server = Server(f"http://127.0.0.1:{port}", base, process, log)
+    server = Server(f"http://127.0.0.1:{port}", base, begin(command, base, log, variables), log)
     try:
         server.wait_ready(timeout_seconds)
         yield server

@@ -54,9 +54,18 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def python_called(text: str) -> Path:
+    """An argument that names a Python, by its path or as a shell finds it; a link of an environment stays one."""
+    found = shutil.which(Path(text).expanduser())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no program")
+    return Path(found).absolute()
+
+
 @contextlib.contextmanager
-def only_one(path: Path):
-    """Held by one process at a time; the system lets go of it when that process ends, however it ends."""
+def only_one(path: Path, busy: str = ""):
+    """Held by one process at a time; the system lets go of it when that process ends, however it ends. `busy`: said
+    where another one has it."""
     with open(path, "a") as handle:
         if sys.platform == "win32":
             import msvcrt
@@ -66,7 +75,11 @@ def only_one(path: Path):
                     break
         else:
             import fcntl
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                print(busy, file=sys.stderr, flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -57,7 +57,9 @@ class Graph:
     @classmethod
     def read(cls, path: str | Path) -> "Graph":
         """Of an API-format file."""
-        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+        graph = cls()
+        graph.entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return graph
 
     def prompt(self) -> Prompt:
         """A copy, for POST /prompt or a file."""

@@ -5,8 +5,11 @@ however often: its name on the server holds the digest.
 """
 import csv
 import hashlib
+import io
 import json
+import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +23,9 @@ COLUMNS = ("name", "picture", "speech", "workflow", "script", "seed", "seconds")
 UPLOADS = {"LoadImage": "image", "LoadAudio": "audio", "LoadVideo": "file"}   # inputs that name a file to be sent
 PICTURES, SOUNDS = (".png", ".jpg", ".jpeg", ".webp"), (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus")
 TAKES = ("LodestarLongTake", "LodestarRefineTake")      # nodes that write the video
+SAID = 50                                               # problems that are listed
 FOLDER = "lodestar_jobs"                                # below the server's output folder
+SEPARATOR = re.compile(r"sep=.\s*$", re.IGNORECASE)      # a line that Excel writes and reads before the others
 DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?", re.IGNORECASE)
 
 
@@ -38,7 +43,7 @@ class Job:
 
     def digest(self) -> str:
         """SHA-256 in hex of everything that goes into it, but not of its name. OSError where a file is not there."""
-        parts: list[Any] = [json.loads(self.workflow.read_text(encoding="utf-8")), self.script, self.seed, self.seconds]
+        parts: list[Any] = [Graph.read(self.workflow).prompt(), self.script, self.seed, self.seconds]
         parts += [None if path is None else sum_of(path) for path in (self.picture, self.speech)]
         graph = Graph.read(self.workflow)
         for column, text in self.values:
@@ -89,7 +94,17 @@ class Job:
         """Raise ValueError or OSError for what would not work on any server, before one is asked."""
         class Names:
             upload = staticmethod(lambda path: Path(path).name)
-        self.last_take(self.graph(Names, self.digest()))
+        for path in self.files():
+            with open(path, "rb"):
+                pass
+        self.last_take(self.graph(Names, ""))
+
+    def files(self) -> list[Path]:
+        """All that it is made of."""
+        graph = Graph.read(self.workflow)
+        named = [(find_input(graph, column), text) for column, text in self.values]
+        return [self.workflow, *filter(None, (self.picture, self.speech)),
+                *(Path(text) for (node, name), text in named if UPLOADS.get(node.kind) == name)]
 
 
 def seed_input(graph: Graph) -> tuple[Node, str]:
@@ -122,7 +137,10 @@ def value_of(text: str, before: Any, column: str) -> Any:
     try:
         if isinstance(before, bool):
             return {"true": True, "false": False}[text.lower()]
-        return type(before)(text) if isinstance(before, int | float) else text
+        value = type(before)(text) if isinstance(before, int | float) else text
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+        return value
     except (KeyError, ValueError):
         raise ValueError(f"{column}: got {text!r}, wanted {'true or false' if isinstance(before, bool) else 'a number'}"
                          ) from None
@@ -145,9 +163,9 @@ def read_jobs(source: Path, workflow: Path) -> list[Job]:
     for place, row in rows:
         try:
             job = job_of(row, source if source.is_dir() else source.parent, workflow)
-            if job.name.lower() in names:
+            if job.name.casefold() in names:
                 raise ValueError(f"a second job is called {job.name}")
-            names.add(job.name.lower())
+            names.add(job.name.casefold())
             job.check()
             jobs.append(job)
         except (ValueError, OSError) as error:
@@ -155,32 +173,52 @@ def read_jobs(source: Path, workflow: Path) -> list[Job]:
     if not jobs and not problems:
         problems.append(f"{source.name}: there is no job in it")
     if problems:
-        raise ValueError("\n".join(problems))
+        more = len(problems) - SAID
+        raise ValueError("\n".join([*problems[:SAID], *([f"and {more} more like these"] if more > 0 else [])]))
     return jobs
+
+
+def read_utf8(path: Path) -> str:
+    """A file's text, without the mark that some systems put before it. ValueError where it is other than UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path.name}, line {line}: it is not UTF-8; save it as UTF-8 (Excel: CSV UTF-8)") from None
 
 
 def rows_of_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Comma, semicolon or tab between the columns, as the first line has it; UTF-8, with or without a mark."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        head = file.readline()
-        file.seek(0)
-        between = max(",;\t", key=head.count)
-        reader = csv.DictReader(file, delimiter=between, restkey="", strict=True)
-        columns = [(column or "").strip() for column in reader.fieldnames or ()]
-        if unknown := [column for column in columns if column not in COLUMNS and "." not in column]:
-            raise ValueError(f"{path.name}: unknown column {', '.join(map(repr, unknown))}; there are "
-                             f"{', '.join(COLUMNS)} and NODE.INPUT, such as LodestarPlanTake.width")
-        reader.fieldnames = columns
-        try:
-            for row in reader:
-                if row.pop("", None):
-                    raise ValueError(f"{path.name}, line {reader.line_num}: it has more values than there are columns; "
-                                     "put text with a comma between quotes")
-                values = {key: (value or "").strip() for key, value in row.items()}
-                if any(values.values()):
-                    yield f"{path.name}, line {reader.line_num}", values
-        except csv.Error as error:
-            raise ValueError(f"{path.name}, line {reader.line_num}: {error}") from None
+    lines = list(io.StringIO(read_utf8(path), newline=""))
+    before = next((number for number, line in enumerate(lines) if line.strip() and not SEPARATOR.match(line)), 0)
+    between = max(",;\t", key="".join(lines[before:before + 1]).count)
+    reader = csv.DictReader(lines[before:], delimiter=between, restkey="", strict=True)
+    try:
+        reader.fieldnames = check_columns([column or "" for column in reader.fieldnames or ()], path.name)
+        for row in reader:
+            place = f"{path.name}, line {before + reader.line_num}"
+            if any(text.strip() for text in row.pop("", ())):
+                raise ValueError(f"{place}: it has more values than there are columns; put text with a comma between "
+                                 "quotes")
+            values = {key: (value or "").strip() for key, value in row.items()}
+            if any(values.values()):
+                yield place, values
+    except csv.Error as error:
+        raise ValueError(f"{path.name}, from line {before + reader.line_num + 1} on: {error}") from None
+
+
+def check_columns(found: list[str], table: str) -> list[str]:
+    """Their names as we call them. Raises ValueError for one that means nothing, or stands there twice."""
+    names = [name.strip().lower() if name.strip().lower() in COLUMNS else name.strip() for name in found]
+    while names and not names[-1]:      # a separator at the end of the line
+        names.pop()
+    if unknown := [name for name in names if name not in COLUMNS and "." not in name]:
+        raise ValueError(f"{table}: unknown column {', '.join(map(repr, unknown))}; there are {', '.join(COLUMNS)} and "
+                         "NODE.INPUT, such as LodestarPlanTake.width")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{table}: column {', '.join(sorted(twice))} stands there twice")
+    return names
 
 
 def rows_of_folder(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -188,7 +226,7 @@ def rows_of_folder(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
     workflow.json in the folder is the workflow of all.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     pictures = [path for path in files if path.suffix.lower() in PICTURES]
     own = folder / "workflow.json"
     for speech in (path for path in files if path.suffix.lower() in SOUNDS):
@@ -196,8 +234,9 @@ def rows_of_folder(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         row = {"name": speech.stem, "speech": speech.name, "picture": same[0].name if same else "",
                "script": f"{speech.stem}.txt" if (folder / f"{speech.stem}.txt").is_file() else "",
                "workflow": own.name if own.is_file() else ""}
-        if pictures and not same:
-            raise ValueError(f"{speech.name}: none of the {len(pictures)} pictures is called {speech.stem}")
+        if len(same) != 1 and pictures:
+            raise ValueError(f"{speech.name}: {len(same) or 'none'} of the {len(pictures)} pictures "
+                             f"{'are' if same else 'is'} called {speech.stem}")
         yield speech.name, row
 
 
@@ -206,21 +245,24 @@ def job_of(row: dict[str, str], folder: Path, workflow: Path) -> Job:
     def file(column: str) -> Path | None:
         if not row.get(column):
             return None
-        path = (folder / Path(row[column]).expanduser()).resolve()
-        if not path.is_file():
+        path = folder / Path(row[column]).expanduser()
+        if "\0" in row[column] or not path.resolve().is_file():
             raise ValueError(f"{column}: {path} is no file")
-        return path
+        return path.resolve()
 
     speech, script = file("speech"), row.get("script", "")
     if script.lower().endswith(".txt") and "\n" not in script:
-        script = (file("script") or Path()).read_text(encoding="utf-8-sig")
-    job = Job(row.get("name") or (speech.stem if speech else ""), file("workflow") or workflow, file("picture"), speech,
+        script = read_utf8(file("script") or Path())
+    name = unicodedata.normalize("NFC", row.get("name") or (speech.stem if speech else ""))    # as only some systems do
+    job = Job(name, file("workflow") or workflow, file("picture"), speech,
               script.strip(), number(row, "seed", int), number(row, "seconds", float))
     check_name(job.name)
     check_workflow(job.workflow)
     graph, values = Graph.read(job.workflow), []
     for column in (column for column in row if "." in column and row[column]):
         node, name = find_input(graph, column)
+        if name == "filename_prefix" and node.kind in TAKES:
+            raise ValueError(f"{column}: the video is called by the column name")
         is_file = UPLOADS.get(node.kind) == name
         values.append((column, str(file(column)) if is_file else row[column]))
     return replace(job, values=tuple(values))
@@ -235,8 +277,8 @@ def number(row: dict[str, str], column: str, kind: type) -> Any:
     except ValueError:
         value = -1
     if not 0 <= value < (2 ** 64 if kind is int else float("inf")) or (column == "seconds" and not value):
-        wanted = "a whole number" if kind is int else "seconds above 0"
-        raise ValueError(f"{column}: got {row[column]!r}, wanted {wanted}")
+        wanted = "a whole number" if kind is int else "seconds above 0, such as 2.5"
+        raise ValueError(f"{column}: got {row[column][:50]!r}, wanted {wanted}")
     return value
 
 
@@ -248,12 +290,13 @@ def check_name(name: str) -> None:
 
 def check_workflow(path: Path) -> None:
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        graph = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"workflow: {path} is no JSON ({error})") from None
     if isinstance(graph, dict) and "nodes" in graph:
         raise ValueError(f"workflow: {path} is what the page saves; export it in API format (ComfyUI: Workflow > "
                          f"Export (API)), or use one of {PACK / 'workflows' / 'api'}")
     if not (isinstance(graph, dict) and graph and all(
-            isinstance(node, dict) and {"class_type", "inputs"} <= set(node) for node in graph.values())):
+            isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+            for node in graph.values())):
         raise ValueError(f"workflow: {path} is no workflow in API format")

@@ -10,6 +10,7 @@ from pathlib import Path
 from lib import comfy_server, environment
 from lib.render_job import Servers
 
+BUSY = "another command renders with a ComfyUI of its own; waiting until it ends ($LODESTAR_CACHE keeps two apart)"
 TINY = "lodestar_tiny"      # in the names of the random models that are made here
 # glibc returns each large block to the system at once; decoding on a CPU then spends 40 % of its time on page faults.
 ALLOCATOR = (("MALLOC_ARENA_MAX", 1), ("MALLOC_MMAP_THRESHOLD_", 2 ** 30), ("MALLOC_TRIM_THRESHOLD_", 2 ** 31))
@@ -62,7 +63,7 @@ def server_for(options: argparse.Namespace, comfyui: Path | None, texts: Sequenc
     for name, size in () if options.gpu else ALLOCATOR:
         os.environ.setdefault(name, str(size))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(environment.only_one(environment.cache_folder() / "jobs.lock"))
+        stack.enter_context(environment.only_one(environment.cache_folder() / "jobs.lock", BUSY))
         base = base_of(comfyui, "jobs", Path(sys.executable) if any(TINY in text for text in texts) else None)
         yield stack.enter_context(OwnServer(comfyui, base, gpu=options.gpu, output=options.output,
                                             log=environment.cache_folder() / "jobs.log"))

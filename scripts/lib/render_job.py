@@ -7,6 +7,7 @@ whole.
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -29,10 +30,31 @@ def is_finished(job: Job, folder: Path, digest: str) -> bool:
     """Whether the job's video lies in the folder, of just these inputs, and is what was put there."""
     video = folder / f"{job.name}.mp4"
     try:
-        found = json.loads(record_of(video).read_text(encoding="utf-8"))
-        return found["digest"] == digest and video.stat().st_size == found["size"] and sum_of(video) == found["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_record(video)
+        return found is not None and found["digest"] == digest and video.stat().st_size == found["size"] and (
+            sum_of(video) == found["sha256"])
+    except OSError:
         return False
+
+
+def check_place(job: Job, folder: Path) -> None:
+    """Raise ValueError where the video, or the record beside it, would take the place of what is not ours."""
+    video = folder / f"{job.name}.mp4"
+    for path in (video, record_of(video)):
+        if path.exists() and any(path.samefile(file) for file in job.files()):
+            raise ValueError(f"{path} is what {job.name} is made of, and the place of its video: choose another --to "
+                             "or name")
+    if record_of(video).exists() and read_record(video) is None:
+        raise ValueError(f"{record_of(video)} is no record of a video: move it away, or choose another --to or name")
+
+
+def read_record(video: Path) -> dict | None:
+    """What lies beside a video that was put there; None where that is something else. Raises OSError."""
+    try:
+        found = json.loads(record_of(video).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and {"digest", "size", "sha256"} <= set(found) else None
 
 
 def say_nothing(words: str) -> None:
@@ -44,12 +66,13 @@ def render(client: Client, job: Job, folder: Path, on_event: OnEvent | None = No
     way.
 
     Raises what Client.run raises, NotWhole, OSError where the folder cannot be written, and ValueError where the
-    workflow has no place for what the job says.
+    workflow has no place for what the job says, or a file of the user's stands in the video's.
     """
     digest = job.digest()
     if is_finished(job, folder, digest):
         return "there"
     folder.mkdir(parents=True, exist_ok=True)
+    check_place(job, folder)
     prefix = job.prefix(digest)
     if fetch(client, name_on_server(prefix), job, folder, digest):
         return "fetched"
@@ -118,7 +141,7 @@ def has_prefix(graph: dict, prefix: str) -> bool:
 def fetch(client: Client, file: dict, job: Job, folder: Path, digest: str) -> bool:
     """Bring a video from the server, whole, under the job's name; False where it is not there, or cut short."""
     video = folder / f"{job.name}.mp4"
-    draft = folder / f"{job.name}.{os.getpid()}.mp4.part"   # two may fetch the same
+    draft = folder / f"{job.name}.{uuid.uuid4().hex[:8]}.mp4.part"   # two may fetch it; in containers, of one PID
     try:
         if not client.save(file, draft) or not is_whole(draft):
             return False
