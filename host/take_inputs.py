@@ -21,7 +21,7 @@ from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_pictures, check_prompt, check_unused_speech, check_vision, log_unused
 from ..backbones.vae import encode_frames, open_stream
 from ..pipelines.take.clip_before import ClipBefore
-from ..pipelines.take.driving import DrivingVideo
+from ..pipelines.take.driving_story import Driving
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..techniques.colour_match import last_shown
 from ..techniques.latent_stitch import LatentStitch
@@ -50,7 +50,7 @@ class TakeInputs:
     picture: Tensor | None = None
     features: dict | None = None
     clip: Any = None
-    driving: DrivingVideo | None = None
+    driving: Driving | None = None
     clip_vision: Any = None
     given: frozenset[str] = frozenset()
     before: ClipBefore | None = None
@@ -194,8 +194,8 @@ class TakeInputs:
             return None
         return self.backbone.audio_for(self.speech, self.plan.timeline, chunk.first_latent, chunk.latents)
 
-    def driving_times(self, chunk: Chunk) -> tuple[Fraction, ...]:
-        """Which frames of the driving video a chunk has, in its seconds."""
+    def driving_times(self, chunk: Chunk) -> tuple[Any, ...]:
+        """Which frames of the driving video a chunk has, in its seconds; of several videos also which."""
         return self.driving.times(self.plan.timeline, self.plan.frame_of(chunk), chunk.latents) if self.driving else ()
 
     @cached_property

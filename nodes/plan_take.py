@@ -7,9 +7,9 @@ from comfy_api.latest import io
 from .. import backbones
 from ..backbones import attach
 from ..host.continued_take import plan_with_model
-from ..host.story_pictures import check_script, digest_pictures, read_keyframes
+from ..host.story_pictures import check_script, digest_pictures, drive_by_script, read_keyframes
 from ..host.stream_note import describe_stream
-from ..pipelines.take.driving import DrivingVideo
+from ..pipelines.take.driving_story import Driving
 from ..pipelines.take.plan import MAX_FPS, Take, describe, exact_fps
 from ..pipelines.take.plan_view import view_of
 from ..techniques.lookahead_anchor import LookaheadAnchor
@@ -64,8 +64,9 @@ class LodestarPlanTake(io.ComfyNode):
                                      "model expects; the help page has a table of all models."),
                 io.String.Input("script", default="", multiline=True,
                                 tooltip="Optional: what happens when, one event per line, such as '0:12 she laughs', "
-                                        "'0:20 [keyframe smile.png]' or '0:40 [anchor 0.5 s]'. The timeline below "
-                                        "edits this text. Prompts need clip on Long Take."),
+                                        "'0:20 [keyframe smile.png]', '0:40 [anchor 0.5 s]' or "
+                                        "'0:50 [driving wave.mp4]'. The timeline below edits this text. "
+                                        "Prompts need clip on Long Take."),
                 io.Int.Input("seed_step", default=1, min=0, max=1000000,
                              tooltip="Mixed into the noise seed for each chunk. 0 gives every chunk the same noise."),
                 io.Float.Input("max_seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
@@ -98,6 +99,7 @@ class LodestarPlanTake(io.ComfyNode):
                 seed_step=1, max_seconds=0.0, reference=None, soundtrack=None, nearest_bucket=False, driving=None,
                 block_latents=0, continue_from=None) -> io.NodeOutput:
         backbone, speech = backbones.find(model), audio and opening_of(audio, max_seconds)
+        driving = drive_by_script(script, driving)
         backbone.check_driving(driving.sources if driving else ())
         take, _, chosen = plan_with_model(
             model, reference, continue_from,
@@ -127,7 +129,7 @@ def page_values(take: Take, anchor: LookaheadAnchor | None, summary: str) -> dic
     return {"text": [head_of(summary)], "lodestar_plan": [json.dumps(view_of(take, ahead))]}
 
 
-def frames_of(clock: Timeline, speech: dict | None, driving: DrivingVideo | None, max_seconds: float,
+def frames_of(clock: Timeline, speech: dict | None, driving: Driving | None, max_seconds: float,
               stream: bool = False) -> int:
     """Pixel frames of the take: the speech's, or without speech the driving video's, or of a stream at most
     `max_seconds`. Raises ValueError."""
@@ -145,7 +147,7 @@ def frames_of(clock: Timeline, speech: dict | None, driving: DrivingVideo | None
     return frames
 
 
-def sound_of(soundtrack: dict | None, speech: dict | None, driving: DrivingVideo | None, seconds: float) -> dict | None:
+def sound_of(soundtrack: dict | None, speech: dict | None, driving: Driving | None, seconds: float) -> dict | None:
     """The sound of the video: another that was given, the speech, or the driving video's own."""
     own = soundtrack or (driving.sound() if speech is None and driving else None)
     return speech if own is None else opening_of(own, seconds)

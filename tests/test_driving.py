@@ -9,6 +9,8 @@ import torch
 from lodestar.pipelines.frames_at_times import ClipFrames, FileFrames, resample_sound
 from lodestar.pipelines.metrics.video_reader import Clip, VideoFile
 from lodestar.pipelines.take.driving import DrivingVideo, check_mask
+from lodestar.pipelines.take.driving_story import DrivingClip, DrivingStory
+from lodestar.pipelines.take.fingerprint import Fingerprints
 from lodestar.techniques.timeline import Timeline
 
 WIDTH, HEIGHT = 96, 32
@@ -254,3 +256,40 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     source.media.pictures = counted
     assert numbers(source.at([Fraction(place, 16) for place in range(450, 458)])) == list(range(450, 458))
     assert len(held) < 40
+
+
+def story(*clips):
+    """Of (seconds, frames of it, what comes behind them)."""
+    videos = [DrivingVideo({"pose": clip(frames)}, at_end) for _, frames, at_end in clips]
+    return DrivingStory(tuple(DrivingClip(Fraction(seconds), video, f"line {index + 1}")
+                              for index, ((seconds, *_), video) in enumerate(zip(clips, videos, strict=True))))
+
+
+def test_one_video_follows_the_other_to_the_frame():
+    """Chunks that show the border between two have both; what is not shown decides nothing of a chunk."""
+    driven = story((0, 20, "refuse"), (1, 8, "loop"), (2, 40, "refuse"))
+    assert read(driven, 0, 12) == [*range(16), *range(8), *range(8), *range(13)]
+    assert read(driven, 4, 4) == [*range(8), *range(5)] and read(driven, -1, 2) == [0, 0, 0, 0, 0]
+    assert driven.frames_at(Fraction(16)) == 72
+    clock, other = Timeline(Fraction(16)), story((0, 20, "refuse"), (1, 8, "loop"), (2, 41, "hold"))
+    ours, theirs = ([Fingerprints().of(one.times(clock, 0, latents), "x") for latents in (8, 9)]
+                    for one in (driven, other))
+    assert ours[0] == theirs[0] and ours[1] != theirs[1]
+
+
+def test_a_clip_that_ends_too_early_is_named_by_its_line():
+    driven = story((0, 20, "refuse"), (2, 8, "hold"))
+    with pytest.raises(ValueError, match=r"line 1: it is to drive 32 frames \(2.00 s\) and ends after 20"):
+        driven.check_length(40, Fraction(16))
+    story((0, 20, "refuse"), (1, 8, "hold")).check_length(1000, Fraction(16))
+    with pytest.raises(ValueError, match="line 2: it is to drive 32 frames"):
+        story((0, 20, "refuse"), (1, 8, "refuse")).check_length(48, Fraction(16))
+    story((0, 20, "refuse"), (9, 8, "refuse")).check_length(16, Fraction(16))     # the take ends before the second
+
+
+def test_what_does_not_drive_together_is_refused():
+    with pytest.raises(ValueError, match="line 1: nothing drives the take before it"):
+        story((1, 20, "refuse"))
+    both = DrivingVideo({"pose": clip(20), "face": clip(20)})
+    with pytest.raises(ValueError, match="line 2: it has pose and face, line 1 has pose"):
+        DrivingStory((*story((0, 20, "refuse")).clips, DrivingClip(Fraction(1), both, "line 2")))

@@ -45,7 +45,8 @@ NODES_KNOW = {           # of the floors below host, beside the rooms of the fam
     "backbones": ("attach", "find", "recipes", "backbone.Backbone", "images", "socket_values", "speech_guider",
                   "high_low_guider", "take_checks", "weight_loading",      # plan and story, what is reported
                   "student_files"),
-    "pipelines": ("take.driving", "take.plan", "take.plan_view", "take.settings", "take.story", "metrics", "training")}
+    "pipelines": ("take.driving", "take.driving_story", "take.plan", "take.plan_view", "take.settings",
+                  "take.story", "metrics", "training")}
 FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands find the pack and each other
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",
     "training/__init__.py", "experiments/__init__.py", "benchmarks/in_process.py", "benchmarks/run.py",

@@ -150,3 +150,24 @@ def test_a_prompt_may_have_brackets(text):
 def test_errors_of_events_name_the_line(text, words):
     with pytest.raises(ValueError, match="^script, " + words):
         parse_story(text)
+
+
+@pytest.mark.parametrize("text, parts, at_end", [
+    ("wave.mp4", {"pose": "wave.mp4"}, "refuse"), ("a b/wave.mp4 , loop", {"pose": "a b/wave.mp4"}, "loop"),
+    ("p.mp4, face f g.mp4, back and forth", {"pose": "p.mp4", "face": "f g.mp4"}, "back and forth"),
+    ("p.mp4, background b.mp4, mask m.mp4", {"pose": "p.mp4", "background": "b.mp4", "mask": "m.mp4"}, "refuse")])
+def test_a_driving_line_names_its_videos(text, parts, at_end):
+    driving, = parse_story(f"0:00 she waves\n0:41.5 [driving {text}]").drivings
+    assert (driving.seconds, dict(driving.parts), driving.at_end) == (41.5, parts, at_end)
+    assert driving.where == f"script, line 2 (0:41.500 driving {parts['pose']})"
+    laid = lay_on_chunks(parse_story(f"0:41.5 [driving {text}]"), STARTS, Fraction(16))
+    assert laid.notes == ("0:41.500 driving is not used: the take ends at 0:16",)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("[driving]", "names no video"), ("[driving , loop]", "names no video"), ("[drivng a.mp4]", r"write \[driving\]"),
+    ("[driving a.mp4, faces f.mp4]", "'faces f.mp4' is no part"), ("[driving a.mp4, face]", "'face' is no part"),
+    ("[driving a.mp4, face f.mp4, face g.mp4]", "'face g.mp4' is no part")])
+def test_errors_of_driving_lines_name_the_line(text, words):
+    with pytest.raises(ValueError, match=f"line 1 .*{words}"):
+        parse_story(f"0:00 {text}")

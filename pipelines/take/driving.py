@@ -3,7 +3,7 @@
 Its parts (pose, face, background, mask) have one clock; a chunk reads the frames beside its own when it is made, so
 memory does not grow with the video, and a resumed take reads the same ones.
 """
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,6 +16,7 @@ from ...techniques.timeline import Timeline
 from ..frames_at_times import FrameSource
 
 AT_END = ("refuse", "hold", "loop", "back and forth")
+PARTS = ("pose", "face", "background", "mask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,9 @@ class DrivingVideo:
     def times(self, timeline: Timeline, first: int, latents: int) -> tuple[Fraction, ...]:
         """In seconds of the video, for each pixel frame of a chunk that begins at frame number `first` of the take and
         whose first latent is counted as one frame."""
-        frames = (max(frame, 0) for frame in range(first, first + timeline.frames_for_latents(latents)))
+        return self.times_at(timeline, frames_of_chunk(timeline, first, latents))
+
+    def times_at(self, timeline: Timeline, frames: Iterable[int]) -> tuple[Fraction, ...]:
         own = self.frames_at(timeline.fps)
         return tuple(timeline.seconds_at(self.place(frame, own)) for frame in frames)
 
@@ -92,6 +95,11 @@ class DrivingVideo:
         """AUDIO of the first part that has sound."""
         found = (self.sources[part].sound() for part in ("pose", "background", "face") if part in self.sources)
         return next((sound for sound in found if sound is not None), None)
+
+
+def frames_of_chunk(timeline: Timeline, first: int, latents: int) -> list[int]:
+    """Pixel frames of the take; those before its beginning stand for its first."""
+    return [max(frame, 0) for frame in range(first, first + timeline.frames_for_latents(latents))]
 
 
 def frames_in(seconds: Fraction, fps: Fraction) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...techniques.lookahead_anchor import FARTHEST
 from ...techniques.timeline import Timeline
-from .driving import DrivingVideo
+from .driving_story import Driving
 from .story import ChunkStory, Story, clock, lay_on_chunks, parse_story
 
 MIN_FPS, MAX_FPS = 1, 240
@@ -160,7 +160,7 @@ class Take:
     plan: ChunkPlan
     audio: dict[str, Any] | None
     speech: dict[str, Any] | None = None
-    driving: DrivingVideo | None = None
+    driving: Driving | None = None
     clip_frames: int = 0
     keyframes: tuple[tuple[Fraction, Tensor], ...] = ()
 

@@ -6,6 +6,7 @@
         and leans back          <- an indented line goes on with the prompt above
     0:20 [keyframe smile.png]   <- a picture of ComfyUI's input folder, which the take moves towards until 0:20
     0:40 [anchor 0.5 s]         <- from here on the anchor stands half a second ahead; [anchor] alone: as its node says
+    0:41 [driving wave.mp4]     <- from here on the person moves as in that video, for models that are driven
     0:43 [again]                <- the chunk that shows 0:43 is made again with other noise; [again 2]: with yet another
     1:02:03 she waves
 
@@ -20,11 +21,13 @@ from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
+from .driving import AT_END, PARTS
+
 _LINE = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)(?:\s+(.*))?")
 _LIKE_A_TIME = re.compile(r"\d+[:;.,]\S*\s?.*")
 _EVENT = re.compile(r"\[\s*([A-Za-z][\w-]*)\s*([^\]]*?)\s*\](.*)")
 _DISTANCE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|seconds?)?")
-KEYFRAME, ANCHOR, AGAIN = EVENTS = ("keyframe", "anchor", "again")
+KEYFRAME, ANCHOR, AGAIN, DRIVING = EVENTS = ("keyframe", "anchor", "again", "driving")
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,26 @@ class Again:
 
 
 @dataclass(frozen=True)
+class DrivingLine:
+    """Videos that drive the take from a time on: files' names by part, and what comes behind their end."""
+    seconds: Fraction
+    parts: tuple[tuple[str, str], ...]
+    at_end: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        return f"script, line {self.line} ({clock(self.seconds)} driving {self.parts[0][1]})"
+
+
+@dataclass(frozen=True)
 class Story:
     """A script, each kind of event in order of time."""
     prompts: tuple[StoryLine, ...] = ()
     keyframes: tuple[Keyframe, ...] = ()
     anchors: tuple[AnchorDistance, ...] = ()
     agains: tuple[Again, ...] = ()
+    drivings: tuple[DrivingLine, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +127,8 @@ def parse_story(text: str) -> Story:
     def all_of(kind: type) -> tuple[Any, ...]:
         return tuple(event for event in events if type(event) is kind)
 
-    return Story(all_of(StoryLine), all_of(Keyframe), all_of(AnchorDistance), all_of(Again))
+    return Story(all_of(StoryLine), all_of(Keyframe), all_of(AnchorDistance), all_of(Again),
+                 all_of(DrivingLine))
 
 
 def lay_on_chunks(story: Story, starts_seconds: Sequence[Fraction], end_seconds: Fraction) -> ChunkStory:
@@ -132,6 +150,7 @@ def lay_on_chunks(story: Story, starts_seconds: Sequence[Fraction], end_seconds:
         agains[chunk] = entry.number
         notes.append(f"{clock(entry.seconds)} again: chunk {chunk + 1} has other noise")
     list(_within(story.keyframes, end_seconds, KEYFRAME, notes))
+    list(_within(story.drivings, end_seconds, DRIVING, notes))
     return ChunkStory(tuple(prompts), tuple(distances), tuple(agains), tuple(notes))
 
 
@@ -182,7 +201,7 @@ def clock(seconds: Fraction) -> str:
     return f"{head}:{whole:02}" + (f".{fraction:03}" if fraction else "")
 
 
-def _read(number: int, lines: list[str], alone: bool) -> StoryLine | Keyframe | AnchorDistance | Again:
+def _read(number: int, lines: list[str], alone: bool) -> StoryLine | Keyframe | AnchorDistance | Again | DrivingLine:
     first, match = lines[0], _LINE.fullmatch(lines[0])
     if match is None:
         if alone and not _LIKE_A_TIME.fullmatch(first):
@@ -202,7 +221,7 @@ def _read(number: int, lines: list[str], alone: bool) -> StoryLine | Keyframe | 
 
 
 def _read_event(number: int, line: str, time: Fraction, kind: str, value: str, behind: str
-                ) -> Keyframe | AnchorDistance | Again | None:
+                ) -> Keyframe | AnchorDistance | Again | DrivingLine | None:
     """None for a prompt that begins with a word in brackets."""
     if kind not in EVENTS:
         if not behind and (meant := get_close_matches(kind.lower(), EVENTS, 1, 0.75)):
@@ -221,9 +240,29 @@ def _read_event(number: int, line: str, time: Fraction, kind: str, value: str, b
             raise _error(number, line, "the distance is in seconds, such as [anchor 0.5 s]; [anchor] alone is the "
                                        "node's own")
         return AnchorDistance(time, Fraction(distance[1]) if distance else None, number)
+    if kind == DRIVING:
+        return DrivingLine(time, *_read_driving(number, line, value), number)
     if value and not (value.isdecimal() and int(value)):
         raise _error(number, line, "write [again], or [again 2] and so on for yet another noise")
     return Again(time, int(value or 1), number)
+
+
+def _read_driving(number: int, line: str, value: str) -> tuple[tuple[tuple[str, str], ...], str]:
+    """The parts of `poses.mp4, face face.mp4, loop`, and what comes behind their end."""
+    pose, *others = (word.strip() for word in value.split(","))
+    parts, at_end = {PARTS[0]: pose}, AT_END[0]
+    for word in others:
+        part, _, name = word.partition(" ")
+        if word in AT_END:
+            at_end = word
+        elif part in PARTS[1:] and name.strip() and part not in parts:
+            parts[part] = name.strip()
+        else:
+            raise _error(number, line, f"{word!r} is no part of a driving line; behind the poses' video it may have "
+                                       "face, background and mask with a file each, and hold, loop or back and forth")
+    if not pose:
+        raise _error(number, line, "it names no video; write one of ComfyUI's input folder, such as [driving wave.mp4]")
+    return tuple(parts.items()), at_end
 
 
 def _nearest(starts: Sequence[Fraction], seconds: Fraction) -> int:

@@ -85,7 +85,8 @@ class Timeline:
 
 @pytest.mark.parametrize("text", [
     SCRIPT, "", "she smiles", "0:00 a\n  1:02:03.5 b\n", "0:00 a\n0:07.041 b\n10:00 c", "0:75 a", "a\n0:01 b",
-    "0:01 [close-up]\n0:01 [again 2]\n0:02 [anchor]"])
+    "0:01 [close-up]\n0:01 [again 2]\n0:02 [anchor]",
+    "0:00 [driving a b.mp4, face c.mp4, loop]\n0:02.5 [driving d.mp4]"])
 def test_the_page_reads_a_script_as_the_pack_does(frontend, text):
     found = frontend.run(STORY, text)
     try:
@@ -98,6 +99,8 @@ def test_the_page_reads_a_script_as_the_pack_does(frontend, text):
     wanted += [("anchor", float(one.seconds), "" if one.distance is None else f"{float(one.distance)} s")
                for one in story.anchors]
     wanted += [("again", float(one.seconds), str(one.number)) for one in story.agains]
+    wanted += [("driving", float(one.seconds), ", ".join(filter(None, (
+        one.parts[0][1], *map(" ".join, one.parts[1:]), one.at_end.replace("refuse", ""))))) for one in story.drivings]
     read = [(one["kind"], float(one["seconds"]), one["value"]) for one in found["events"]]
     assert sorted(read) == sorted(wanted) and not found["problem"]
     for event, written in zip(found["events"], found["clocks"], strict=True):

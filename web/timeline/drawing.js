@@ -2,28 +2,31 @@
 // drawing; `marks` says where an event stands, for the pointer.
 import { clock } from "./story.js";
 
-export const COLOURS = { prompt: "#5b8def", keyframe: "#e0a33a", anchor: "#58b368", again: "#d9622b" };
+export const COLOURS = { prompt: "#5b8def", keyframe: "#e0a33a", anchor: "#58b368", again: "#d9622b", driving: "#a77bd8" };
 const SOFT = "#8a93a0", LINE = "#3a424d", CHUNK = "#39506e", ODD = "#2f4058", OVERLAP = "#7fb0ff55", WAVE = "#6fa0d8";
 const ROWS = [["ruler", 16], ["wave", 26], ["chunks", 22], ["anchors", 18], ["keyframes", 34], ["prompts", 22]];
+const DRIVEN = ["driving", 18];
 const COMPACT = [["ruler", 14], ["chunks", 16], ["prompts", 18]];
 
-// {row: [top, height]}: all rows where there is room, else those that say most; they share what room is left.
-export function layOut(height) {
-  const rows = height >= 80 ? ROWS : COMPACT, least = rows.reduce((sum, [, size]) => sum + size, 0);
+// {row: [top, height]}: all rows where there is room, else those that say most; they share what room is left. Videos that
+// drive have a row where there are any.
+export function layOut(height, events = []) {
+  const driven = events.some(event => event.kind === "driving"), all = driven ? ROWS.toSpliced(4, 0, DRIVEN) : ROWS;
+  const rows = height >= 80 ? all : COMPACT, least = rows.reduce((sum, [, size]) => sum + size, 0);
   const stretch = Math.max(height / least, 0.5);
   let top = 0;
   return Object.fromEntries(rows.map(([name, size]) => [name, [top, (top += size * stretch) - (top - size * stretch)]]));
 }
 
 export function rowOf(kind, rows) {
-  const wanted = { prompt: "prompts", keyframe: "keyframes", anchor: "anchors", again: "chunks" }[kind];
+  const wanted = { prompt: "prompts", keyframe: "keyframes", anchor: "anchors", again: "chunks", driving: "driving" }[kind];
   return rows[wanted] ?? rows.prompts;
 }
 
 // {events, plan, seconds, from, to, chosen, pictures} into a 2d context of `width` x `height` CSS pixels; returns marks
 // [{event, x, y, width, height}].
 export function draw(context, width, height, state) {
-  const rows = layOut(height), across = seconds => (seconds - state.from) / (state.to - state.from) * width;
+  const rows = layOut(height, state.events), across = seconds => (seconds - state.from) / (state.to - state.from) * width;
   context.clearRect(0, 0, width, height);
   context.font = "10px sans-serif";
   context.textBaseline = "middle";
@@ -114,8 +117,8 @@ function drawEvent(context, rows, state, across, event, index) {
   const [top, height] = rowOf(event.kind, rows), x = across(event.seconds), colour = COLOURS[event.kind];
   const next = state.events.find(other => other.kind === event.kind && other.seconds > event.seconds);
   const picture = event.kind === "keyframe" && rows.keyframes ? state.pictures(event.value) : null;
-  const size = { prompt: Math.max(across(next?.seconds ?? state.seconds) - x - 2, 10), keyframe: height, anchor: 64,
-    again: 46 }[event.kind];
+  const lasts = Math.max(across(next?.seconds ?? state.seconds) - x - 2, 10);
+  const size = { prompt: lasts, driving: lasts, keyframe: height, anchor: 64, again: 46 }[event.kind];
   const mark = { event, x, y: top + 1, width: size, height: height - 2 };
   context.fillStyle = `${colour}${event.kind === "prompt" ? "44" : "66"}`;
   context.fillRect(x, mark.y, size, mark.height);
@@ -127,7 +130,7 @@ function drawEvent(context, rows, state, across, event, index) {
   context.rect(x, mark.y, size, mark.height);
   context.clip();
   context.fillStyle = "#eef2f7";
-  const words = { prompt: event.value, keyframe: picture ? "" : event.value, again: "again",
+  const words = { prompt: event.value, driving: event.value, keyframe: picture ? "" : event.value, again: "again",
     anchor: event.value ? `${event.value}` : "as the node" }[event.kind];
   context.fillText(words, Math.max(x, 0) + 5, top + height / 2);
   context.restore();

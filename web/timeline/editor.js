@@ -19,8 +19,10 @@ export const CSS = `
 .lodestar-timeline .bar button { cursor: pointer; flex: none; }
 .lodestar-timeline .bar .problem { color: #f0a08a; flex: 1 1 40px; overflow: hidden; white-space: nowrap; }
 .lodestar-timeline [hidden] { display: none; }`;
-const NEW = { prompt: "what happens", keyframe: "", anchor: "0.5 s" };
-const NAMES = { prompt: "+ prompt", keyframe: "+ picture", anchor: "+ anchor" };
+const NEW = { prompt: "what happens", keyframe: "", anchor: "0.5 s", driving: "" };
+const NAMES = { prompt: "+ prompt", keyframe: "+ picture", anchor: "+ anchor", driving: "+ clip" };
+const TITLES = { prompt: "prompt", keyframe: "picture to move towards", anchor: "distance of the anchor",
+  driving: "video whose movement the person follows (Wan-Animate)" };
 
 export class Editor {
   // `read()`: the script; `write(text)`: the new one; `seconds()`: of the take as far as it is known; `plan()`;
@@ -35,11 +37,10 @@ export class Editor {
     this.canvas.dataset.captureWheel = "true";
     this.text = make("textarea", { hidden: true, spellcheck: false, placeholder: "0:00 she smiles\n0:12.5 she laughs" });
     this.time = make("input", { className: "time", title: "When, in the take: 0:12.5" });
-    this.value = make("input", { className: "value", title: "Its text, picture or distance" });
-    this.value.setAttribute("list", "lodestar-pictures");
+    this.value = make("input", { className: "value", title: "Its text, picture, distance or video" });
     this.problem = make("span", { className: "problem" });
     const buttons = Object.keys(NEW).map(kind => make("button", {
-      className: `add-${kind}`, textContent: NAMES[kind], title: `A new ${kind} in the middle of what is shown`,
+      className: `add-${kind}`, textContent: NAMES[kind], title: `A new ${TITLES[kind]} in the middle of what is shown`,
       onclick: () => this.insert(kind, this.middle()) }));
     this.mode = make("button", { className: "as-text", textContent: "script", title: "Show the script itself",
       onclick: () => this.showText(this.text.hidden) });
@@ -90,7 +91,7 @@ export class Editor {
   }
 
   insert(kind, seconds) {
-    const text = add(this.host.read(), { kind, seconds, value: NEW[kind] || this.host.firstPicture() || "picture.png" });
+    const text = add(this.host.read(), { kind, seconds, value: NEW[kind] || this.host.firstFile(kind) });
     this.chosen = { kind, seconds };
     this.commit(text);
     this.value.focus();
@@ -167,10 +168,10 @@ export class Editor {
   }
 
   open(event) {
-    const at = this.place(event), rows = layOut(this.canvas.clientHeight), seconds = Math.round(this.secondsAt(at[0]) * 10) / 10;
+    const at = this.place(event), rows = layOut(this.canvas.clientHeight, this.story.events), seconds = Math.round(this.secondsAt(at[0]) * 10) / 10;
     if (this.markAt(at)) return this.value.focus();
     const inside = row => rows[row] && at[1] >= rows[row][0] && at[1] < rows[row][0] + rows[row][1];
-    this.insert(inside("keyframes") ? "keyframe" : inside("anchors") ? "anchor" : "prompt", Math.max(seconds, 0));
+    this.insert(inside("keyframes") ? "keyframe" : inside("anchors") ? "anchor" : inside("driving") ? "driving" : "prompt", Math.max(seconds, 0));
   }
 
   zoom(event) {
@@ -233,6 +234,7 @@ export class Editor {
     this.problem.textContent = problem;
     this.problem.hidden = !problem;
     this.time.hidden = this.value.hidden = !event || Boolean(problem) || !this.text.hidden;
+    this.value.setAttribute("list", event?.kind === "driving" ? "lodestar-videos" : "lodestar-pictures");
     if (event && document.activeElement !== this.time) this.time.value = clock(event.seconds);
     if (event && document.activeElement !== this.value) this.value.value = event.value;
     if (document.activeElement !== this.text) this.text.value = this.host.read();

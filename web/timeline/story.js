@@ -1,9 +1,9 @@
 // The story script as pipelines/take/story.py reads it, and edits of it that leave every other line as it was.
 const LINE = /^(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)(?:\s+(.*))?$/;
 const LIKE_A_TIME = /^\d+[:;.,]\S*\s?.*$/;
-const EVENT = /^\[\s*(keyframe|anchor|again)\s*([^\]]*?)\s*\]$/;
+const EVENT = /^\[\s*(keyframe|anchor|again|driving)\s*([^\]]*?)\s*\]$/;
 
-// [{seconds, kind: prompt | keyframe | anchor | again, value, first, end}], lines counted from 0, `end` exclusive.
+// [{seconds, kind: prompt | keyframe | anchor | again | driving, value, first, end}], lines counted from 0, `end` exclusive.
 // `problem`: what a line has that cannot be read, for the user; Plan Take says it in full.
 export function parse(text) {
   const lines = text.replace(/^\ufeff/, "").split(/\r?\n/), blocks = [];

@@ -9,11 +9,14 @@ const PLAN_TAKE = "LodestarPlanTake", LEAST = 76, ROOM = 150;
 const UNDO_MS = 5000; // an undo loads the whole graph again: for so long the plans of the nodes before it are for those behind
 const plans = new WeakMap(), left = new Map(), editors = new Set();
 
-async function listPictures() {
-  const list = make("datalist", { id: "lodestar-pictures" });
+const FILES = { keyframe: { id: "lodestar-pictures", loader: "LoadImage", input: "image", other: "picture.png" },
+  driving: { id: "lodestar-videos", loader: "LoadVideo", input: "file", other: "video.mp4" } };
+
+async function listFiles({ id, loader, input }) { // of ComfyUI's input folder
+  const list = make("datalist", { id });
   document.body.append(list);
-  const answer = await api.fetchApi("/object_info/LoadImage");
-  const [found, options] = (await answer.json()).LoadImage?.input.required.image ?? [[]];
+  const answer = await api.fetchApi(`/object_info/${loader}`);
+  const [found, options] = (await answer.json())[loader]?.input.required[input] ?? [[]];
   const names = Array.isArray(found) ? found : options?.options ?? [];
   list.append(...names.map(value => make("option", { value })));
 }
@@ -37,7 +40,7 @@ function addTimeline(node) {
     write: text => setWidget(here(), widgetOf(here(), "script"), text),
     plan: () => plans.get(here()),
     seconds: () => widgetOf(here(), "max_seconds")?.value,
-    firstPicture: () => document.querySelector("#lodestar-pictures option")?.value,
+    firstFile: kind => document.querySelector(`#${FILES[kind].id} option`)?.value ?? FILES[kind].other,
     pictureUrl: name => {
       const parts = name.split("/"), filename = parts.pop();
       return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: parts.join("/"), type: "input" })}`);
@@ -77,6 +80,6 @@ app.registerExtension({
       plans.set(node, JSON.parse(plan));
       refreshAll();
     });
-    await listPictures();
+    await Promise.all(Object.values(FILES).map(listFiles));
   },
 });

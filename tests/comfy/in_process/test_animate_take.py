@@ -18,6 +18,7 @@ from lodestar.host.session import TakeSession
 from lodestar.host.take_inputs import TakeInputs
 from lodestar.nodes.driving_video import LodestarDrivingVideo
 from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.pipelines.frames_at_times import FileFrames
 from served_takes import frames_of, write_video
 
 SECONDS, FPS, RATE = 2.5, 16, 16000
@@ -186,3 +187,31 @@ def test_clip_vision_sees_the_reference(model, vae, pose):
     vision.config["hidden_size"] = 768
     with pytest.raises(ValueError, match="clip_vision: got one of width 768, wanted 1280"):
         inputs.check(None)
+
+
+def test_a_story_drives_with_one_video_after_the_other(model, vae, pose, tmp_path, monkeypatch):
+    """From its time on, to the frame, and the chunks before it stay as they are."""
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    write_video(tmp_path / "wave.mp4", 1.5, 12)
+    plain = plan(model, driving=driving(pose))
+    waved = plan(model, driving=driving(pose), script="0:01.5 [driving wave.mp4]")
+    assert plain.plan.total_frames == 40 and waved.plan.total_frames == 48 and waved.audio is None
+    ours, own = (session(model, vae, take, tmp_path)[0].inputs for take in (waved, plain))
+    for chunk in plain.plan.chunks[:2]:
+        same = ours.driving_times(chunk)[0][1] == own.driving_times(chunk)
+        assert same == (plain.plan.frame_of(chunk) + 4 * chunk.latents - 3 <= 24) or chunk.index == 0
+    chunk = waved.plan.chunks[-1]
+    frames = ours.request(chunk).driving["pose"].read(lambda frame: frame)
+    first = waved.plan.frame_of(chunk)
+    times = [Fraction(frame - 24, 16) for frame in range(max(first, 24), 45)]
+    found = list(FileFrames(tmp_path / "wave.mp4").at(times))
+    assert torch.equal(frames[max(24 - first, 0):][:len(found)], torch.stack(found))
+    for script, words in (("0:00 [driving wave.mp4]", "so would the Driving Video that is connected"),
+                          ("0:01 [driving gone.mp4]", "line 1 .*no such file"),
+                          ("0:01 [driving wave.mp4, face wave.mp4]", "it has pose and face, driving has pose")):
+        with pytest.raises(ValueError, match=words):
+            plan(model, driving=driving(pose), script=script)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="line 1 .*text.mp4"):
+        plan(model, script="0:00 [driving text.mp4]")
+    assert plan(model, script="0:00 [driving wave.mp4]").plan.total_frames == 24
