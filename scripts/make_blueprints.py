@@ -26,7 +26,8 @@ from make_workflows import (
 
 SUBGRAPHS = environment.PACK / "subgraphs"
 COLUMN, GAP = 380, 60
-BOX = """([title, description, inputs, outside, video, values, place]) => {
+ROOM = 340, 300     # how wide a box is, and what it shows of the take when it runs
+BOX = """([title, description, inputs, outside, video, values, place, room]) => {
   const named = (node, name) => node.inputs.findIndex(input => input.name === name);
   for (const [id, widgets] of Object.entries(values))
     for (const [name, value] of Object.entries(widgets))
@@ -51,7 +52,9 @@ BOX = """([title, description, inputs, outside, video, values, place]) => {
   subgraph.inputNode.pos = [-260, 0];
   subgraph.outputNode.pos = [right + 480, 0];
   node.pos = [0, 0];
-  node.setSize(node.computeSize());
+  for (const input of node.inputs) input.label = subgraph.inputs.find(one => one.name === input.name).label;
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(width, room[0]), height + room[1]]);
 }"""
 HEIGHTS = "() => Object.fromEntries(app.graph.nodes.map(node => [node.id, node.computeSize()[1]]))"
 
@@ -87,7 +90,7 @@ def build(frontend: Frontend, title: str, blueprint: Blueprint) -> dict:
     frontend.run(FIX_SEEDS)
     inside = {node: entry for node, entry in prompt.items() if int(node) not in blueprint.outside}
     frontend.run(BOX, [title, blueprint.description, [[one.name, one.label, one.goes_to] for one in blueprint.inputs],
-                       blueprint.outside, blueprint.video, blueprint.values, place(inside, frontend.run(HEIGHTS))])
+                       blueprint.outside, blueprint.video, blueprint.values, place(inside, frontend.run(HEIGHTS)), ROOM])
     workflow = same_every_time(frontend.workflow(), title)
     workflow["extra"] = {"BlueprintDescription": blueprint.description,
                          "BlueprintSearchAliases": [*WORDS, *blueprint.words]}

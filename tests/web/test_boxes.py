@@ -20,6 +20,8 @@ PICK = """name => {
 }"""
 STAND = "count => app.graph.nodes.length === count"
 PLACED = "() => app.graph.nodes.every(node => !node.flags.ghost)"
+SHOWN = """name => { const video = document.querySelector('.lodestar-take.whole video');
+  return video?.src.includes(`filename=${name}`) && video.readyState >= 1; }"""
 CONNECT = """values => {
   const box = app.graph.nodes.find(node => node.subgraph);
   const person = app.graph.nodes.find(node => node.type === 'LodestarSamplePerson');
@@ -77,6 +79,7 @@ def test_a_talking_puppet_is_two_nodes(frontend, server, nodes_2):
     entry = finished(server, before)
     assert entry["status"]["status_str"] == "success"
     made = finished_video(entry)
+    frontend.page.wait_for_function(SHOWN, arg=made["filename"])      # the box shows it: core's preview is within
     assert server.download(made)[4:8] == b"ftyp"
 
 

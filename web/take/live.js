@@ -1,5 +1,6 @@
 // Long Take while it works: each `lodestar.chunk` event names the folder of the finished chunks, which the node plays; its
 // buttons ask the running take to stop or keep (POST /lodestar/take), or write [again] into Plan Take's script and queue.
+// Boxes (subgraph nodes) around a Long Take show the same, and its finished video, which core shows in the node alone.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { addPanel, addStyle, nodeAt, occupantOf, originOf, setWidget, widgetOf } from "../nodes.js";
@@ -41,38 +42,58 @@ function makeAgain(node, chunk, live) {
   app.queuePrompt(0);
 }
 
-function addLive(node) {
-  const live = { node, state: null, places: {} };
+// The boxes (subgraph nodes) in which the node of a path stands, the outermost first.
+function boxesOf(path) {
+  const parts = String(path).split(":");
+  return parts.slice(1).map((_, index) => nodeAt(parts.slice(0, index + 1).join(":"))).filter(Boolean);
+}
+
+// Of a Long Take, shown in the node itself or in a box around it.
+function addLive(node, box = null) {
+  const live = { node, box, state: null, places: {} }, shown = box ?? node;
   live.ask = async request => (await api.fetchApi("/lodestar/take", { method: "POST", body: JSON.stringify({
     folder: live.state.folder, request }) })).ok;
   live.panel = new Panel({
     url: chunk => live.state.folder && api.apiURL(`/view?${new URLSearchParams({
       filename: `chunk_${String(chunk).padStart(4, "0")}.mp4`, subfolder: live.state.folder, type: "output" })}`),
     ask: live.ask,
+    startOf: chunk => live.places[chunk]?.start,
     again: chunk => makeAgain(occupantOf(node), chunk, live) });
-  live.widget = addPanel(node, "live", live.panel.element, () => live.panel.height);
-  live.show = state => {
+  live.widget = addPanel(shown, "live", live.panel.element, () => live.panel.height);
+  live.change = act => {
     const before = live.panel.height;
-    live.state = state;
-    live.panel.show(state);
-    const target = occupantOf(node), grown = live.panel.height - before;
+    act();
+    const target = occupantOf(shown), grown = live.panel.height - before;
     if (grown > 0 && target.size) target.setSize([target.size[0], Math.max(target.size[1], target.computeSize()[1])]);
     target.graph?.setDirtyCanvas?.(true, true);
   };
+  live.show = state => live.change(() => {
+    live.state = state;
+    live.panel.show(state);
+  });
   lives.add(live);
-  const { onRemoved } = node;
-  node.onRemoved = function (...all) {
+  const { onRemoved } = shown;
+  shown.onRemoved = function (...all) {
     live.removed = true;
     onRemoved?.apply(this, all);
   };
-  node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+  shown.setSize?.([shown.size[0], Math.max(shown.size[1], shown.computeSize()[1])]);
+  return live;
+}
+
+// Those of the node of a path, and of each box around it.
+function livesOf(path) {
+  const node = path && nodeAt(path), boxes = boxesOf(path);
+  if (node?.comfyClass !== LONG_TAKE) return [];
+  for (const live of lives) if (live.removed && !live.panel.element.isConnected) lives.delete(live);
+  const found = [...lives].filter(live => occupantOf(live.node) === node && (!live.box || boxes.includes(occupantOf(live.box))));
+  return [...found, ...boxes.filter(box => !found.some(live => live.box && occupantOf(live.box) === box)).map(
+    box => addLive(node, box))];
 }
 
 function follow(detail) {
-  const node = detail.node && nodeAt(detail.node), over = detail.chunk >= detail.chunks;
-  for (const live of lives) {
-    if (live.removed && !live.panel.element.isConnected) lives.delete(live);
-    if (!lives.has(live) || occupantOf(live.node) !== node) continue;
+  const over = detail.chunk >= detail.chunks;
+  for (const live of livesOf(detail.node)) {
     if (detail.seconds) live.places[detail.chunk] = { start: detail.seconds[0], end: detail.seconds[1] };
     live.show({ ...detail, finished: over ? detail.chunks : detail.finished, over, text: over ? "finished" : undefined });
   }
@@ -86,6 +107,11 @@ app.registerExtension({
   setup() {
     addStyle("lodestar-take", CSS);
     api.addEventListener("lodestar.chunk", ({ detail }) => follow(detail));
+    api.addEventListener("executed", ({ detail }) => {
+      const [video] = detail.output?.images ?? [];
+      for (const live of video ? livesOf(detail.node) : [])
+        if (live.box) live.change(() => live.panel.showWhole(api.apiURL(`/view?${new URLSearchParams(video)}`)));
+    });
     for (const kind of ["execution_interrupted", "execution_error", "execution_success"])
       api.addEventListener(kind, () => {
         for (const live of lives)

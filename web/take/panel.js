@@ -5,6 +5,7 @@ export const CSS = `
 .lodestar-take { display: flex; flex-direction: column; gap: 3px; width: 100%; height: 100%; min-height: 220px; padding: 4px;
   box-sizing: border-box; background: #20252c; border-radius: 6px; color: #dfe6ef; font: 11px sans-serif; overflow: hidden; }
 .lodestar-take.over { min-height: 92px; }
+.lodestar-take.whole { min-height: 290px; }
 .lodestar-take[hidden], .lodestar-take [hidden] { display: none; }
 .lodestar-take video { flex: 1 1 0; min-height: 0; width: 100%; background: #111418; border-radius: 4px; object-fit: contain; }
 .lodestar-take .chunks { display: flex; gap: 1px; height: 20px; flex: none; }
@@ -30,7 +31,7 @@ export class Panel {
     this.chosen = null;    // a chunk, from 0
     this.playing = null;
     this.video = make("video", { muted: true, autoplay: true, playsInline: true, controls: false });
-    this.video.addEventListener("ended", () => this.play(this.next()));
+    this.video.addEventListener("ended", () => this.whole || this.play(this.next()));
     this.video.addEventListener("error", () => { this.playing = null; });
     this.chunks = make("div", { className: "chunks" });
     this.trace = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -44,7 +45,17 @@ export class Panel {
       make("div", { className: "asks" }, this.stop, this.keep, this.again));
   }
 
-  get height() { return this.element.hidden ? 0 : this.state?.over ? 92 : 220; }
+  get height() { return this.element.hidden ? 0 : this.whole ? 290 : this.state?.over ? 92 : 220; }
+
+  // The finished video, in a node that has no other place for it.
+  showWhole(url) {
+    this.whole = url;
+    this.element.hidden = this.video.hidden = false;
+    this.element.classList.add("over", "whole");
+    this.stop.hidden = this.keep.hidden = true;
+    this.chunks.hidden = this.again.hidden = this.trace.hidden = !this.state;
+    Object.assign(this.video, { src: url, controls: true, muted: false, autoplay: false }).dataset.url = url;
+  }
 
   async ask(request, button) {
     button.disabled = await this.host.ask(request);
@@ -53,11 +64,18 @@ export class Panel {
   // {chunk, chunks, finished, colours, again, over, text}
   show(state) {
     const begun = !this.state || this.state.over;
+    if (!state.over && this.whole) {
+      this.whole = null;
+      this.element.classList.remove("whole");
+      Object.assign(this.video, { controls: false, muted: true, autoplay: true });
+    }
     this.state = state;
     this.element.hidden = false;
     this.element.classList.toggle("over", Boolean(state.over));
-    this.video.hidden = this.stop.hidden = this.keep.hidden = Boolean(state.over);
-    if (state.over) this.video.pause();
+    this.stop.hidden = this.keep.hidden = Boolean(state.over);
+    this.video.hidden = Boolean(state.over) && !this.whole;
+    this.chunks.hidden = this.again.hidden = false;
+    if (state.over && !this.whole) this.video.pause();
     if (begun && !state.over) {
       this.stop.disabled = this.keep.disabled = false;
       this.playing = null;
@@ -85,6 +103,8 @@ export class Panel {
   choose(chunk) {
     this.chosen = this.chosen === chunk ? null : chunk;
     if (this.chosen !== null && !this.state.over && chunk < this.state.finished) this.play(chunk);
+    const place = this.whole && this.chosen !== null && this.host.startOf(chunk);
+    if (place) this.video.currentTime = place;
     this.refresh();
   }
 
