@@ -34,6 +34,7 @@ BOX = """([title, description, inputs, outside, video, values, place, room]) => 
       app.graph.getNodeById(Number(id)).widgets.find(widget => widget.name === name).value = value;
   outside.forEach(id => app.graph.remove(app.graph.getNodeById(id)));
   const { subgraph, node } = app.graph.convertToSubgraph(new Set(app.graph.nodes));
+  [...subgraph.inputs].forEach(input => subgraph.removeInput(input));   // of widgets that had once been linked
   for (const [name, label, targets] of inputs) {
     const first = subgraph.getNodeById(targets[0][0]);
     const added = subgraph.addInput(name, String(first.inputs[named(first, targets[0][1])].type));
@@ -89,8 +90,9 @@ def build(frontend: Frontend, title: str, blueprint: Blueprint) -> dict:
     frontend.load_prompt(prompt, title)
     frontend.run(FIX_SEEDS)
     inside = {node: entry for node, entry in prompt.items() if int(node) not in blueprint.outside}
+    places = place(inside, frontend.run(HEIGHTS))
     frontend.run(BOX, [title, blueprint.description, [[one.name, one.label, one.goes_to] for one in blueprint.inputs],
-                       blueprint.outside, blueprint.video, blueprint.values, place(inside, frontend.run(HEIGHTS)), ROOM])
+                       blueprint.outside, blueprint.video, blueprint.values, places, ROOM])
     workflow = same_every_time(frontend.workflow(), title)
     workflow["extra"] = {"BlueprintDescription": blueprint.description,
                          "BlueprintSearchAliases": [*WORDS, *blueprint.words]}

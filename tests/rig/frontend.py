@@ -21,6 +21,7 @@ SETTLED = """async () => {
   for (let before = null; before !== boxes();) { before = boxes(); await new Promise(done => setTimeout(done, 400)); }
 }"""
 Prompt = dict[str, dict]
+EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 
 
 class Frontend:
@@ -56,6 +57,10 @@ class Frontend:
         """Open a UI-format workflow, and wait until its nodes are those that stand there."""
         self.run("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
         self.page.wait_for_function(STANDS, arg=sorted(str(node["id"]) for node in workflow["nodes"]))
+
+    def clear(self) -> None:
+        """An empty canvas, and nothing left of what nodes within boxes showed."""
+        self.load(EMPTY, "empty")
 
     def load_prompt(self, prompt: Prompt, name: str) -> None:
         """Open an API-format prompt."""

@@ -81,6 +81,7 @@ def test_a_talking_puppet_is_two_nodes(frontend, server, nodes_2):
     made = finished_video(entry)
     frontend.page.wait_for_function(SHOWN, arg=made["filename"])      # the box shows it: core's preview is within
     assert server.download(made)[4:8] == b"ftyp"
+    frontend.clear()
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
@@ -105,3 +106,4 @@ def test_a_box_is_its_workflow(frontend, name):
     missing = {(node, key) for node, entry in wanted.items() if node in shown
                for key in entry["inputs"] if key not in shown[node]["inputs"]}
     assert missing <= outside
+    frontend.clear()

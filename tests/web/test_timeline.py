@@ -38,7 +38,6 @@ SHOW = """plan => {
   const output = { lodestar_plan: [JSON.stringify(plan)] };
   app.api.dispatchCustomEvent('executed', { node, display_node: node, output });
 }"""
-EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 DRAWN = "document.querySelector('.lodestar-timeline canvas').toDataURL()"
 INTO_A_SUBGRAPH = """() => {
   app.canvas.selectNode(app.graph.nodes[0]);
@@ -184,4 +183,4 @@ def test_it_zooms_over_sixty_chunks_and_works_in_a_subgraph(frontend, nodes_2):
     assert "what happens" in found
     assert [node["inputs"]["script"] for node in frontend.prompt().values()] == [found]
     frontend.run("() => app.canvas.setGraph(app.rootGraph ?? app.graph)")
-    frontend.load(EMPTY, "empty")
+    frontend.clear()
