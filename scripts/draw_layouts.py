@@ -1,6 +1,7 @@
-"""Draw the layouts that the help pages and docs show, into web/docs: `python scripts/draw_layouts.py`. For developers.
+"""Draw the pictures of the help pages, into web/docs: `python scripts/draw_layouts.py`. For developers.
 
-Each is what the techniques make of one model call; nothing is drawn by hand.
+A layout is what the techniques make of one model call, nothing of it drawn by hand; other pages show where their node
+sits.
 """
 from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
@@ -8,6 +9,7 @@ import argparse
 from fractions import Fraction
 from pathlib import Path
 
+from lib import wiring_picture
 from lib.pack import load_pack
 
 FOLDER = environment.PACK / "web" / "docs"
@@ -62,6 +64,17 @@ def draw(name: str, panels: list, folder: Path) -> Path:
     return target
 
 
+def pages_with_wires() -> list[str]:
+    """The nodes whose help page shows where the node sits."""
+    return sorted(page.stem for page in FOLDER.glob("*.md") if f"wiring_{page.stem}.svg" in page.read_text("utf-8"))
+
+
+def draw_wires(node_id: str, folder: Path) -> Path:
+    target = folder / f"wiring_{node_id}.svg"
+    target.write_text(wiring_picture.draw(node_id), encoding="utf-8", newline="\n")
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to; the help pages' own")
@@ -70,6 +83,8 @@ def main() -> None:
     load_pack()
     for name, panels in layouts().items():
         print(draw(name, panels, options.folder))
+    for node_id in pages_with_wires():
+        print(draw_wires(node_id, options.folder))
 
 
 if __name__ == "__main__":

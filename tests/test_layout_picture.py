@@ -5,6 +5,7 @@ from pathlib import Path
 import draw_layouts
 import pytest
 import torch
+from lib import wiring_picture
 from lodestar.pipelines.layout_picture import AXIS, CELL, COLOURS, HEAD, LABEL, MARGIN, ROW, SEEN, TABLE, draw_layout
 from lodestar.techniques.layout import Layout, Span
 from PIL import Image
@@ -58,3 +59,19 @@ def test_the_help_pages_show_what_the_techniques_do(tmp_path):
         ours, theirs = (torch.frombuffer(bytearray(Image.open(folder / name).convert("RGB").tobytes()),
                                          dtype=torch.uint8).float() for folder in (tmp_path, DOCS))
         assert ours.shape == theirs.shape and (ours - theirs).abs().mean() < 1, name
+
+
+def test_every_help_page_has_a_picture_and_wires_are_those_of_the_templates(tmp_path):
+    pages = {page.stem: re.findall(r"!\[[^]]+\]\(([\w.]+)\)", page.read_text(encoding="utf-8"))
+             for page in DOCS.glob("*.md")}
+    assert not [name for name, shown in pages.items() if not shown]
+    wired = draw_layouts.pages_with_wires()
+    assert {path.name for path in DOCS.glob("*.svg")} == {f"wiring_{name}.svg" for name in wired}
+    stale = [name for name in wired if draw_layouts.draw_wires(name, tmp_path).read_bytes()
+             != (DOCS / f"wiring_{name}.svg").read_bytes()]
+    assert not stale, "python scripts/draw_layouts.py draws them again"
+
+
+def test_long_names_stay_in_their_box_and_outputs_say_all_they_feed():
+    drawn = wiring_picture.draw("LodestarSamplePerson")
+    assert ">image<" in drawn and ">Plan Take, Long Take, Ta…<" in drawn and drawn.count("<rect") == 3
