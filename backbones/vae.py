@@ -25,9 +25,9 @@ logger = logging.getLogger("lodestar")
 
 GROUP_LATENTS = 2    # ComfyUI 0.33 keeps only what it was just fed: with fewer than 2 latents its cache forgets one
 SHARE_OF_CARD, SHARE_OF_FREE = 0.05, 0.25    # what the feature cache may take of a card between chunks
-STREAMS = (     # of VAEs with a cache of their own
+STREAMS = (     # of VAEs with a cache of their own, or that look ahead
     "light_decoder.LightStream", "cogvideox.stream.CogVideoXStream", "ltx.stream.LTXStream",
-    "minimax_h3.stream.H3Stream")
+    "ltx.window_stream.WindowStream", "minimax_h3.stream.H3Stream")
 OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again, so that its seam settles
 
 

@@ -63,6 +63,19 @@ def load_ltx_vae() -> comfy.sd.VAE:
                         dtype=torch.float32)
 
 
+DIFFUSION_VAE: dict[str, Any] = {       # 2.4's, whose decoder reaches less than two latents to either side
+    "_class_name": "CausalDiffusionVAE", "dims": 3, "model_output_type": "x0",
+    "encoder": {"base_channels": 8, "blocks": VIDEO_VAE["encoder_blocks"]},
+    "decoder": {"head_dim": 16, "stage_channels": [128, 64, 32, 32, 16], "stage_depths": [1] * 5,
+                "stage_kernels": [[3, 3, 3]] * 5, "stage5_kernel": [3, 3, 3]}}
+
+
+def load_ltx_diffusion_vae() -> comfy.sd.VAE:
+    from comfy.ldm.lightricks.vae.na_diffusion_decoder import CausalDiffusionVAE
+    return comfy.sd.VAE(sd=drawn(CausalDiffusionVAE(DIFFUSION_VAE)), dtype=torch.float32,
+                        metadata={"config": json.dumps({"vae": DIFFUSION_VAE})})
+
+
 H3: dict[str, Any] = {
     "hidden_size": 32, "num_layers": 3, "token_refiner_num_layers": 1, "num_attention_heads": 2,
     "attention_head_dim": 16, "ffn_hidden_size": 48, "latents_dim": 24, "audio_latents_dim": 32, "text_dim": 40,

@@ -24,7 +24,6 @@ from joint_models import (
 )
 from lodestar.backbones import attach, find
 from lodestar.backbones.audio.speech import Speech
-from lodestar.backbones.vae import OverlapStream, open_stream
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
 from lodestar.host.remakes import held_latents, latents_shown_later
 from lodestar.host.session import TakeSession
@@ -187,9 +186,8 @@ def test_speech_of_each_chunk_begins_where_its_picture_does(joint, tmp_path):
 
 
 def test_a_chunk_is_made_again_where_its_decoder_shows_it(joint, whole):
-    """MiniMax H3's shows two latents with the next chunk, LTX's tiny one more than a short chunk has; on 0.7.0 it is
-    decoded with an overlap, which shows all."""
-    if joint.overlap == H3_OVERLAP or not shows_later(joint):
+    """MiniMax H3's shows two latents with the next chunk, LTX's more than a short chunk has."""
+    if joint.overlap == H3_OVERLAP:
         return check_remake(joint, whole[3])
     with torch.inference_mode(), pytest.raises(ValueError, match=(
             "plan: chunk 2 cannot be made again by itself: it has 2 latents of its own and its last 2 are shown with "
@@ -211,10 +209,6 @@ def test_a_long_chunk_of_ltx_is_made_again(joint, tmp_path):
     check_remake(longer, Path(first))
 
 
-def shows_later(joint) -> bool:
-    return not isinstance(open_stream(joint.vae), OverlapStream)
-
-
 def check_remake(joint, first):
     """All frames but the chunk's stay, and what its decoder shows with the next chunk is held."""
     output = first.parent.parent
@@ -232,7 +226,7 @@ def check_remake(joint, first):
     old = load_file(folders[0] / f"chunk_{chunk.index:04}.safetensors")["latents"]
     new, later = load_file(folders[1] / "chunk_0000.safetensors")["latents"], latents_shown_later(plan, chunk, stop)
     held = held_latents(plan, chunk, later)
-    assert bool(later) == shows_later(joint) and later <= held and 0 < held < chunk.new_latents
+    assert 0 < later <= held < chunk.new_latents
     assert torch.equal(old[:, :, -held:], new[:, :, -held:])
     assert (old - new)[:, :, :-held].abs().amax((0, 1, 3, 4)).min() > 0.1
 
