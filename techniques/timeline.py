@@ -26,8 +26,9 @@ class Timeline:
         """Lengths of chunks and overlaps differ by so many latents, or a multiple."""
         return 1
 
-    def check_overlap(self, frames: int) -> None:
-        """ValueError for an overlap in pixel frames that cannot begin a chunk; shorter ones are rounded down."""
+    def check_overlap(self, frames: int, chunks: int) -> None:
+        """ValueError for an overlap in pixel frames with which no chunk can begin, where a take has so many `chunks`;
+        elsewhere it is rounded down."""
 
     def plan_note(self, new_latents: int) -> str:
         """A line for a plan whose chunks advance by so many latents."""
@@ -125,9 +126,9 @@ class ClipTimeline(Timeline):
     def last_frame(self, latent: int) -> int:
         return self.frames_for_latents(latent + 1) - 1
 
-    def check_overlap(self, frames: int) -> None:
+    def check_overlap(self, frames: int, chunks: int) -> None:
         latents = self.latents_within_frames(frames)
-        if frames <= 0 or self.frames_for_latents(latents) == frames:
+        if self.frames_for_latents(latents) == frames and (frames or chunks == 1):
             return
         near = [count for count in (latents, latents + self.step if latents else self.tail) if count]
         choice = " or ".join(f"{self.frames_for_latents(count)} ({count} latents)" for count in dict.fromkeys(near))

@@ -101,7 +101,7 @@ def test_a_clock_of_clips_counts_whole_clips_and_their_tail():
 
 
 @pytest.mark.parametrize(("frames", "near"), [
-    (13, r"5 \(2 latents\) or 22 \(7 latents\)"), (3, r"Use 5 \(2 latents\)$"),
+    (13, r"5 \(2 latents\) or 22 \(7 latents\)"), (3, r"Use 5 \(2 latents\)$"), (0, r"Use 5 \(2 latents\)$"),
     (121, r"107 \(32 latents\) or 124 \(37 latents\)")])
 def test_an_overlap_in_the_middle_of_a_clip_is_refused_with_its_neighbours(frames, near):
     with pytest.raises(ValueError, match=f"overlap_frames: got {frames}.*{near}"):
@@ -116,6 +116,9 @@ def test_chunks_of_a_clock_of_clips_begin_and_end_with_one_and_say_where_sound_m
         chunks = plan(overlap, frames).chunks
         assert all(chunk.first_latent % 5 == 0 and chunk.latents % 5 == 2 for chunk in chunks)
         assert plan(overlap, frames).trimmed_frames >= 0
+    assert len(plan(0, 124).chunks) == 1        # of which nothing is repeated
+    with pytest.raises(ValueError, match="make the chunk at least 141 frames"):
+        plan(124)
     assert not [note for note in plan(22).notes if "meet" in note]      # chunks advance by 102 frames, twice 51
     assert any("meet every 51 frames, chunks advance by 119" in note for note in plan(5).notes)
     with pytest.raises(ValueError, match="cannot go on from it"):

@@ -212,19 +212,20 @@ def plan_take(timeline: Timeline, total_frames: int, chunk_frames: int, overlap_
     if opening_latents and timeline.step > 1:
         raise ValueError("this model's VAE encodes clips that each begin with a single frame, and a video may end "
                          "anywhere in one: a take cannot go on from it. Begin with its last picture as the reference")
-    timeline.check_overlap(overlap_frames)
     if total_frames < least:
         raise ValueError(f"the take has {total_frames} frames; the audio must last at least {least} frame"
                          f"{'s' * (least > 1)} ({float(least / timeline.fps):.3f} s at {_rate(timeline.fps)} fps)")
     chunk_latents = timeline.latents_within_frames(chunk_frames)
     overlap_latents = timeline.latents_within_frames(overlap_frames)
     if overlap_frames < 0 or chunk_latents <= overlap_latents:
+        longer = timeline.latents_for_frames(timeline.frames_for_latents(max(overlap_latents, 0)) + 1)
         raise ValueError(
             f"chunk_frames: a chunk of {chunk_frames} frames ({chunk_latents} latents) must be longer "
             f"than its overlap of {overlap_frames} frames ({overlap_latents} latents), and the overlap 0 or more; "
-            f"make the chunk at least {timeline.frames_for_latents(max(overlap_latents, 0) + 1)} frames")
+            f"make the chunk at least {timeline.frames_for_latents(longer)} frames")
     needed = timeline.latents_for_frames(total_frames)
     windows = _windows(needed, chunk_latents, overlap_latents, bool(opening_latents), timeline.step)
+    timeline.check_overlap(overlap_frames, len(windows))
     starts = [timeline.seconds_at(timeline.first_frame(first + context)) for first, context, _ in windows]
     starts[0] = Fraction(0)
     story = parse_story(script or "")
