@@ -1,6 +1,7 @@
 """What a node says in English, what `locales/zh` and `web/docs/<NodeId>/zh.md` say for it, and which English line each
 translation was made from. `python tests/rig/translations.py` lists what is to be translated (again); once that is done,
-`--translated` records it in tests/golden/translated.json."""
+`--translated` records it in tests/golden/translated.json: of both, so that no Chinese passes that stayed while its
+English changed."""
 import argparse
 import asyncio
 import hashlib
@@ -23,7 +24,8 @@ same path; of .page into web/docs/<NodeId>/zh.md), take out what no node has, th
 
     python tests/rig/translations.py --translated
 
-which records in tests/golden/translated.json the English that the Chinese was made from; commit all of them."""
+which records in tests/golden/translated.json the English that the Chinese was made from; commit all of them. Where
+the English changed and the Chinese is right as it is: --still-right."""
 
 
 def english_of(node) -> dict[str, str]:
@@ -64,9 +66,23 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def digests(english: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    return {node: {path: digest(text) for path, text in sorted(texts.items())}
-            for node, texts in sorted(english.items())}
+def digests(english: dict, translated: dict, recorded: dict) -> dict[str, dict[str, str]]:
+    """{node id: {path: English and Chinese}}; what was recorded of the same English stays as it is."""
+    return {node: {path: recorded[node][path] if known(recorded, node, path, text)
+                   else digest(text) + digest(translated.get(node, {}).get(path, ""))
+                   for path, text in sorted(texts.items())} for node, texts in sorted(english.items())}
+
+
+def known(recorded: dict, node: str, path: str, text: str) -> bool:
+    """Whether the record is of this English."""
+    return recorded.get(node, {}).get(path, "").startswith(digest(text))
+
+
+def left_as_they_were(english: dict, translated: dict, recorded: dict) -> list[str]:
+    """Lines whose English changed and whose Chinese did not."""
+    return [f"changed, and its Chinese not  {node}.{path}" for node, texts in english.items()
+            for path, text in texts.items() if not known(recorded, node, path, text)
+            and recorded.get(node, {}).get(path, "")[8:] == digest(translated.get(node, {}).get(path, ""))]
 
 
 def to_translate(english: dict, translated: dict, recorded: dict) -> list[str]:
@@ -76,7 +92,7 @@ def to_translate(english: dict, translated: dict, recorded: dict) -> list[str]:
         for path, text in texts.items():
             if not translated.get(node, {}).get(path):
                 lines.append(f"new      {node}.{path}: {shown(path, text)}")
-            elif recorded.get(node, {}).get(path) != digest(text):
+            elif not known(recorded, node, path, text):
                 lines.append(f"changed  {node}.{path}: {shown(path, text)}")
     return lines + [f"no node  {node}.{path}: take it out" for node, texts in translated.items()
                     for path in texts if path not in english.get(node, {})]
@@ -96,15 +112,19 @@ def shape(page: str) -> dict[str, object]:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--translated", action="store_true", help="record that all of it is of today's English")
+    arguments.add_argument("--still-right", action="store_true", help="the same, where the Chinese needed no change")
     chosen = arguments.parse_args()
     environment.bring_comfyui(environment.newest_comfyui())
     import utils.extra_config  # noqa: F401  as main.py does
     pack.load_pack()
     import lodestar.nodes
     english = {node.__name__: english_of(node) for node in asyncio.run(lodestar.nodes.Lodestar().get_node_list())}
-    recorded = digests(english) if chosen.translated else json.loads(RECORD.read_text(encoding="utf-8"))
-    wanted = to_translate(english, chinese(), recorded)
-    if chosen.translated and not wanted:
+    recorded, translated = json.loads(RECORD.read_text(encoding="utf-8")), chinese()
+    wanted = [] if chosen.still_right or not chosen.translated else left_as_they_were(english, translated, recorded)
+    if chosen.translated or chosen.still_right:
+        recorded = digests(english, translated, recorded)
+    wanted += to_translate(english, translated, recorded)
+    if not wanted and (chosen.translated or chosen.still_right):
         RECORD.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     print("\n".join([*wanted, ADVICE] if wanted else ["all is translated"]))
     return 1 if wanted else 0

@@ -24,11 +24,23 @@ def test_every_text_is_translated_from_the_english_of_today(english):
 
 def test_a_changed_line_a_new_one_and_one_of_no_node_are_named(english):
     chinese, node = translations.chinese(), english["LodestarLongTake"]
-    recorded = translations.digests(english)
+    recorded = translations.digests(english, chinese, {})
     changed = english | {"LodestarLongTake": node | {"inputs.clip.tooltip": "Another.", "inputs.new.name": "new"}}
     assert translations.to_translate(changed, chinese | {"Gone": {"page": "# 无"}}, recorded) == [
         "changed  LodestarLongTake.inputs.clip.tooltip: Another.", "new      LodestarLongTake.inputs.new.name: new",
         "no node  Gone.page: take it out"]
+
+
+def test_a_line_whose_chinese_stayed_while_its_english_changed_is_not_recorded(english):
+    chinese, node = translations.chinese(), english["LodestarLongTake"]
+    recorded = translations.digests(english, chinese, {})
+    changed = english | {"LodestarLongTake": node | {"inputs.clip.tooltip": "Another."}}
+    assert translations.left_as_they_were(english, chinese, recorded) == []
+    assert translations.left_as_they_were(changed, chinese, recorded) == [
+        "changed, and its Chinese not  LodestarLongTake.inputs.clip.tooltip"]
+    anew = chinese | {"LodestarLongTake": chinese["LodestarLongTake"] | {"inputs.clip.tooltip": "另一个。"}}
+    assert translations.left_as_they_were(changed, anew, recorded) == []
+    assert not translations.to_translate(changed, anew, translations.digests(changed, anew, recorded))
 
 
 def test_translations_are_chinese_and_shown_as_they_stand(english):
