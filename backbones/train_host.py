@@ -5,7 +5,7 @@ loop is ours. Where a ComfyUI lacks adapters beside the weights (0.7.0), they ar
 which quantised weights do not allow.
 """
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -165,6 +165,8 @@ def _beside(model, adapters: Adapters) -> Iterator[None]:
     """Core's hooks, one manager for each set; a hook turns its adapter on, so they are switched afterwards."""
     from comfy.weight_adapter.bypass import BypassInjectionManager
     with ExitStack() as ends:
+        ends.callback(_drop_own_forwards, model.model,
+                      {layer.path for layers in adapters.sets.values() for layer in layers})
         for layers in adapters.sets.values():
             manager = BypassInjectionManager()
             for layer in layers:
@@ -174,6 +176,14 @@ def _beside(model, adapters: Adapters) -> Iterator[None]:
                 ends.callback(injection.eject, model)
         adapters.use(adapters._now)
         yield
+
+
+def _drop_own_forwards(base: nn.Module, paths: Iterable[str]) -> None:
+    """Core's hooks leave each layer's own forward as an attribute, with which it is no longer the layer that it was."""
+    for path in paths:
+        layer = base.get_submodule(path)
+        if getattr(vars(layer).get("forward"), "__func__", None) is type(layer).forward:
+            del layer.forward
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import folder_paths
+from torch import Tensor
+
 from ..backbones import find
+from ..backbones.socket_values import describe
 from ..pipelines.training.clip_store import CLIPS, ClipStore
 from ..pipelines.training.distilling_recipes import Matching, Regression
 from ..pipelines.training.flow_recipes import Chunks, FlexibleAnchor, FlowRecipe, Silence, Stitching
@@ -13,22 +17,41 @@ from ..pipelines.training.restoring_recipe import RestorativeFlow
 from ..pipelines.training.run import Settings
 from ..techniques.flow_schedules import student_levels
 from ..techniques.rolling_window import Rolling
-from .recipe_training import AUTO, Trained, train
+from .recipe_training import Trained, train
+from .rolling_sampler import RollingSampler
+from .teacher import PAIRS, PREFERENCES
 
+RUNS_FOLDER = "lodestar_training"       # below ComfyUI's output folder, and below its LoRAs
 
 @dataclass(frozen=True)
 class Choice:
-    """`make`: (clips, chunks) -> the recipe. `shelf`: of the folder, which it reads."""
-    make: Callable[[Any, Chunks], FlowRecipe]
+    """`make`: (clips, chunks) -> the recipe, and for a `student` with its window. `shelf`: of the folder, which it
+    reads, or how the names of those begin that `maker` makes."""
+    make: Callable[..., FlowRecipe]
     shelf: str = CLIPS
+    maker: str = "Make Training Clips"
+    student: bool = False
 
+    def recipe(self, clips: ClipStore, chunks: Chunks, window: Rolling | None) -> FlowRecipe:
+        if self.student:
+            return self.make(clips, chunks, window or avatarforcing_window())
+        if window is not None:
+            raise ValueError(f"window: {self.make.name} has none; it is for the student recipes. "    # type: ignore
+                             "Disconnect it")
+        return self.make(clips, chunks)
 
-def make_regression(clips: ClipStore, chunks: Chunks) -> FlowRecipe:
-    return Regression(clips, chunks, avatarforcing_window())
-
-
-def make_matching(clips: ClipStore, chunks: Chunks) -> FlowRecipe:
-    return Matching(clips, chunks, avatarforcing_window())
+    def shelf_of(self, store: ClipStore) -> ClipStore:
+        """The shelf of the folder that it reads: the one that was opened, or the only one there is."""
+        if self.shelf == CLIPS:
+            return store.on(CLIPS)
+        if store.shelf.startswith(self.shelf):
+            return store
+        found = sorted(path.name for path in store.folder.glob(f"{self.shelf}*") if path.is_dir())
+        if len(found) != 1:
+            has = f"several ({', '.join(found)})" if found else "none"
+            raise ValueError(f"clips: this recipe reads what {self.maker} makes, and {store.folder} has {has}. Connect "
+                             f"its output, or name one of them as the shelf")
+        return store.on(found[0])
 
 
 def avatarforcing_window() -> Rolling:
@@ -41,22 +64,47 @@ RECIPES: Mapping[str, Choice] = {
     Stitching.name: Choice(Stitching),
     Silence.name: Choice(Silence),
     RestorativeFlow.name: Choice(RestorativeFlow),
-    Regression.name: Choice(make_regression, "pairs"),
-    Matching.name: Choice(make_matching),
-    Preference.name: Choice(Preference, "preferences"),
+    Regression.name: Choice(Regression, PAIRS, "Backfill", True),
+    Matching.name: Choice(Matching, student=True),
+    Preference.name: Choice(Preference, PREFERENCES, "Preference Pairs"),
 }
 
 
-def train_by_name(model, name: str, clips: Path, folder: Path, settings: Settings, positive: list | None = None,
-                  dtype: str = AUTO, shelf: str = "") -> Trained:
-    """Train a recipe on a folder of clips. Raises ValueError for an unknown recipe, and for clips of another model's
-    VAE or speech."""
+def train_by_name(model, name: str, clips: Path | ClipStore, folder: Path, settings: Settings, *, shelf: str = CLIPS,
+                  window: Rolling | None = None, **more: Any) -> Trained:
+    """Train a recipe on a folder of clips. `window`: of a student, AvatarForcing's by default. `more`: of `train`.
+    Raises ValueError for an unknown recipe, and for clips of another model's VAE or speech."""
     if name not in RECIPES:
         raise ValueError(f"recipe: got {name!r}, wanted one of {', '.join(RECIPES)}")
     backbone, choice = find(model), RECIPES[name]
-    store = ClipStore.open(clips, shelf or choice.shelf)
+    store = clips if isinstance(clips, ClipStore) else ClipStore.open(clips, shelf)
     store.check_model(backbone.name, backbone.latent_channels(model.model), backbone.grid, backbone.temporal_ratio)
     if backbone.audio_shape is not None:
         store.check_speech(backbone.name, backbone.layers_taken, backbone.audio_shape[1])
-    chunks = Chunks(settings.seed, store.format.chunk_latents, store.format.context_latents)
-    return train(model, choice.make(store, chunks), settings, folder, store.digest, positive, dtype)
+    own, form = choice.shelf_of(store), store.format
+    recipe = choice.recipe(own, Chunks(settings.seed, form.chunk_latents, form.context_latents), window)
+    return train(model, recipe, settings, folder, own.digest, **more)
+
+
+def window_of(sampler: Any, levels: Tensor | None) -> Rolling | None:
+    """The window that Rolling Window and Student Schedule stand for; None where neither came."""
+    if sampler is None and levels is None:
+        return None
+    if not isinstance(sampler, RollingSampler):
+        raise ValueError(f"window: got {describe(sampler)}, wanted what Rolling Window gives, with Student Schedule at "
+                         "levels")
+    if levels is None:
+        raise ValueError("levels: nothing came. Connect Student Schedule, or disconnect window")
+    return sampler.rolling(levels)
+
+
+def train_in_output(model, name: str, clips: ClipStore, folder: str, settings: Settings, **more: Any) -> Trained:
+    """As a node does it: the run's folder is ComfyUI's output/lodestar_training/<folder>, its LoRA is one that Load
+    LoRA lists. Raises ValueError for a name that leads out of there, too."""
+    output, own = Path(folder_paths.get_output_directory()), folder.strip()
+    root = (output / RUNS_FOLDER).resolve()
+    path = (root / own).resolve()
+    if not own or path == root or not path.is_relative_to(root):
+        raise ValueError(f"folder: got {folder!r}, wanted the name of a folder in {root}, such as my_lora")
+    lora_file = output / "loras" / RUNS_FOLDER / f"{path.relative_to(root).as_posix()}.safetensors"
+    return train_by_name(model, name, clips, path, settings, lora_file=lora_file, **more)

@@ -19,6 +19,7 @@ from ..backbones.sampling_run import RUN, Run
 from ..backbones.train_host import Adapters
 from ..pipelines.training.clips import Clip
 from ..pipelines.training.recipe import Example
+from ..techniques.technique import ChunkPosition
 from .stream_calls import with_levels
 
 SPEECH_ROWS = "encoded_audio_all_layers"    # in an AUDIO_ENCODER_OUTPUT
@@ -106,11 +107,8 @@ class GuidedNetwork:
         model, base = self.guider.model_patcher, self.guider.inner_model
         backbone = find(model)
         inputs, first = inputs_of(backbone, base, example)
-        clock = backbone.timeline(example.clip.info.fps)
-        position = replace(example.position, context=inputs.context, reference=example.reference,
-                           first_latent=example.first_latent, chunk=int(example.first_latent > 0),
-                           start_seconds=Fraction(max(example.first_latent * clock.temporal_ratio - 3, 0)) / clock.fps)
-        clone = attach.install_techniques(model, example.techniques, position)
+        clone = attach.install_techniques(model, example.techniques or attach.techniques_of(model),
+                                          position_of(backbone, example, inputs))
         start = inputs.samples.to(self.device, torch.float32)
         start = base.process_latent_in(start) if bool(start.count_nonzero()) else start
         mask = None if inputs.noise_mask is None else inputs.noise_mask.to(self.device)
@@ -127,6 +125,14 @@ class GuidedNetwork:
         options = {**options, "transformer_options": {**options.get("transformer_options", {}),
                                                       RUN: Run(tuple(start.shape), steady=False)}}
         return Prepared(example, clone, conds, start, first, mask, options)
+
+
+def position_of(backbone: Backbone, example: Example, inputs: ChunkInputs) -> ChunkPosition:
+    """Where an example is in its clip, as a chunk is in a take."""
+    clock = backbone.timeline(example.clip.info.fps)
+    start = Fraction(max(example.first_latent * clock.temporal_ratio - 3, 0)) / clock.fps
+    return replace(example.position, context=inputs.context, reference=example.reference,
+                   first_latent=example.first_latent, chunk=int(example.first_latent > 0), start_seconds=start)
 
 
 def inputs_of(backbone: Backbone, base, example: Example) -> tuple[ChunkInputs, int]:

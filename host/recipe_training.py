@@ -15,10 +15,14 @@ from torch import Tensor
 
 from ..backbones import attach, find, train_host
 from ..backbones.backbone import Backbone
+from ..backbones.socket_values import name_input
+from ..backbones.take_checks import check_prompt, check_single
 from ..backbones.train_host import Adapters
 from ..pipelines.training.clips import Clip
 from ..pipelines.training.recipe import LORA, Recipe
 from ..pipelines.training.run import Settings, TrainingRun, write_whole
+from ..techniques.tensor_digest import digest_tensor
+from .events import TakeEvents
 from .recipe_network import GuidedNetwork, inputs_of
 
 logger = logging.getLogger("lodestar")
@@ -38,6 +42,11 @@ class Trained:
     losses: list[float]
     file: Path
 
+    def __str__(self) -> str:
+        newest = self.losses[-100:]
+        return (f"{len(self.losses)} steps, loss {sum(newest) / len(newest):.4f} over the last {len(newest)}, in "
+                f"{self.file}")
+
     @property
     def loss_map(self) -> dict[str, list[float]]:
         """What core's Plot Loss Graph draws, which divides by the range of the losses."""
@@ -49,39 +58,49 @@ class RecipeSampler(comfy.samplers.Sampler):
     """Runs a training's loop where a sampler runs: model loaded, wrappers and hooks in place."""
 
     def __init__(self, recipe: Recipe, run: TrainingRun, adapters: Adapters, prompt_of: Callable[[Clip], list],
-                 dtype: torch.dtype | None):
+                 dtype: torch.dtype | None, node_id: str | None = None):
         self.recipe, self.run, self.adapters = recipe, run, adapters
-        self.prompt_of, self.dtype = prompt_of, dtype
+        self.prompt_of, self.dtype, self.node_id = prompt_of, dtype, node_id
 
     def sample(self, model_wrap, sigmas: Tensor, extra_args: dict, callback: Callable | None, noise: Tensor,
                latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False
                ) -> Tensor:
         network = GuidedNetwork(model_wrap, extra_args, self.adapters, self.prompt_of, self.dtype)
         self.run.train(self.recipe, network, comfy.model_management.throw_exception_if_processing_interrupted,
-                       StepProgress(self.run.settings.steps, self.run.done))
+                       StepProgress(self.run.settings.steps, self.run.done, self.node_id))
         return torch.zeros_like(noise)
 
 
 class StepProgress:
-    """ComfyUI's bar over the steps, and a line with loss and seconds left, once in ten seconds."""
+    """ComfyUI's bar over the steps, a line with loss and seconds left in the node, and in the log once in ten
+    seconds. `clock` in seconds."""
 
-    def __init__(self, steps: int, done: int):
-        self.bar, self.steps, self.first = comfy.utils.ProgressBar(steps), steps, done
-        self.began = self.said = time.monotonic()
+    def __init__(self, steps: int, done: int, node_id: str | None = None,
+                 clock: Callable[[], float] = time.monotonic):
+        self.bar, self.steps, self.first = comfy.utils.ProgressBar(steps, node_id=node_id), steps, done
+        self.events, self.clock = TakeEvents(node_id), clock
+        self.began = self.said = self.logged = clock()
+        self.mean = 0.0         # of the newest losses: single ones jump
 
     def __call__(self, done: int, loss: float) -> None:
         self.bar.update_absolute(done, self.steps)
-        now = time.monotonic()
-        if now - self.said > 10 or done == self.steps:
-            left = (now - self.began) / (done - self.first) * (self.steps - done)
-            logger.info("training: step %d of %d, loss %.4f, %.0f s left", done, self.steps, loss, left)
-            self.said = now
+        self.mean += (loss - self.mean) * max(0.05, 1 / (done - self.first))
+        now = self.clock()
+        if now - self.said < 0.5 and done < self.steps:
+            return
+        left = (now - self.began) / (done - self.first) * (self.steps - done)
+        text = f"Step {done} of {self.steps}, loss {self.mean:.4f}, about {left:.0f} s left"
+        self.events.say(text)
+        self.said = now
+        if now - self.logged > 10 or done == self.steps:
+            logger.info("training: %s", text)
+            self.logged = now
 
 
 def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest: str, positive: list | None = None,
-          dtype: str = AUTO) -> Trained:
+          dtype: str = AUTO, lora_file: Path | None = None, node_id: str | None = None) -> Trained:
     """Train `recipe` on a MODEL in `folder`, resuming what is there. `positive`: CONDITIONING of clips that have no
-    prompt of their own, zeros by default.
+    prompt of their own, zeros by default. `lora_file`: written with each checkpoint, in the folder by default.
 
     Raises ValueError for what does not fit, FolderBusy where another run has the folder, LossNotFinite where training
     broke down.
@@ -89,26 +108,40 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
     backbone = find(model)
     check_family(backbone, recipe)
     train_host.can_train(model)
-    compute = choose_dtype(dtype)
+    if positive is not None:
+        with name_input("positive"):
+            check_single(positive)
+            check_prompt(model, [text for text, _ in positive])
+    compute, file = choose_dtype(dtype), lora_file or folder / LORA_FILE
     with torch.inference_mode(False):
         copied = attach.copy_for_training(model, compute)
         copied.model.requires_grad_(False)
         copied, adapters = train_host.make_adapters(copied, recipe.trains, settings.rank, recipe.adapters,
                                                     settings.seed)
-        run = TrainingRun(folder, adapters.weights, settings, settings.fingerprint(recipe, clips_digest))
+
+        def lora_of(run: TrainingRun) -> dict[str, Tensor]:
+            return {**run.lora(), **adapters.alphas(LORA)}
+
+        def write_lora(run: TrainingRun) -> None:
+            write_whole(lora_of(run), file, {"recipe": recipe.name, "steps": str(run.done)})
+
+        fingerprint = {**settings.fingerprint(recipe, clips_digest), "model": backbone.name,
+                       "positive": "" if positive is None else digest_tensor(positive[0][0])}
+        run = TrainingRun(folder, adapters.weights, settings, fingerprint, write_lora)
         try:
             prompts = Prompts(backbone, copied.model, positive)
-            sampler = RecipeSampler(recipe, run, adapters, prompts, None if compute == torch.float32 else compute)
+            sampler = RecipeSampler(recipe, run, adapters, prompts, None if compute == torch.float32 else compute,
+                                    node_id)
             if run.done < settings.steps:
                 with train_host.training(copied, adapters), gradients_pass(backbone):
                     inputs, _ = inputs_of(backbone, copied.model, recipe.example(run.done * settings.batch))
                     train_host.run_in_guider(copied, sampler, prompts.with_values(inputs.conditions),
                                              inputs.samples.shape, settings.seed)
-            lora = {**run.lora(), **adapters.alphas(LORA)}
-            write_whole(lora, folder / LORA_FILE, {"recipe": recipe.name, "steps": str(run.done)})
+            elif not file.is_file():
+                write_lora(run)
+            return Trained(lora_of(run), run.losses, file)
         finally:
             run.close()
-    return Trained(lora, run.losses, folder / LORA_FILE)
 
 
 class Prompts:

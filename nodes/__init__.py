@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension
 from ..host.live_routes import add_live_routes
 from ..host.take_requests import add_routes
 from .audio_features import LodestarAudioFeatures
+from .backfill import LodestarBackfill
 from .blank_prompt import LodestarBlankPrompt
 from .block_sparse_attention import LodestarBlockSparseAttention
 from .colour_match import LodestarColourMatch
@@ -39,6 +40,7 @@ from .omniavatar_speech import LodestarOmniAvatarSpeech
 from .one_chunk import LodestarOneChunk
 from .persistent_latents import LodestarPersistentLatents
 from .plan_take import LodestarPlanTake
+from .preference_pairs import LodestarPreferencePairs
 from .reference_picture import LodestarReferencePicture
 from .reference_skip import LodestarReferenceSkip
 from .refine_take import LodestarRefineTake
@@ -50,6 +52,7 @@ from .student_schedule import LodestarStudentSchedule
 from .style_anchor import LodestarStyleAnchor
 from .take_report import LodestarTakeReport
 from .temporal_anchor import LodestarTemporalAnchor
+from .train_recipe import LodestarTrainRecipe
 from .two_speakers import LodestarTwoSpeakers
 from .video_reference import LodestarVideoReference
 
@@ -72,8 +75,8 @@ class Lodestar(ComfyExtension):
                 LodestarRollingWindow, LodestarStudentSchedule, LodestarStyleAnchor, LodestarTemporalAnchor,
                 LodestarRefineTake, LodestarLiveTake, LodestarNegativePrompt, LodestarGlobalTime, LodestarLoadStudent,
                 LodestarPersistentLatents, LodestarLoadWanLora, LodestarVideoReference,
-                LodestarCustomBackground,
-                LodestarMakeTrainingClips]
+                LodestarCustomBackground, LodestarMakeTrainingClips, LodestarTrainRecipe, LodestarBackfill,
+                LodestarPreferencePairs]
 
 
 async def comfy_entrypoint() -> Lodestar:

@@ -6,6 +6,7 @@ from ..pipelines.take.plan import Take
 PLAN = io.Custom("LODESTAR_PLAN")
 DRIVING = io.Custom("LODESTAR_DRIVING")
 CLIPS = io.Custom("LODESTAR_CLIPS")     # a pipelines.training.clip_store.ClipStore
+LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")    # of core's own trainer
 BOUNDING_BOX = io.Custom("BOUNDING_BOX")     # not in ComfyUI 0.7.0
 LARGEST_SIDE, SIDE_STEP = 16384, 16   # pixels
 LONGEST_CHUNK = 4097   # pixel frames

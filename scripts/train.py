@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
-    parser.add_argument("--shelf", default="", help="of the clips' folder, for pairs and preferences of another name")
+    parser.add_argument("--shelf", default="clips", help="which pairs or preferences, where the clips have several")
     parser.add_argument("--comfyui", type=Path, default=None, help="$COMFYUI_PATH, or the newest that is found")
     parser.add_argument("--cpu", action="store_true")
     return parser.parse_args()

@@ -79,13 +79,14 @@ class VideoPlan:
 
 @dataclass(frozen=True)
 class Report:
-    """`left_out`: by what, why."""
+    """`left_out`: by what, why. `what`: is made."""
     made: int
     found: int
     left_out: dict[str, str]
+    what: str = "clips"
 
     def __str__(self) -> str:
-        said = f"{self.made} clips made, {self.found} were there"
+        said = f"{self.made} {self.what} made, {self.found} were there"
         if not self.left_out:
             return said
         few = [f"{name}: {why}" for name, why in list(self.left_out.items())[:5]]

@@ -22,9 +22,10 @@ ARRAYS: Mapping[str, str] = {
     "mask": "(1, T, h, w) 0 to 1: where the person's face is",
     "perturbed": "(C, T, h, w) the clip with its pictures spoilt, encoded as one stream",
     "text": "(tokens, width) its encoded prompt",
-    "trajectory": "(levels, C, T, h, w) states of the teacher's path from noise, the last one clean (Backfill)",
-    "trajectory_sigmas": "(levels,) their levels, falling, the last 0",
-    "trajectory_context": "(C, k, h, w) what the teacher was given before them",
+    "trajectory": "(levels, C, T, h, w) states of the teacher's path from noise in model space, the last one clean "
+                  "(Backfill)",
+    "trajectory_sigmas": "(levels,) their levels, falling from 1, the last 0",
+    "given": "(C, k, h, w) clean latents that the teacher was given before a path or a pair of takes",
     "first": "() int64: the clip's latent at which a path or a pair of takes begins; 0 where it is missing",
     "winner": "(C, T, h, w) of two takes of the same speech the one that is more the person (Preference Pairs)",
     "loser": "(C, T, h, w) the other",
@@ -71,12 +72,14 @@ class Clips(Protocol):
 
 def check_arrays(clips: Clips, needed: Iterable[str], recipe: str) -> None:
     """Raises ValueError for an empty folder, and for clips that lack what a recipe needs."""
+    makers = {"trajectory": "Backfill", "winner": "Preference Pairs"}
     if not len(clips):
-        raise ValueError("clips: the folder has none. Make Training Clips fills it")
+        maker = next((makers[name] for name in needed if name in makers), "Make Training Clips")
+        raise ValueError(f"clips: the folder has none for {recipe}. {maker} makes them")
     for name in needed:
         lacking = [index for index in range(len(clips)) if name not in clips[index]]
         if lacking:
-            maker = {"trajectory": "Backfill", "winner": "Preference Pairs"}.get(name, "Make Training Clips")
+            maker = makers.get(name, "Make Training Clips")
             raise ValueError(f"clips: {len(lacking)} of {len(clips)} have no {name} ({ARRAYS[name]}), which {recipe} "
                              f"needs; the first is {clips[lacking[0]].info.name!r}. Make them with {maker}")
 

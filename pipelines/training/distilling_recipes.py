@@ -18,7 +18,7 @@ from ...techniques.style_anchor import StyleAnchor
 from ...techniques.technique import Technique
 from ...techniques.temporal_anchor import TemporalAnchor
 from .clips import Clip, Clips
-from .flow_recipes import Chunks, FlowRecipe, draw, first_of, part, reference_of
+from .flow_recipes import Chunks, FlowRecipe, draw, first_of, given_of, part, reference_of
 from .recipe import LORA, Example, Network, Phase, generator_of
 
 CRITIC, CRITIC_STEPS = "critic", 2      # of the critic for each of the student; DMD2 has 5
@@ -54,11 +54,12 @@ class Regression(FlowRecipe):
         refinement = draw(generator, 0, rolling.passes)
         levels = [rolling.sigmas[(blocks - 1 - block) * rolling.passes + refinement] for block in range(blocks)]
         sigmas = torch.tensor(levels).repeat_interleave(rolling.block_latents)
-        clean = part(path[-1], 0, len(sigmas))
+        end = part(path[-1], 0, len(sigmas))
         states = mix_states(path.float(), clip["trajectory_sigmas"], sigmas.tolist())
-        context = clip["trajectory_context"][None].float() if "trajectory_context" in clip else None
-        return Example(clip, clean, torch.zeros_like(clean), sigmas, first_of(clip), context,
-                       sound=self.sound(clip, generator), more={"state": states}, **self.beside(clip, 0, generator))
+        nothing = torch.zeros_like(end)     # a path is in model space, and of the clip's own latents nothing is seen
+        return Example(clip, nothing, nothing, sigmas, first_of(clip), given_of(clip),
+                       sound=self.sound(clip, generator), more={"state": states, "end": end},
+                       **self.beside(clip, 0, generator))
 
     def beside(self, clip: Clip, first: int, generator: torch.Generator) -> dict[str, Any]:
         picture = reference_of(clip)
@@ -66,9 +67,10 @@ class Regression(FlowRecipe):
         return {"techniques": techniques, "reference": picture}
 
     def loss(self, network: Network, example: Example) -> Tensor:
-        clean, x = network.to_model(example.latents), network.to_model(example.more["state"])
+        like = network.to_model(example.latents)
+        x, end = (example.more[name].to(like) for name in ("state", "end"))
         velocity = network.velocity(example, x, example.sigmas)
-        return regression_loss(clean_of(x, velocity, example.sigmas), clean)
+        return regression_loss(clean_of(x, velocity, example.sigmas), end)
 
 
 class Matching(FlowRecipe):

@@ -190,6 +190,11 @@ def first_of(clip: Clip) -> int:
     return int(clip["first"]) if "first" in clip else 0
 
 
+def given_of(clip: Clip) -> Tensor | None:
+    """(1, C, k, h, w): what the teacher was given before a path or a pair of takes."""
+    return clip["given"][None].float() if "given" in clip else None
+
+
 def face_of(clip: Clip, first: int, latents: Tensor, more: float = 1.0) -> Tensor | None:
     """The loss's weight (1, 1, n, h, w), its mean 1: a face counts `more` than the rest."""
     if "mask" not in clip:

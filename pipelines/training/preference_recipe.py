@@ -7,7 +7,7 @@ from torch import Tensor
 from ...techniques.flow_matching import draw_sigma, mix
 from ...techniques.preference import BETA, face_weight, masked_error, preference_loss
 from .clips import Clips
-from .flow_recipes import Chunks, FlowRecipe, draw, first_of, part
+from .flow_recipes import Chunks, FlowRecipe, draw, first_of, given_of, part
 from .recipe import Example, Network, Phase, generator_of
 
 
@@ -40,7 +40,7 @@ class Preference(FlowRecipe):
         mask = part(clip["mask"], 0, winner.shape[2]) if "mask" in clip else torch.zeros_like(winner[:, :1])
         example = Example(clip, winner, torch.randn(winner.shape, generator=generator),
                           torch.full((winner.shape[2],), draw_sigma(generator, self.chunks.shift)),
-                          first_of(clip), sound=self.sound(clip, generator), weight=face_weight(mask),
+                          first_of(clip), given_of(clip), sound=self.sound(clip, generator), weight=face_weight(mask),
                           more={"loser": loser})
         return replace(example, **self.beside(clip, 0, generator))
 

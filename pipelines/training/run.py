@@ -6,6 +6,7 @@ newest one that is whole stands under its name; a loss that is not a number leav
 """
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from ..take.folder_lock import FolderLock
 from .recipe import LORA, Network, Recipe
 
 CHECKPOINT = "checkpoint.safetensors"
+SPARE_BYTES = 1 << 26       # that stay free on the disk
 WARMUP_STEPS, LARGEST_GRADIENT = 20, 1.0
 Weights = Mapping[str, Mapping[str, nn.Parameter]]     # by adapter, by name
 
@@ -56,14 +58,17 @@ class Settings:
 
 class TrainingRun:
     """The run in `folder`, which it holds until `close`. `weights`: what is trained, by adapter; it is filled from the
-    checkpoint where there is one. `losses`: of every step so far.
+    checkpoint where there is one. `losses`: of every step so far. `on_save`: called after each checkpoint.
 
-    Raises FolderBusy where another run has the folder, ValueError where its checkpoint is of another training.
+    Raises FolderBusy where another run has the folder, ValueError where its checkpoint is of another training, or the
+    disk has too little room, with the figure.
     """
 
-    def __init__(self, folder: Path, weights: Weights, settings: Settings, fingerprint: Mapping):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.weights, self.settings = folder, weights, settings
+    def __init__(self, folder: Path, weights: Weights, settings: Settings, fingerprint: Mapping,
+                 on_save: Callable[["TrainingRun"], None] = lambda run: None):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.weights, self.settings, self.on_save = folder, weights, settings, on_save
         self.fingerprint = json.loads(json.dumps(fingerprint))
         self.optimizers = {name: torch.optim.AdamW(list(own.values()), lr=settings.rate, weight_decay=0.0)
                            for name, own in weights.items()}
@@ -73,7 +78,17 @@ class TrainingRun:
             on_failure.callback(self.close)
             if self.path.is_file():
                 self._resume()
+            self._check_disk()
             on_failure.pop_all()
+
+    def _check_disk(self) -> None:
+        """A checkpoint is written beside the one before: weights and both of AdamW's moments, fp32."""
+        each = sum(12 * weight.numel() for own in self.weights.values() for weight in own.values())
+        there = self.path.stat().st_size if self.path.is_file() else 0
+        needed, free = 2 * each - there + SPARE_BYTES, shutil.disk_usage(self.folder).free
+        if self.done < self.settings.steps and needed > free:
+            raise ValueError(f"folder: checkpoints need {needed / 1e9:.2f} GB, and {self.folder} has {free / 1e9:.2f} "
+                             "GB free. Make room, choose another place, or a smaller rank")
 
     @property
     def path(self) -> Path:
@@ -146,6 +161,7 @@ class TrainingRun:
                     tensors[f"{adapter}/{key}/{name}"] = value.detach().cpu().contiguous()
         header = {"done": self.done, "losses": self.losses, "training": self.fingerprint}
         write_whole(tensors, self.path, {"run": json.dumps(header)})
+        self.on_save(self)
 
     def _resume(self) -> None:
         try:
@@ -183,6 +199,12 @@ def other_training(path: Path, there: Mapping, here: Mapping) -> str:
 def write_whole(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """A safetensors file, whole or not at all. Raises NotWritten."""
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + SUFFIX)
-        save_file(dict(tensors), unfinished, metadata=dict(metadata))
-        unfinished.replace(path)
+        try:
+            save_file(dict(tensors), unfinished, metadata=dict(metadata))
+            unfinished.replace(path)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        finally:
+            unfinished.unlink(missing_ok=True)

@@ -1,8 +1,10 @@
 """Clips of random latents, as a store has them, for the recipes' tests."""
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from draws import random
+from lodestar.pipelines.training.clip_store import ClipFormat, ClipStore, SpeechFormat
 from lodestar.pipelines.training.clips import ClipInfo
 from torch import Tensor
 
@@ -45,3 +47,16 @@ def make_clips(channels: int = 16, latents: int = 16, size: tuple[int, int] = (8
         base = ClipInfo(f"clip {number}", rate_hz=25.0, silent=number == count - 1)
         clips.append(MadeClip(replace(base, **info), arrays))
     return clips
+
+
+def write_store(folder: Path, clips: MadeClips, speech: SpeechFormat | None = None, channels: int = 16,
+                side: int = 64) -> ClipStore:
+    """The clips in a folder, as Make Training Clips leaves them; paths and pairs are left out."""
+    latents = clips[0]["latents"].shape[1]
+    store = ClipStore.create(folder, ClipFormat("WanVAE", channels, side, side, 8, 4, "15", latents, 3, 2,
+                                                speech=speech))
+    for number, clip in enumerate(clips):
+        arrays = {name: value for name, value in clip.arrays.items()
+                  if name not in ("trajectory", "trajectory_sigmas", "winner", "loser")}
+        store.write(f"clip_{number}", arrays, {"source": clip.info.name, "silent": clip.info.silent})
+    return store.refresh()

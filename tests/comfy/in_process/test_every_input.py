@@ -28,6 +28,7 @@ from lodestar.host.rolling_sampler import RollingSampler
 from lodestar.host.sample_people import find_video
 from lodestar.pipelines.take.plan import Take, plan_take
 from lodestar.techniques.timeline import Timeline
+from training_clips import make_clips, write_store
 
 pytestmark = pytest.mark.once
 
@@ -124,6 +125,8 @@ def good(tiny_models, base, wan, tmp_path_factory):
               "VIDEO": InputImpl.VideoFromComponents(components)}
     videos = tmp_path_factory.mktemp("videos")
     shutil.copy(find_video("talking character"), videos)
+    wires["LODESTAR_CLIPS"] = write_store(tmp_path_factory.mktemp("clips"), make_clips(count=1))
+    learner = load_longcat(str(folder / "diffusion_models" / "lodestar_tiny_longcat_video.safetensors"))
     low = wan.load(tiny_models, "wan21_t2v")
     with torch.no_grad():
         low.model.diffusion_model.blocks[0].modulation += 1
@@ -148,6 +151,7 @@ def good(tiny_models, base, wan, tmp_path_factory):
         "LodestarTakeReport": {"plan": None},
         "LodestarMakeTrainingClips": {"folder": str(videos), "width": 32, "height": 32, "chunk_frames": 5,
                                       "clip_seconds": 3.5},
+        "LodestarTrainRecipe": {"model": learner, "steps": 1, "rank": 1},
         "LodestarVideoReference": {"video": wires["VIDEO"], "audio_features": None},
         "LodestarPlanTake": {"width": SIZE, "height": SIZE, "continue_from": None},
         "LodestarOneChunk": {"width": SIZE, "height": SIZE, "chunk_frames": 5, "audio_features": None,
