@@ -151,6 +151,16 @@ def test_blur_and_lost_detail_cost_and_equal_pictures_nothing():
     assert vae_losses.difference(still, moving) > vae_losses.difference(still[:, :, :1], moving[:, :, :1]) == 0
 
 
+def test_an_error_counts_where_the_clip_moves():
+    true = torch.zeros(1, 3, 5, 8, 8)
+    true[:, :, ::2, 3, 4] = 1
+    for row, column, wanted in ((3, 4, 0.25), (6, 1, 0.0)):
+        made = true.clone()
+        made[..., row, column] += 0.25
+        assert float(vae_losses.off_where_it_moves(made, true)) == pytest.approx(wanted)
+    assert vae_losses.off_where_it_moves(true + 1, true.clamp(max=0)) == 0      # nothing moves: nothing counts
+
+
 def test_what_the_face_probe_sees_differs_where_the_picture_does():
     alike = vae_losses.Likeness(load_face_probe())
     true = torch.rand(1, 3, 2, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1

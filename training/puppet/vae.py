@@ -39,7 +39,7 @@ class Stage(NamedTuple):
     decoder_only: bool
 
 
-STAGES = {"stills": Stage(16_000, 5e-3, False, False), "clips": Stage(2_000, 3e-3, True, False),
+STAGES = {"stills": Stage(16_000, 5e-3, False, False), "clips": Stage(4_500, 3e-3, True, False),
           "decoder": Stage(1_000, 2e-3, True, True)}
 
 
