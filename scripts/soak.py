@@ -27,6 +27,7 @@ from lib import comfy_server
 
 STEPS, CHUNK_FRAMES = 12, 17
 LOOK_SECONDS = 0.01
+X264 = 0.5                # of 255, on average: on rare occasions it does not repeat itself
 LISTEN_SECONDS = 0.25     # around the mark at the end of the sound
 
 
@@ -64,11 +65,15 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     chance, problems, killed, runs = random.Random(options.seed), [], 0, 0
     with soak.forked_server() as server:
         graph = soak.rig.tiny_take(server, "soak/take", steps=options.steps, keep_chunks=True)
+        if options.mode:
+            graph.having("mode").set(mode=options.mode)
+            graph.the("UNETLoader").set(unet_name="lodestar_tiny_wan21_t2v.safetensors")
+            soak.rig.without_speech(graph)
         since = work_of(server)
         server.run(graph.prompt())
         seconds = work_of(server) - since
-    calm = soak.folder().rename(soak.base / "calm")
-    wanted = soak.rig.latents_of(calm)
+    latents, frames = made_by(soak)
+    soak.folder().rename(soak.base / "calm")
     while killed < options.count:
         runs, finished = runs + 1, False
         while not finished:
@@ -76,9 +81,11 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
             finished = run_until_killed(soak, graph.prompt(), allowed)
             killed += not finished
             print("f" if finished else "k", end="", flush=True)
-        found = soak.rig.latents_of(soak.folder())
-        if len(found) != len(wanted) or not all(map(torch.equal, found, wanted)):
+        found = made_by(soak)
+        if len(found[0]) != len(latents) or not all(map(torch.equal, found[0], latents)):
             problems.append(f"take {runs} has other latents after {killed} kills in all")
+        if found[1].shape != frames.shape or abs(found[1].astype(int) - frames).mean() > X264:
+            problems.append(f"take {runs} has other frames after {killed} kills in all")
         shutil.rmtree(soak.folder())
         print(f"\n{killed} kills, {runs} takes, {len(problems)} differ", flush=True)
     left = [path.name for path in (soak.base / "output").rglob("*.part")]
@@ -86,6 +93,12 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     if left or videos != runs + 1:
         problems.append(f"{videos} videos of {runs + 1} takes, left over: {left}")
     return problems
+
+
+def made_by(soak: Soak) -> tuple:
+    """(the latents of each chunk, the frames of the newest video)."""
+    videos = (soak.base / "output" / "soak").glob("*.mp4")
+    return soak.rig.latents_of(soak.folder()), soak.rig.frames_of(max(videos))
 
 
 def run_until_killed(soak: Soak, prompt: dict, seconds: float) -> bool:
@@ -118,18 +131,23 @@ def work_of(server) -> float:
 
 
 def queue_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
-    """What grew over `count` takes, after the first fifth."""
+    """What grew over `count` takes, or as many as fit into `minutes`, after the first fifth."""
     figures: list[dict[str, float]] = []
+    until = time.monotonic() + options.minutes * 60
     with soak.server() as server:
         for number in range(options.count):
+            last = number == options.count - 1 or time.monotonic() > until
             graph = soak.rig.tiny_take(server, f"queue/take{number % 7}", steps=1, chunk_frames=CHUNK_FRAMES,
                                        max_seconds=0.5, noise_seed=number)
             server.run(graph.prompt())
-            if number % max(options.count // 10, 1) == 0 or number == options.count - 1:
-                figures.append(figures_of(server))
-                print(f"{number + 1} takes: " + ", ".join(f"{name} {value:g}" for name, value in figures[-1].items()),
-                      flush=True)
+            if number % max(options.count // 40, 1) == 0 or last:
+                figures.append({"takes": number + 1, **figures_of(server)})
+                print(", ".join(f"{name} {value:g}" for name, value in figures[-1].items()), flush=True)
+            if last:
+                break
     early, late = figures[len(figures) // 5], figures[-1]
+    print(f"{late['takes']} takes; {(late['MB'] - early['MB']) / max(late['takes'] - early['takes'], 1) * 100:+.2f} MB "
+          f"per 100 takes after the first {early['takes']}")
     allowed = {"MB": 1.1 * early["MB"] + 20, "open files": early["open files"] + 3, "temporary files": early[
         "temporary files"] + 3, "take folders": early["take folders"]}
     return [f"{name} grew from {early[name]:g} to {late[name]:g}" for name, most in allowed.items()
@@ -226,6 +244,9 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--family", choices=("ltx", "minimax_h3"), default="ltx")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of the queue, whatever its count")
+    parser.add_argument("--mode", choices=("stitch", "re-encode"), help="hand-over of the takes that are killed, on a "
+                        "Wan T2V; default: S2V's own")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each chunk of the takes that are killed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: yours, else the tested one")

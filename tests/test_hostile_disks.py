@@ -2,6 +2,7 @@
 
 Real file systems, mounted where the tests may (root on Linux); whoever else runs them has the other half of the tests.
 """
+import errno
 import os
 import shutil
 import subprocess
@@ -66,6 +67,25 @@ def test_a_read_only_disk_is_called_that(tmp_path):
             with pytest.raises(NotWritten, match="Read-only file system.*free space and permissions, then queue again"):
                 Journal.open(tmp_path / "disk" / take, FINGERPRINTS)
         remount("rw")
+        assert found(tmp_path / "disk" / "take")[0] == 2
+
+
+def test_a_disk_that_fails_in_mid_take_is_said(tmp_path, monkeypatch):
+    """As after an error of the disk. By hand it cannot be made read-only: the system refuses while the lock is held."""
+    def refuse(*arguments, **named):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with mounted(tmp_path / "disk", "size=1m") as remount:
+        with Journal.open(tmp_path / "disk" / "take", FINGERPRINTS) as journal:
+            with pytest.raises(subprocess.CalledProcessError):
+                remount("ro")
+            commit(journal)
+            monkeypatch.setattr(os, "replace", refuse)
+            monkeypatch.setattr(os, "rename", refuse)
+            with pytest.raises(NotWritten, match="Read-only file system"):
+                commit(journal, 1)
+            monkeypatch.undo()
+            commit(journal, 1)
         assert found(tmp_path / "disk" / "take")[0] == 2
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import demo
@@ -163,15 +162,16 @@ def test_a_machine_without_a_card_gets_the_small_torch_where_there_is_one(tmp_pa
     assert len(ran) == commands + 1 and "a few packages" in capsys.readouterr().out
 
 
-def test_one_process_at_a_time(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="there it waits without a word")
+def test_one_process_at_a_time_and_the_other_says_that_it_waits(tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from lib import environment; import pathlib, time\n"
-            f"with environment.only_one(pathlib.Path({str(tmp_path / 'lock')!r})):\n"
+            f"with environment.only_one(pathlib.Path({str(tmp_path / 'lock')!r}), 'taken'):\n"
             "    print('in', flush=True); time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "in\n"
-        waiter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        time.sleep(0.5)
-        assert waiter.poll() is None
+        waiter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True)
+        assert waiter.stderr.readline() == "taken\n" and waiter.poll() is None
         holder.kill()  # the system lets go of a lock whose holder died
     assert waiter.stdout.readline() == "in\n"
     waiter.kill()

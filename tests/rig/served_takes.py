@@ -51,6 +51,12 @@ def without_text_encoder(graph: Graph) -> Graph:
     return graph
 
 
+def without_speech(graph: Graph) -> None:
+    """Of a model that takes no audio features; the video still has the sound."""
+    graph.the("LodestarPlanTake").set(overlap_frames=5)
+    graph.the("LodestarLongTake").unset("audio_features")
+
+
 def video_of(server, history: dict) -> Path:
     """The file of a finished prompt."""
     file = next(output["images"][0] for output in history["outputs"].values() if "images" in output)

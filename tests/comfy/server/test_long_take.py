@@ -7,7 +7,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from lib.graph import Graph
 from served_takes import (
     CHUNKS,
     MANY_STEPS,
@@ -19,6 +18,7 @@ from served_takes import (
     take_folders,
     tiny_take,
     video_of,
+    without_speech,
 )
 
 
@@ -162,11 +162,6 @@ def test_longer_speech_keeps_the_chunks_before_it(server):
     said = log_since(server, start)
     assert "chunk layout, speech changed: chunks from 4 on are made again" in said
     assert len(frames_of(video_of(server, history))) == 80
-
-
-def without_speech(graph: Graph) -> None:
-    graph.the("LodestarPlanTake").set(overlap_frames=5)
-    graph.the("LodestarLongTake").unset("audio_features")
 
 
 @pytest.mark.parametrize(("name", "loader"), [("wan21_t2v", "latents as tokens"), ("wan21_i2v", "latents as channels")])
