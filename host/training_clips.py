@@ -181,9 +181,19 @@ def clips_folder(name: str, source: Path) -> Path:
     return path
 
 
+def find_folder(text: str) -> Path:
+    """The folder that a user typed: a path, or a name in ComfyUI's output or input folder or in this pack, such as
+    `assets`."""
+    path = Path(text.strip()).expanduser()
+    if path.is_absolute() or path.is_dir():
+        return path
+    roots = folder_paths.get_output_directory(), folder_paths.get_input_directory(), Path(__file__).resolve().parents[1]
+    return next((Path(root) / path for root in roots if (Path(root) / path).is_dir()), path)
+
+
 def make_training_clips(folder: str, name: str, request: ClipRequest, node_id: str | None) -> tuple[ClipStore, str]:
     """Make what is missing, or open a folder of clips that was given. What was done, in words."""
-    source = Path(folder.strip()).expanduser()
+    source = find_folder(folder)
     if not folder.strip():
         raise ValueError("folder: it is empty. Give a folder of videos on the machine that ComfyUI runs on")
     if (source / "clips.json").is_file():

@@ -1,9 +1,7 @@
 """Make Training Clips: a folder of videos as latents, speech and masks on disk, which recipes train on."""
-from pathlib import Path
-
 from comfy_api.latest import io, ui
 
-from ..host.training_clips import ClipRequest, make_training_clips
+from ..host.training_clips import ClipRequest, find_folder, make_training_clips
 from ..pipelines.training.clip_maker import FACES
 from .input_checks import check_inputs
 from .sockets import CLIPS, LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words
@@ -24,7 +22,8 @@ class LodestarMakeTrainingClips(io.ComfyNode):
                                                 "speech is encoded."),
                 io.String.Input("folder", default="",
                                 tooltip="A folder of videos on the machine that ComfyUI runs on, folders in it "
-                                        "included; or one of clips that were made before."),
+                                        "included, or the name of one in its output or input folder; or one of clips "
+                                        "that were made before. assets: this pack's own sample."),
                 io.Vae.Input("vae", tooltip="The model's own VAE."),
                 io.AudioEncoder.Input("audio_encoder", optional=True,
                                       tooltip="The model's own, for the speech features. Without it only recipes "
@@ -60,7 +59,7 @@ class LodestarMakeTrainingClips(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder="", **_) -> str:
         """Changes with what is in the folder: a link brings no folder before the run."""
-        files = sorted(Path(folder).expanduser().rglob("*")) if folder and folder.strip() else []
+        files = sorted(find_folder(folder).rglob("*")) if folder and folder.strip() else []
         return str([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()])
 
     @classmethod

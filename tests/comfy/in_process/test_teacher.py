@@ -24,7 +24,10 @@ WINDOW = RollingSampler(1, 1, "fresh")
 
 @pytest.fixture(scope="module")
 def model(tiny_models):
-    return load_longcat(str(tiny_models / "models" / "diffusion_models" / "lodestar_tiny_longcat_video.safetensors"))
+    """As a node loads it, so that training copies it."""
+    with torch.inference_mode():
+        return load_longcat(str(tiny_models / "models" / "diffusion_models" /
+                                "lodestar_tiny_longcat_video.safetensors"))
 
 
 @pytest.fixture(scope="module")
