@@ -107,8 +107,9 @@ class GuidedNetwork:
         model, base = self.guider.model_patcher, self.guider.inner_model
         backbone = find(model)
         inputs, first = inputs_of(backbone, base, example)
-        clone = attach.install_techniques(model, example.techniques or attach.techniques_of(model),
-                                          position_of(backbone, example, inputs))
+        # a cache would give one call's keys, which a gradient and an adapter changed, to the next
+        own = tuple(each for each in attach.techniques_of(model) if not each.conditioning_cache())
+        clone = attach.install_techniques(model, example.techniques or own, position_of(backbone, example, inputs))
         start = inputs.samples.to(self.device, torch.float32)
         start = base.process_latent_in(start) if bool(start.count_nonzero()) else start
         mask = None if inputs.noise_mask is None else inputs.noise_mask.to(self.device)
