@@ -9,7 +9,7 @@ import folder_paths
 from torch import Tensor
 
 from ..backbones import find
-from ..backbones.socket_values import describe
+from ..backbones.socket_values import check_whole_schedule, describe, name_input
 from ..pipelines.training.clip_store import CLIPS, ClipStore
 from ..pipelines.training.distilling_recipes import Matching, Regression
 from ..pipelines.training.flow_recipes import Chunks, FlexibleAnchor, FlowRecipe, Silence, Stitching
@@ -97,7 +97,9 @@ def window_of(sampler: Any, levels: Tensor | None) -> Rolling | None:
                          "levels")
     if levels is None:
         raise ValueError("levels: nothing came. Connect Student Schedule, or disconnect window")
-    return sampler.rolling(levels)
+    with name_input("levels"):
+        check_whole_schedule(levels, 1.0)
+        return sampler.rolling(levels)
 
 
 def train_in_output(model, name: str, clips: ClipStore, folder: str, settings: Settings, **more: Any) -> Trained:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backbones import attach, find
 from ..backbones.backbone import Backbone
-from ..backbones.socket_values import name_input
+from ..backbones.socket_values import check_whole_schedule, name_input
 from ..pipelines.metrics.faces import OpenCvFaces
 from ..pipelines.training.clip_store import ClipStore
 from ..pipelines.training.pair_maker import Pair, PairLeftOut, PairMaker, Request
@@ -97,6 +97,9 @@ def backfill(clips: ClipStore, teacher: Teacher, levels: Tensor | None, pairs: i
             raise ValueError(f"got levels from {float(teacher.levels[0]):g} on, wanted a path from noise, 1, to "
                              "nothing, 0, of a flow model")
     teacher.check(clips)
+    if levels is not None:
+        with name_input("levels"):
+            check_whole_schedule(levels, 1.0)
     kept = teacher.levels if levels is None else levels.float().cpu()
 
     def make_path(pair: Pair, example: Example) -> tuple[dict[str, Tensor], dict[str, Any]]:

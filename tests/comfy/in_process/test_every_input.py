@@ -27,6 +27,7 @@ from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.host.rolling_sampler import RollingSampler
 from lodestar.host.sample_people import find_video
 from lodestar.pipelines.take.plan import Take, plan_take
+from lodestar.pipelines.training.clip_store import ClipStore
 from lodestar.techniques.timeline import Timeline
 from training_clips import make_clips, write_store
 
@@ -260,6 +261,8 @@ def numbers_of(value):
     elif isinstance(value, list | tuple):
         for part in value:
             yield from numbers_of(part)
+    elif isinstance(value, ClipStore):
+        yield from numbers_of([clip[name] for clip in value[:] for name in sorted(clip.arrays)])
     elif dataclasses.is_dataclass(value):
         yield from numbers_of([getattr(value, field.name) for field in dataclasses.fields(value)])
     elif hasattr(value, "get_components"):
