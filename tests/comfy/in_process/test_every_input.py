@@ -251,8 +251,16 @@ def test_sound_over_full_scale_is_said(good, caplog):
     assert torch.equal(take.speech["waveform"], SOUND * 4) and "the sound has samples up to 2.0" in caplog.text
 
 
+def arrays_of(value):
+    """All that is in a folder of clips; of anything else itself."""
+    if not isinstance(value, ClipStore):
+        return value
+    return [clip[name].double() for clip in value[:] for name in sorted(clip.arrays)]
+
+
 def numbers_of(value):
     """Every tensor in what a node gives, in order."""
+    value = arrays_of(value)
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
@@ -261,8 +269,6 @@ def numbers_of(value):
     elif isinstance(value, list | tuple):
         for part in value:
             yield from numbers_of(part)
-    elif isinstance(value, ClipStore):
-        yield from numbers_of([clip[name] for clip in value[:] for name in sorted(clip.arrays)])
     elif dataclasses.is_dataclass(value):
         yield from numbers_of([getattr(value, field.name) for field in dataclasses.fields(value)])
     elif hasattr(value, "get_components"):
