@@ -25,7 +25,17 @@ WIRES: dict[str, tuple[list[Wire], list[Wire]]] = {     # of nodes that no templ
                                   ("Load Image", "mask"), ("Plan Take", "plan")],
                                  [("MODEL", "Plan Take, Basic Guider")]),
     "LodestarMakeTrainingClips": ([("Load Diffusion Model", "model"), ("Load VAE", "vae"),
-                                   ("Load Audio Encoder", "audio_encoder")], [("clips", "a training recipe")])}
+                                   ("Load Audio Encoder", "audio_encoder")],
+                                  [("clips", "Train Recipe, Backfill")]),
+    "LodestarTrainRecipe": ([("Load Diffusion Model", "model"), ("Make Training Clips", "clips")],
+                            [("lora", "Load LoRA Model"), ("loss_map", "Plot Loss Graph"),
+                             ("steps", "Save LoRA Weights")]),
+    "LodestarBackfill": ([("Speech Guidance", "guider"), ("KSampler Select", "sampler"), ("Basic Scheduler", "sigmas"),
+                          ("Make Training Clips", "clips"), ("Student Schedule", "levels")],
+                         [("clips", "Train Recipe")]),
+    "LodestarPreferencePairs": ([("Speech Guidance", "guider"), ("KSampler Select", "sampler"),
+                                 ("Basic Scheduler", "sigmas"), ("Load VAE", "vae"),
+                                 ("Make Training Clips", "clips")], [("clips", "Train Recipe")])}
 CORE = {"CLIPTextEncode": CONDITIONING, "UNETLoader": "Load Diffusion Model", "VAELoader": "Load VAE",
         "LoraLoaderModelOnly": "Load LoRA", "ModelSamplingSD3": "ModelSamplingSD3", "ManualSigmas": "Manual Sigmas"}
 NAMED = re.compile(r'node_id="(\w+)",\s*display_name="([^"]+)"')
