@@ -23,6 +23,7 @@ LTX: dict[str, Any] = {
     "connector_num_layers": 1, "audio_connector_attention_head_dim": 16, "audio_connector_num_attention_heads": 2}
 LTX23 = {**LTX, "apply_gated_attention": True, "cross_attention_adaln": True, "caption_proj_before_connector": True,
          "caption_projection_first_linear": False, "connector_apply_gated_attention": True}
+LTX25 = {**LTX23, "use_keyframes_abs_pos_embedding": True}
 VIDEO_VAE: dict[str, Any] = {
     "_class_name": "CausalVideoAutoencoder", "dims": 3, "in_channels": 3, "out_channels": 3, "latent_channels": 128,
     "encoder_blocks": [["res_x", {"num_layers": 1}], ["compress_space_res", {"multiplier": 2}],

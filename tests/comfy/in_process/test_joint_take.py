@@ -11,6 +11,7 @@ import folder_paths
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfy_api.latest import InputImpl, Types
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from families import FAMILIES
 from joint_models import (
@@ -25,6 +26,7 @@ from joint_models import (
 from lodestar.backbones import attach, find
 from lodestar.backbones.audio.speech import Speech
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
+from lodestar.host.continued_take import continue_take
 from lodestar.host.remakes import held_latents, latents_shown_later
 from lodestar.host.session import TakeSession
 from lodestar.host.take_inputs import TakeInputs
@@ -84,7 +86,7 @@ class Recorder(GuiderChunkSampler):
         return sampled
 
 
-def session(joint, output, speech=None, techniques=(), seconds=None, script=""):
+def session(joint, output, speech=None, techniques=(), seconds=None, script="", clip=None):
     audio = recording(seconds or joint.seconds)
     take = LodestarPlanTake.execute(model=joint.model, audio=audio, width=64, height=64, chunk_frames=joint.frames,
                                     overlap_frames=joint.overlap, script=script).args[0]
@@ -104,7 +106,8 @@ def session(joint, output, speech=None, techniques=(), seconds=None, script=""):
         samplers.append(Recorder(*parts))
         return samplers[-1]
 
-    return TakeSession(TakeInputs(model, joint.vae, take.plan, picture, speech),
+    take, before = continue_take(model, take, clip)
+    return TakeSession(TakeInputs(model, joint.vae, take.plan, picture, speech, before=before),
                        Sampling(Noise_RandomNoise(3), guider, comfy.samplers.sampler_object("euler"),
                                 torch.tensor([1.0, 0.5, 0.0])), take,
                        types.SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None), record), samplers, audio
@@ -171,6 +174,28 @@ def test_a_broken_take_goes_on_as_if_it_had_not_been(joint, whole, tmp_path, mon
     assert len(samplers[0].made) == len(broken.take.plan.chunks) - 2
     one, other = frames_of(whole[3]).int(), frames_of(resumed).int()
     assert one.shape == other.shape and (one - other).abs().max() <= 3
+
+
+def test_a_clip_is_gone_on_from_or_refused(joint, whole, tmp_path):
+    """LTX-2 begins with the clip's last frames, in One Chunk as well; MiniMax H3's clips begin with a frame alone."""
+    shown, text = frames_of(whole[3]) / 255, [[torch.zeros(1, 4, joint.text), {}]]
+    clip = InputImpl.VideoFromComponents(Types.VideoComponents(images=shown, audio=None, frame_rate=Fraction(24)))
+    speech = LodestarJointSpeech.execute(recording(2), joint.sound_vae, 0.0, 0.0, 0).args[0]
+
+    def one_chunk():
+        return LodestarOneChunk.execute(joint.model, text, text, joint.vae, 64, 64, 41, speech, continue_from=clip).args
+
+    if joint.overlap == H3_OVERLAP:
+        for refused in (one_chunk, lambda: session(joint, tmp_path, clip=clip)):
+            with pytest.raises(ValueError, match="a take cannot go on from it. Begin with its last picture"):
+                refused()
+        return
+    with torch.inference_mode():
+        latent, tail = one_chunk()[2], joint.vae.encode(shown[-17:])
+        finished = session(joint, tmp_path, seconds=0.6, clip=clip)[0].make("joint/on", False)
+    (picture, _), (mask, _) = latent["samples"].unbind(), latent["noise_mask"].unbind()
+    assert torch.allclose(picture[:, :, :3], tail, atol=1e-4) and mask[0, 0, :, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(frames_of(finished.path)) == len(shown) + 15 - 1   # the clip's last frame is the speech's first
 
 
 def test_speech_of_each_chunk_begins_where_its_picture_does(joint, tmp_path):

@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP  # noqa: E402
 from draws import random  # noqa: E402
 from joint_models import H3, load_h3, load_h3_vae  # noqa: E402
 from lodestar.backbones import attach, find  # noqa: E402
+from lodestar.backbones.audio.speech import Speech  # noqa: E402
 from lodestar.backbones.backbone import ChunkRequest  # noqa: E402
 from lodestar.backbones.minimax_h3.backbone import KEYFRAMES, frame_at  # noqa: E402
 from lodestar.backbones.minimax_h3.stream import H3Stream  # noqa: E402
@@ -183,6 +184,15 @@ def test_speech_behind_the_chunk_is_a_keyframe_of_sound(model):
     (begin, _, _), = (segment for segment in layout.segments if segment[2] == "cond_audio")
     assert layout.position_ids[begin, 0].item() == pytest.approx(WORDS + THIRD * FRAMES)
     assert apart(made, run(model)) > 1e-3
+
+
+def test_sound_of_a_chunk_is_cut_to_the_sample_ten_minutes_in(model):
+    backbone, rate, latent = find(model), 8_000, 4235      # 847 clips of 17 frames
+    recording = Speech(((torch.arange(rate * 602, dtype=torch.float64).view(1, -1, 1),),), float(rate), "minimax h3")
+    for fps in (Fraction(24), Fraction(24000, 1001)):
+        samples = backbone.audio_for(recording, backbone.timeline(fps), latent, 7)
+        assert abs(samples[0, 0, 0].item() / rate - 847 * 17 / fps) < 1e-4 and 599 < samples[0, 0, 0] / rate < 602
+        assert samples.shape[1] == round(22 / fps * rate)
 
 
 def test_what_it_cannot_have_is_refused(model):
