@@ -66,7 +66,7 @@ class WindowStream:
 
     @torch.inference_mode()
     def _make_frames(self, window: Tensor, begins: bool, ends: bool) -> Tensor:
-        """By 2.4's decoder, which can be told that the take neither begins nor ends here."""
+        """By 2.4's decoder, which asks whether the take begins or ends here."""
         vae, model = self._vae, self._vae.first_stage_model
         model_management.load_models_gpu([vae.patcher], force_full_load=vae.disable_offload,
                                          memory_required=vae.memory_used_decode(window.shape, vae.vae_dtype))
