@@ -12,17 +12,17 @@ from typing import Any, Protocol
 import comfy.model_management
 import comfy.utils
 import latent_preview
-import torch
 from comfy.model_management import InterruptProcessingException
 from torch import Tensor
 
 from ..backbones.backbone import pictures_of
-from ..pipelines.metrics.colour import ciede2000, lab_of_light, linear_light
+from ..pipelines.metrics.live_traces import ColourTrace, IdentityTrace
 from ..pipelines.take.journal import Journal
 from ..pipelines.take.plan import Chunk, ChunkPlan
 from ..pipelines.take.protocols import Events
 from ..pipelines.take.take_folders import STOP
 from .events import TakeEvents
+from .measured_video import face_folders
 
 logger = logging.getLogger("lodestar")
 
@@ -66,7 +66,7 @@ class TakeProgress(Events):
         self._step_pace, self._frame_pace = Pace(), Pace()
         self._since = clock()
         self._steps_done = self._frames = 0
-        self._colours = ColourTrace()
+        self._colours, self._identity = ColourTrace(), IdentityTrace(face_folders())
         self._first = 0    # the chunk this run begins with: its first step also loads the model
         self._journal: Journal | None = None
 
@@ -135,7 +135,8 @@ class TakeProgress(Events):
         self._lap()
 
     def frames_ready(self, chunk: Chunk, frames: Tensor) -> None:
-        self._colours.add(chunk, frames)
+        self._colours.add(chunk.index, frames)
+        self._identity.add(chunk.index, frames)
 
     def frames_written(self, chunk: Chunk, frames: int) -> None:
         place = self._place(chunk)
@@ -199,6 +200,7 @@ class TakeProgress(Events):
         folder, finished = self._journal and self._journal.folder, self._journal.finished if self._journal else 0
         self._events.chunk(chunk, len(self._plan.chunks), frames, self._plan.total_frames, self.seconds_left(),
                            **more, finished=finished, colours=self._colours.found,
+                           identity=self._identity.found, identity_note=self._identity.note,
                            folder=folder and "/".join(Path(folder).parts[-2:]))
 
     def _tell(self, chunk: Chunk, doing: str = "") -> None:
@@ -206,23 +208,6 @@ class TakeProgress(Events):
         again = " again" if chunk.again else ""
         self._events.say(f"Chunk {chunk.index + 1} of {len(self._plan.chunks)}{again}{doing}, {self._frames} of "
                          f"{self._total_frames} frames{'' if left is None else f', {in_words(left)} left'}")
-
-
-class ColourTrace:
-    """How far each chunk's colours are from the first one's that this run made, as CIEDE2000 of its mean light."""
-
-    def __init__(self) -> None:
-        self.found: dict[int, float] = {}     # by the chunk's index
-        self._sums: dict[int, tuple[Tensor, int]] = {}
-
-    def add(self, chunk: Chunk, frames: Tensor) -> None:
-        """Frames (T, H, W, 3) of a chunk: one in each group is enough, every eighth pixel."""
-        light = linear_light(frames[-1, ::8, ::8].float()).mean((0, 1)).cpu()
-        total, count = self._sums.get(chunk.index, (torch.zeros(3), 0))
-        self._sums[chunk.index] = total + light, count + 1
-        first, last = (lab_of_light(total / count) for total, count in (
-            next(iter(self._sums.values())), self._sums[chunk.index]))
-        self.found[chunk.index] = round(float(ciede2000(first, last)), 2)
 
 
 def in_words(seconds: int) -> str:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lodestar.pipelines.metrics.faces import FacesMissing, OpenCvFaces
+from lodestar.pipelines.metrics.live_traces import ColourTrace, IdentityTrace
 from lodestar.tests.tiny_onnx import FACE, write_detector, write_recogniser
 
 HEIGHT, WIDTH = 160, 192
@@ -88,3 +89,23 @@ def test_a_file_that_is_no_network_is_refused(folder, tmp_path):
         (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(FacesMissing, match="Get them again"):
         OpenCvFaces([tmp_path], fps=25)
+
+
+def test_a_running_take_says_how_alike_each_chunk_is(folder, tmp_path):
+    """To the first face of the run, one frame of each group; frames without a face tell nothing."""
+    trace, empty = IdentityTrace([folder]), torch.full((HEIGHT, WIDTH, 3), 0.5)
+    trace.add(3, empty[None])
+    assert trace.note == "no face is found in it" and not trace.found
+    for chunk, frame in ((4, portrait(10, 8)), (4, portrait(15, 6)), (5, empty), (6, portrait(12, 9, (0.1, 0.5, 0.9)))):
+        trace.add(chunk, torch.stack([empty, frame]))
+    assert trace.note == "" and trace.found[4] > 0.999 > 0.95 > trace.found[6] and set(trace.found) == {4, 6}
+    without = IdentityTrace([tmp_path])
+    without.add(0, empty[None])
+    assert not without.found and without.note.startswith("faces need face_detection_yunet_2023mar.onnx")
+
+
+def test_a_running_take_says_how_far_its_colours_are():
+    trace, red = ColourTrace(), torch.tensor([0.6, 0.2, 0.2]).expand(2, 16, 16, 3)
+    for chunk, frames in ((2, red), (3, red), (4, red.flip(-1)), (4, red.flip(-1))):
+        trace.add(chunk, frames)
+    assert trace.found[2] == trace.found[3] == 0 and trace.found[4] > 20

@@ -59,7 +59,7 @@ class Frontend:
         self.page.wait_for_function(STANDS, arg=sorted(str(node["id"]) for node in workflow["nodes"]))
 
     def clear(self) -> None:
-        """An empty canvas, and nothing left of what nodes within boxes showed."""
+        """An empty graph, and nothing left of what nodes within boxes showed."""
         self.load(EMPTY, "empty")
 
     def load_prompt(self, prompt: Prompt, name: str) -> None:

@@ -1,4 +1,5 @@
 """One real ComfyUI server and one real browser for the whole session, both as the scripts start them."""
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from lib import comfy_server, environment
 def server(tmp_path_factory):
     comfyui = environment.newest_comfyui()
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("base"), environment.tiny_models(Path(sys.executable)))
-    with comfy_server.start_server(comfyui, base) as running:
+    other = os.environ.get("LODESTAR_FRONTEND")     # the folder "static" of another comfyui_frontend_package
+    with comfy_server.start_server(comfyui, base, arguments=["--front-end-root", other] if other else []) as running:
         yield running
 
 

@@ -16,6 +16,16 @@ AGAIN = """async ([text, start, end]) => {
   const found = performance.getEntriesByType('resource').find(entry => entry.name.endsWith('/take/live.js'));
   return (await import(found.name)).scriptAgain(text, start, end);
 }"""
+TRACES = """found => {
+  app.graph.clear();
+  const node = LiteGraph.createNode('LodestarLongTake');
+  app.graph.add(node);
+  app.api.dispatchCustomEvent('lodestar.chunk', { node: String(node.id), chunk: 2, chunks: 4, finished: 2,
+    frames_done: 9, frames_total: 20, seconds_left: 4, seconds: [2, 3], folder: 'none/take', ...found });
+  const panel = node.widgets.find(widget => widget.name === 'live').element;
+  return { lines: [...panel.querySelectorAll('polyline')].map(line => line.getAttribute('class')),
+           says: panel.querySelector('svg title').textContent };
+}"""
 SCRIPT = """() => app.graph.nodes.map(node => node.widgets?.find(one => one.name === 'script')?.value).find(Boolean)"""
 
 
@@ -62,3 +72,12 @@ def test_a_chunk_is_made_again_in_two_clicks(frontend, server):
     frontend.page.wait_for_function(OVER)
     assert frontend.run(SCRIPT).endswith(" [again]") and len(server.get("/history")) == before + 1
     assert frontend.run(AGAIN, ["0:00 a\n0:04.5 [again]", 4, 6]) == "0:00 a\n0:04.5 [again 2]"   # yet another noise
+
+
+def test_the_curves_of_colours_and_face_grow(frontend):
+    frontend.nodes_2(False)
+    both = frontend.run(TRACES, {"colours": {0: 0, 1: 1.5}, "identity": {0: 1, 1: 0.9}, "identity_note": ""})
+    assert both["lines"] == ["limit", "colours", "identity"] and "orange" in both["says"]
+    drawing = frontend.run(TRACES, {"colours": {0: 0, 1: 1.5}, "identity": {}, "identity_note": "no face is in it"})
+    assert drawing["lines"] == ["limit", "colours"]
+    assert drawing["says"].endswith("identity is not measured: no face is in it")

@@ -21,7 +21,7 @@ export const CSS = `
 .lodestar-take .asks button { flex: 1 1 auto; height: 20px; border: 1px solid #3a424d; border-radius: 4px; background: #181c21;
   color: inherit; font: inherit; cursor: pointer; padding: 0 4px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .lodestar-take .asks button:disabled { opacity: 0.4; cursor: default; }`;
-const FAR = 5; // CIEDE2000: another colour
+const FAR = 5, ANOTHER = 1 - 0.363; // CIEDE2000: another colour; a face that SFace takes for another person's
 
 export class Panel {
   // `url(chunk)`: of a finished chunk's video, or null; `ask(request)`; `again(chunk)`.
@@ -61,7 +61,7 @@ export class Panel {
     button.disabled = await this.host.ask(request);
   }
 
-  // {chunk, chunks, finished, colours, again, over, text}
+  // {chunk, chunks, finished, colours, identity, identity_note, again, over, text}
   show(state) {
     const begun = !this.state || this.state.over;
     if (!state.over && this.whole) {
@@ -109,7 +109,7 @@ export class Panel {
   }
 
   refresh() {
-    const { chunk, chunks, finished, colours = {}, text, again } = this.state;
+    const { chunk, chunks, finished, text, again } = this.state;
     if (this.chunks.childElementCount !== chunks)
       this.chunks.replaceChildren(...Array.from({ length: chunks }, (_, index) => make("button", {
         textContent: chunks <= 30 || (index + 1) % 10 === 0 ? String(index + 1) : "", title: `chunk ${index + 1}`,
@@ -123,25 +123,31 @@ export class Panel {
     this.again.textContent = this.chosen === null ? "choose one" : `make ${this.chosen + 1} again`;
     this.again.title = "Click a chunk above first. Makes this chunk with other noise and leaves all others as they are";
     this.again.disabled = this.chosen === null;
-    this.drawTrace(colours, chunks);
+    this.drawTraces();
   }
 
-  drawTrace(colours, chunks) {
-    const points = Object.entries(colours).map(([index, value]) => [(Number(index) + 0.5) / chunks * 100, value]);
-    this.trace.hidden = points.length < 2;
-    this.trace.style.display = points.length < 2 ? "none" : "";
+  // Each as a share of where it is bad: how far the colours are, and the face where faces can be found.
+  drawTraces() {
+    const { chunks, colours = {}, identity = {}, identity_note: note } = this.state;
+    const points = (found, share) => Object.entries(found).map(([index, value]) => [(Number(index) + 0.5) / chunks * 100, share(value)]);
+    const colour = points(colours, value => value / FAR), face = points(identity, value => (1 - value) / ANOTHER);
+    this.trace.hidden = colour.length < 2;
+    this.trace.style.display = colour.length < 2 ? "none" : "";
     this.trace.setAttribute("viewBox", "0 0 100 18");
     this.trace.setAttribute("preserveAspectRatio", "none");
-    const most = Math.max(FAR, ...points.map(([, value]) => value)), y = value => 17 - 16 * value / most;
-    const line = (path, colour) => {
+    const most = Math.max(1, ...[...colour, ...face].map(([, share]) => share)), y = share => 17 - 16 * share / most;
+    const line = (path, stroke, name) => {
       const element = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-      for (const [name, value] of Object.entries({ points: path, fill: "none", stroke: colour, "vector-effect": "non-scaling-stroke" }))
-        element.setAttribute(name, value);
+      for (const [key, value] of Object.entries({ points: path, fill: "none", stroke, class: name, "vector-effect": "non-scaling-stroke" }))
+        element.setAttribute(key, value);
       return element;
     };
+    const drawn = (trace, stroke, name) => line(trace.map(([x, share]) => `${x},${y(share)}`).join(" "), stroke, name);
     const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
-    title.textContent = "how far the colours are from the first chunk's (CIEDE2000; at the red line they are another colour)";
-    this.trace.replaceChildren(title, line(`0,${y(FAR)} 100,${y(FAR)}`, "#a05048"),
-      line(points.map(([x, value]) => `${x},${y(value)}`).join(" "), "#6fa0d8"));
+    title.textContent = ["blue: how far the colours are from the first chunk's (CIEDE2000; at the red line they are another colour)",
+      face.length ? "orange: how far the face is from the first chunk's (at the red line it is another person's)" :
+        ["identity is not measured", note].filter(Boolean).join(": ")].join("\n");
+    this.trace.replaceChildren(title, line(`0,${y(1)} 100,${y(1)}`, "#a05048", "limit"), drawn(colour, "#6fa0d8", "colours"),
+      ...(face.length > 1 ? [drawn(face, "#e0a33a", "identity")] : []));
   }
 }
