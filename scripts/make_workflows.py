@@ -16,10 +16,10 @@ import tempfile
 import uuid
 from pathlib import Path
 
-import demo
-from lib import comfy_server, workflow_inputs
+from lib import comfy_server
 from lib.graph import Graph
 from lib.templates import needs, template_name
+from lib.thumbnails import draw_thumbnail
 from lib.workflow_pages import DOWNLOADS, PAGES, Page
 
 sys.path.append(str(environment.rig()))
@@ -32,7 +32,7 @@ TITLE, GROUP_TITLE, PADDING, GAP, GROUP_GAP, COLUMN_GAP = 30, 50, 20, 30, 30, 50
 ROOM_FOR_WHAT_IS_SHOWN = {"LodestarLongTake": 720, "LodestarRefineTake": 900, "LodestarPlanTake": 480,
                           "MarkdownNote": 200,
                           "LodestarTakeReport": 480}   # pixels, without the title, when the graph has run
-SCREENSHOT_WIDTH, MARGIN, MENU, THUMBNAIL = 1600, 20, 60, (640, 360)
+SCREENSHOT_WIDTH, MARGIN, MENU = 1600, 20, 60
 
 
 FOLD = """([title, columns, promoted]) => {
@@ -193,41 +193,24 @@ def draw(frontend: Frontend, server: comfy_server.Server) -> None:
         screenshot(frontend, "first_take", nodes_2).save(path, optimize=True)
         print(path)
     for name, page in PAGES.items():
-        shown = faces(server) if name == "puppet" else screenshot(frontend, name, True)
-        thumbnail(page.title, page.line, shown).save(WORKFLOWS / f"{template_name(name)}.jpg", quality=85)
+        drawn = draw_thumbnail(page.title, page.line, Graph.read(WORKFLOWS / "api" / f"{name}.json"), server)
+        drawn.save(WORKFLOWS / f"{template_name(name)}.jpg", quality=85)
 
 
-def faces(server: comfy_server.Server):
-    """A PIL picture of what the puppet's workflow makes: four of its first frames, side by side."""
-    import av
-    from PIL import Image
-    graph = Graph.read(WORKFLOWS / "api" / "puppet.json")
-    workflow_inputs.set_seconds(graph, 2.4)
-    with av.open(str(demo.local_path(server, comfy_server.finished_video(server.run(graph.prompt()))))) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)][10::14][:4]
-    strip = Image.new("RGB", (sum(frame.width for frame in frames), frames[0].height))
-    for number, frame in enumerate(frames):
-        strip.paste(frame, (number * frame.width, 0))
-    return strip
-
-
-def thumbnail(title: str, line: str, shown):
-    """What the template browser shows: its title, what it does, and a picture below."""
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
-    made = Image.new("RGB", THUMBNAIL, "#171718")
-    pen = ImageDraw.Draw(made)
-    pen.text((24, 16), title, "white", ImageFont.load_default(34))
-    pen.text((24, 76), line, "#b8b8b8", ImageFont.load_default(19))
-    below = (24, 116, THUMBNAIL[0] - 24, THUMBNAIL[1] - 16)
-    fitted = ImageOps.contain(shown, (below[2] - below[0], below[3] - below[1]))
-    made.paste(fitted, ((THUMBNAIL[0] - fitted.width) // 2, below[1]))
-    return made
+def place_models(base: Path, comfyui: Path) -> None:
+    """Tiny ones under all official names, for plans and for what a page lists."""
+    stand_ins.place(base / "models")
+    environment.bring_comfyui(comfyui)
+    import joint_models
+    import small_h3
+    joint_models.write_official(base / "models")
+    environment.link_or_copy(Path(small_h3.__file__), base / "custom_nodes" / "small_h3.py")
 
 
 def make(screenshots: bool, comfyui: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = comfy_server.prepare_base(Path(temporary), environment.tiny_models(Path(sys.executable)))
-        stand_ins.place(base / "models")
+        place_models(base, comfyui)
         with comfy_server.start_server(comfyui, base) as server, opened(server) as frontend:
             for name in PAGES:
                 path = WORKFLOWS / f"{template_name(name)}.json"

@@ -32,7 +32,7 @@ class Frontend:
         self.said: list[tuple[str, str, str]] = []
         page.on("console", lambda line: self.said.append((line.type, line.text, line.location.get("url", ""))))
         page.on("pageerror", lambda error: self.said.append(("pageerror", f"{error}\n{error.stack}", "")))
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)   # of a machine that is busy
 
     def open(self, client: Client) -> None:
         client.post("/api/settings", SETTINGS)

@@ -41,6 +41,12 @@ def overlap(one: list[float], other: list[float]) -> bool:
             and one[1] - TITLE < other[1] + other[3] and other[1] - TITLE < one[1] + one[3])
 
 
+def touching(nodes: dict) -> list[tuple[str, str]]:
+    """The nodes of BOXES that cover each other."""
+    boxes = {node: found["box"] for node, found in nodes.items()}
+    return [(a, b) for a in boxes for b in boxes if a < b and overlap(boxes[a], boxes[b])]
+
+
 def inside(node: list[float], group: list[float]) -> bool:
     return (group[0] <= node[0] and node[0] + node[2] <= group[0] + group[2]
             and group[1] <= node[1] - TITLE and node[1] + node[3] <= group[1] + group[3])
@@ -74,7 +80,7 @@ def test_it_can_be_read(frontend, name, nodes_2):
     nodes = frontend.run(BOXES)
     boxes = {node: found["box"] for node, found in nodes.items()}
     groups = [group["bounding"] for group in workflow["groups"]]
-    assert not [(a, b) for a in boxes for b in boxes if a < b and overlap(boxes[a], boxes[b])]
+    assert not touching(nodes)
     assert all(sum(inside(box, group) for group in groups) == 1 for box in boxes.values())
     assert not [(origin, target) for _, origin, _, target, *_ in workflow["links"]
                 if boxes[str(origin)][0] > boxes[str(target)][0]]
@@ -109,5 +115,7 @@ def test_it_runs_from_the_page_and_the_video_brings_it_back(frontend, server, no
     frontend.page.wait_for_function(        # Plan Take says what it took from the model
         "() => app.graph.nodes.some(node => node.type === 'LodestarPlanTake' && node.widgets.some("
         "w => `${w.value}`.includes('Taken from the puppet: 25 fps')))")
+    frontend.settle(nodes_2)
+    assert not touching(frontend.run(BOXES))        # neither the finished video nor the report covers a neighbour
     frontend.run(DROP, comfy_server.finished_video(entry))
     assert frontend.prompt() == prompt and frontend.workflow()["nodes"] == nodes
