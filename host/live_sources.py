@@ -22,7 +22,7 @@ logger = logging.getLogger("lodestar")
 
 def problem_of_source(source: str | None) -> str | None:
     """Why `source` is none, as far as its text says; None where it may be one."""
-    if source and source.startswith(CHANNEL) and not NAME.fullmatch(source.removeprefix(CHANNEL)):
+    if isinstance(source, str) and source.startswith(CHANNEL) and not NAME.fullmatch(source.removeprefix(CHANNEL)):
         return f"source: {source!r} is no channel; write {CHANNEL} and up to 64 letters, digits, _ or -"
     return None
 

@@ -76,7 +76,7 @@ def _widget(node: str, widget: str, prompt: Mapping[str, Any]) -> str:
 
 def problem_of(prefix: str | None) -> str | None:
     """Why `prefix` cannot name a file below the output folder; None where it can. Tokens may still be in it."""
-    if prefix is None:
+    if not isinstance(prefix, str):     # it comes by a link, or ComfyUI refuses it
         return None
     came = f"filename_prefix is {prefix if len(prefix) < 120 else prefix[:120] + '...'!r}"
     slashed = TOKEN.sub(_placeholder, prefix).replace("\\", "/")

@@ -6,7 +6,7 @@ from ..backbones.audio.encoder import as_speech_encoder, encode_speech
 from ..backbones.audio.resampler import resample_speech
 from ..techniques.audio.recording_digests import sound_marks
 from ..techniques.audio.segments import select_layers
-from .input_checks import check_inputs
+from .input_checks import check_inputs, try_reading
 from .sockets import search_words
 
 CORE = "core"
@@ -49,11 +49,8 @@ class LodestarAudioFeatures(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, layers="all") -> bool | str:
-        try:
-            select_layers(layers)
-        except ValueError as error:
-            return f"layers: {error}"
-        return True
+        said = try_reading(select_layers, layers if isinstance(layers, str) else "all")
+        return said if said is True else f"layers: {said}"
 
     @classmethod
     @check_inputs

@@ -59,10 +59,10 @@ def check_inputs(execute: Callable) -> Callable:
 
 
 def try_reading(read: Callable[[str], object], text: str | None) -> bool | str:
-    """For a node's validate_inputs: True, or what `read` says of a text; None is what comes by a link or not at all.
-    Of one input only: ComfyUI says an error under each that is read."""
+    """For a node's validate_inputs: True, or what `read` says of a text; None is what comes by a link or not at all,
+    and what else is no text ComfyUI refuses itself. Of one input only: it says an error under each that is read."""
     try:
-        read(text or "")
+        read(text if isinstance(text, str) else "")
     except ValueError as error:
         return str(error)
     return True

@@ -138,11 +138,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = comfy_server.prepare_base(Path(folder), environment.tiny_models(Path(sys.executable)))
         with comfy_server.start_server(options.comfyui or environment.newest_comfyui(), base) as server:
-            for name, offered in nodes_of(server).items():
-                for number in range(options.count if not options.nodes or name in options.nodes else 0):
+            nodes = {name: node for name, node in nodes_of(server).items() if name in (options.nodes or [name])}
+            for number in range(options.count):
+                for name, offered in nodes.items():
                     answer, fault = ask(server, name, offered, f"{options.seed} {number}")
                     answers.update([answer, *["fault"] * bool(fault)])
                     print(fault, end="\n" * bool(fault), flush=True)
+                print(f"{number + 1} values of each of {len(nodes)} nodes: {dict(answers)}", flush=True)
             server.check_alive()
             half = [path for path in (base / "output").rglob("*.part")]
     print(f"{dict(answers)}, {len(half)} half files")

@@ -4,6 +4,7 @@ The nodes and their inputs are read from the pack, so that a new one is tried wi
 """
 import asyncio
 import dataclasses
+import inspect
 import logging
 import math
 import shutil
@@ -242,6 +243,15 @@ def test_what_is_left_out_may_come_as_none(good, tmp_path, name):
     kept = {"LodestarTwoSpeakers": {"audio_1"}, "LodestarPlanTake": {"audio"},     # and what takes minutes at full size
             "LodestarMakeTrainingClips": {"width", "height"}}.get(name, set())
     run(name, {**inputs_of(good, name), **{socket: None for socket in optional if socket not in kept}})
+
+
+@pytest.mark.parametrize("name", [name for name, node in NODES.items() if "validate_inputs" in vars(node)])
+def test_a_check_before_the_run_breaks_at_nothing_that_a_prompt_may_hold(name):
+    """What is of another type there ComfyUI refuses itself, and asks the node all the same."""
+    for socket in inspect.signature(NODES[name].validate_inputs).parameters:
+        for value in (None, "", "text", [], [[[[]]]], {}, {"a": 1}, 3, 3.5, True):
+            said = NODES[name].validate_inputs(**{socket: value})
+            assert said is True or isinstance(said, str) and isinstance(value, str)
 
 
 def test_sound_over_full_scale_is_said(good, caplog):
