@@ -144,15 +144,24 @@ class Finishing:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        written = self.paths.growing.exists()
-        if written:
-            self.session.publish(self.paths)
         if kind is None:
-            return
+            return self.session.publish(self.paths)
         how = "Cancelled" if issubclass(kind, InterruptProcessingException) else "Stopped by an error"
-        text = f"{how}: " + (f"the video so far is {self.paths.final.name}" if written else "no block was finished")
+        text = f"{how}: {self.keep()}"
         self.progress.say_end(text)
         logger.info("%s (%s)", text, self.paths.final.parent)
+
+
+    def keep(self) -> str:
+        """Complete what was written. Which video that is, in words; what ended the take is not hidden by another error.
+        """
+        if not self.paths.growing.exists():
+            return "no block was finished"
+        try:
+            self.session.publish(self.paths)
+        except (OSError, ValueError) as error:
+            return f"the video so far is {self.paths.growing.name}; it could not be completed ({error})"
+        return f"the video so far is {self.paths.final.name}"
 
 
 def view_of(folder: Path, root: str, kind: str) -> dict[str, str]:

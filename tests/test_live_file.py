@@ -5,7 +5,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from lodestar.pipelines.take.live_file import HlsFolder, LiveFile, remove_folder, remux
+from lodestar.pipelines.safe_files import NotReadable, NotWritten
+from lodestar.pipelines.take import live_file
+from lodestar.pipelines.take.live_file import HlsFolder, LiveFile, append_whole, remove_folder, remux
 
 pytestmark = pytest.mark.once
 
@@ -109,6 +111,45 @@ def test_a_run_that_dies_leaves_what_plays(tmp_path):
         assert sum(1 for _ in container.decode(video=0)) == 3 * BLOCK + 1 == file.frames
     blocks.close()
     assert path.exists()
+
+
+class Died(BaseException):
+    """A kill in the middle of a write; nothing may catch it."""
+
+
+@pytest.mark.parametrize("error", [Died, OSError])
+def test_a_run_that_dies_in_a_write_leaves_what_plays(tmp_path, monkeypatch, error):
+    """However much of the fourth block's fragment it got to the disk; where that is full nothing of it stays."""
+    sizes = [(path.stat().st_size, file.frames) for path, file in make(tmp_path, blocks=4, end=False)]
+    data, ((three, frames), (four, _)) = (tmp_path / "live.mp4").read_bytes(), sizes[2:]
+    path, counts = tmp_path / "broken.mp4", (*range(0, 200, 12), 400, 600, four - three)
+
+    def write_some(file, data):
+        file.write(data[:count])
+        raise error(28, "No space left on device")
+
+    monkeypatch.setattr(live_file, "write_all", write_some)
+    for count in counts:
+        path.write_bytes(data[:three])
+        with open(path, "r+b", buffering=0) as file, pytest.raises(error):
+            append_whole(file, data[three:four])
+        assert (path.stat().st_size == three) == (error is OSError or not count)
+        with av.open(str(path)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == frames, count
+
+
+def test_a_file_that_was_deleted_meanwhile_is_said(tmp_path):
+    blocks = make(tmp_path, end=False)
+    path, _ = next(blocks)
+    path.unlink()
+    with pytest.raises(NotWritten, match="it was deleted or moved while it was made"):
+        next(blocks)
+
+
+def test_a_file_that_another_program_changed_is_said(tmp_path):
+    (tmp_path / "live.mp4").write_bytes(b"no video at all")
+    with pytest.raises(NotReadable, match="live.mp4 cannot be read .* another program changed it"):
+        remux(tmp_path / "live.mp4", {}, tmp_path / "a.mp4")
 
 
 def test_frames_of_another_size_are_refused_and_no_empty_file_is_left(tmp_path):

@@ -3,8 +3,9 @@ begins with a key frame, and the same fragments as an HLS folder.
 
 The encoders hold no frame back and one of each runs for the whole take; every block is muxed by itself, and its
 fragment is put at its own time. So a block is on disk as soon as it is decoded, and a run that dies leaves a file that
-plays to its last block.
+plays to its last block: until a fragment is whole it is marked as free space, since players refuse half of a head.
 """
+import errno
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..safe_files import NotWritten, remove, replace, sync, writing
+from ..safe_files import NotReadable, NotWritten, remove, replace, sync, writing
 from .video_writer import BT709, LIMITED_RANGE, THREADS
 
 SOUND_RATE, SOUND_LAYOUT = 48000, "stereo"
@@ -27,6 +28,7 @@ FRAGMENT = "frag_keyframe+empty_moov+default_base_moof+skip_trailer"
 GLOBAL_HEADER = 1 << 22      # FFmpeg's flag of encoders whose settings stand before the frames
 ENCODER = {"preset": "veryfast", "tune": "zerolatency", "bf": "0", "forced-idr": "1"}
 TICKS = 100                  # of the video's clock in the file, per frame and unit of the rate's denominator
+HEAD, FREE = b"moof", b"free"    # the kinds of a fragment's head and of what players skip
 INIT, PLAYLIST, SERVED = "init.mp4", "stream.m3u8", "served.m3u8"
 
 
@@ -121,11 +123,13 @@ class LiveFile:
         count, self._packets = len(self._packets), []
         with writing(self.path):
             if self._file is None:
-                self._file = open(self.path, "xb")
-                self._append(init)
-            self._append(fragment)
+                self._file = open(self.path, "xb", buffering=0)
+                append_whole(self._file, init)
+            elif not self.is_there():
+                raise OSError(errno.ENOENT, "it was deleted or moved while it was made", str(self.path))
+            append_whole(self._file, fragment)
         if self.hls is not None and count:
-            with writing(self.hls.folder):
+            with writing(self.hls.folder / PLAYLIST):
                 if not self.blocks:
                     self.hls.begin(init)
                 self.hls.add(fragment, float(count / self.fps))
@@ -134,12 +138,14 @@ class LiveFile:
     def end(self) -> None:
         """The take is over: players need not ask for more."""
         if self.hls is not None and self.blocks:
-            with writing(self.hls.folder):
+            with writing(self.hls.folder / PLAYLIST):
                 self.hls.end()
 
-    def _append(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()
+    def is_there(self) -> bool:
+        """Whether the file still has its name."""
+        with suppress(OSError):
+            return os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        return False
 
     def _open_encoders(self, crf: int) -> None:
         self._encoders = av.open(io.BytesIO(), "w", format="null")
@@ -194,6 +200,27 @@ class LiveFile:
         return split_fragment(bytearray(data.getvalue()), self.blocks + 1, starts)
 
 
+def append_whole(file: Any, data: bytes) -> None:
+    """All of `data`, or nothing of it where the disk refuses it; a fragment counts once it is whole."""
+    at = file.seek(0, os.SEEK_END)
+    try:
+        write_all(file, data[:4] + data[4:8].replace(HEAD, FREE) + data[8:])
+        if data[4:8] == HEAD:
+            file.seek(at + 4)
+            write_all(file, HEAD)
+    except OSError:
+        with suppress(OSError):
+            file.truncate(at)
+        raise
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """To a file without a buffer, whose writes may end early."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest):]
+
+
 def split_fragment(data: bytearray, number: int, starts: Sequence[int]) -> tuple[bytes, bytes]:
     """An MP4 of one fragment -> its head and the fragment, as number `number`, each track at its start."""
     head = data.index(b"moof") - 4
@@ -206,17 +233,20 @@ def split_fragment(data: bytearray, number: int, starts: Sequence[int]) -> tuple
 
 
 def remux(live: Path, tags: Mapping[str, str], path: Path) -> Path:
-    """The whole of a live file as an MP4 that any program reads, its packets as they are. Raises NotWritten."""
-    with writing(path):
-        options = {"movflags": "use_metadata_tags+faststart"}
-        with av.open(str(live)) as source, av.open(str(path), "w", format="mp4", options=options) as container:
-            container.metadata.update(tags)
-            streams = {stream.index: container.add_stream_from_template(stream, opaque=True)
-                       for stream in source.streams}
+    """The whole of a live file as an MP4 that any program reads, its packets as they are. Raises NotWritten, and
+    NotReadable for what is no such file."""
+    options = {"movflags": "use_metadata_tags+faststart"}
+    try:
+        with writing(path), av.open(str(live)) as source, av.open(str(path), "w", "mp4", options) as made:
+            made.metadata.update(tags)
+            streams = {stream.index: made.add_stream_from_template(stream, opaque=True) for stream in source.streams}
             for packet in source.demux():
                 if packet.size:
                     packet.stream = streams[packet.stream.index]
-                    container.mux(packet)
+                    made.mux(packet)
+    except (ValueError, EOFError) as error:     # as PyAV has FFmpeg's
+        raise NotReadable(f"{live} cannot be read ({error}): another program changed it") from error
+    with writing(path):
         if not path.stat().st_size:
             raise NotWritten(f"{path} is empty: the disk may be full")
         sync(path)

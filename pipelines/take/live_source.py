@@ -18,6 +18,8 @@ from torch import Tensor
 from .live_sound import Arrival
 
 HEADER_BYTES = 65536     # of a WAV, behind which its sound must begin
+BEHIND = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"smpl", b"inst", b"fact", b"PEAK", b"JUNK", b"axml",
+          b"_PMX", b"afsp")      # kinds of chunks that a WAV may have behind its sound
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 RECORD = struct.Struct("<4sIHxxI")    # kind, sample rate, channels, bytes that follow
 SOUND, REPLACE, END = b"next", b"inst", b"over"
@@ -32,7 +34,7 @@ class GrowingWav:
     def __init__(self, path: Path):
         self.name, self.sample_rate, self.channels = path.name, 0, 0
         self._path, self._file = path, open_file(path)
-        self._at = self._frame = 0
+        self._at = self._begin = self._frame = 0
         self._decode: Callable[[bytes], Tensor] | None = None
 
     def arrivals(self, most: int) -> list[Arrival]:
@@ -40,13 +42,23 @@ class GrowingWav:
         if self._decode is None and not self._read_header():
             return []
         assert self._decode is not None
-        count = min((size - self._at) // self._frame, most)
+        count = min((self._end_of_sound(size) - self._at) // self._frame, most)
         if count <= 0:
             return []
         self._file.seek(self._at)
         data = self._file.read(count * self._frame)
         self._at += len(data)
         return [Arrival(fold(self._decode(data)))]
+
+    def _end_of_sound(self, size: int) -> int:
+        """Where the samples end in so many bytes: before what a finished WAV has behind them. A header that was never
+        brought up to date says less than there is, with samples behind that."""
+        self._file.seek(self._begin - 4)
+        end = self._begin + int.from_bytes(self._file.read(4), "little")
+        if end >= size:
+            return size
+        self._file.seek(end + (end - self._begin) % 2)
+        return end if self._file.read(4) in BEHIND else size
 
     def _read_header(self) -> bool:
         """Whether the header is there. Raises ValueError where it is no WAV's."""
@@ -61,7 +73,7 @@ class GrowingWav:
             kind, size = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
             if kind == b"data":
                 self.sample_rate, self.channels, self._frame, self._decode = read_form(self.name, form)
-                self._at = at + 8
+                self._at = self._begin = at + 8
                 return True
             form = data[at + 8:at + 8 + size] if kind == b"fmt " else form
             at += 8 + size + size % 2

@@ -20,7 +20,7 @@ from lodestar.backbones import attach
 from lodestar.backbones.audio import families
 from lodestar.backbones.audio.encoder import load_audio_encoder, log_mel
 from lodestar.backbones.longcat.speech import encode_streams
-from lodestar.host import live_sources
+from lodestar.host import live_session, live_sources
 from lodestar.host.chunk_sampler import Sampling
 from lodestar.host.live_inputs import LiveInputs
 from lodestar.host.live_progress import LiveProgress
@@ -31,6 +31,9 @@ from lodestar.host.session import TakeSession
 from lodestar.host.stream_chunk_sampler import StreamChunkSampler
 from lodestar.host.take_inputs import TakeInputs
 from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.pipelines.safe_files import NotWritten
+from lodestar.pipelines.take import live_file
+from lodestar.pipelines.take.folder_lock import FolderBusy
 from lodestar.pipelines.take.live_sound import LiveEnding, LiveSound, WholeSound
 from lodestar.pipelines.take.live_source import END, REPLACE, SOUND, put_record
 from lodestar.techniques.flow_schedules import student_levels
@@ -250,6 +253,35 @@ def test_a_file_that_goes_leaves_what_was_made(t2v, vae, folders, monkeypatch, c
     with pytest.raises(ValueError, match=says):
         make(live(t2v, vae, "talk.wav"))
     assert len(look(folders / "output" / "live_00001_.mp4")[0]) >= 9
+
+
+@pytest.mark.parametrize("full", [2, 99], ids=["in mid-take", "at its end"])
+def test_a_full_disk_is_said_and_what_is_finished_plays(t2v, vae, folders, monkeypatch, full):
+    """What is written goes on as long as it can; where even the complete file has no room the growing one stays."""
+    def refuse(*_):
+        raise NotWritten("no space left")
+
+    append, left = live_file.append_whole, iter(range(full, -1, -1))
+    monkeypatch.setattr(live_file, "append_whole", lambda *what: append(*what) if next(left) else refuse())
+    monkeypatch.setattr(live_session, "remux", refuse)
+    with pytest.raises(NotWritten, match="no space left"):
+        make(live(t2v, vae, audio={"waveform": torch.zeros(1, 1, RATE), "sample_rate": RATE}, seconds=0.0))
+    assert [file.name for file in (folders / "output").iterdir()] == ["live_00001_.live.mp4"]
+    assert len(look(folders / "output" / "live_00001_.live.mp4")[0]) == (9 if full == 2 else 16)
+
+
+def test_two_takes_at_once_have_two_files_and_a_channel_is_of_one(t2v, vae, folders, monkeypatch):
+    audio = {"waveform": torch.zeros(1, 1, RATE), "sample_rate": RATE}
+
+    def another():
+        assert make(live(t2v, vae, audio=audio, seconds=0.0)).name == "live_00002_.mp4"
+        with pytest.raises(FolderBusy, match="talk is in use by another run"):
+            make(live(t2v, vae, "live:talk"))
+        put_record(channel_file("talk"), SOUND, tone(1).tobytes(), RATE)
+        put_record(channel_file("talk"), END)
+
+    at_frames(monkeypatch, {9: another})
+    assert make(live(t2v, vae, "live:talk", idle=True)).name == "live_00001_.mp4"
 
 
 def test_a_light_decoder_decodes_and_another_familys_is_refused(t2v, vae, folders):
