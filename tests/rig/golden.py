@@ -2,7 +2,8 @@
 
 A family of models has a module whose `runner_of(fixtures, host)` gives a function from a case's name to {role: tensor},
 or None for a folder it does not know. Where the folder has another form than LongCat's (no calls and outputs by name),
-the module has `cases_of(fixtures, host)` instead: {case: function to {role: (computed, wanted)}}, or None. This file
+the module has `cases_of(fixtures, host)` instead: {case: function to {role: (computed, wanted)}}, or None, and may have
+a TOLERANCE of its own. This file
 finds the folders, resolves "@name" to tensors, compares and reports. Unknown cases and roles are failures; a case that
 raises LeftOut, since this host lacks the classes, is none. check_golden.py runs it as
 `golden.py FOLDER [COMFYUI [complete]]`.
@@ -125,9 +126,9 @@ def compare(name: str, fixtures: Fixtures, run: Callable[[str], dict]) -> Result
     return result
 
 
-def judge(name: str, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Result:
+def judge(name: str, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], tolerance: float = TOLERANCE) -> Result:
     """The largest relative L2 error of all roles; what is no float must be equal."""
-    result = Result(name, error=0.0 if pairs else float("nan"), reason="" if pairs else "nothing was compared")
+    result = Result(name, 0.0 if pairs else float("nan"), tolerance, "" if pairs else "nothing was compared")
     for role, (found, wanted) in pairs.items():
         if found.shape != wanted.shape:
             result.reason = f"{role}: shape {tuple(found.shape)}, wanted {tuple(wanted.shape)}"
@@ -136,7 +137,7 @@ def judge(name: str, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Res
         error = (found - wanted).norm().item() / max(wanted.norm().item(), 1e-12)
         if exact and error:
             result.reason = f"{role}: {(found != wanted).sum().item()} of {wanted.numel()} are not equal"
-        elif not error <= TOLERANCE:
+        elif not error <= tolerance:
             result.reason = f"{role}: {error:.2e}"
         result.error = error if error != error else max(result.error, error)
     return result
@@ -154,10 +155,12 @@ def classic(fixtures: Fixtures, run: Callable[[str], dict] | None) -> dict[str, 
 def cases_of(fixtures: Fixtures, host: Host) -> dict[str, Callable[[], Result]]:
     """Every case of one folder, by the first family that knows it."""
     for family in FAMILIES:
-        own = getattr(importlib.import_module(family), "cases_of", None)
+        module = importlib.import_module(family)
+        own, tolerance = getattr(module, "cases_of", None), getattr(module, "TOLERANCE", TOLERANCE)
         cases = own(fixtures, host) if own else None
         if cases is not None:
-            return {name: partial(lambda name, case: judge(name, case()), name, case) for name, case in cases.items()}
+            return {name: partial(lambda name, case, tolerance: judge(name, case(), tolerance), name, case, tolerance)
+                    for name, case in cases.items()}
     return classic(fixtures, runner_of(fixtures, host))
 
 

@@ -1,7 +1,9 @@
 """The rolling window's golden cases: index tables, the KV cache alone, and whole takes of a tiny causal student.
 
-Windows, levels, positions, renoising and cache are the pack's; the network is written plainly (rolling_network.py).
+Windows, levels, positions, renoising and cache are the pack's; the network is written plainly (rolling_network.py),
+and with a ComfyUI each take is also made in it, by its own network and sampler (rolling_streams.py).
 """
+import importlib
 import json
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,6 +17,7 @@ from lodestar.techniques.style_anchor import StyleAnchor
 from rolling_network import Network, attend_seen
 from torch import Tensor
 
+TOLERANCE = 1e-5
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -28,7 +31,13 @@ def cases_of(fixtures: golden.Fixtures, host: golden.Host) -> dict[str, golden.C
     for record in fixtures.cases["cases"]:
         take = Take(fixtures, record)
         cases |= {f"{record['name']}_{part}": getattr(take, part) for part in ("calls", "fed", "free")}
+        if host.latent_format is not None:
+            cases[f"{record['name']}_comfyui"] = partial(play_in_comfyui, fixtures, record)
     return cases
+
+
+def play_in_comfyui(fixtures: golden.Fixtures, record: dict) -> Pairs:
+    return importlib.import_module("rolling_streams").play(fixtures, record)
 
 
 def read(fixtures: golden.Fixtures, name: str):

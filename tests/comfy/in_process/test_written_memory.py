@@ -1,14 +1,12 @@
 """A stream on a causal student in ComfyUI, against the rolling fixtures: what it remembers is what it saw."""
-import sys
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import comfy.samplers
 import golden
 import golden_rolling
-import lodestar.backbones
 import pytest
+import rolling_streams
 import tiny_student
 import torch
 from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
@@ -18,9 +16,8 @@ from families import Family, FamilyChunk
 from lodestar.backbones import attach
 from lodestar.backbones.speech_guider import guide_speech
 from lodestar.backbones.written_memory import RECENTS, WrittenMemory
-from lodestar.host.rolling_sampler import Stream, StreamSampler
+from lodestar.host.rolling_sampler import Stream
 from lodestar.host.stream_note import cache_bytes, describe_stream
-from lodestar.networks.omniavatar.audio import pack_frames
 from lodestar.pipelines.take import plan as plans
 from lodestar.pipelines.take.plan import plan_take
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
@@ -28,10 +25,10 @@ from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.reference_tokens import Tokens
 from lodestar.techniques.rolling_window import Rolling, roll
 from lodestar.techniques.style_anchor import StyleAnchor
-from lodestar.techniques.technique import ChunkPosition
 from lodestar.techniques.temporal_anchor import TemporalAnchor
 from lodestar.techniques.timeline import Timeline
 from lodestar.techniques.video_reference import VideoReference
+from rolling_streams import in_order, plain
 from safetensors.torch import load_file
 from stream_takes import make_stream, session
 
@@ -45,41 +42,12 @@ def student():
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lodestar.backbones.tiny_student", tiny_student)
-    monkeypatch.setattr(lodestar.backbones, "FAMILIES", ("tiny_student.Student", *lodestar.backbones.FAMILIES))
+def known():
+    with rolling_streams.known():
+        yield
 
 
-def make(student, record, anchor=None, stream=None, model=None, others=(), guide=None):
-    """(latents of the take in model space, the stream afterwards). `others`: further techniques; `guide`: (model,
-    conditioning, its values) -> GUIDER."""
-    inputs, tensors = FIXTURES.load("inputs.safetensors"), FIXTURES.load(record["file"])
-    rolling = Rolling(tuple(record["sigmas"]), record["B"], record["N"], record["renoise"])
-    blocks, out = rolling.count_blocks(record["latents"]), student.model.process_latent_out
-    picture, latents = out(inputs["picture"]), record["padded_latents"]
-    techniques = [TemporalAnchor(record["T"]) if anchor is None else anchor, *others]
-    if record["anchor"]:
-        techniques.append(StyleAnchor(record["d"] or -1.0, record["reindex"], record["anchor_audio"] == "first_row",
-                                      record["in_write"], picture))
-    stream = stream or Stream(rolling, blocks, lambda block, level: tensors["noise"][block, level][None])
-    rows = torch.cat([inputs["audio"], inputs["audio"][:, -1:].expand(-1, 4 * latents, -1)], 1)[:, :4 * latents - 3]
-    audio = pack_frames(rows).transpose(1, 2)[..., None, None]
-    values = {"omniavatar_audio": audio, "reference_latents": [picture]}
-    guider = (guide or plain)(student if model is None else model, inputs["context"], values)
-    guider = attach.guider_at(guider, tuple(techniques), ChunkPosition(), {}, {})
-    empty = torch.zeros(1, 16, latents, *picture.shape[3:])
-    with torch.inference_mode():
-        made = guider.sample(empty, empty, StreamSampler(stream), torch.tensor(record["sigmas"]), disable_pbar=True)
-    made = student.model.process_latent_in(made)
-    made[:, :, :1] = inputs["picture"]
-    return made[:, :, :record["latents"]], stream
-
-
-def plain(model, text, values, negative=None, cfg=1.0):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds([[text, values]], [[text if negative is None else negative, values]])
-    guider.set_cfg(cfg)
-    return guider
+make = partial(rolling_streams.make, FIXTURES)
 
 
 def apart(found, wanted):
@@ -99,18 +67,8 @@ def test_what_it_remembers_are_the_fixtures_keys(student):
     tensors = FIXTURES.load(record["file"])
     _, stream = make(student, record)
     last = max(name.removesuffix(".held.key") for name in tensors if name.endswith(".held.key"))
-    slots = stream.memory.kept[RECENTS, "positive 0"]
     for part, name in enumerate(("key", "value")):
-        oldest_first = in_order(slots, part, record)
-        assert apart(oldest_first, tensors[f"{last}.held.{name}"]) < 1e-5
-
-
-def in_order(slots, part, record):
-    """(2, 1, T * S, heads, D) of the first and last block, the oldest latent first."""
-    emitted = record["padded_latents"] - 1
-    order = [latent % record["T"] for latent in range(emitted - record["T"], emitted)]
-    blocks = [slots.blocks[index][part].unflatten(1, (record["T"], -1)) for index in (0, -1)]
-    return torch.stack([block[:, order].flatten(1, 2) for block in blocks])
+        assert apart(in_order(stream, part, record), tensors[f"{last}.held.{name}"]) < 1e-5
 
 
 @pytest.mark.parametrize(("offload", "precision", "most"), [("RAM", "model", 0.0), ("VRAM", "fp8", 0.05),
