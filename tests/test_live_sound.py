@@ -180,13 +180,13 @@ def test_a_record_counts_once_all_of_it_is_there(tmp_path):
     assert [len(arrival.sound[0]) for arrival in arrived] == [RATE // 2, RATE // 2] and source.is_closed
 
 
-@pytest.mark.parametrize(("size", "heard"), [(2 * RATE, RATE), (0xFFFFFFFF, RATE + 52), (0, RATE + 52)])
-def test_what_stands_behind_the_sound_of_a_finished_wav_is_not_heard(tmp_path, size, heard):
+@pytest.mark.parametrize(("size", "kept"), [(2 * RATE, RATE), (0xFFFFFFFF, RATE + 52), (0, RATE + 52)])
+def test_what_stands_behind_the_sound_of_a_finished_wav_is_no_sound(tmp_path, size, kept):
     """Tags, as many programs write them; where the header says no length everything is sound."""
     path = wav(tmp_path / "a.wav", tone(1), size=size)
     path.write_bytes(path.read_bytes() + b"LIST" + struct.pack("<I", 96) + b"\7" * 96)
     arrived, = GrowingWav(path).arrivals(10 * RATE)
-    assert arrived.sound.shape[1] == heard
+    assert arrived.sound.shape[1] == kept
 
 
 @pytest.mark.parametrize(("change", "says"), [
