@@ -36,5 +36,5 @@ def test_steps_leave_nothing_and_wait_for_nothing(family, skip, tiny_models):
 
         guider.model_patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "a_steps", watch)
         guider.model_options = guider.model_patcher.model_options
-        chunk.run(guider, inputs, 3)
+        chunk.run(guider, inputs, 2)
     assert made[0].made and [(step.rogues, step.syncs) for step in made] == [([], [])] * len(made)
