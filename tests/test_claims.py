@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 import types
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from time import process_time
@@ -27,10 +28,13 @@ from torch.nn.functional import avg_pool2d
 pytestmark = pytest.mark.once
 
 (claims_conditions, claims_measures, claims_page, claims_pictures, claims_run, claims_statistics, claims_takes,
- claims_verdicts) = (importlib.import_module(f"lodestar.experiments.claims.{name}") for name in (
-     "conditions", "measures", "page", "pictures", "run", "statistics", "takes", "verdicts"))
+ claims_verdicts, claims_reels, claims_reference) = (
+     importlib.import_module(f"lodestar.experiments.claims.{name}") for name in (
+         "conditions", "measures", "page", "pictures", "run", "statistics", "takes", "verdicts", "reels",
+         "reference_claims"))
 CONDITIONS = claims_conditions.CONDITIONS
-ALL = {name for claim in claims_verdicts.CLAIMS for name in claim.conditions}
+CLAIMS = claims_reference.ALL_CLAIMS
+ALL = {name for claim in CLAIMS for name in claim.conditions}
 
 
 class Averages:
@@ -98,7 +102,7 @@ def laid_out(name: str, players, chunk: int = 1):
     """(pictures, times, visibility) of a chunk's call."""
     known = torch.zeros(2, 16, 4 if chunk else 1, 8, 8)
     asked = claims_takes.request(CONDITIONS[name], players, chunk, known, 9 * chunk, 13)
-    return headless.arrange_sequence(asked, 13, known.shape[2])
+    return headless.arrange_sequence(asked, 13, known.shape[2])[:3]
 
 
 @pytest.mark.parametrize(("name", "time"), [
@@ -115,6 +119,56 @@ def test_where_the_reference_stands(name, time, players):
 def test_without_a_reference_there_is_none(players):
     for name in ("none", "used only, none", "neither, none"):
         assert laid_out(name, players)[:2] == ([], tuple(range(13)))
+
+
+@pytest.fixture(scope="module")
+def reel(players, world):
+    return claims_reels.film(players, Averages(), world.size)
+
+
+def test_a_video_stands_ahead_of_the_chunk_and_beside_it(players, reel):
+    """Without a picture; of the head's tokens or of all, with sound or without."""
+    known, kept = torch.zeros(2, 16, 4, 8, 8), {}
+    for name, latents in (("video 13", 4), ("video 21", 6), ("video 49", 13), ("video whole", 6), ("video sound", 6)):
+        asked = claims_takes.request(CONDITIONS[name], players, 1, known, 9, 13, reel)
+        pictures, times, visibility, (span,) = headless.arrange_sequence(asked, 13, 4)
+        assert not pictures and times == tuple(range(13)) and not visibility
+        assert span.times == tuple(range(15, 15 + latents)) and span.latents.shape == (2, 16, latents, 8, 8)
+        assert (span.audio is not None) == (name == "video sound")
+        kept[name] = reel.counts(CONDITIONS[name])
+    assert span.audio.shape == (2, 1, 21, 5, 5, 16) and kept["video sound"] == kept["video 21"]
+    assert 0 < kept["video 21"]["tokens"] < kept["video whole"]["tokens"] == 6 * 16
+    assert kept["video whole"]["attention"] == 9 * 16 * (13 * 16 + 6 * 16)
+
+
+def test_each_character_sees_its_own_video(players, reel):
+    """A batch's takes are those of each alone, and another video is another take."""
+    network, sigmas = puppet(), torch.tensor([1.0, 0.5, 0.0])
+    torch.manual_seed(0)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    known, noise = torch.randn(2, 16, 4, 8, 8), torch.randn(2, 16, 13, 8, 8)
+    asked = claims_takes.request(CONDITIONS["video 13"], players, 1, known, 9, 13, reel)
+
+    def made(rows, videos):
+        (video,) = asked.techniques
+        given = replace(asked, conditioning=known[rows], audio=asked.audio[rows],
+                        techniques=(replace(video, latents=video.latents[videos]),))
+        return headless.sample(network, noise[rows], sigmas, given)
+
+    with torch.inference_mode():
+        both, alone, other = made([0, 1], [0, 1]), made([1], [1]), made([1], [0])
+    assert torch.allclose(both[1:], alone, atol=1e-4) and (alone - other).abs().max() > 1e-3
+
+
+def test_the_background_is_measured_where_nobody_ever_is(world):
+    take = world.take(5)
+    true = take.frames(np.arange(4), 64)[None].float() / 255
+    room = claims_measures.empty_room(take.identity, 64).float()[None, None] / 255
+    anybody = (true != room).any(-1).any(1)
+    assert claims_measures.away_from_room(true, room, true) == 0
+    assert claims_measures.away_from_room(true + anybody[:, None, ..., None], room, true) == 0
+    assert claims_measures.away_from_room(true + 0.1, room, true).item() == pytest.approx(0.1, abs=1e-5)
 
 
 def test_the_skip_hides_the_reference_from_the_middle_alone(players):
@@ -242,7 +296,7 @@ def predictions_of(players, late: int = 0, expression: float = 0.15, drift: floa
     one = torch.ones(2, 3, 36)
     return {"chunks": torch.tensor(chunks), "opening": torch.stack(opening, 1), "poses": torch.stack(poses, 1),
             "error": torch.stack(error, 1), "expression": expression * one, "letters": one.bool(), "sharpness": one,
-            "colour": torch.zeros(2, 3), "reference": torch.zeros(2, 6)}
+            "colour": torch.zeros(2, 3), "background": torch.zeros(2, 3), "reference": torch.zeros(2, 6)}
 
 
 def test_figures_of_predictions_that_are_known(players):
@@ -277,7 +331,7 @@ def test_who_does_nothing_reproduces_nothing():
     for level in (0, 1e-3):
         found = {name: {figure: values + level * draw.random() for figure, values in take.items()} for name in ALL}
         found["none"]["identity_slope"] = -np.ones(8)       # half of it is more than it is
-        for claim in claims_verdicts.CLAIMS:
+        for claim in CLAIMS:
             carried = [one for one in claims_verdicts.judge_claim(claim, found)[1] if one.holds and not one.check.keeps]
             assert all("none" in one.check.conditions for one in carried), claim.title
         assert claims_verdicts.judge_claim(claims_verdicts.CLAIMS[0], found)[0] == "no"
@@ -360,7 +414,7 @@ def test_parts_are_made_side_by_side_and_a_failure_is_reported(tmp_path, monkeyp
 
 
 def test_every_take_is_in_one_part_and_the_long_ones_are_spread():
-    names = claims_run.select_conditions(claims_verdicts.CLAIMS)
+    names = claims_run.select_conditions(CLAIMS)
     parts = [claims_run.part_of(names, part, 2) for part in range(2)]
     assert not set(parts[0]) & set(parts[1]) and parts[0] | parts[1] == names and set(names) == ALL
     assert [[CONDITIONS[name].context == "re-encode" for name in part].index(True) for part in parts] == [0, 0]

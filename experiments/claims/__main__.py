@@ -17,7 +17,7 @@ PACK = environment.PACK
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 characters, 20 s, claims 1, 3, 6 and 8")
-    parser.add_argument("--claims", type=int, nargs="*", help="which of the eight; all of them")
+    parser.add_argument("--claims", type=int, nargs="*", help="which of them, 1 to 8 and 17 to 20; all of them")
     parser.add_argument("--characters", type=int, help="8; 4 with --quick")
     parser.add_argument("--seconds", type=float, help="60; 20 with --quick")
     parser.add_argument("--every", type=int, help="look at every so manyth chunk: 6; 3 with --quick")

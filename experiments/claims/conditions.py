@@ -20,13 +20,17 @@ TIMELINE = Timeline(Fraction(FPS))
 DISTANCES = (4, 8, 12, 24, 48, 80)      # pixel frames
 DEFAULT, PAST, GUIDED = 12, 8, 3.0      # frames ahead, frames before the chunk (Seo et al., Tab. 4), audio scale
 CONTEXTS, SPEECHES = ("stitch", "re-encode", "sliding", "truth"), ("speech", "silence", "null")
+VIDEO_FRAMES = (13, 21, 33, 49)         # of one stream, for the paper's 12, 20, 32 and 48
+VIDEO_LATENTS = tuple(map(TIMELINE.latents_for_frames, VIDEO_FRAMES))
 
 
 @dataclass(frozen=True)
 class Condition:
     """`weights`: name of a training config. `context`: how the next chunk begins; "sliding" has no chunks but rolling
     windows that move with the steps, as in Sonic; "truth" is no take, but the true frames through the VAE. `speech`:
-    "silence" is sound without anything in it, "null" the zeros that guidance calls no audio."""
+    "silence" is sound without anything in it, "null" the zeros that guidance calls no audio. `video`: latents of a
+    video of the character in another scene, `selected`: of which only the head's tokens are kept; `video_sound`: with
+    what it says there."""
     label: str
     techniques: tuple[Technique, ...] = ()
     weights: str = "puppet"
@@ -35,6 +39,9 @@ class Condition:
     context: str = "stitch"
     speech: str = "speech"
     audio_scale: float = 1.0
+    video: int = 0
+    selected: bool = True
+    video_sound: bool = False
 
     def __post_init__(self):
         if self.context not in CONTEXTS or self.speech not in SPEECHES:
@@ -53,6 +60,14 @@ def inside(latent: int) -> tuple[Technique, ...]:
 BEFORE = (LookaheadAnchor(placement="past", distance=TIMELINE.distance_in_latents(PAST)),)
 END = (LookaheadAnchor(placement="chunk end"),)
 UNSTITCHED, FIXED, NULL = "puppet_unstitched", "puppet_fixed_anchor", "puppet_null_silence"
+SAME_SCENE, BOTH_SCENES, CROSS_ONLY, PREFERRED = "same_scene", "both_scenes", "cross_only", "preferred"
+
+
+def filmed(words: str, weights: str = BOTH_SCENES, **fields) -> Condition:
+    """Without a picture, with a video of the character elsewhere."""
+    return Condition(words, weights=weights, reference=False, **{"video": VIDEO_LATENTS[1], **fields})
+
+
 CONDITIONS = {
     "truth": Condition("the true frames through the VAE", context="truth"),
     "none": Condition("no reference", reference=False),
@@ -78,6 +93,13 @@ CONDITIONS = {
        for name, words, weights in (("encoded", "trained with encoded silence", "puppet"),
                                     ("null", "trained with zeros for silence", NULL))
        for speech, scale in (("silence", 1.0), ("null", 1.0), ("silence", GUIDED))},
+    **{f"video {frames}": filmed(f"a video of {frames} frames elsewhere, head alone", video=latents)
+       for frames, latents in zip(VIDEO_FRAMES, VIDEO_LATENTS, strict=True)},
+    "video whole": filmed(f"a video of {VIDEO_FRAMES[1]} frames elsewhere, all tokens", selected=False),
+    "video sound": filmed(f"a video of {VIDEO_FRAMES[1]} frames elsewhere, with its sound", video_sound=True),
+    "same scene": filmed("trained on videos of the same scene", SAME_SCENE),
+    "cross only": filmed("trained on videos of another scene", CROSS_ONLY),
+    "preferred": filmed("trained in both stages, then by preferences", PREFERRED),
 }
 
 

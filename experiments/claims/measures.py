@@ -3,7 +3,7 @@
 A figure is one number per character. Identity errors are in the world's standard deviations (traits.py); mouth, pose
 and expression are read by the puppet's probe and held against the parameters that were to be.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from lodestar.pipelines.metrics.sharpness import sharpness
 from lodestar.pipelines.metrics.track import cells
 from lodestar.training.puppet.drawing import STATE
 from lodestar.training.puppet.face_probe import FaceProbe
+from lodestar.training.puppet.regions import empty_room
 from lodestar.training.puppet.traits import identity_error, true_embedding
 from lodestar.training.puppet.world import FPS
 from torch import Tensor
@@ -30,14 +31,15 @@ FIGURES = {
     "motion": "motion", "motion_pause": "motion in pauses", "mouth_pause": "mouth in pauses",
     "pose_apart": "pose from the reference's", "pose_near": "pose from the reference's, mid-chunk",
     "sharpness": "sharpness / true", "sharpness_slope": "sharpness drift a minute",
-    "colour": "colour off, CIEDE2000", "colour_slope": "colour drift a minute", "arrival": "expression at keyframes"}
+    "colour": "colour off, CIEDE2000", "colour_slope": "colour drift a minute", "arrival": "expression at keyframes",
+    "background": "background error", "tokens": "tokens of the reference", "attention": "pairs of self-attention"}
 
 
 def predictions(probe: FaceProbe, codec: Codec, cast: Cast, size: int, chunks: tuple[int, ...],
              frames_of: Callable[[int], Tensor]) -> dict[str, Tensor]:
     """(B, chunks, 36, ...) each: `error`, `opening`, `poses`, `expression`, `letters`, `sharpness` over the true one;
-    `colour` (B, chunks); `reference` (B, poses) is how the picture holds its head. `frames_of` gives a chunk's
-    frames."""
+    `colour` and `background` (B, chunks); `reference` (B, poses) is how the picture holds its head. `frames_of` gives a
+    chunk's frames."""
     found: dict[str, list[Tensor]] = {}
     for chunk in chunks:
         frames = frames_of(chunk).clamp(0, 1)
@@ -53,13 +55,22 @@ def read(probe: FaceProbe, cast: Cast, size: int, chunk: int, frames: Tensor) ->
     wanted = torch.stack([true_embedding(take.identity, probe.world) for take in cast.takes])
     words = [take.identity.letters for take in cast.takes for _ in range(many[1])]
     true = torch.stack([take.frames(numbers(chunk), size) for take in cast.takes]).float() / 255
+    rooms = torch.stack([empty_room(take.identity, size) for take in cast.takes]).float()[:, None] / 255
     sharp, true_sharp = (sharpness(part.flatten(0, 1)).view(many) for part in (frames, true))
     return {"error": identity_error(seen.embeddings, wanted.repeat_interleave(many[1], 0)).view(many),
             "opening": seen.openings.view(many), "poses": seen.poses.unflatten(0, many),
             "expression": seen.state("expression").view(many),
             "letters": torch.tensor([a == b for a, b in zip(seen.letters, words, strict=True)]).view(many),
             "sharpness": sharp / true_sharp.mean(1, keepdim=True),
+            "background": away_from_room(frames, rooms, true),
             "colour": ciede2000(*(lab(part) for part in (frames, true))).mean((1, 2)).float()}
+
+
+def away_from_room(frames: Tensor, rooms: Tensor, true: Tensor) -> Tensor:
+    """(B,): RMS of frames (B, T, H, W, 3) against the rooms (B, 1, H, W, 3), where no true frame shows anybody."""
+    empty = (true == rooms).all(-1).all(1)
+    apart = (frames - rooms).square().mean(-1).mean(1)
+    return ((apart * empty).sum((1, 2)) / empty.sum((1, 2)).clamp(min=1)).sqrt()
 
 
 def numbers(chunk: int, reach: int = 0) -> np.ndarray:
@@ -74,8 +85,11 @@ def lab(frames: Tensor) -> Tensor:
     return lab_of_light(light.unflatten(0, frames.shape[:2]).mean(1))
 
 
-def figures(seen: dict[str, Tensor], cast: Cast, usual: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """FIGURES, (characters,) each, over the `usual` chunks, so that all takes are judged by the same ones."""
+def figures(seen: dict[str, Tensor], cast: Cast, usual: tuple[int, ...], counts: Mapping[str, float] | None = None
+            ) -> dict[str, np.ndarray]:
+    """FIGURES, (characters,) each, over the `usual` chunks, so that all takes are judged by the same ones; of `counts`
+    what is the same for all characters."""
+    counted = {name: np.full(len(cast.takes), (counts or {}).get(name, np.nan)) for name in ("tokens", "attention")}
     looked = seen["chunks"].tolist()
     places = [looked.index(chunk) for chunk in usual]
     arrays = {name: values.numpy()[:, places] for name, values in seen.items()
@@ -98,7 +112,7 @@ def figures(seen: dict[str, Tensor], cast: Cast, usual: tuple[int, ...]) -> dict
             "pose_near": apart[:, :, NEAR].mean((1, 2)), "sharpness": per_chunk["sharpness"].mean(1),
             "sharpness_slope": slopes(minutes, per_chunk["sharpness"]), "colour": arrays["colour"].mean(1),
             "colour_slope": slopes(minutes, arrays["colour"]),
-            "arrival": measure_story(expression, looked, cast)}
+            "arrival": measure_story(expression, looked, cast), "background": arrays["background"].mean(1), **counted}
 
 
 def correlations(opening: np.ndarray, chunks: list[int], cast: Cast) -> np.ndarray:

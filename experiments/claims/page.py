@@ -10,8 +10,9 @@ from torch import Tensor
 from .conditions import CONDITIONS, DISTANCES
 from .measures import FIGURES, numbers
 from .pictures import Curve, Plot
+from .reference_claims import ALL_CLAIMS
 from .statistics import interval
-from .verdicts import AHEAD, CLAIMS, Claim, Figures, judge_claim
+from .verdicts import AHEAD, Claim, Figures, judge_claim
 
 BEGIN, END = "<!-- begin: written by experiments/claims -->\n", "<!-- end -->"
 HEAD = """# The claims, reproduced with the puppet
@@ -24,14 +25,14 @@ HOW = ("A check holds where the whole 95 % interval of its paired difference ove
        "claimed. A check that something is kept cannot carry a claim alone. "
        "Each interval is of one check, not of all of them together.")
 SHOWN = ("identity", "identity_slope", "letters", "sync", "lag", "dynamics", "motion_pause", "pose_near", "sharpness",
-         "colour")
+         "colour", "background")
 DRIFT = ("none", "plain", AHEAD, "truth")
 STITCHING = ("none", "used only, none", "neither, none", AHEAD, "used only", "neither")
 
 
 def page(found: Figures, asked: Sequence[int], made_by: str, plots: Sequence[str]) -> str:
     """The marked part. `plots`: paths of the pictures from the page."""
-    claims = [claim for claim in CLAIMS if claim.number in asked]
+    claims = [claim for claim in ALL_CLAIMS if claim.number in asked]
     results = {claim.number: judge_claim(claim, found) for claim in claims}
     lines = [made_by, "", "| | claim | the paper | reproduced |", "|---|---|---|---|"]
     lines += [f"| {claim.number} | {claim.title} | {claim.paper} | {verdict(results[claim.number][0])} |"

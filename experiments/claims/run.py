@@ -22,9 +22,11 @@ from .conditions import CONDITIONS, Condition, chunks_for, chunks_to_measure
 from .measures import figures, predictions
 from .page import page, plots_of, write_part
 from .pictures import draw_plots, save_png, strip
+from .reels import Reel, film
+from .reference_claims import ALL_CLAIMS
 from .takes import Cast, cast, digest_files, frames_of_chunk, load_or_make, make_take, true_frames_of_chunk
 from .vae import PuppetVAE
-from .verdicts import AHEAD, CLAIMS, QUICK, Claim
+from .verdicts import AHEAD, QUICK, Claim
 
 HERE = Path(__file__).resolve().parent
 SILENT_SECONDS, STRIP_CHARACTERS = 20, 2
@@ -38,7 +40,7 @@ class Studio:
     def __init__(self, world: World, weights: Path, folder: Path, characters: int, seconds: float, every: int):
         self.world, self.weights, self.folder = world, weights, folder
         self.characters, self.seconds, self.every = characters, seconds, every
-        self.network, self.cast = cache(self.load_network), cache(self.make_cast)
+        self.network, self.cast, self.reel = cache(self.load_network), cache(self.make_cast), cache(self.make_reel)
         self.spent: dict[tuple, float] = {}     # seconds of processor time, whenever that was
 
     def file(self, name: str) -> Path:
@@ -47,7 +49,8 @@ class Studio:
     @cached_property
     def made_with(self) -> str:
         pack = HERE.parents[1]
-        return digest_files(self.file("vae"), HERE / "takes.py", *sorted((pack / "techniques").rglob("*.py")),
+        return digest_files(self.file("vae"), HERE / "takes.py", HERE / "reels.py",
+                      *sorted((pack / "techniques").rglob("*.py")),
                       *sorted((pack / "networks" / "longcat").glob("*.py")),
                       *sorted((pack / "pipelines" / "headless").glob("*.py")))
 
@@ -70,6 +73,12 @@ class Studio:
         seconds = min(self.seconds, SILENT_SECONDS) if silent else self.seconds
         return cast(self.world, self.codec, self.characters, chunks_for(seconds), silent)
 
+    def make_reel(self) -> Reel:
+        return film(self.cast(False), self.codec, self.world.size)
+
+    def reel_of(self, condition: Condition) -> Reel | None:
+        return self.reel() if condition.video else None
+
     def cast_of(self, condition: Condition) -> Cast:
         return self.cast(condition.speech != "speech")
 
@@ -90,7 +99,8 @@ class Studio:
 
     def latents(self, condition: Condition) -> Tensor:
         return self.load_or_make(("take", *self.key(condition)), lambda: {"latents": make_take(
-            self.network(condition.weights), self.codec, condition, self.cast_of(condition)).half()})["latents"].float()
+            self.network(condition.weights), self.codec, condition, self.cast_of(condition),
+            self.reel_of(condition)).half()})["latents"].float()
 
     def measure(self, condition: Condition, story: bool) -> tuple[dict, dict]:
         """(predictions, figures). `story`: measure the chunks of the story's times as well."""
@@ -101,7 +111,8 @@ class Studio:
         latents = None if condition.context == "truth" else self.latents(condition)
         found = self.load_or_make(("seen", *self.key(condition), looked, self.seen_with),
                           lambda: self.look(latents, players, looked))
-        return found, figures(found, players, usual)
+        reel = self.reel_of(condition)
+        return found, figures(found, players, usual, reel.counts(condition) if reel else None)
 
     def look(self, latents: Tensor | None, players: Cast, looked: tuple[int, ...]) -> dict:
         def frames(chunk: int) -> Tensor:
@@ -117,10 +128,10 @@ def run(options: argparse.Namespace) -> None:
     characters, seconds, every = SHORT if options.quick else USUAL
     characters, seconds = options.characters or characters, options.seconds or seconds
     every = options.every or every
-    asked = options.claims or (QUICK if options.quick else [claim.number for claim in CLAIMS])
+    asked = options.claims or (QUICK if options.quick else [claim.number for claim in ALL_CLAIMS])
     world = World(load_tracks(options.corpus) if options.corpus else None, size=SIZE)
     studio = Studio(world, options.weights, options.kept, characters, seconds, every)
-    names = select_conditions([claim for claim in CLAIMS if claim.number in asked])
+    names = select_conditions([claim for claim in ALL_CLAIMS if claim.number in asked])
     if options.part:
         measure_conditions(studio, part_of(names, *map(int, options.part.split("/"))))
         return

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .conditions import CONTEXT, NEW, TIMELINE, Condition, first_new_frame, techniques_of
+
+if TYPE_CHECKING:
+    from .reels import Reel
 
 STEPS, SHIFT = 8, 3.0
 FIRST_SEED = 90_000         # of the characters, who are held out whatever it is
@@ -97,30 +100,32 @@ def noise(cast: Cast, chunk: int, latents: int = CHUNK) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1000 + chunk))
 
 
-def request(condition: Condition, cast: Cast, chunk: int, conditioning: Tensor | None, latent: int, latents: int
-            ) -> Request:
+def request(condition: Condition, cast: Cast, chunk: int, conditioning: Tensor | None, latent: int, latents: int,
+            reel: "Reel | None" = None) -> Request:
     """The network's arguments for a chunk of `latents` from `latent` on."""
     start = Fraction(0) if chunk == 0 else Fraction(first_new_frame(chunk), FPS)
     position = ChunkPosition(start_seconds=start, reference=cast.picture, chunk=chunk)
     return Request(conditioning, cast.picture if condition.reference else None, cast.speech(condition, latent, latents),
-                   techniques_of(condition, cast.story), position, condition.audio_scale)
+                   (*techniques_of(condition, cast.story), *([reel.technique(condition)] if reel else [])), position,
+                   condition.audio_scale)
 
 
 @torch.inference_mode()
-def make_take(network, codec: Codec, condition: Condition, cast: Cast) -> Tensor:
+def make_take(network, codec: Codec, condition: Condition, cast: Cast, reel: "Reel | None" = None) -> Tensor:
     """The whole take (B, 16, latents, h, w), with matrices in what is fastest here, as the network was trained."""
     sigmas = schedule("normal", STEPS, SHIFT)
     with fast():
         if condition.context == "sliding":
             return slid(network, condition, cast, sigmas)
-        return continue_chunks(network, codec, condition, cast, sigmas)
+        return continue_chunks(network, codec, condition, cast, sigmas, reel)
 
 
-def continue_chunks(network, codec: Codec, condition: Condition, cast: Cast, sigmas: Tensor) -> Tensor:
+def continue_chunks(network, codec: Codec, condition: Condition, cast: Cast, sigmas: Tensor, reel: "Reel | None"
+                    ) -> Tensor:
     """Chunk by chunk, each behind the end of the one before; the first behind the picture."""
     conditioning = latents = cast.picture
     for chunk in range(cast.chunks):
-        asked = request(condition, cast, chunk, conditioning, NEW * chunk, CHUNK)
+        asked = request(condition, cast, chunk, conditioning, NEW * chunk, CHUNK, reel)
         window = sample(network, noise(cast, chunk), sigmas, asked)
         latents = torch.cat([latents, window[:, :, conditioning.shape[2]:]], 2)
         conditioning = latents[:, :, -CONTEXT:] if condition.context == "stitch" else re_encode(codec, latents)

@@ -15,7 +15,8 @@ AHEAD = f"ahead {DEFAULT}"
 SAME_IDENTITY, SAME_SYNC = 0.05, 0.05   # what is still as good: standard deviations, correlation
 ARRIVED = 0.5                           # of the way to a keyframe's expression
 SMALLEST = {"identity": 0.01, "identity_slope": 0.02, "identity_end": 0.01, "sync": 0.01, "dynamics": 0.005,
-            "pose_near": 0.01, "arrival": 0.05}     # differences that are called one, of distances by their doubling
+            "pose_near": 0.01, "arrival": 0.05, "background": 0.01,
+            "tokens": 1.0, "attention": 1.0}     # differences that are called one, of distances by their doubling
 ONE_EACH = "of each kind one network was trained: the intervals are over characters, not over trainings"
 NEAR_DISTANCES = tuple(frames for frames in DISTANCES if frames <= DEFAULT)    # Seo et al., fig. 6: best up to 12
 
@@ -47,17 +48,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Trend:
-    """`figure` rises with the lookahead (`sign` 1) or falls (-1), over the logarithm of the distance."""
+    """`figure` rises with the lookahead (`sign` 1) or falls (-1), over the logarithm of the distance; or over that of
+    what else `over` names of the conditions."""
     says: str
     figure: str
     sign: int
     keeps: bool = False
     given: Check | None = None
     conditions: tuple[str, ...] = tuple(f"ahead {frames}" for frames in DISTANCES)
+    over: tuple[int, ...] = DISTANCES
 
     def advantage(self, found: Figures) -> np.ndarray:
         values = np.stack([found[name][self.figure] for name in self.conditions], 1)
-        return self.sign * slopes(np.log2(DISTANCES), values)
+        return self.sign * slopes(np.log2(self.over), values)
 
 
 @dataclass(frozen=True)

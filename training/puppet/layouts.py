@@ -5,7 +5,7 @@ LongCat-Video-Avatar); a noise level for each block (AvatarForcing); several pic
 short video of the person ahead of the chunk (TAVR).
 """
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ SHARES = {"speech": 0.05, "picture": 0.15, "re-encoded": 0.10, "latents": 0.25, 
           "video": 0.15}
 REFERENCES = ("flexible", "fixed", "none")
 SILENCES = ("encoded", "null", "left out")
+SCENES = ("both", "same", "other", "stages")
+FIRST_STAGE = 18 / 33           # of TAVR's steps, on the same scene
 BLOCK, BLOCKS = 2, 4            # latents of a block and blocks of a rolling window
 MOST_PICTURES, LEAST_VIDEO, VIDEO_AHEAD = 4, 3, 8
 
@@ -30,7 +32,9 @@ class Config:
     """`shares` of the layouts. `reference`: "flexible" is at the picture's own time, in the chunk or up to
     `farthest_frames` ahead; "fixed" is `fixed_latents` after the chunk's end whatever picture it is. `silence`: what a
     clip without speech has as audio features, "null" being zeros; "left out" has no such clips. `lips`: how much more
-    than another latent one counts in which lips move. `base`: the config whose network this one is a LoRA of, of
+    than another latent one counts in which lips move. `scenes`: where the video of layout "video" was filmed, "both" is
+    each half of the time, "stages" the same scene first and then another, as TAVR is trained. `pairs`: of takes, where
+    it is trained by preferences (preferences.py). `base`: the config whose network this one is a LoRA of, of
     `rank`. `batch` is twice as large while the rate falls."""
     name: str
     seed: int = 0
@@ -50,13 +54,15 @@ class Config:
     null_audio: float = 0.1
     silence: str = "encoded"
     lips: float = 4.0
+    scenes: str = "both"
+    pairs: int = 0
 
     def __post_init__(self):
         unknown = set(self.shares) - set(SHARES)
-        if self.reference not in REFERENCES or self.silence not in SILENCES or unknown:
-            raise ValueError(f"{self.name}: reference {self.reference!r}, silence {self.silence!r}, shares of "
-                             f"{', '.join(self.shares)}; wanted one of {REFERENCES}, one of {SILENCES}, and some of "
-                             f"{tuple(SHARES)}")
+        if self.reference not in REFERENCES or self.silence not in SILENCES or self.scenes not in SCENES or unknown:
+            raise ValueError(f"{self.name}: reference {self.reference!r}, silence {self.silence!r}, scenes "
+                             f"{self.scenes!r}, shares of {', '.join(self.shares)}; wanted one of {REFERENCES}, one of "
+                             f"{SILENCES}, one of {SCENES}, and some of {tuple(SHARES)}")
         if abs(sum(self.shares.values()) - 1) > 1e-6:
             raise ValueError(f"{self.name}: shares add up to {sum(self.shares.values()):g}, wanted 1")
 
@@ -67,6 +73,13 @@ class Config:
         if unknown:
             raise ValueError(f"{path}: got {', '.join(sorted(unknown))}, wanted one of the fields of Config")
         return cls(**settings)
+
+
+    def scenes_at(self, step: int) -> str:
+        """Where the videos of one step were filmed."""
+        if self.scenes != "stages":
+            return self.scenes
+        return "same" if step < FIRST_STAGE * self.steps else "other"
 
 
 class Window(NamedTuple):
@@ -102,6 +115,7 @@ def sample(config: Config, clips: Clips, step: int, batch: int = 0) -> Sample:
     index = torch.from_numpy(draw.choice(who, size=batch or config.batch))
     layout = str(draw.choice(list(config.shares), p=list(config.shares.values())))
     window = window_of(layout, clips, index, draw)
+    config = replace(config, scenes=config.scenes_at(step))
     spans = references_of(layout, config, clips, index, window, draw)
     known = window.known.shape[2]
     noisy = clips["latents"][index][:, :, window.first + known:window.first + window.latents]
@@ -138,7 +152,8 @@ def references_of(layout: str, config: Config, clips: Clips, index: Tensor, wind
         return [(picture(clips, index, int(place)), (float(draw.uniform(0, end)),)) for place in places]
     if layout == "video":
         length, ahead = int(draw.integers(LEAST_VIDEO, REFERENCE + 1)), int(draw.integers(1, VIDEO_AHEAD + 1))
-        scene = torch.from_numpy(draw.integers(2, size=len(index)))
+        drawn = draw.integers(2, size=len(index))
+        scene = torch.from_numpy({"same": 0 * drawn, "other": 0 * drawn + 1}.get(config.scenes, drawn))
         times = tuple(float(CHUNK - 1 + ahead + latent) for latent in range(length))
         return [(clips["videos"][index, scene][:, :, :length], times)]
     if draw.random() >= (0.4 if layout in ("speech", "picture") else 0.9):

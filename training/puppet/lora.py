@@ -46,6 +46,16 @@ def layout(averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+def join(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One LoRA file that adds what two of the same layers add, each with its rank as alpha."""
+    joined = {}
+    for name, tensor in first.items():
+        other = second[name]
+        joined[name] = tensor + other if name.endswith(".alpha") else torch.cat(
+            [tensor, other], 0 if name.endswith(".lora_down.weight") else 1).contiguous()
+    return joined
+
+
 def is_lora(weights: Mapping[str, Tensor]) -> bool:
     return any(name.endswith(".lora_up.weight") for name in weights)
 

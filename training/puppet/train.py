@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     config = Config.read(options.config)
+    if config.pairs:
+        parser.error(f"{config.name} is trained by preferences: python -m training.puppet.preferences")
     if bool(config.base) != bool(options.base):
         parser.error(f"{config.name} is {'a LoRA of ' + config.base if config.base else 'no LoRA'}: give --base "
                      "accordingly")
