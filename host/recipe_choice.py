@@ -16,6 +16,7 @@ from ..pipelines.training.flow_recipes import Chunks, FlexibleAnchor, FlowRecipe
 from ..pipelines.training.preference_recipe import Preference
 from ..pipelines.training.restoring_recipe import RestorativeFlow
 from ..pipelines.training.run import Settings
+from ..pipelines.training.video_recipe import CrossScene, SameScene
 from ..techniques.flow_schedules import student_levels
 from ..techniques.rolling_window import Rolling
 from .recipe_training import Trained, train
@@ -68,6 +69,8 @@ RECIPES: Mapping[str, Choice] = {
     RestorativeFlow.name: Choice(RestorativeFlow),
     Regression.name: Choice(Regression, PAIRS, "Backfill", True),
     Matching.name: Choice(Matching, student=True),
+    SameScene.name: Choice(SameScene),
+    CrossScene.name: Choice(CrossScene),
     Preference.name: Choice(Preference, PREFERENCES, "Preference Pairs"),
 }
 

@@ -1,4 +1,5 @@
-"""The people that come with the pack, a picture and a speech recording of each, and its videos, in assets/."""
+"""The people that come with the pack and a room for them, a picture and a speech recording of each, and its videos, in
+assets/."""
 import json
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ def people() -> dict[str, dict[str, str]]:
     return json.loads((ASSETS / "people.json").read_text(encoding="utf-8"))
 
 
-def load_person(name: str) -> tuple[Tensor, dict[str, Any]]:
-    """Picture (1, H, W, 3) and AUDIO."""
+def load_person(name: str) -> tuple[Tensor, dict[str, Any], Tensor]:
+    """Picture (1, H, W, 3), AUDIO, and the picture's mask (1, H, W): 1 where it is transparent."""
     from comfy_extras.nodes_audio import load  # what Load Audio reads with
     files = people()[name]
     with Image.open(ASSETS / files["picture"]) as picture:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+        pixels = torch.from_numpy(np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255)[None]
     waveform, rate = load(str(ASSETS / files["speech"]))
-    return torch.from_numpy(pixels)[None], {"waveform": waveform[None], "sample_rate": rate}
+    return pixels[..., :3], {"waveform": waveform[None], "sample_rate": rate}, 1 - pixels[..., 3]
 
 
 def find_video(name: str) -> Path:

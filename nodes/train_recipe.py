@@ -26,7 +26,8 @@ class LodestarTrainRecipe(io.ComfyNode):
                                tooltip="flexible anchor: for Lookahead Anchor at any distance. stitching: for Latent "
                                        "Stitch. disentangled silence: pauses that move. restorative flow: for "
                                        "Persistent Latents. student regression, then student matching: few steps "
-                                       "with Rolling Window. preference: more like the person."),
+                                       "with Rolling Window. video reference, same scene, then another scene: for "
+                                       "Video Reference. preference: more like the person."),
                 io.Int.Input("steps", default=1000, min=1, max=1_000_000,
                              tooltip="Of the training in all. More than before goes on where it ended."),
                 io.Int.Input("rank", default=32, min=1, max=1024,

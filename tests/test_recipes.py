@@ -1,6 +1,7 @@
 """Losses against their papers' formulas, written out with loops, and recipes that depend on seed and step alone."""
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from lodestar.pipelines.training.preference_recipe import Preference
 from lodestar.pipelines.training.recipe import LORA
 from lodestar.pipelines.training.restoring_recipe import RestorativeFlow
 from lodestar.pipelines.training.run import LossNotFinite, Settings, TrainingRun
+from lodestar.pipelines.training.video_recipe import CrossScene, SameScene
 from lodestar.techniques import distillation, flow_matching, preference
+from lodestar.techniques.reference_tokens import tokens_in_masks
 from lodestar.techniques.rolling_window import Rolling, roll
 from torch import nn
 from training_clips import MadeClips, make_clips
@@ -51,7 +54,16 @@ class ToyNetwork:
 def recipes():
     return [FlexibleAnchor(CLIPS, CHUNKS), Stitching(CLIPS, CHUNKS), Silence(CLIPS, CHUNKS),
             RestorativeFlow(CLIPS, CHUNKS, adaptation=10), Preference(CLIPS, CHUNKS),
-            Regression(CLIPS, CHUNKS, ROLLING), Matching(CLIPS, CHUNKS, ROLLING, blocks=4)]
+            Regression(CLIPS, CHUNKS, ROLLING), Matching(CLIPS, CHUNKS, ROLLING, blocks=4),
+            SameScene(CLIPS, CHUNKS), CrossScene(scenes(), CHUNKS)]
+
+
+def scenes(*pairs):
+    """Clips of (person, scene)."""
+    pairs = pairs or (("anna", "park"), ("ben", "park"), ("anna", "office"))
+    clips = make_clips(3, 16, (4, 4), len(pairs), (2, 5))
+    return MadeClips(replace(clip, info=replace(clip.info, person=person, scene=scene))
+                     for clip, (person, scene) in zip(clips, pairs, strict=True))
 
 
 @pytest.mark.parametrize("number", range(len(recipes())))
@@ -79,6 +91,42 @@ def test_an_anchor_stands_at_its_own_time_from_the_first_latent_to_d_max_ahead()
         assert anchor.schedule == (min(max(own, 0), 3 + 5),)
         seen.append(anchor.schedule[0])
     assert min(seen) == 0 and max(seen) == 8 and len(set(seen)) > 5
+
+
+def shown_in(recipe, step):
+    """The example of a step, its video, and which clips that is from."""
+    example = recipe.example(step)
+    (video,) = example.techniques
+    length = video.frames
+    places = [(index, begin) for index, clip in enumerate(recipe.clips) for begin in range(17 - length)
+              if torch.equal(clip["latents"][None, :, begin:begin + length].float(), video.latents)]
+    return example, video, places
+
+
+def test_the_video_of_one_scene_is_another_clip_of_it_or_what_the_chunk_leaves():
+    """A person's two clips of a park, one of somebody else there, one of the person elsewhere."""
+    clips = scenes(("anna", "park"), ("ben", "park"), ("anna", "park"), ("anna", "office"))
+    recipe, others = SameScene(clips, CHUNKS), set()
+    for step in range(60):
+        example, video, ((shown, begin),) = shown_in(recipe, step)
+        own = clips.index(example.clip)
+        others.add((own, shown))
+        assert 1 <= video.frames <= 6 and (shown == own or (begin == 0 and video.frames >= 4))
+        if shown == own:
+            known = 2 if example.first_latent else 0
+            assert begin + video.frames <= example.first_latent - known or begin >= example.first_latent + 4
+        kept = tokens_in_masks(clips[shown]["mask"][0, begin:begin + video.frames].float(), (2, 2), 0.15)
+        assert torch.equal(video.tokens.keep, kept)
+    assert others == {(0, 0), (0, 2), (1, 1), (2, 0), (2, 2), (3, 3)}
+
+
+def test_the_video_of_another_scene_is_never_of_the_same():
+    clips = scenes(("anna", "park"), ("ben", "park"), ("anna", "office"), ("anna", "park"), ("", "office"))
+    found = {(clips.index(example.clip), shown) for example, _, ((shown, _),) in (
+        shown_in(CrossScene(clips, CHUNKS), step) for step in range(60))}
+    assert found == {(0, 2), (3, 2), (2, 0), (2, 3)}
+    with pytest.raises(ValueError, match="clips: no two of 3 show one person in two scenes"):
+        CrossScene(CLIPS, CHUNKS)
 
 
 def test_stitched_context_is_the_clip_s_own_latents_before_the_chunk():

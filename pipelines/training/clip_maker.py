@@ -229,7 +229,7 @@ class ClipMaker:
         if sound is not None:
             arrays["speech"], silent = self._speech(sound, first)
         return arrays, {"source": plan.name, "digest": plan.digest, "first_frame": first, "silent": silent,
-                        "person": plan.name, "scene": plan.name}
+                        "person": plan.name.split("/")[0], "scene": plan.name}     # a folder is a person
 
     def _box(self, video: Video, first: int) -> tuple[Box, Tensor | None]:
         own, (wide, high) = self.format, video.size

@@ -25,8 +25,10 @@ def test_it_is_what_core_loads(person, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
     for file in PEOPLE[person].values():
         shutil.copy(workflow_inputs.ASSETS / file, tmp_path)
-    image, audio = LodestarSamplePerson.execute(person, 0.0).args
-    assert torch.equal(image, nodes.LoadImage().load_image(PEOPLE[person]["picture"])[0])
+    image, audio, mask = LodestarSamplePerson.execute(person, 0.0).args
+    pixels, transparent = nodes.LoadImage().load_image(PEOPLE[person]["picture"])
+    assert torch.equal(image, pixels) and mask.shape == image.shape[:3]
+    assert torch.equal(mask, transparent) if transparent.any() else not mask.any()
     loaded = LoadAudio.execute(PEOPLE[person]["speech"])
     loaded = asyncio.run(loaded) if inspect.isawaitable(loaded) else loaded
     assert audio["sample_rate"] == loaded.args[0]["sample_rate"] == 16000
