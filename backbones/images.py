@@ -1,4 +1,7 @@
 """A picture as a user brings it, made into what a take wants: one RGB frame at the take's size, and its latent."""
+import logging
+from collections.abc import Sequence
+
 import comfy.utils
 import torch
 from torch import Tensor
@@ -7,6 +10,7 @@ from .socket_values import SMALLEST_PICTURE
 from .vae import encode_frames
 
 FITS = ("crop", "pad", "white")
+logger = logging.getLogger("lodestar")
 
 
 def fit_picture(picture: Tensor, width: int, height: int, fit: str = "crop") -> Tensor:
@@ -37,6 +41,20 @@ def fit_picture(picture: Tensor, width: int, height: int, fit: str = "crop") -> 
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     padded[:, top:top + inner_height, left:left + inner_width] = inner
     return padded
+
+
+def leave_out_copies(pictures: Sequence[Tensor], first: Tensor | None) -> list[Tensor]:
+    """Of pictures (1, H, W, 3) those that differ from `first` (n, H, W, 3) and from one another, in order."""
+    seen = [] if first is None else list(first.split(1))
+    found = []
+    for picture in pictures:
+        if not any(torch.equal(picture, other) for other in seen):
+            seen.append(picture)
+            found.append(picture)
+    if len(found) < len(pictures):
+        logger.warning("views: %d of %d show the same as another or as the reference; each is kept once",
+                       len(pictures) - len(found), len(pictures))
+    return found
 
 
 def fit_on_white(picture: Tensor, width: int, height: int) -> Tensor:

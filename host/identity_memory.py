@@ -66,14 +66,20 @@ class IdentityMemory:
     def draws(self) -> bool:
         """Upstream, which hands over nothing where there is no motion, shows every clip what it shows the first."""
         assert self.technique is not None
-        return self.technique.drawn > 0 and not (self.inputs.memory_in_channels and not self.technique.motion_latents)
+        return self.missing > 0 and not (self.inputs.memory_in_channels and not self.technique.motion_latents)
+
+    @property
+    def missing(self) -> int:
+        """How many pictures the first chunk completes."""
+        assert self.technique is not None
+        return self.technique.missing(self.inputs.views.shape[2])
 
     def draw(self, past: Past) -> Iterator[Tensor]:
         """Latents (1, C, 1, h, w) of frames of the first chunk, decoded once more, of which no others are held."""
         assert self.technique is not None
         first = self.inputs.plan.chunks[0]
         frames = self.inputs.plan.timeline.frames_for_latents(first.latents)
-        wanted = set(draw_frames(self.technique.drawn, frames, self.technique.seed))
+        wanted = set(draw_frames(self.missing, frames, self.technique.seed))
         for frame in self.pick(past.first_latents(first.latents), wanted):
             yield self.inputs.encode(quantise(frame))
         give_back()

@@ -18,6 +18,7 @@ from ..pipelines.metrics.verdict import Thumbnails
 from ..pipelines.metrics.video_reader import Clip, VideoFile, VideoReader
 from ..pipelines.take.plan import Take
 from .driving_sources import with_alpha
+from .who_stands_where import TAG, read_references
 
 
 def measure_video(reader: VideoReader, sound: dict | None, reference: Tensor | None, plan: Take | None,
@@ -27,9 +28,11 @@ def measure_video(reader: VideoReader, sound: dict | None, reference: Tensor | N
     if reference is not None:
         with name_input("reference"):
             person = fit_picture(reference, reader.width, reader.height)[0]
-    return evaluate(reader, speech=plan.audio if plan and not plan.clip_frames else sound,
-                    borders=borders_of(plan, reader), reference=person, mouth_box=mouth_box, models=face_folders(),
-                    on_frames=progress(reader), thumbnails=thumbnails, drawn=is_puppet(reader))
+    report = evaluate(reader, speech=plan.audio if plan and not plan.clip_frames else sound,
+                      borders=borders_of(plan, reader), reference=person, mouth_box=mouth_box, models=face_folders(),
+                      on_frames=progress(reader), thumbnails=thumbnails, drawn="puppet" in loaded_models(
+                          tag_of(reader, "prompt")))
+    return {**report, "references": read_references(tag_of(reader, TAG))}
 
 
 def open_video(video) -> tuple[VideoReader, dict | None]:
@@ -94,13 +97,14 @@ def file_in_output(path: str | Path) -> dict[str, str] | None:
             "type": "output"}
 
 
-def is_puppet(video: VideoReader) -> bool:
-    """Whether the file's own graph says that the pack's puppet made it: a drawing, in which nobody finds a face."""
+def tag_of(video: VideoReader, name: str) -> str:
+    """What the file's metadata have under a name: of its own graph, where the pack's puppet made it, that it is a
+    drawing, in which nobody finds a face."""
     media = getattr(video, "media", None)
     if media is None:
-        return False
+        return ""
     with media.open_container() as container:
-        return "puppet" in loaded_models(container.metadata.get("prompt", ""))
+        return str(container.metadata.get(name, ""))
 
 
 def loaded_models(prompt: str) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 from comfy.cli_args import args
 
 
-def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str]:
-    """The queued prompt and the workflow, so that the video opens as a graph when dragged into ComfyUI."""
+def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None, **more: Any) -> dict[str, str]:
+    """The queued prompt and the workflow, so that the video opens as a graph when dragged into ComfyUI, and `more`."""
     if args.disable_metadata:
         return {}
-    found = {**(extra_pnginfo or {})}
+    found = {**(extra_pnginfo or {}), **more}
     if prompt is not None:
         found["prompt"] = prompt
     return {name: json.dumps(_strict(value), allow_nan=False, default=repr) for name, value in found.items()}

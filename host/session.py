@@ -30,6 +30,7 @@ from .stream_chunk_sampler import choose_chunk_sampler, speech_chunk
 from .take_fingerprints import take_fingerprints
 from .take_inputs import TakeInputs
 from .take_requests import add_stop, folder_name, takes_folder
+from .who_stands_where import TAG, list_references
 
 logger = logging.getLogger("lodestar")
 LOOK_SECONDS = 10   # for how long another run may look into this take's folder for reusable chunks
@@ -155,7 +156,9 @@ class TakeSession:
         whole = journal.finished == journal.chunks
         segments = remakes.segments() if whole else journal.segments()
         progress.say_joining()
-        tags, sound = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo), self.sound(journal.finished_frames)
+        who = {TAG: list_references(self.inputs)}
+        tags, sound = graph_tags(self.hidden.prompt, self.hidden.extra_pnginfo, **who), self.sound(
+            journal.finished_frames)
 
         def join(path: Path) -> None:
             writer.finish([*before, *segments], sound, tags, path)

@@ -16,7 +16,7 @@ from .. import backbones
 from ..backbones import attach
 from ..backbones.audio.speech import Speech
 from ..backbones.backbone import Backbone, ChunkInputs, ChunkRequest
-from ..backbones.images import fit_picture
+from ..backbones.images import fit_picture, leave_out_copies
 from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_pictures, check_prompt, check_unused_speech, check_vision, log_unused
 from ..backbones.vae import encode_frames, open_stream
@@ -142,11 +142,11 @@ class TakeInputs:
 
     @cached_property
     def views(self) -> Tensor:
-        """Latents (1, C, k, h, w) of the views that Persistent Latents was given, each encoded alone."""
+        """Latents (1, C, k, h, w) of the views that Persistent Latents was given, each encoded alone, copies once."""
         views = [] if self.persistent is None else self.persistent.given_views
         with name_input("views"):
-            encoded = [self.encode(self.backbone.fit_pictures(view, self.plan.width, self.plan.height))
-                       for view in views]
+            fitted = [self.backbone.fit_pictures(view, self.plan.width, self.plan.height) for view in views]
+            encoded = [self.encode(view) for view in leave_out_copies(fitted, self.fitted_picture)]
         channels, height, width = self.latent_shape
         return torch.cat([torch.zeros(1, channels, 0, height, width), *encoded], 2)
 

@@ -59,7 +59,11 @@ class PersistentLatents(Technique):
     @property
     def drawn(self) -> int:
         """How many frames of the first chunk become pictures."""
-        return self.count - 1 - len(self.given_views) if self.complete_with == COMPLETE_WITH[0] else 0
+        return self.missing(len(self.given_views))
+
+    def missing(self, views: int) -> int:
+        """The same where of the views so many differ from the reference and from one another."""
+        return self.count - 1 - views if self.complete_with == COMPLETE_WITH[0] else 0
 
     def arrange(self, reference: Tensor, others: Tensor) -> Tensor:
         """The identity memory (1, C, N, h, w): `others` (1, C, k, h, w), the rest is the reference."""

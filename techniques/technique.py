@@ -173,11 +173,30 @@ def find_sparse_attention(techniques: Iterable[Technique]) -> SparseBlocks | Non
 
 def lay_out(own: Layout, techniques: tuple[Technique, ...], position: ChunkPosition
             ) -> tuple[Layout, dict[tuple[int, int], float]]:
-    """The model's own layout after all techniques, and its visibility: {(query frame, key frame): weight}."""
+    """The model's own layout after all techniques, and its visibility: {(query frame, key frame): weight}. A picture
+    that two of them want at one time stands once."""
     layout = own
     for technique in techniques:
         layout = technique.layout(layout, position)
+    layout = stand_once(layout)
     return layout, visibility_table(layout, techniques)
+
+
+def stand_once(layout: Layout) -> Layout:
+    """The layout without whole clean frames that stand in it already, at the same times; the model's own stay."""
+    pictures = [span for span in layout.spans if span.latents is not None and span.clean and span.audio is None
+                and (span.tokens is None or span.tokens.whole)]
+    for place, span in enumerate(pictures):
+        if any(other.times == span.times and same_latents(other.latents, span.latents) for other in pictures[:place]):
+            layout = layout.without(span)
+    return layout
+
+
+def same_latents(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether both are one picture; of two on a card only where they are one tensor, since a step would wait for it."""
+    if one is None or other is None or one is other:
+        return one is other
+    return one.device.type == other.device.type == "cpu" and one.shape == other.shape and torch.equal(one, other)
 
 
 def place_anchor(layout: Layout, time: float, latents: Tensor | None, position: ChunkPosition) -> Layout:

@@ -5,7 +5,6 @@ import importlib
 import re
 import sys
 import types
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from time import process_time
@@ -13,6 +12,7 @@ from time import process_time
 import numpy as np
 import pytest
 import torch
+from averages import Averages
 from lodestar.pipelines.headless import longcat_sampling as headless
 from lodestar.training.puppet import face_probe
 from lodestar.training.puppet.drawing import STATE
@@ -23,32 +23,16 @@ from lodestar.training.puppet.traits import statistics
 from lodestar.training.puppet.world import World
 from PIL import Image
 from safetensors.torch import save_file
-from torch.nn.functional import avg_pool2d
 
 pytestmark = pytest.mark.once
 
 (claims_conditions, claims_measures, claims_page, claims_pictures, claims_run, claims_statistics, claims_takes,
- claims_verdicts, claims_reels, claims_reference) = (
+ claims_verdicts, claims_reference) = (
      importlib.import_module(f"lodestar.experiments.claims.{name}") for name in (
-         "conditions", "measures", "page", "pictures", "run", "statistics", "takes", "verdicts", "reels",
-         "reference_claims"))
+         "conditions", "measures", "page", "pictures", "run", "statistics", "takes", "verdicts", "reference_claims"))
 CONDITIONS = claims_conditions.CONDITIONS
 CLAIMS = claims_reference.ALL_CLAIMS
 ALL = {name for claim in CLAIMS for name in claim.conditions}
-
-
-class Averages:
-    """A VAE: a latent is the mean colour of 8x8 pixels, of one frame and then of each four."""
-
-    def encode(self, frames):
-        batch = len(frames)
-        small = avg_pool2d((frames.float() / 255).movedim(-1, 2).flatten(0, 1), 8).unflatten(0, (batch, -1))
-        first, rest = small[:, :1], small[:, 1:].unflatten(1, (-1, 4)).mean(2)
-        return torch.nn.functional.pad(torch.cat([first, rest], 1).movedim(1, 2), (0, 0, 0, 0, 0, 0, 0, 13))
-
-    def decode(self, latents):
-        frames = torch.cat([latents[:, :3, :1], latents[:, :3, 1:].repeat_interleave(4, 2)], 2)
-        return frames.repeat_interleave(8, 3).repeat_interleave(8, 4).movedim(1, -1).clamp(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -119,56 +103,6 @@ def test_where_the_reference_stands(name, time, players):
 def test_without_a_reference_there_is_none(players):
     for name in ("none", "used only, none", "neither, none"):
         assert laid_out(name, players)[:2] == ([], tuple(range(13)))
-
-
-@pytest.fixture(scope="module")
-def reel(players, world):
-    return claims_reels.film(players, Averages(), world.size)
-
-
-def test_a_video_stands_ahead_of_the_chunk_and_beside_it(players, reel):
-    """Without a picture; of the head's tokens or of all, with sound or without."""
-    known, kept = torch.zeros(2, 16, 4, 8, 8), {}
-    for name, latents in (("video 13", 4), ("video 21", 6), ("video 49", 13), ("video whole", 6), ("video sound", 6)):
-        asked = claims_takes.request(CONDITIONS[name], players, 1, known, 9, 13, reel)
-        pictures, times, visibility, (span,) = headless.arrange_sequence(asked, 13, 4)
-        assert not pictures and times == tuple(range(13)) and not visibility
-        assert span.times == tuple(range(15, 15 + latents)) and span.latents.shape == (2, 16, latents, 8, 8)
-        assert (span.audio is not None) == (name == "video sound")
-        kept[name] = reel.counts(CONDITIONS[name])
-    assert span.audio.shape == (2, 1, 21, 5, 5, 16) and kept["video sound"] == kept["video 21"]
-    assert 0 < kept["video 21"]["tokens"] < kept["video whole"]["tokens"] == 6 * 16
-    assert kept["video whole"]["attention"] == 9 * 16 * (13 * 16 + 6 * 16)
-
-
-def test_each_character_sees_its_own_video(players, reel):
-    """A batch's takes are those of each alone, and another video is another take."""
-    network, sigmas = puppet(), torch.tensor([1.0, 0.5, 0.0])
-    torch.manual_seed(0)
-    for weight in network.parameters():
-        torch.nn.init.normal_(weight, std=0.05)
-    known, noise = torch.randn(2, 16, 4, 8, 8), torch.randn(2, 16, 13, 8, 8)
-    asked = claims_takes.request(CONDITIONS["video 13"], players, 1, known, 9, 13, reel)
-
-    def made(rows, videos):
-        (video,) = asked.techniques
-        given = replace(asked, conditioning=known[rows], audio=asked.audio[rows],
-                        techniques=(replace(video, latents=video.latents[videos]),))
-        return headless.sample(network, noise[rows], sigmas, given)
-
-    with torch.inference_mode():
-        both, alone, other = made([0, 1], [0, 1]), made([1], [1]), made([1], [0])
-    assert torch.allclose(both[1:], alone, atol=1e-4) and (alone - other).abs().max() > 1e-3
-
-
-def test_the_background_is_measured_where_nobody_ever_is(world):
-    take = world.take(5)
-    true = take.frames(np.arange(4), 64)[None].float() / 255
-    room = claims_measures.empty_room(take.identity, 64).float()[None, None] / 255
-    anybody = (true != room).any(-1).any(1)
-    assert claims_measures.away_from_room(true, room, true) == 0
-    assert claims_measures.away_from_room(true + anybody[:, None, ..., None], room, true) == 0
-    assert claims_measures.away_from_room(true + 0.1, room, true).item() == pytest.approx(0.1, abs=1e-5)
 
 
 def test_the_skip_hides_the_reference_from_the_middle_alone(players):

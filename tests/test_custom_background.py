@@ -6,6 +6,7 @@ from lodestar.techniques.custom_background import CustomBackground, tokens_aroun
 from lodestar.techniques.layout import BACKGROUND, REFERENCES, Layout
 from lodestar.techniques.reference_skip import ReferenceSkip
 from lodestar.techniques.reference_tokens import Tokens, all_tokens
+from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.technique import ChunkPosition, lay_out, sort_techniques
 from lodestar.techniques.video_reference import VideoReference
 
@@ -66,6 +67,17 @@ def test_the_takes_first_latent_holds_it_from_the_second_chunk_on():
         span = lay_out(Layout.of_chunk(2), (technique,), position)[0][BACKGROUND]
         assert span.closed and span.latents is (later.opening if first else technique.latents)
         assert span.tokens is (None if first else technique.tokens)
+
+
+def test_a_picture_that_two_want_at_one_time_stands_once():
+    """A stream's picture is its first latent: Style Anchor has it in front of the window already."""
+    picture = torch.full((1, 16, 1, 8, 10), 5.0)
+    stream = ChunkPosition(chunk=1, reference=picture, opening=picture.clone(), rolls=True)
+    once, seen = lay_out(Layout.of_chunk(2), sort_techniques((scene(), StyleAnchor())), stream)
+    assert [span.name for span in once.spans] == ["chunk", "anchor"] and not seen
+    for others in ((scene(), StyleAnchor(distance=-2)), (scene(), StyleAnchor(latents=picture + 1))):
+        both, _ = lay_out(Layout.of_chunk(2), sort_techniques(others), stream)
+        assert [span.name for span in both.spans] == ["chunk", "anchor", BACKGROUND]
 
 
 def test_closed_spans_hide_no_frame_of_the_call():

@@ -64,6 +64,7 @@ def test_what_is_drawn_is_what_views_and_the_reference_leave():
     assert len(PersistentLatents(4, views=views).given_views) == 3
     assert PersistentLatents(1, views=views).given_views == ()
     assert PersistentLatents(4, complete_with=COMPLETE_WITH[1]).drawn == 0
+    assert PersistentLatents(4, views=views).missing(1) == 2      # where two of the three given are copies
 
 
 def test_eight_bits_are_cut_off_not_rounded():

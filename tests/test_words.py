@@ -52,7 +52,8 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
 EXCEPTIONS = {      # words: {where a path begins: why they stand there}
     "hears?|heard": {
         "training/puppet/la": "a name in the files of latents, which a training run under way has written",
-        "tests/test_puppet_persistent.py": "as above", "tests/test_puppet_training.py": "as above",
+        "tests/test_puppet_persistent.py": "as above", "tests/test_puppet_preferences.py": "as above",
+        "tests/test_puppet_training.py": "as above",
         "tests/comfy/in_process/test_puppet_all.py": "as above"},
     "voices": {"training/": "of espeak-ng, its own word"},
     "(?-i:canvas)": {"scripts/make_workflows.py": "of ComfyUI's frontend", "tests/web/": "of ComfyUI's frontend",

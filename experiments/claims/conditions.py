@@ -63,7 +63,7 @@ UNSTITCHED, FIXED, NULL = "puppet_unstitched", "puppet_fixed_anchor", "puppet_nu
 SAME_SCENE, BOTH_SCENES, CROSS_ONLY, PREFERRED = "same_scene", "both_scenes", "cross_only", "preferred"
 
 
-def filmed(words: str, weights: str = BOTH_SCENES, **fields) -> Condition:
+def with_video(words: str, weights: str = BOTH_SCENES, **fields) -> Condition:
     """Without a picture, with a video of the character elsewhere."""
     return Condition(words, weights=weights, reference=False, **{"video": VIDEO_LATENTS[1], **fields})
 
@@ -93,13 +93,13 @@ CONDITIONS = {
        for name, words, weights in (("encoded", "trained with encoded silence", "puppet"),
                                     ("null", "trained with zeros for silence", NULL))
        for speech, scale in (("silence", 1.0), ("null", 1.0), ("silence", GUIDED))},
-    **{f"video {frames}": filmed(f"a video of {frames} frames elsewhere, head alone", video=latents)
+    **{f"video {frames}": with_video(f"a video of {frames} frames elsewhere, head alone", video=latents)
        for frames, latents in zip(VIDEO_FRAMES, VIDEO_LATENTS, strict=True)},
-    "video whole": filmed(f"a video of {VIDEO_FRAMES[1]} frames elsewhere, all tokens", selected=False),
-    "video sound": filmed(f"a video of {VIDEO_FRAMES[1]} frames elsewhere, with its sound", video_sound=True),
-    "same scene": filmed("trained on videos of the same scene", SAME_SCENE),
-    "cross only": filmed("trained on videos of another scene", CROSS_ONLY),
-    "preferred": filmed("trained in both stages, then by preferences", PREFERRED),
+    "video whole": with_video(f"a video of {VIDEO_FRAMES[1]} frames elsewhere, all tokens", selected=False),
+    "video sound": with_video(f"a video of {VIDEO_FRAMES[1]} frames elsewhere, with its sound", video_sound=True),
+    "same scene": with_video("trained on videos of the same scene", SAME_SCENE),
+    "cross only": with_video("trained on videos of another scene", CROSS_ONLY),
+    "preferred": with_video("trained in both stages, then by preferences", PREFERRED),
 }
 
 

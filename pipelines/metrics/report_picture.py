@@ -105,11 +105,12 @@ def lag_in_words(frames: int) -> str:
 
 
 def missing_of(report: dict[str, Any]) -> list[str]:
-    """What was left out, one line for each reason."""
+    """Who stood where, where the video says it, and what was left out, one line for each reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in report["left_out"].items():
         reasons.setdefault(reason, []).append(name.replace("_", " "))
-    return [f"Not measured: {', '.join(names)}. {reason[:1].upper()}{reason[1:]}." for reason, names in reasons.items()]
+    return [*report.get("references", ()), *(
+        f"Not measured: {', '.join(names)}. {reason[:1].upper()}{reason[1:]}." for reason, names in reasons.items())]
 
 
 def heading(sheet: "Sheet", video: dict[str, Any]) -> None:

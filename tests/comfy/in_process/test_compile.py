@@ -5,6 +5,8 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from lodestar.backbones import attach
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
+from lodestar.techniques.reference_tokens import Tokens, all_tokens
+from lodestar.techniques.video_reference import VideoReference
 
 INSIDE = {"placement": "in chunk", "index": 2}
 PLACES = [{"distance": 3}, {"distance": 40}, INSIDE, {**INSIDE, "index": 4}]
@@ -43,6 +45,19 @@ def test_a_compiled_model_follows_every_change_of_anchor_and_band(tiny_models, w
             others = [wan.apply(patched(patcher), x, audio_embed=audio) for patcher in (model, compiled)]
             assert torch.allclose(*others, atol=1e-5) and not torch.allclose(others[0], results[-1], atol=1e-3)
     assert len({result.sum().item() for result in results}) == 7     # ahead of the chunk both bands change nothing
+
+
+def test_a_compiled_model_follows_every_change_of_captured_keys(tiny_models, wan):
+    """Of a video of the person, whose pass is one of its own."""
+    model = wan.load(tiny_models, "wan21_t2v")
+    compiled = model.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager", options={"guard_filter_fn": forget_transformer_options})
+    x, results = wan.noise(model), [wan.apply(model, wan.noise(model))]
+    for shown in (wan.picture(model), 2 * wan.picture(model)):
+        video = VideoReference(shown, Tokens(all_tokens(1, tuple(side // 2 for side in shown.shape[3:]))))
+        seen = [wan.apply(attach.with_technique(patcher, video), x) for patcher in (model, compiled)]
+        assert torch.allclose(*seen, atol=1e-5) and not torch.allclose(seen[0], results[-1], atol=1e-4)
+        results.append(seen[0])
 
 
 @pytest.mark.parametrize("name", ["wan21_t2v", pytest.param("wan22_s2v", marks=pytest.mark.slow)])

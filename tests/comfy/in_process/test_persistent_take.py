@@ -15,11 +15,15 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from lodestar.backbones import attach
 from lodestar.backbones.images import fit_picture
 from lodestar.host.chunk_sampler import GuiderChunkSampler, Sampling
+from lodestar.host.identity_memory import IdentityMemory
+from lodestar.host.measured_video import tag_of
 from lodestar.host.session import TakeSession
 from lodestar.host.take_inputs import TakeInputs
+from lodestar.host.who_stands_where import TAG, read_references
 from lodestar.nodes.driving_video import LodestarDrivingVideo
 from lodestar.nodes.persistent_latents import LodestarPersistentLatents
 from lodestar.nodes.plan_take import LodestarPlanTake
+from lodestar.pipelines.metrics.video_reader import VideoFile
 from lodestar.techniques.latent_stitch import LatentStitch
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.persistent_latents import draw_frames, quantise
@@ -136,6 +140,23 @@ def test_every_clip_but_the_first_knows_how_the_take_begins(whole):
     first, *later = whole.openings
     assert first is None and len(later) == 3
     assert all(torch.equal(opening, whole.sampled[0][:, :, 3:4]) for opening in later)
+
+
+def test_the_video_says_which_pictures_stood_where(whole):
+    """In its metadata, from where Take Report has it: here the pictures are in channels, and the model has its own."""
+    assert read_references(tag_of(VideoFile(str(whole.take.path)), TAG)) == [
+        "Long Take: the take's picture, where the model has it"]
+
+
+def test_views_that_are_copies_are_kept_once(model, vae, pose, tmp_path):
+    """Cropped to the take's size: of the reference, of another view; more of the first chunk complete them."""
+    picture = torch.rand(1, 80, 70, 3, generator=torch.Generator().manual_seed(4))      # the take's
+    views = torch.cat([picture, *[torch.rand(1, 80, 70, 3)] * 2])
+    remembering = remember(model, views=views, count=4)
+    made, _ = session(remembering, vae, plan(remembering, pose), tmp_path)
+    assert made.inputs.views.shape[2] == 1 and torch.equal(made.inputs.views, made.inputs.encode(
+        fit_picture(views[1:2], 64, 64)))
+    assert IdentityMemory(made.inputs).missing == 2
 
 
 def test_pictures_are_encoded_once_a_take_and_clips_never(whole):

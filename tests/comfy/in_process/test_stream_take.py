@@ -10,7 +10,10 @@ from lodestar.backbones import attach
 from lodestar.host.stream_chunk_sampler import choose_chunk_sampler
 from lodestar.pipelines.take import plan as plans
 from lodestar.pipelines.take.video_writer import VideoWriter
+from lodestar.techniques.custom_background import CustomBackground
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.reference_tokens import Tokens
+from lodestar.techniques.video_reference import VideoReference
 from stream_takes import BLOCK, SECONDS, make_stream, session
 
 
@@ -46,7 +49,17 @@ def test_a_stream_is_as_long_as_the_speech_and_the_same_in_one_chunk(chunk, tiny
     assert (torch.cat(made, 2) - one).abs().max() < 1e-4 * one.abs().max()
 
 
+def with_video_and_scene(chunk: FamilyChunk) -> FamilyChunk:
+    """With keys that each run makes anew, of a scene that the take's first latent replaces."""
+    keep = torch.zeros(3, 4, 4, dtype=torch.bool)
+    keep[:, 1:3, 1:3] = True
+    filmed = attach.with_technique(chunk.model, VideoReference(chunk.picture(40, 3), Tokens(keep)))
+    return replace(chunk, model=attach.with_technique(filmed, CustomBackground(chunk.picture(41), Tokens(~keep[:1]))))
+
+
 def test_a_broken_stream_goes_on_as_if_it_had_not_been(t2v, tiny_models, tmp_path):
+    """To the bit, beside a video of the person and a scene as well."""
+    t2v = with_video_and_scene(t2v)
     with pytest.raises(OSError, match="broken off"):
         make_stream(session(t2v, tiny_models, tmp_path / "one"), "take/one", broken_after=1)
     _, later = make_stream(session(t2v, tiny_models, tmp_path / "one"), "take/one")

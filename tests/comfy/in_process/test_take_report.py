@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from lodestar.host.measured_video import open_video
+from lodestar.host.who_stands_where import TAG
 from lodestar.nodes.compare_takes import LodestarCompareTakes
 from lodestar.nodes.take_report import LodestarTakeReport
 from lodestar.pipelines.take.plan import Take, plan_take
@@ -28,7 +29,8 @@ def file(base):
     folder.mkdir(parents=True, exist_ok=True)
     with writer.segment(folder / "part.mp4") as segment:
         segment.write(scene())
-    return writer.finish([folder / "part.mp4"], SPEECH, {}, folder / "clip.mp4")
+    stood = [{"node": "Style Anchor", "shows": "the take's picture", "times": [-1.0]}]
+    return writer.finish([folder / "part.mp4"], SPEECH, {TAG: json.dumps(stood)}, folder / "clip.mp4")
 
 
 def scene():
@@ -48,6 +50,7 @@ def reported(video, **inputs):
 def test_a_file_in_the_output_folder_is_reported_beside_it(file):
     found = reported(InputImpl.VideoFromFile(str(file)), reference=torch.rand(1, 100, 90, 4))
     assert found["video"]["frames"] == FRAMES and "likeness" in found["measures"]
+    assert found["references"] == ["Style Anchor: the take's picture, at -1"]
     assert json.loads(file.with_name("clip.report.json").read_text(encoding="utf-8")) == found
 
 

@@ -1,4 +1,5 @@
 """Video Reference and Custom Background: which frames and tokens they take, by hand; what is said; what is refused."""
+import json
 from fractions import Fraction
 
 import pytest
@@ -8,10 +9,16 @@ from families import FAMILIES, load_family, load_vae
 from lodestar.backbones import attach
 from lodestar.backbones.images import fit_picture
 from lodestar.backbones.vae import encode_frames
+from lodestar.host.take_inputs import TakeInputs
+from lodestar.host.who_stands_where import list_references, read_references
 from lodestar.nodes.custom_background import LodestarCustomBackground
 from lodestar.nodes.video_reference import LodestarVideoReference
 from lodestar.pipelines.frames_at_times import FileFrames
+from lodestar.pipelines.take.plan import plan_take
 from lodestar.techniques.custom_background import THEN, CustomBackground
+from lodestar.techniques.lookahead_anchor import LookaheadAnchor
+from lodestar.techniques.style_anchor import StyleAnchor
+from lodestar.techniques.timeline import Timeline
 from lodestar.techniques.video_reference import VideoReference
 from served_takes import write_video
 
@@ -180,3 +187,21 @@ def test_a_wide_scene_is_cropped_as_its_mask_is(model, vae):
 def test_a_scene_that_cannot_be_is_named(model, vae, given, said):
     with pytest.raises(ValueError, match=said):
         place(model, vae, **{"image": torch.rand(1, SIDE, SIDE, 3), "mask": standing(), **given})
+
+
+def test_who_stands_where_is_that_of_the_second_chunk(model, vae):
+    """The take's picture twice at two times, the video's tokens, the scene that has become the take's first frame."""
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[:, 16:32, 16:32] = 1
+    patched = LodestarVideoReference.execute(model=model, vae=vae, video=scene(), regions=mask, **ASKED).args[0]
+    patched = LodestarCustomBackground.execute(model=patched, vae=vae, image=torch.rand(1, SIDE, SIDE, 3),
+                                               mask=standing(), then=THEN[0]).args[0]
+    patched = attach.with_technique(attach.with_technique(patched, LookaheadAnchor()), StyleAnchor(distance=-2))
+    plan = plan_take(Timeline(Fraction(16)), 33, 17, 0, SIDE, SIDE)
+    found = list_references(TakeInputs(patched, vae, plan, torch.rand(1, SIDE, SIDE, 3)))
+    assert read_references(json.dumps(found)) == [
+        "Style Anchor: the take's picture, at -2",
+        "Lookahead Anchor: the take's picture, the same picture as Style Anchor's, at 6",
+        "Video Reference: 3 latents, 3 of 48 tokens, at 6, 7, 8",
+        "Custom Background: the take's first frame, at -1"]
+    assert read_references("no json") == read_references('{"a": 1}') == []
