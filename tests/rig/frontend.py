@@ -11,8 +11,9 @@ ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle", "--use
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False,
             "Comfy.Graph.CanvasMenu": False, "Comfy.Workflow.Persist": False,
             "Comfy.Appearance.DisableAnimations": True}
+# A fresh page opens a workflow of its own, and late; 0.7.0's opens none.
 LOADED = """() => window.app?.vueAppReady && app.graph && app.isGraphReady !== false
-  && app.extensionManager?.workflow?.activeWorkflow"""       # a fresh page opens a workflow of its own, and late
+  && (!('isGraphReady' in app) || app.extensionManager?.workflow?.activeWorkflow)"""
 STANDS = """ids => JSON.stringify(app.graph.nodes.map(node => `${node.id}`).sort()) === JSON.stringify(ids)"""
 MOUNTED = """(on) => [...document.querySelectorAll('[data-node-id]')].length === (on ? app.graph.nodes.length : 0)"""
 PICTURES = "() => [...document.images].every(image => image.complete)"
