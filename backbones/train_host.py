@@ -5,6 +5,7 @@ loop is ours. Where a ComfyUI lacks adapters beside the weights (0.7.0), they ar
 which quantised weights do not allow.
 """
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -222,10 +223,12 @@ def _copy_value(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value
 
 
-def run_in_guider(model, sampler, positive: list, shape: Sequence[int], seed: int) -> None:
-    """Run a SAMPLER that trains in core's TrainGuider, which loads the model and cleans up after it."""
+def run_in_guider(model, sampler, positive: list, shape: Sequence[int], seed: int, offloads: bool = False) -> None:
+    """Run a SAMPLER that trains in core's TrainGuider, which loads the model and cleans up after it. `offloads`: its
+    weights stay in RAM and are brought for each use, where this ComfyUI can."""
     from comfy_extras.nodes_train import TrainGuider
-    guider = TrainGuider(model)
+    knows = "offloading" in inspect.signature(TrainGuider.__init__).parameters
+    guider = TrainGuider(model, **{"offloading": True} if offloads and knows else {})
     guider.set_conds(positive)
     nothing = torch.zeros(*shape)
     guider.sample(nothing, nothing, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=seed)

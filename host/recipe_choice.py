@@ -19,7 +19,8 @@ from ..pipelines.training.run import Settings
 from ..pipelines.training.video_recipe import CrossScene, SameScene
 from ..techniques.flow_schedules import student_levels
 from ..techniques.rolling_window import Rolling
-from .recipe_training import Trained, train
+from .memory_plan import MemoryPlan
+from .recipe_training import AUTO, Trained, plan, train
 from .rolling_sampler import RollingSampler
 from .teacher import PAIRS, PREFERENCES
 
@@ -79,6 +80,13 @@ def train_by_name(model, name: str, clips: Path | ClipStore, folder: Path, setti
                   window: Rolling | None = None, **more: Any) -> Trained:
     """Train a recipe on a folder of clips. `window`: of a student, AvatarForcing's by default. `more`: of `train`.
     Raises ValueError for an unknown recipe, and for clips of another model's VAE or speech."""
+    recipe, digest = recipe_of(model, name, clips, settings, shelf, window)
+    return train(model, recipe, settings, folder, digest, **more)
+
+
+def recipe_of(model, name: str, clips: Path | ClipStore, settings: Settings, shelf: str, window: Rolling | None
+              ) -> tuple[FlowRecipe, str]:
+    """The recipe for a model, and the digest of the clips that it reads."""
     if name not in RECIPES:
         raise ValueError(f"recipe: got {name!r}, wanted one of {', '.join(RECIPES)}")
     backbone, choice = find(model), RECIPES[name]
@@ -87,8 +95,13 @@ def train_by_name(model, name: str, clips: Path | ClipStore, folder: Path, setti
     if backbone.audio_shape is not None:
         store.check_speech(backbone.name, backbone.layers_taken, backbone.audio_shape[1])
     own, form = choice.shelf_of(store), store.format
-    recipe = choice.recipe(own, Chunks(settings.seed, form.chunk_latents, form.context_latents), window)
-    return train(model, recipe, settings, folder, own.digest, **more)
+    return choice.recipe(own, Chunks(settings.seed, form.chunk_latents, form.context_latents), window), own.digest
+
+
+def plan_by_name(model, name: str, clips: Path | ClipStore, settings: Settings, *, shelf: str = CLIPS,
+                 window: Rolling | None = None, dtype: str = AUTO) -> MemoryPlan:
+    """The memory that a step of `train_by_name` takes."""
+    return plan(model, recipe_of(model, name, clips, settings, shelf, window)[0], settings, dtype)
 
 
 def window_of(sampler: Any, levels: Tensor | None) -> Rolling | None:

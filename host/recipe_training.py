@@ -23,6 +23,7 @@ from ..pipelines.training.recipe import LORA, Recipe
 from ..pipelines.training.run import Settings, TrainingRun, write_whole
 from ..techniques.tensor_digest import digest_tensor
 from .events import TakeEvents
+from .memory_plan import MemoryPlan, plan_memory
 from .recipe_network import GuidedNetwork, inputs_of
 
 logger = logging.getLogger("lodestar")
@@ -98,9 +99,11 @@ class StepProgress:
 
 
 def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest: str, positive: list | None = None,
-          dtype: str = AUTO, lora_file: Path | None = None, node_id: str | None = None) -> Trained:
+          dtype: str = AUTO, lora_file: Path | None = None, start: Mapping[str, Tensor] | None = None,
+          node_id: str | None = None) -> Trained:
     """Train `recipe` on a MODEL in `folder`, resuming what is there. `positive`: CONDITIONING of clips that have no
     prompt of their own, zeros by default. `lora_file`: written with each checkpoint, in the folder by default.
+    `start`: a LoRA that a new run begins with.
 
     Raises ValueError for what does not fit, FolderBusy where another run has the folder, LossNotFinite where training
     broke down.
@@ -116,8 +119,12 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
     with torch.inference_mode(False):
         copied = attach.copy_for_training(model, compute)
         copied.model.requires_grad_(False)
+        prompts = Prompts(backbone, copied.model, positive)
+        offloads = not fits(backbone, copied, recipe, settings, prompts)
         copied, adapters = train_host.make_adapters(copied, recipe.trains, settings.rank, recipe.adapters,
                                                     settings.seed)
+        if start is not None:
+            begin_with(adapters.weights[LORA], start)
 
         def lora_of(run: TrainingRun) -> dict[str, Tensor]:
             return {**run.lora(), **adapters.alphas(LORA)}
@@ -126,22 +133,60 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
             write_whole(lora_of(run), file, {"recipe": recipe.name, "steps": str(run.done)})
 
         fingerprint = {**settings.fingerprint(recipe, clips_digest), "model": backbone.name,
+                       "start": "" if start is None else digest_tensor(next(iter(start.values()))),
                        "positive": "" if positive is None else digest_tensor(positive[0][0])}
         run = TrainingRun(folder, adapters.weights, settings, fingerprint, write_lora)
         try:
-            prompts = Prompts(backbone, copied.model, positive)
             sampler = RecipeSampler(recipe, run, adapters, prompts, None if compute == torch.float32 else compute,
                                     node_id)
             if run.done < settings.steps:
                 with train_host.training(copied, adapters), gradients_pass(backbone):
                     inputs, _ = inputs_of(backbone, copied.model, recipe.example(run.done * settings.batch))
                     train_host.run_in_guider(copied, sampler, prompts.with_values(inputs.conditions),
-                                             inputs.samples.shape, settings.seed)
+                                             inputs.samples.shape, settings.seed, offloads)
             elif not file.is_file():
                 write_lora(run)
             return Trained(lora_of(run), run.losses, file)
         finally:
             run.close()
+
+
+def begin_with(weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
+    """Fill an adapter's weights from a LoRA. Raises ValueError for one of other layers or another rank."""
+    for name, weight in weights.items():
+        given = start.get(name)
+        if given is None or given.shape != weight.shape:
+            has = "has no such layer" if given is None else f"has {tuple(given.shape)} there"
+            raise ValueError(f"start: {name} is {tuple(weight.shape)}, and the LoRA that came {has}. Give one that the "
+                             "same layers and rank were trained with")
+        with torch.no_grad():
+            weight.copy_(given)
+
+
+def fits(backbone: Backbone, model, recipe: Recipe, settings: Settings, prompts: "Prompts") -> bool:
+    """Says in the log what a step will hold; whether the card has room for it, as far as that can be counted."""
+    try:
+        planned = plan_memory(model, recipe, settings.rank, prompts.blank)
+    except (RuntimeError, TypeError, LookupError, AttributeError) as error:     # a forward that needs its numbers
+        logger.warning("training: the memory of a step on %s cannot be counted here (%s)", backbone.name, error)
+        return True
+    logger.info("training: %s", planned)
+    return planned.fits
+
+
+def plan(model, recipe: Recipe, settings: Settings, dtype: str = AUTO) -> MemoryPlan:
+    """The memory that a step of `train` takes. Raises ValueError as `train` does."""
+    backbone = find(model)
+    check_family(backbone, recipe)
+    train_host.can_train(model)
+    with torch.inference_mode(False):
+        copied = attach.copy_for_training(model, choose_dtype(dtype))
+        return plan_memory(copied, recipe, settings.rank, Prompts(backbone, copied.model, None).blank)
+
+
+def blank_prompt(model) -> list:
+    """CONDITIONING of a prompt of zeros, for clips that have none."""
+    return Prompts(find(model), model.model, None).blank
 
 
 class Prompts:

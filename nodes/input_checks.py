@@ -134,6 +134,12 @@ def clips(value: Any) -> Any:
     return value
 
 
+def lora_model(value: Any) -> Any:
+    if not isinstance(value, dict) or not value or not all(isinstance(each, Tensor) for each in value.values()):
+        raise ValueError(f"got {describe(value)}, wanted a LoRA, as Train Recipe gives")
+    return value
+
+
 def mask_or_video(value: Any) -> Any:
     """A VIDEO as it is; a MASK with all its frames, (T, H, W)."""
     return all_masks(value) if isinstance(value, Tensor) else WIRES["VIDEO"](value)
@@ -184,6 +190,7 @@ WIRES: dict[str, Callable[[Any], Any]] = {
     "LODESTAR_PLAN": plan,
     "LODESTAR_DRIVING": driving,
     "LODESTAR_CLIPS": clips,
+    "LORA_MODEL": lora_model,
     "MASK,VIDEO": mask_or_video,
     "VIDEO,IMAGE": video_or_pictures,
     "MASK,BOUNDING_BOX": mask_or_boxes,

@@ -55,6 +55,9 @@ class LodestarTrainRecipe(io.ComfyNode):
                                  tooltip="Rolling Window as the student will be used, for the student recipes. Without "
                                          "it AvatarForcing's: blocks of 4 latents, one pass."),
                 io.Sigmas.Input("levels", optional=True, tooltip="Student Schedule that belongs to the window."),
+                LORA_MODEL.Input("start", optional=True,
+                                 tooltip="A LoRA of the same rank to begin with: student regression's, for student "
+                                         "matching."),
             ],
             outputs=[LORA_MODEL.Output(display_name="lora", tooltip="For core's Load LoRA Model, Save LoRA Weights."),
                      LOSS_MAP.Output(display_name="loss_map", tooltip="For core's Plot Loss Graph."),
@@ -67,8 +70,9 @@ class LodestarTrainRecipe(io.ComfyNode):
     @classmethod
     @check_inputs
     def execute(cls, model, clips, recipe, steps, rank, rate, seed, folder, batch=1, dtype=AUTO,
-                checkpoint_minutes=5.0, positive=None, window=None, levels=None) -> io.NodeOutput:
+                checkpoint_minutes=5.0, positive=None, window=None, levels=None, start=None) -> io.NodeOutput:
         settings = Settings(steps, rank, batch, rate, seed, checkpoint_minutes)
         made = train_in_output(model, recipe, clips, folder, settings, window=window_of(window, levels),
-                               positive=positive, dtype=dtype, node_id=getattr(cls.hidden, "unique_id", None))
+                               positive=positive, dtype=dtype, start=start,
+                               node_id=getattr(cls.hidden, "unique_id", None))
         return io.NodeOutput(made.lora, made.loss_map, len(made.losses), ui=ui.PreviewText(str(made)))

@@ -21,7 +21,7 @@ from training_clips import make_clips
 
 CHUNKS = Chunks(chunk_latents=3, context_latents=2, farthest_frames=20)
 ROLLING = Rolling((1.0, 0.75, 0.5, 0.25, 0.0), block_latents=2)
-SETTINGS = Settings(steps=6, rank=4, rate=1e-2, seed=3)
+SETTINGS = Settings(steps=3, rank=4, rate=2e-2, seed=3)
 GRADIENTS = hasattr(comfy.model_management, "in_training")     # of core's RoPE
 OWN_ROPE = ("longcat_avatar", "longcat_video", "cogvideox_5b")
 TRAINED = ("wan21_t2v", "wan22_s2v", "humo_1_7b", "omniavatar", "longcat_avatar", "longcat_video", "cogvideox_5b",
@@ -50,7 +50,7 @@ def learner(tiny_models) -> FamilyChunk:
 def test_a_lora_that_core_loads_changes_the_model(learner, tmp_path):
     clips = clips_of(learner)
     made = train(learner.model, FlexibleAnchor(clips, CHUNKS), SETTINGS, tmp_path, clips.digest)
-    assert len(made.losses) == len(made.loss_map["loss"]) == 6
+    assert len(made.losses) == len(made.loss_map["loss"]) == 3
     file = comfy.utils.load_torch_file(str(tmp_path / LORA_FILE))
     alphas = [value for name, value in file.items() if name.endswith(".alpha")]
     assert alphas and all(float(alpha) == SETTINGS.rank for alpha in alphas)
@@ -83,10 +83,10 @@ def stop_after(recipe, steps: int):
 
 
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(learner, tmp_path):
-    clips, settings = clips_of(learner), Settings(steps=20, rank=2, rate=1e-3)
+    clips, settings = clips_of(learner), Settings(steps=8, rank=2, rate=1e-3)     # of 20 steps: test_recipes.py
     whole = train(learner.model, FlexibleAnchor(clips, CHUNKS), settings, tmp_path / "whole", clips.digest)
     with pytest.raises(Stopped):
-        train(learner.model, stop_after(FlexibleAnchor(clips, CHUNKS), 7), settings, tmp_path / "parts", clips.digest)
+        train(learner.model, stop_after(FlexibleAnchor(clips, CHUNKS), 3), settings, tmp_path / "parts", clips.digest)
     resumed = train(learner.model, FlexibleAnchor(clips, CHUNKS), settings, tmp_path / "parts", clips.digest)
     assert resumed.losses == whole.losses
     one, other = adapters_of(tmp_path / "whole"), adapters_of(tmp_path / "parts")
@@ -94,6 +94,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(learner, tmp_path
     assert any(name.startswith("lora/exp_avg_sq/") for name in one)
 
 
+@pytest.mark.once
 def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(learner, tmp_path):
     clips = clips_of(learner)
     train(learner.model, FlexibleAnchor(clips, CHUNKS), Settings(2, 2), tmp_path, clips.digest)
@@ -105,6 +106,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(learner, tmp_p
     assert (tmp_path / CHECKPOINT).read_bytes() == good
 
 
+@pytest.mark.once
 def test_what_does_not_fit_is_refused(learner, tmp_path):
     clips = clips_of(learner)
     recipe = FlexibleAnchor(clips, CHUNKS)
@@ -170,14 +172,15 @@ def test_every_family_learns(name, tiny_models, tmp_path):
         with pytest.raises(ValueError, match="cannot be trained in this ComfyUI, whose RoPE .* Update ComfyUI"):
             train(chunk.model, recipe, Settings(1, 2), tmp_path, clips.digest)
         return
-    made = train(chunk.model, recipe, Settings(8, 2, rate=2e-2), tmp_path, clips.digest)
+    made = train(chunk.model, recipe, Settings(4, 2, rate=5e-2), tmp_path, clips.digest)
     assert made.losses[-1] < made.losses[0]
 
 
+@pytest.mark.once
 def test_held_activations_and_those_made_again_give_one_gradient(learner, tmp_path, monkeypatch):
     clips = clips_of(learner)
-    made = [train(learner.model, FlexibleAnchor(clips, CHUNKS), Settings(3, 2), tmp_path / "again", clips.digest)]
+    made = [train(learner.model, FlexibleAnchor(clips, CHUNKS), Settings(2, 2), tmp_path / "again", clips.digest)]
     monkeypatch.setattr(train_host, "repeated_blocks", lambda network: [])
-    made.append(train(learner.model, FlexibleAnchor(clips, CHUNKS), Settings(3, 2), tmp_path / "held", clips.digest))
+    made.append(train(learner.model, FlexibleAnchor(clips, CHUNKS), Settings(2, 2), tmp_path / "held", clips.digest))
     for name, weight in made[0].lora.items():
         assert torch.allclose(weight.float(), made[1].lora[name].float(), atol=1e-5), name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lodestar.backbones.longcat.loader import load_longcat
-from lodestar.host.recipe_choice import train_by_name
+from lodestar.host.recipe_choice import plan_by_name, train_by_name
 from lodestar.pipelines.training.clip_store import ClipFormat, ClipStore
 from lodestar.pipelines.training.run import Settings
 from safetensors import safe_open
@@ -32,9 +32,11 @@ def test_the_command_trains_and_goes_on(comfyui, tiny_models, tmp_path):
     words = ("flexible anchor", store.folder, tmp_path / "out", "--base", base, "--loader", "longcat", "--rank", 2)
     made = run(comfyui, *words, "--steps", 2)
     assert made.returncode == 0 and "lora.safetensors: 2 steps, loss" in made.stdout, made.stderr
+    assert "training: memory of a step " in made.stderr
     with safe_open(tmp_path / "out" / "lora.safetensors", "pt") as file:
         assert file.metadata() == {"recipe": "flexible anchor", "steps": "2"}
     model = load_longcat(str(base))
+    assert "LoRA with gradient and AdamW 0.0 GB" in str(plan_by_name(model, "stitching", store.folder, Settings(3, 2)))
     with pytest.raises(ValueError, match="recipe: got 'stitch', wanted one of flexible anchor, stitching"):
         train_by_name(model, "stitch", store.folder, tmp_path / "out", Settings(3, 2))
     with pytest.raises(ValueError, match="has latents of 12 channels"):
