@@ -71,7 +71,7 @@ def wan_s2v() -> Shapes:
 
 
 def residual(name: str, into: int, out: int) -> Shapes:
-    shapes = {f"{name}.residual.0.gamma": (into, 1, 1, 1), f"{name}.residual.3.gamma": (out, 1, 1, 1)}
+    shapes: Shapes = {f"{name}.residual.0.gamma": (into, 1, 1, 1), f"{name}.residual.3.gamma": (out, 1, 1, 1)}
     shapes |= layer(f"{name}.residual.2", out, into, 3, 3, 3) | layer(f"{name}.residual.6", out, out, 3, 3, 3)
     return shapes | (layer(f"{name}.shortcut", out, into, 1, 1, 1) if into != out else {})
 

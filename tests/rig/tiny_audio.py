@@ -7,14 +7,16 @@ Official key names, config in the file's metadata. They show that everything run
 that follows the sound.
 """
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 NAME = "lodestar_tiny_wav2vec2.safetensors"
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_type": "wav2vec2", "hidden_size": 1024, "num_hidden_layers": 1, "num_attention_heads": 16,
     "intermediate_size": 64, "conv_dim": [32] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
     "conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_bias": True, "feat_extract_norm": "layer",
@@ -77,7 +79,7 @@ def whisper_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 def draw(name: str, shape: tuple[int, ...], width: int, generator: torch.Generator) -> Tensor:
     if name.endswith("weight") and len(shape) > 1:      # unit gain
-        return torch.randn(shape, generator=generator) / torch.Size(shape[1:]).numel() ** 0.5
+        return torch.randn(shape, generator=generator) / math.prod(shape[1:]) ** 0.5
     if name.endswith("weight_v"):                       # a direction; weight_g is its length at each kernel step
         return torch.randn(shape, generator=generator)
     if name.endswith("weight_g"):

@@ -96,7 +96,8 @@ def int8(weights: Weights) -> Weights:
 def write_folder(folder: Path, weights: Weights, config: dict, shards: int = 2) -> Path:
     """Shards, their index and config.json, as in the official repository."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, placed = sorted(weights), {}
+    names = sorted(weights)
+    placed: dict[str, str] = {}
     for shard in range(shards):
         file = f"quantized_model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = names[shard * len(names) // shards:(shard + 1) * len(names) // shards]
