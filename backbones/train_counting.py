@@ -82,12 +82,12 @@ class Tally:
         options[OVERRIDE] = count_attention
         with ExitStack() as ends:
             for block in repeated_blocks(network):
-                ends.enter_context(replaced(block, self.count_block))
+                ends.enter_context(replace_call(block, self.count_block))
             for layer in self.layers:
-                ends.enter_context(replaced(layer, self.add_adapter))
+                ends.enter_context(replace_call(layer, self.add_adapter))
             for path, module in network.named_modules():
                 if "injector" in path and hasattr(module, "num_heads"):     # core gives these no options
-                    ends.enter_context(replaced(module, count_cross_attention))
+                    ends.enter_context(replace_call(module, count_cross_attention))
             ends.enter_context(saved_tensors_hooks(self.hold, lambda tensor: tensor))
             torch.func.functional_call(Call(), weights, to_meta(args), to_meta(dict(kwargs)))
 
@@ -148,7 +148,7 @@ def count_cross_attention(module: Any, own: Callable) -> Callable:
 
 
 @contextmanager
-def replaced(module: nn.Module, change: Callable[[nn.Module, Callable], Callable]) -> Iterator[None]:
+def replace_call(module: nn.Module, change: Callable[[nn.Module, Callable], Callable]) -> Iterator[None]:
     before = vars(module).get("forward")
     module.forward = change(module, module.forward)     # type: ignore[method-assign]
     try:

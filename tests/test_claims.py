@@ -300,7 +300,7 @@ def test_a_small_run_with_random_weights(tmp_path, monkeypatch, world, capsys):
     network, probe = puppet(), face_probe.FaceProbe().eval()
     for name, values in statistics(world.take(0).states(np.arange(100)), people=50)._asdict().items():
         getattr(probe, name).copy_(values)
-    for name in ("puppet", "vae", "looker"):
+    for name in ("puppet", "vae", "face_probe"):
         weights_file(name, tmp_path).parent.mkdir(exist_ok=True)
         weights_file(name, tmp_path).write_bytes(b"")
     save_file({name: weight + 0.02 * torch.randn_like(weight) for name, weight in network.state_dict().items()},

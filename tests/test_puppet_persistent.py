@@ -24,7 +24,7 @@ def clips():
     latents = drawn(4, 16, persistent.LATENTS, 4, 4)
     return {"latents": latents, "spoilt": latents + 5, "silent": torch.zeros(4, dtype=torch.bool),
             "pictures": drawn(4, len(persistent.PICTURES), 16, 4, 4),
-            "heard": drawn(4, persistent.FRAMES + 4, 5, 16)}
+            "audio": drawn(4, persistent.FRAMES + 4, 5, 16)}
 
 
 def test_a_batch_has_the_memory_or_the_context_alone(clips):

@@ -28,7 +28,7 @@ def clips():
     videos[:, 1] = 1
     return {"latents": drawn(3, 16, LATENTS, 4, 4), "silent": torch.zeros(3, dtype=torch.bool), "videos": videos,
             "pictures": drawn(3, len(PICTURES), 16, 4, 4), "lips": torch.zeros(3, LATENTS, 4, 4),
-            "re-encoded": drawn(3, 3, 16, CONTEXT, 4, 4), "heard": drawn(3, 4 * LATENTS + 1, 5, 16)}
+            "re-encoded": drawn(3, 3, 16, CONTEXT, 4, 4), "audio": drawn(3, 4 * LATENTS + 1, 5, 16)}
 
 
 @pytest.mark.parametrize("name", ["same_scene", "both_scenes", "cross_only"])

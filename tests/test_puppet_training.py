@@ -33,7 +33,7 @@ def clips():
     features[CLIPS - 1] = -1       # nobody speaks
     lips = (clip[:, None] % 3000 / 1000 + grid(LATENTS))[:, :, None, None].expand(-1, -1, 2, 2)
     videos = clip[:, None, None] + 2000 * CLIPS * grid(2)[:, None] + 700 + grid(REFERENCE)
-    return {"latents": latents, "heard": features, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
+    return {"latents": latents, "audio": features, "lips": lips, "silent": torch.arange(CLIPS) == CLIPS - 1,
             "re-encoded": re_encoded[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "videos": videos[:, :, None, :, None, None].expand(-1, -1, 16, -1, 2, 2),
             "pictures": pictures[:, :, None, None, None].expand(-1, -1, 16, 2, 2)}

@@ -50,22 +50,12 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
 }
 
 EXCEPTIONS = {      # words: {where a path begins: why they stand there}
-    "hears?|heard": {
-        "training/puppet/la": "a name in the files of latents, which a training run under way has written",
-        "tests/test_puppet_persistent.py": "as above", "tests/test_puppet_preferences.py": "as above",
-        "tests/test_puppet_training.py": "as above",
-        "tests/comfy/in_process/test_puppet_all.py": "as above"},
     "voices": {"training/": "of espeak-ng, its own word"},
     "(?-i:canvas)": {"scripts/make_workflows.py": "of ComfyUI's frontend", "tests/web/": "of ComfyUI's frontend",
                      "web/": "of ComfyUI's frontend"},
-    "looker": {"models/README.md": "the name of a file that a training run under way reads",
-               "training/": "as above", "experiments/claims/run.py": "as above", "tests/test_claims.py": "as above"},
     "contract": {"pipelines/take/manifest.py": "the name in takes of format 2, which are still read",
                  "tests/": "takes of format 2"},
 }
-NAMED_ELSEWHERE = {  # functions that are bare participles: why
-    ("training/puppet/vae.py", "loaded"): "a training run under way imports it by this name",
-    ("training/puppet/vae_gate.py", "missed"): "a training run under way imports it by this name"}
 SAME_AS_THE_VERB = {"cast", "cut", "feed", "put", "read", "run", "seed", "set", "speed", "split", "spread"}
 IRREGULAR = set("begun bent bound broken brought built chosen done drawn driven dropt fed felt forgotten found frozen "
                 "given gone got heard held hidden kept known laid led left let lost made meant met paid said seen sent "
@@ -115,7 +105,7 @@ def test_the_field_s_words_are_used(words):
 
 
 def test_no_function_is_a_bare_participle():
-    assert set(participles(ROOT)) == set(NAMED_ELSEWHERE)
+    assert participles(ROOT) == []
 
 
 def test_participles_are_seen(tmp_path):

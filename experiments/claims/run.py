@@ -56,7 +56,7 @@ class Studio:
 
     @cached_property
     def seen_with(self) -> str:
-        return digest_files(self.file("looker"), HERE / "measures.py", Path(face_probe.__file__))
+        return digest_files(self.file("face_probe"), HERE / "measures.py", Path(face_probe.__file__))
 
     @cached_property
     def codec(self):
@@ -64,7 +64,7 @@ class Studio:
 
     @cached_property
     def probe(self):
-        return face_probe.load_face_probe(self.file("looker"))
+        return face_probe.load_face_probe(self.file("face_probe"))
 
     def load_network(self, name: str):
         return load_trained(self.file(name), self.file("puppet"))

@@ -4,13 +4,13 @@ from pathlib import Path
 import torch
 from lodestar.training.puppet import flat_vae, latents
 from lodestar.training.puppet.precision import fast
-from lodestar.training.puppet.vae import loaded
+from lodestar.training.puppet.vae import load_vae
 from torch import Tensor
 
 
 class PuppetVAE:
     def __init__(self, weights: Path):
-        self.vae = loaded(weights).eval()
+        self.vae = load_vae(weights).eval()
 
     def encode(self, frames: Tensor) -> Tensor:
         """(B, T, H, W, 3) in 0..255 -> (B, 16, t, h, w)."""

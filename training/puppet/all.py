@@ -65,14 +65,14 @@ def corpus(folder: Path) -> None:
 def list_refusals(vae: Path, world, out: Path) -> list[str]:
     """What of the VAE's gate is missed; its figures and a picture are written."""
     from .face_probe import load_face_probe
-    from .vae import loaded
-    from .vae_gate import gate, missed, sheet
+    from .vae import load_vae
+    from .vae_gate import gate, list_failures, sheet
     report = out / "vae_gate.json"
     if not report.is_file():
-        found, shown = gate(loaded(vae), world, load_face_probe())
+        found, shown = gate(load_vae(vae), world, load_face_probe())
         sheet(shown).save(out / "vae_gate.png")
         report.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return missed(json.loads(report.read_text(encoding="utf-8")))
+    return list_failures(json.loads(report.read_text(encoding="utf-8")))
 
 
 def look(out: Path, vae: Path, weights: Path) -> None:
@@ -90,7 +90,7 @@ def go(options: argparse.Namespace) -> str:
     from .latents import load, make
     from .layouts import Config
     from .train import train
-    from .vae import SIZE, in_turn, loaded
+    from .vae import SIZE, in_turn, load_vae
     from .world import World
     out, device, end = options.out, options.device, time.monotonic() + 3600 * options.hours
 
@@ -108,7 +108,7 @@ def go(options: argparse.Namespace) -> str:
     if (missing := list_refusals(vae, world, out)) and not options.anyway:
         return "the VAE is not good enough to make latents of; --anyway goes on:\n" + "\n".join(missing)
     base = Config.read(CONFIGS / "puppet.json")
-    if not make(loaded(vae, device).eval(), world, out / "latents", base.clips, minutes(), device):
+    if not make(load_vae(vae, device).eval(), world, out / "latents", base.clips, minutes(), device):
         return "latents are being made"
     clips, weights = load(out / "latents", base.clips), out / "puppet" / "puppet.safetensors"
     for config in (base, *(Config.read(path) for path in sorted(CONFIGS.glob("puppet_*.json")))):

@@ -32,7 +32,7 @@ def arrays_of(clips: dict[str, Tensor], number: int) -> dict[str, Tensor]:
             "context_starts": torch.tensor(RE_ENCODED),
             "pictures": of_vae(clips["pictures"][number][:, :, None])[:, :, 0],
             "picture_frames": torch.tensor(PICTURES), "mask": clips["lips"][number][None].half(),
-            "speech": clips["heard"][number][MARGIN:MARGIN + FRAMES].movedim(1, 0).half()}
+            "speech": clips["audio"][number][MARGIN:MARGIN + FRAMES].movedim(1, 0).half()}
 
 
 def make(clips: dict[str, Tensor], folder: Path) -> ClipStore:

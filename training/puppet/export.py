@@ -19,7 +19,7 @@ LOGGED = 60     # points of a loss curve that are kept
 
 
 def weights_file(name: str, models: Path = PACK / "models") -> Path:
-    """Where the weights called `name` are: "vae", "puppet", "looker" (the face probe) or a variant's config."""
+    """Where the weights called `name` are: "vae", "puppet", "face_probe" or a variant's config."""
     places = {"vae": "vae/lodestar_puppet_vae", "puppet": "diffusion_models/lodestar_puppet"}
     return models / f"{places.get(name, f'puppet/{name}')}.safetensors"
 

@@ -37,7 +37,7 @@ from .traits import (
 from .wear import wear_pictures
 from .world import World
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "puppet" / "looker.safetensors"
+WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "puppet" / "face_probe.safetensors"
 SIZE, CANVAS = 64, 64.0
 PLACED = ("head_x", "head_y", "head_scale", "head_tilt", "sway", "lean", "breath")
 POSE = ("head_x", "head_y", "head_scale", "head_tilt", "turn", "nod")
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    record = options.folder / "looker.json"
+    record = options.folder / "face_probe.json"
     slices = json.loads(record.read_text(encoding="utf-8"))["slices"] if record.is_file() else []
     slices.append({"commit": commit(),
                    "command": f"python -m training.puppet.face_probe FOLDER {' '.join(sys.argv[2:])}"})
@@ -287,7 +287,8 @@ def main() -> None:
              "held_out_worn": scores(probe, plain._replace(frames=wear_pictures(plain.frames, generator)), 6)}
     weights = {name: tensor.half() if tensor.is_floating_point() else tensor
                for name, tensor in probe.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, options.folder / "looker.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()},
+              options.folder / "face_probe.safetensors")
     slices[-1]["steps"] = run.done
     provenance = {"slices": slices, "seed": options.seed, "batch": [CHARACTERS, MOMENTS], "loss": run.log[::8]}
     record.write_text(json.dumps(provenance | found, indent=1), encoding="utf-8")

@@ -23,7 +23,7 @@ from .drawing import STATE, draw
 from .network import CONTEXT
 from .precision import fast
 from .speech import SAMPLE_RATE, Track, roughen
-from .vae import SIZE, loaded, pictures
+from .vae import SIZE, load_vae, pictures
 from .world import Take, World
 
 LATENTS = 25                                            # of a clip: 97 frames
@@ -82,8 +82,8 @@ def clip(vae, world: World, number: int, device) -> dict[str, Tensor]:
             "re-encoded": encode(vae, windows, device).half(),
             "pictures": encode(vae, stills[:, None], device)[:, :, 0].half(),
             "videos": encode(vae, shown, device).half(),
-            "videos_heard": torch.stack([encode_audio(begin, REFERENCE_FRAMES) for begin in videos]),
-            "lips": lips(take, middles, world.size).half(), "heard": rows,
+            "videos_audio": torch.stack([encode_audio(begin, REFERENCE_FRAMES) for begin in videos]),
+            "lips": lips(take, middles, world.size).half(), "audio": rows,
             "identity": torch.from_numpy(take.identity.vector), "seed": torch.tensor(number)}
 
 
@@ -96,7 +96,7 @@ def load(folder: Path, clips: int) -> dict[str, Tensor]:
                                 "training.puppet.latents first")
     files = [load_file(path) for path in paths]
     found = {name: torch.cat([file[name] for file in files])[:clips] for name in files[0]}
-    return {**found, "silent": (found["heard"] <= -1).flatten(1).all(1)}
+    return {**found, "silent": (found["audio"] <= -1).flatten(1).all(1)}
 
 
 def make(vae, world: World, folder: Path, clips: int, minutes: float, device, part: tuple[int, int] = (0, 1)) -> bool:
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
-    make(loaded(options.vae, options.device).eval(), World(size=SIZE), options.folder, options.clips, options.minutes,
+    make(load_vae(options.vae, options.device).eval(), World(size=SIZE), options.folder, options.clips, options.minutes,
          options.device, (part, parts))
 
 

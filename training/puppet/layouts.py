@@ -173,8 +173,8 @@ def picture(clips: Clips, index: Tensor, place: int) -> Tensor:
 
 def audio_features(config: Config, clips: Clips, index: Tensor, window: Window, draw: Draw) -> Tensor:
     """The chunk's audio features (B, 1, frames, 5, 5, 16); zeros where unconditional."""
-    rows = slot_steps(4 * window.first + MARGIN, 4 * window.latents - 3, 1, clips["heard"].shape[1])
-    audio = clips["heard"][index][:, rows].float()
+    rows = slot_steps(4 * window.first + MARGIN, 4 * window.latents - 3, 1, clips["audio"].shape[1])
+    audio = clips["audio"][index][:, rows].float()
     null = torch.from_numpy(draw.random(len(index)) < config.null_audio)
     if config.silence == "null":
         null |= clips["silent"][index]

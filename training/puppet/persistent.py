@@ -23,7 +23,7 @@ from .layouts import Clips, Config, Sample, Window, audio_features, picture
 from .network import CHUNK, CONFIG, CONTEXT, load_trained
 from .precision import fast
 from .run import Run
-from .vae import SIZE, loaded
+from .vae import SIZE, load_vae
 from .world import World
 
 COUNT = 4                       # pictures of the person, as EverAnimate has them
@@ -146,7 +146,7 @@ def go(runs: Path, hours: float, vae: Path, device: str) -> str:
         return max(end - time.monotonic(), 0) / 60
 
     folder = runs / "latents"
-    if not make_spoilt(loaded(vae, device).eval(), World(size=SIZE), folder, CLIPS, minutes(), device):
+    if not make_spoilt(load_vae(vae, device).eval(), World(size=SIZE), folder, CLIPS, minutes(), device):
         return "spoilt latents are being made"
     clips = load(folder, CLIPS)
     files = [load_file(folder / SPOILT.format(number=number))["spoilt"] for number in range(0, CLIPS, PER_FILE)]

@@ -31,7 +31,7 @@ from .precision import fast
 from .regions import head_cells
 from .run import Run
 from .traits import identity_error, true_embedding
-from .vae import SIZE, loaded
+from .vae import SIZE, load_vae
 from .world import Take, World
 
 FLOWS, PREFERRED, FROM = ("same_scene", "both_scenes", "cross_only"), "preferred", "both_scenes"
@@ -213,7 +213,7 @@ def go(runs: Path, hours: float, vae: Path) -> str:
     if done[PREFERRED].is_file():
         return f"all is made: {', '.join(map(str, done.values()))}"
     world, config = World(size=SIZE), configs[PREFERRED]
-    pairs = make_pairs(load_trained(done[FROM], base), load_face_probe(), loaded(vae, "cpu").eval(), world, clips,
+    pairs = make_pairs(load_trained(done[FROM], base), load_face_probe(), load_vae(vae, "cpu").eval(), world, clips,
                        runs / PREFERRED, config.pairs, minutes())
     if pairs is None:
         return "pairs of takes are being made"

@@ -141,7 +141,7 @@ def train(name: str, folder: Path, world: World, begin: Callable[[], nn.Module],
     return vae, whole
 
 
-def loaded(path: Path, device="cpu"):
+def load_vae(path: Path, device="cpu"):
     """The VAE of a file of weights, in float32; of a run's checkpoint.pt, its average so far."""
     vae = wan_vae(WIDTH, device)
     if path.suffix == ".pt":
@@ -159,18 +159,18 @@ def in_turn(folder: Path, world: World, minutes: Callable[[], float], start: Pat
     def stills() -> nn.Module:
         if not start:
             return wan_vae(WIDTH, device)
-        vae = loaded(start, device)
+        vae = load_vae(start, device)
         to_statistics(vae, world, torch.zeros(16, device=device), torch.ones(16, device=device))
         return vae
 
     def clips() -> nn.Module:
-        vae = loaded(folder / "stills.safetensors", device)
+        vae = load_vae(folder / "stills.safetensors", device)
         without_past(vae)
         return vae
 
     finished = []
     for name, begin in (("stills", stills), ("clips", clips),
-                        ("decoder", lambda: loaded(folder / "clips.safetensors", device))):
+                        ("decoder", lambda: load_vae(folder / "clips.safetensors", device))):
         path = folder / f"{name}.safetensors"
         if not path.is_file():
             torch.manual_seed(0)
@@ -197,7 +197,7 @@ def main() -> None:
         in_turn(options.folder, world, lambda: options.minutes, options.start, options.device)
         return
     torch.manual_seed(0)
-    vae, whole = train("decoder", options.folder, world, lambda: loaded(options.start, options.device),
+    vae, whole = train("decoder", options.folder, world, lambda: load_vae(options.start, options.device),
                        options.minutes, options.device, options.decoder_steps)
     if whole:
         save(vae, options.folder / "vae.safetensors")

@@ -17,7 +17,7 @@ from . import flat_vae
 from .face_probe import FaceProbe, load_face_probe
 from .precision import fast
 from .traits import identity_error, true_embedding
-from .vae import SIZE, loaded, pictures, save
+from .vae import SIZE, load_vae, pictures, save
 from .world import Batch, World
 
 STILLS, CLIPS, FRAMES, SHOWN = 48, 6, 49, 12
@@ -70,7 +70,7 @@ def as_frames(x: Tensor) -> Tensor:
     return (x.float().cpu().movedim(1, -1) / 2 + 0.5).clamp(0, 1)
 
 
-def missed(found: dict[str, float]) -> list[str]:
+def list_failures(found: dict[str, float]) -> list[str]:
     return [f"{name}: got {found[name]:.3f}, wanted {least} or more" for name, least in WANTED.items()
             if name in found and not found[name] >= least]      # of stills alone, no clips' figure
 
@@ -90,14 +90,14 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="a picture: truth above, what came back below")
     parser.add_argument("--stills-only", action="store_true")
     options = parser.parse_args()
-    vae = loaded(options.weights)
+    vae = load_vae(options.weights)
     if options.save:
         save(vae, options.save)
     found, shown = gate(vae, World(size=SIZE), load_face_probe(), 0 if options.stills_only else CLIPS)
     print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
     if options.sheet:
         sheet(shown).save(options.sheet)
-    sys.exit("\n".join(missed(found)) or 0)
+    sys.exit("\n".join(list_failures(found)) or 0)
 
 
 if __name__ == "__main__":

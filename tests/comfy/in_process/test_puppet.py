@@ -17,7 +17,7 @@ from lodestar.training.puppet.face_probe import load_face_probe
 from lodestar.training.puppet.hosts import wan_vae, without_past
 from lodestar.training.puppet.network import load_trained
 from lodestar.training.puppet.speech import load_tracks
-from lodestar.training.puppet.vae import SIZE, loaded, pictures
+from lodestar.training.puppet.vae import SIZE, load_vae, pictures
 from lodestar.training.puppet.world import World
 from PIL import Image
 from safetensors.torch import save_file
@@ -110,10 +110,11 @@ def test_the_decoder_learns_alone_and_the_latents_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(vae_training, "CLIPS", 1)
     monkeypatch.setattr(vae_training, "UNJUDGED", 1)
     world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=SIZE, held_out=1)
-    before = loaded(weights_file("vae"))
-    vae, whole = vae_training.train("decoder", tmp_path, world, lambda: loaded(weights_file("vae")), 5, "cpu", steps=3)
+    before = load_vae(weights_file("vae"))
+    vae, whole = vae_training.train("decoder", tmp_path, world, lambda: load_vae(weights_file("vae")), 5, "cpu",
+                                    steps=3)
     assert whole
-    so_far = loaded(tmp_path / "checkpoint.pt").state_dict()
+    so_far = load_vae(tmp_path / "checkpoint.pt").state_dict()
     assert all(torch.equal(so_far[name], tensor) for name, tensor in vae.state_dict().items())
     for (name, weight), was in zip(vae.named_parameters(), before.parameters(), strict=True):
         assert torch.equal(weight, was) == name.startswith(("encoder.", "conv1.")) or weight.ndim == 5, name
@@ -122,7 +123,7 @@ def test_the_decoder_learns_alone_and_the_latents_stay(tmp_path, monkeypatch):
 def test_latents_get_the_mean_and_spread_that_are_wanted(monkeypatch):
     monkeypatch.setattr(vae_training, "COUNTED", 2)
     world = World(load_tracks(PACK / "tests" / "golden" / "puppet"), size=48, held_out=1)
-    vae, mean, spread = loaded(weights_file("vae")), torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16)
+    vae, mean, spread = load_vae(weights_file("vae")), torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16)
     frames = pictures(world.batch(7, 0, 4, 5).frames)
     with torch.no_grad():
         made = flat_vae.decode(vae, flat_vae.encode(vae, frames))

@@ -40,7 +40,7 @@ def check_latents(out):
     clips = latents.load(out / "latents", 2)
     assert clips["latents"].shape == (2, 16, latents.LATENTS, 12, 12)
     assert clips["videos"].shape == (2, 2, 16, latents.REFERENCE, 12, 12)
-    assert clips["videos_heard"].shape == (2, 2, latents.REFERENCE_FRAMES + 2 * latents.MARGIN, 5, 16)
+    assert clips["videos_audio"].shape == (2, 2, latents.REFERENCE_FRAMES + 2 * latents.MARGIN, 5, 16)
     for layout in layouts.SHARES:
         config = layouts.Config("x", clips=2, batch=2, shares={layout: 1.0})
         assert all(torch.isfinite(layouts.sample(config, clips, step).noisy).all() for step in range(3))

@@ -1,4 +1,4 @@
-"""The product's recipes on the shipped puppet, with clips of the puppet's own world: the same code as the command."""
+"""The product's recipes on the pack's puppet, with clips of the puppet's own world: the same code as the command."""
 from pathlib import Path
 
 import comfy.samplers
@@ -34,7 +34,7 @@ def store(tmp_path_factory):
              "re-encoded": random(clips, len(RE_ENCODED), 16, 4, *cells), "pictures": random(clips, len(PICTURES), 16,
                                                                                            *cells),
              "lips": random(clips, LATENTS, *cells).abs().clamp(max=1),
-             "heard": random(clips, FRAMES + 2 * MARGIN, 5, 16)}
+             "audio": random(clips, FRAMES + 2 * MARGIN, 5, 16)}
     return world, puppet_clips.make(world, tmp_path_factory.mktemp("world"))
 
 
@@ -43,7 +43,7 @@ def test_the_world_s_latents_are_clips(store, puppet):
     clip = clips[0]
     assert torch.allclose(puppet.model.process_latent_in(clip["latents"][None].float())[0], world["latents"][0],
                           atol=0.02)
-    assert torch.allclose(clip["speech"][2, 7].float(), world["heard"][0, MARGIN + 7, 2], atol=1e-2)
+    assert torch.allclose(clip["speech"][2, 7].float(), world["audio"][0, MARGIN + 7, 2], atol=1e-2)
     assert clips[1].info.silent and not clip.info.silent and clip["speech"].shape == (5, FRAMES, 16)
     assert clip["context_starts"].tolist() == list(RE_ENCODED) and clip["mask"].shape == (1, LATENTS, 12, 12)
 
