@@ -21,7 +21,7 @@ SECTIONS = {
         ("flops", "humo_flops", "longcat_flops", "stream_flops", "video_flops", "take_calls", "live_bytes", "plans",
          "steps", "fingerprints"),
     "Timed: ratios of CPU time as min / **median** / max of 9 interleaved rounds, no goal is enforced":
-        ("speed", "longcat_speed", "stream_speed", "live_take"),
+        ("speed", "longcat_speed", "stream_speed", "live_take", "start_up"),
     "Sampled from outside a real server": ("memory",),
     "On a GPU": ("gpu", "longcat_gpu", "stream_gpu"),
 }

@@ -137,6 +137,7 @@ BAD = [
     ("nodes_explain_themselves", node('"The take."', '"a", advanced=True'), "`advanced`"),
     ("nodes_explain_themselves", {"web/docs/LodestarSkip.md": "\n"}, "missing or empty"),
     ("nodes_explain_themselves", {"web/docs/LodestarOld.md": "# Old\n"}, "no such node"),
+    ("page_is_others", {"web/skip.js": "document.head.append(style);\n"}, "web/skip.js:1: document.head"),
     ("ids_are_forever", node("LodestarSkip", "LodestarJump"), "recorded and gone"),
     ("ids_are_forever", node('"plan", ', '"take", '), "must stay the first"),
     ("ids_are_forever", {"tests/golden/node_ids.json": '{"LodestarSkip": ["plan", "model"]}'}, "must stay"),

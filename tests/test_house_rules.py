@@ -305,6 +305,15 @@ def nodes_explain_themselves(root: Path):
             yield f"web/docs/{page.name}: no such node"
 
 
+def page_is_others(root: Path):
+    """Our scripts put elements into our widgets and style sheets beside the page's own, nothing into its head or body:
+    all packs share these."""
+    for path in sorted((root / "web").rglob("*.js")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(r"document\.(head|body)\b", line):
+                yield f"{path.relative_to(root).as_posix()}:{number}: document.head and document.body are everybody's"
+
+
 def ids_are_forever(root: Path):
     """tests/golden/node_ids.json holds {node: [inputs in order]}; it grows at the end and never changes."""
     golden = root / "tests" / "golden" / "node_ids.json"
@@ -342,7 +351,7 @@ def metadata(root: Path):
 
 
 RULES = (import_law, lazy_imports, no_import_work, size, module_headers, manners, exceptions, patcher_door,
-         node_classes_are_readable, nodes_explain_themselves, ids_are_forever, metadata)
+         node_classes_are_readable, nodes_explain_themselves, page_is_others, ids_are_forever, metadata)
 HOUSES = runpy.run_path(str(Path(__file__).with_name("bad_houses.py")))
 GOOD_HOUSE, BAD_HOUSES = HOUSES["GOOD"], HOUSES["BAD"]
 

@@ -50,7 +50,12 @@ export function addPanel(node, name, element, minHeight) {
   return widget;
 }
 
-export function addStyle(id, css) {
-  if (document.getElementById(id)) return;
-  document.head.append(make("style", { id, textContent: css }));
+const styles = new Set();
+
+export function addStyle(name, css) {
+  if (styles.has(name)) return;
+  styles.add(name);
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(css);
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
 }

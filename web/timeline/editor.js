@@ -23,10 +23,11 @@ const NEW = { prompt: "what happens", keyframe: "", anchor: "0.5 s", driving: ""
 const NAMES = { prompt: "+ prompt", keyframe: "+ picture", anchor: "+ anchor", driving: "+ clip" };
 const TITLES = { prompt: "prompt", keyframe: "picture to move towards", anchor: "distance of the anchor",
   driving: "video whose movement the person follows (Wan-Animate)" };
+let editors = 0;
 
 export class Editor {
   // `read()`: the script; `write(text)`: the new one; `seconds()`: of the take as far as it is known; `plan()`;
-  // `pictureUrl(name)`: of a picture in the input folder.
+  // `pictureUrl(name)`: of a picture in the input folder; `files(kind)`, `firstFile(kind)`: what a mark may name.
   constructor(host) {
     this.host = host;
     this.view = null;             // [from, to] seconds; null: the whole take
@@ -38,13 +39,15 @@ export class Editor {
     this.text = make("textarea", { hidden: true, spellcheck: false, placeholder: "0:00 she smiles\n0:12.5 she laughs" });
     this.time = make("input", { className: "time", title: "When, in the take: 0:12.5" });
     this.value = make("input", { className: "value", title: "Its text, picture, distance or video" });
+    this.names = make("datalist", { id: `lodestar-files-${++editors}` });
+    this.value.setAttribute("list", this.names.id);
     this.problem = make("span", { className: "problem" });
     const buttons = Object.keys(NEW).map(kind => make("button", {
       className: `add-${kind}`, textContent: NAMES[kind], title: `A new ${TITLES[kind]} in the middle of what is shown`,
       onclick: () => this.insert(kind, this.middle()) }));
     this.mode = make("button", { className: "as-text", textContent: "script", title: "Show the script itself",
       onclick: () => this.showText(this.text.hidden) });
-    this.bar = make("div", { className: "bar" }, this.time, this.value, this.problem, ...buttons, this.mode);
+    this.bar = make("div", { className: "bar" }, this.time, this.value, this.names, this.problem, ...buttons, this.mode);
     this.element = make("div", { className: "lodestar-timeline" }, this.canvas, this.text, this.bar);
     this.listen();
   }
@@ -228,13 +231,19 @@ export class Editor {
     return image.complete && image.naturalWidth ? image : null;
   }
 
+  offer(names) { // files, to choose a mark's value from
+    if (names === this.offered) return;
+    this.offered = names;
+    this.names.replaceChildren(...names.map(value => make("option", { value })));
+  }
+
   refresh() {
     const { events, problem } = this.story, { canvas } = this, [from, to] = this.span, event = this.event;
     const ratio = Math.min(globalThis.devicePixelRatio || 1, 2), width = canvas.clientWidth, height = canvas.clientHeight;
     this.problem.textContent = problem;
     this.problem.hidden = !problem;
     this.time.hidden = this.value.hidden = !event || Boolean(problem) || !this.text.hidden;
-    this.value.setAttribute("list", event?.kind === "driving" ? "lodestar-videos" : "lodestar-pictures");
+    this.offer(this.host.files(event?.kind === "driving" ? "driving" : "keyframe"));
     if (event && document.activeElement !== this.time) this.time.value = clock(event.seconds);
     if (event && document.activeElement !== this.value) this.value.value = event.value;
     if (document.activeElement !== this.text) this.text.value = this.host.read();

@@ -2,23 +2,21 @@
 // answered to its last run (`lodestar_plan`) is drawn with it, as long as the page is open.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { addPanel, addStyle, make, nodeAt, occupantOf, setWidget, widgetOf } from "../nodes.js";
+import { addPanel, addStyle, nodeAt, occupantOf, setWidget, widgetOf } from "../nodes.js";
 import { CSS, Editor } from "./editor.js";
 
 const PLAN_TAKE = "LodestarPlanTake", LEAST = 76, ROOM = 150;
 const UNDO_MS = 5000; // an undo loads the whole graph again: for so long the plans of the nodes before it are for those behind
 const plans = new WeakMap(), left = new Map(), editors = new Set();
 
-const FILES = { keyframe: { id: "lodestar-pictures", loader: "LoadImage", input: "image", other: "picture.png" },
-  driving: { id: "lodestar-videos", loader: "LoadVideo", input: "file", other: "video.mp4" } };
+const LOADERS = { keyframe: { loader: "LoadImage", input: "image" }, driving: { loader: "LoadVideo", input: "file" } };
+const OTHERS = { keyframe: "picture.png", driving: "video.mp4" };
+const files = { keyframe: [], driving: [] }; // in ComfyUI's input folder
 
-async function listFiles({ id, loader, input }) { // of ComfyUI's input folder
-  const list = make("datalist", { id });
-  document.body.append(list);
+async function listFiles([kind, { loader, input }]) {
   const answer = await api.fetchApi(`/object_info/${loader}`);
   const [found, options] = (await answer.json())[loader]?.input.required[input] ?? [[]];
-  const names = Array.isArray(found) ? found : options?.options ?? [];
-  list.append(...names.map(value => make("option", { value })));
+  files[kind] = Array.isArray(found) ? found : options?.options ?? [];
 }
 
 export function planOf(node) {
@@ -40,7 +38,8 @@ function addTimeline(node) {
     write: text => setWidget(here(), widgetOf(here(), "script"), text),
     plan: () => plans.get(here()),
     seconds: () => widgetOf(here(), "max_seconds")?.value,
-    firstFile: kind => document.querySelector(`#${FILES[kind].id} option`)?.value ?? FILES[kind].other,
+    files: kind => files[kind],
+    firstFile: kind => files[kind][0] ?? OTHERS[kind],
     pictureUrl: name => {
       const parts = name.split("/"), filename = parts.pop();
       return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: parts.join("/"), type: "input" })}`);
@@ -80,6 +79,6 @@ app.registerExtension({
       plans.set(node, JSON.parse(plan));
       refreshAll();
     });
-    await Promise.all(Object.values(FILES).map(listFiles));
+    await Promise.all(Object.entries(LOADERS).map(listFiles));
   },
 });
