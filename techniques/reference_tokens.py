@@ -4,7 +4,7 @@ A token keeps the place in its own grid that it had before the selection. The pa
 that a box is grown, and that a token belongs to it which it meets at all, is ours, as is the choice of frames.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ NEARLY_AS_SHARP = 0.9                       # of frames that differ so little in
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """`keep`: (R, rows, columns) bool, of R latent frames."""
+    """`keep`: (R, rows, columns) bool, of R latent frames. `whole`: none is left out."""
     keep: Tensor
+    whole: bool = field(init=False)     # known before the first step, in which nothing may be waited for
 
     def __post_init__(self):
         if self.keep.dtype is not torch.bool or self.keep.ndim != 3:
@@ -27,15 +28,11 @@ class Tokens:
         if not self.keep.any():
             raise ValueError("regions: no token of the video lies in them, so nothing of the person is left. Draw them "
                              "over the person, raise grow, or set when_empty to all")
+        object.__setattr__(self, "whole", bool(self.keep.all()))
 
     @property
     def frames(self) -> int:
         return len(self.keep)
-
-    @property
-    def whole(self) -> bool:
-        """Whether none is left out."""
-        return bool(self.keep.all())
 
     @property
     def total(self) -> int:
