@@ -98,8 +98,8 @@ class WrittenCalls(StreamCalls):
                         MemoryCall(self.memory, call.first_time, seen, writes, slots))
 
     def show_picture(self, call: Call, x: Tensor) -> None:
-        """Have the style anchor's keys in the memory: anew for other conditions of the guider, for another picture, and
-        for each window whose audio features it has."""
+        """Have the style anchor's keys in the memory: again for other conditions of the guider, for another picture,
+        and for each window whose audio features it has."""
         anchor = self.anchor
         if anchor is None:
             return

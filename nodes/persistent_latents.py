@@ -41,8 +41,8 @@ class LodestarPersistentLatents(io.ComfyNode):
                                      "EverAnimate was trained with, 1 Stable Video Infinity."),
                 io.Int.Input("motion_latents", default=1, min=0, max=MOST_MOTION,
                              tooltip="Latents of the last clip that the next one continues, each of 4 frames, for "
-                                     "Wan-Animate and Wan image-to-video. 0: every clip begins anew. For other models "
-                                     "overlap_frames of Plan Take says it."),
+                                     "Wan-Animate and Wan image-to-video. 0: every clip starts without them. For other "
+                                     "models overlap_frames of Plan Take says it."),
                 io.Combo.Input("complete_with", options=list(COMPLETE_WITH), default=COMPLETE_WITH[0],
                                tooltip="What fills up where fewer views are given. frames of the first chunk: drawn "
                                        "once it is finished, then always the same. the reference: again and again."),

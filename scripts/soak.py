@@ -223,7 +223,7 @@ def joint_take(soak: Soak, options: argparse.Namespace) -> list[str]:
     assert video is not None
     line, wrong = joint_runs.check_video(video, wanted, options.seconds)
     if watch.seen[0][0] < chunks // 4:
-        problems.append("it began anew")
+        problems.append("it did not go on, but started at the beginning")
     early, late = (watch.most(*part) for part in ((0, chunks // 2), (chunks * 3 // 4, chunks + 1)))
     print(f"{options.family}: {line}; killed in chunk {chunks // 4 + 1} of about {chunks}; {early:.0f} MB in its first "
           f"half, {late:.0f} MB in its last quarter")

@@ -26,7 +26,7 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
     "puppet stem|(the|same) stem": "base checkpoint",
     "ships?|shipped": "exported, the pack's own",
     "afresh": "re-encode; from the start",
-    "made anew|anew from": "recomputed, made again",
+    "anew": "recomputed, made again; from the start",
     "moving pictures": "video reader",
     "contracts|contract of": "fingerprint, cache key",
     "clean frames of x": "conditioning frames, `num_cond_frames`",

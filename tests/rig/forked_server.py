@@ -1,6 +1,6 @@
 """A ComfyUI begun as a fork of this process, which has imported for it what takes longest: for runs that start many.
 
-Only libraries of others are imported here. ComfyUI itself and the pack begin anew in each fork, as `python main.py`.
+Only libraries of others are imported here. ComfyUI itself and the pack start in each fork, as `python main.py`.
 """
 import importlib
 import os

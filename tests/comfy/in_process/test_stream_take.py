@@ -50,7 +50,7 @@ def test_a_stream_is_as_long_as_the_speech_and_the_same_in_one_chunk(chunk, tiny
 
 
 def with_video_and_scene(chunk: FamilyChunk) -> FamilyChunk:
-    """With keys that each run makes anew, of a scene that the take's first latent replaces."""
+    """With keys that each run computes again, of a scene that the take's first latent replaces."""
     keep = torch.zeros(3, 4, 4, dtype=torch.bool)
     keep[:, 1:3, 1:3] = True
     filmed = attach.with_technique(chunk.model, VideoReference(chunk.picture(40, 3), Tokens(keep)))

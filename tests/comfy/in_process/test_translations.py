@@ -38,9 +38,9 @@ def test_a_line_whose_chinese_stayed_while_its_english_changed_is_not_recorded(e
     assert translations.left_as_they_were(english, chinese, recorded) == []
     assert translations.left_as_they_were(changed, chinese, recorded) == [
         "changed, and its Chinese not  LodestarLongTake.inputs.clip.tooltip"]
-    anew = chinese | {"LodestarLongTake": chinese["LodestarLongTake"] | {"inputs.clip.tooltip": "另一个。"}}
-    assert translations.left_as_they_were(changed, anew, recorded) == []
-    assert not translations.to_translate(changed, anew, translations.digests(changed, anew, recorded))
+    updated = chinese | {"LodestarLongTake": chinese["LodestarLongTake"] | {"inputs.clip.tooltip": "另一个。"}}
+    assert translations.left_as_they_were(changed, updated, recorded) == []
+    assert not translations.to_translate(changed, updated, translations.digests(changed, updated, recorded))
 
 
 def test_translations_are_chinese_and_shown_as_they_stand(english):
