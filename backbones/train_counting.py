@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .train_host import repeated_blocks, trained_layers
+from .train_host import repeated_blocks, replace_call, trained_layers
 
 KEY = "lodestar_count"
 META = "meta"
@@ -145,19 +145,6 @@ def count_cross_attention(module: Any, own: Callable) -> Callable:
         return module.o(FusedAttention.apply(q, k, module.v(context)))
 
     return forward
-
-
-@contextmanager
-def replace_call(module: nn.Module, change: Callable[[nn.Module, Callable], Callable]) -> Iterator[None]:
-    before = vars(module).get("forward")
-    module.forward = change(module, module.forward)     # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before     # type: ignore[method-assign]
 
 
 def like_meta(weight: Tensor) -> Tensor:

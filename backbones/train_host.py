@@ -151,7 +151,7 @@ def training(model, adapters: Adapters, checkpoints: bool = True) -> Iterator[No
             ends.callback(_end_training)
         if checkpoints:
             for block in repeated_blocks(model.model.diffusion_model):
-                ends.enter_context(checkpoint_block(block))
+                ends.enter_context(replace_call(block, checkpoint_call))
         if adapters.beside:
             ends.enter_context(_beside(model, adapters))
         yield
@@ -196,25 +196,29 @@ def repeated_blocks(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def checkpoint_block(block: nn.Module) -> Iterator[None]:
-    """Its forward holds inputs alone: copies, since what runs the blocks changes dicts, and some of core's models
-    latents, from block to block."""
-    own, before = block.forward, vars(block).get("forward")
+def replace_call(module: nn.Module, change: Callable[[nn.Module, Callable], Callable]) -> Iterator[None]:
+    """Have `change`(module, its own forward) called in place of the module's forward."""
+    before = vars(module).get("forward")
+    module.forward = change(module, module.forward)     # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before     # type: ignore[method-assign]
 
+
+def checkpoint_call(block: nn.Module, own: Callable) -> Callable:
+    """A forward that holds inputs alone: copies, since what runs the blocks changes dicts, and some of core's models
+    latents, from block to block."""
     def forward(*args, **kwargs):
         if not torch.is_grad_enabled():
             return own(*args, **kwargs)
         return checkpoint(own, *map(_copy_value, args), use_reentrant=False,
                           **{name: _copy_value(value) for name, value in kwargs.items()})
 
-    block.forward = forward     # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del block.forward
-        else:
-            block.forward = before      # type: ignore[method-assign]
+    return forward
 
 
 def _copy_value(value: Any) -> Any:

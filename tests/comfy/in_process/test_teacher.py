@@ -1,10 +1,10 @@
 """Backfill and Preference Pairs through ComfyUI's own guider: what is on the shelves, what is made again, and that the
 recipes train on it."""
-import comfy.model_management
 import comfy.samplers
 import folder_paths
 import pytest
 import torch
+from cancels import cancel_at_first_clip
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.host import teacher
 from lodestar.host.recipe_choice import train_by_name, window_of
@@ -85,15 +85,8 @@ def test_paths_lead_from_noise_to_the_take_and_students_train_on_them(model, cli
 
 
 def test_a_cancel_costs_one_pair_and_another_seed_is_another_shelf(clips, asked, monkeypatch):
-    done = ClipProgress.clip_done
-
-    def cancel(self, *seen):
-        comfy.model_management.interrupt_current_processing()
-        done(self, *seen)
-    with monkeypatch.context() as patch:
-        patch.setattr(ClipProgress, "clip_done", cancel)
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            fill(clips, asked)
+    with cancel_at_first_clip(monkeypatch, ClipProgress):
+        fill(clips, asked)
     folder, = clips.folder.glob("pairs_*")
     first, = folder.glob("*.safetensors")
     made = first.stat().st_mtime_ns

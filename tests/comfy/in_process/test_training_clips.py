@@ -2,12 +2,12 @@
 import shutil
 from pathlib import Path
 
-import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
 import pytest
 import torch
+from cancels import cancel_at_first_clip
 from lodestar.backbones import find
 from lodestar.backbones.audio.encoder import log_mel
 from lodestar.backbones.longcat.loader import load_longcat
@@ -88,15 +88,8 @@ def test_speech_is_what_one_encoding_of_the_whole_gives(puppet, vae, videos):
 
 @pytest.mark.once
 def test_a_cancel_keeps_finished_clips(puppet, vae, videos, monkeypatch):
-    done = ClipProgress.clip_done
-
-    def cancel(self, *seen):
-        comfy.model_management.interrupt_current_processing()
-        done(self, *seen)
-    with monkeypatch.context() as patch:
-        patch.setattr(ClipProgress, "clip_done", cancel)
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            make(puppet, vae, videos, audio_encoder=None)
+    with cancel_at_first_clip(monkeypatch, ClipProgress):
+        make(puppet, vae, videos, audio_encoder=None)
     folder = Path(folder_paths.get_output_directory()) / "lodestar_clips" / "people"
     assert len(ClipStore.open(folder)) == 1
     assert len(make(puppet, vae, videos, audio_encoder=None)) == 2
