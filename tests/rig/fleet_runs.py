@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,10 +35,12 @@ def write_table(folder: Path, count: int, seconds: float, steps: int) -> Path:
 
 class Killer:
     """Kills one worker in mid-take, and as often as it was started again, up to `kills` times. For more than one it
-    begins when all have finished a job, so that a process not seen before is the one that came back."""
+    begins when all have finished a job, so that a process not seen before is the one that came back. Mid-take is where
+    the folder `takes` got a take that was not there when the worker finished its last job."""
 
-    def __init__(self, workers: int, kills: int):
+    def __init__(self, takes: Path, workers: int, kills: int):
         self.killed: list[int] = []
+        self._takes = takes
         self._first: set[int] = set()
         self._known, self._asked, self._kills = workers if kills > 1 else 1, 0, kills
 
@@ -50,9 +53,14 @@ class Killer:
             self._first.add(worker)
         if worker not in self._first if self._asked else len(self._first) == self._known:
             self._asked += 1
-            threading.Timer(line["seconds"] / 2, self._kill, (worker,)).start()
+            threading.Thread(target=self._kill, args=(worker, self._running()), daemon=True).start()
 
-    def _kill(self, worker: int) -> None:
+    def _running(self) -> set[str]:
+        return {path.name for path in self._takes.iterdir()}
+
+    def _kill(self, worker: int, before: set[str]) -> None:
+        while not self._running() - before:
+            time.sleep(0.02)
         with suppress(ProcessLookupError):      # it had no job left
             os.kill(worker, signal.SIGKILL)
             self.killed.append(worker)
@@ -74,7 +82,7 @@ def command(script: str, table: Path, comfyui: Path, folder: Path, *more: str) -
 
 def run_fleet(table: Path, comfyui: Path, folder: Path, workers: int, kills: int) -> tuple[list[dict], list[int]]:
     """Its lines, and which processes were killed. `folder` gets `output` and `videos`."""
-    killer, lines = Killer(workers, kills), []
+    killer, lines = Killer(folder / "output" / "lodestar_takes", workers, kills), []
     with command("fleet.py", table, comfyui, folder, "--workers", str(workers)) as process:
         for line in process.stdout or ():
             if line.startswith("{"):

@@ -26,7 +26,7 @@ def ray_environment():
 
 
 def test_a_worker_is_killed_and_every_video_is_made_once_as_in_a_serial_run(ray_environment, server, comfyui, tmp_path):
-    table = fleet_runs.write_table(tmp_path / "jobs", count=3, seconds=1, steps=6)
+    table = fleet_runs.write_table(tmp_path / "jobs", count=3, seconds=1, steps=12)
     for job in read_jobs(table, fleet_runs.WORKFLOW):
         assert render(server, job, tmp_path / "serial") == "made"
     lines, killed = fleet_runs.run_fleet(table, comfyui, tmp_path, workers=2, kills=1)
