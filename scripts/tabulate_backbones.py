@@ -1,4 +1,4 @@
-"""The table of backbones in README.md, from what tests/comfy/in_process/test_cells.py finds: for developers.
+"""The table of backbones in docs/models.md, from what tests/comfy/in_process/test_cells.py finds: for developers.
 
     python scripts/tabulate_backbones.py --slow     runs it on every ComfyUI that the tests use
 
@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 TEST = environment.PACK / "tests" / "comfy" / "in_process" / "test_cells.py"
 CELLS = environment.PACK / "tests" / "golden" / "cells.json"
-README = environment.PACK / "README.md"
+PAGE = environment.PACK / "docs" / "models.md"
 BEGIN, END = "<!-- table: python scripts/tabulate_backbones.py -->\n", "<!-- end of table -->\n"
 WORKS = "works"
 Cells = dict[str, dict[str, dict[str, str]]]      # ComfyUI version, family, column: WORKS, or why it is refused
@@ -102,7 +102,7 @@ def main() -> None:
                 cells.setdefault(version, {}).setdefault(family, {}).update(found)
         CELLS.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
     table = draw_table(cells)
-    README.write_text(put_in(README.read_text(encoding="utf-8"), table), encoding="utf-8")
+    PAGE.write_text(put_in(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README's table of backbones is what the cells of the test on every family say."""
+"""The page's table of backbones is what the cells of the test on every family say."""
 import json
 
 import pytest
@@ -9,8 +9,8 @@ CELLS = {"0.33.0": {"One": {"anchor": "works", "skip": "no sound"}, "Two": {"anc
          "0.7.0": {"One": {"anchor": "works", "skip": "no sound"}}}
 
 
-def test_the_table_in_readme_is_drawn_from_the_cells_as_found():
-    text = tables.README.read_text(encoding="utf-8")
+def test_the_table_of_the_page_is_drawn_from_the_cells_as_found():
+    text = tables.PAGE.read_text(encoding="utf-8")
     assert tables.put_in(text, tables.draw_table(json.loads(tables.CELLS.read_text(encoding="utf-8")))) == text
 
 

@@ -55,8 +55,8 @@ def test_what_is_not_there_would_be_found():
                                                   "scripts/takes.py --nothing", "experiments.nobody"]
 
 
-def test_the_readme_names_every_node():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_nodes_names_every_node():
+    text = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
     names = [re.search(r'node_id="Lodestar\w+",\s*display_name="([^"]+)"', path.read_text(encoding="utf-8"))
              for path in sorted((ROOT / "nodes").glob("[a-z]*.py"))]
     found = [match[1].partition(" (")[0] for match in names if match]
