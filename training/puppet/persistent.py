@@ -38,8 +38,8 @@ class Variant:
     name: str
     memory: bool = True
     restores: bool = True
-    steps: int = 5000
-    restoring: int = 1000
+    steps: int = 600
+    restoring: int = 120
     rank: int = 16
     batch: int = 8
     rate: float = 1e-2
