@@ -2,7 +2,7 @@
 from comfy_api.latest import io
 
 from ..backbones import attach
-from ..host.custom_background import make_background
+from ..host.custom_background import MOST_FRAMES, make_background
 from ..techniques.custom_background import THEN
 from .input_checks import check_inputs
 from .sockets import LARGEST_SIDE, PLAN, SIDE_STEP, search_words, size_of
@@ -21,7 +21,9 @@ class LodestarCustomBackground(io.ComfyNode):
                 io.Model.Input("model", tooltip="A model that takes videos of the person: Wan, LongCat, and what is "
                                                 "built on them. Others say why not."),
                 io.Vae.Input("vae", tooltip="The video VAE of the model that makes the take."),
-                io.Image.Input("image", tooltip="The scene. Whoever is under the mask is not seen."),
+                io.Image.Input("image", extra_dict={"pictures": MOST_FRAMES + 1},
+                               tooltip="The scene: a picture, or up to 49 frames of a camera that stands still, at the "
+                                       "model's rate. Whoever is under the mask is not seen."),
                 io.Mask.Input("mask", tooltip="Where the person will be. What it touches of the scene is left to the "
                                               "model."),
                 io.Combo.Input("then", options=list(THEN), default=THEN[0],

@@ -59,6 +59,18 @@ def test_it_stands_before_the_chunk_and_behind_the_video():
     assert seen == {(query, key): 0.0 for query in range(2, 5) for key in range(5) if spans[query] != spans[key]}
 
 
+def test_a_scene_that_moves_is_a_clip_up_to_the_chunk():
+    """One mask for all of it; the video of the person makes room, from the second chunk on as well."""
+    clip = CustomBackground(torch.ones(1, 16, 3, 8, 10), tokens_around(person(), GRID, 3))
+    assert torch.equal(clip.tokens.keep, scene().tokens.keep.expand(3, -1, -1))
+    later = ChunkPosition(chunk=1, opening=torch.full((1, 16, 1, 8, 10), 5.0))
+    for position, times in ((ChunkPosition(), (-3, -2, -1)), (later, (-1,))):
+        layout, _ = lay_out(Layout.of_chunk(2), sort_techniques((clip, video(placement="before"))), position)
+        assert layout[BACKGROUND].times == times and layout[REFERENCES].times == (-5, -4)
+    ahead, _ = lay_out(Layout.of_chunk(2), sort_techniques((clip, video())), ChunkPosition())
+    assert ahead[REFERENCES].times == video().times(Layout.of_chunk(2))
+
+
 def test_the_takes_first_latent_holds_it_from_the_second_chunk_on():
     """All of it, the person with the place; unless the picture is kept."""
     later = ChunkPosition(chunk=1, opening=torch.full((1, 16, 1, 8, 10), 5.0))
@@ -87,7 +99,7 @@ def test_closed_spans_hide_no_frame_of_the_call():
 
 @pytest.mark.parametrize(("fields", "said"), [
     ({"then": "nothing"}, "then: got 'nothing', wanted one of the take's first frame, keep"),
-    ({"tokens": Tokens(all_tokens(2, GRID))}, "image: got a scene of 1 latents and tokens of 2, wanted one of each")])
+    ({"tokens": Tokens(all_tokens(2, GRID))}, "image: got a scene of 1 latents and tokens of 2, wanted as many")])
 def test_what_it_cannot_be_is_said(fields, said):
     with pytest.raises(ValueError, match=said):
         CustomBackground(**{"latents": torch.ones(1, 16, 1, 8, 10), "tokens": scene().tokens, **fields})

@@ -293,11 +293,19 @@ def branches(call: LongCatCall) -> int:
 
 
 def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCache, ...]:
-    """A KV cache of each reference, anchor and the context, those of one condition: all see the same ones."""
+    """A KV cache of each reference, anchor and the context, those of one condition: all see the same ones.
+
+    A picture that stands at several times has one cache. It sees itself alone, so that its values and its keys before
+    RoPE are the same at each of them; they are rotated where they are read.
+    """
     reference, given = call.extra.get("reference"), call.num_cond_frames
     parts = [part for part in (reference, call.x[:, :, :given]) if part is not None and part.shape[2]]
     clean = torch.cat(parts, 2).chunk(branches(call))[0]
-    lengths = (1,) * (clean.shape[2] - given) + ((given,) if given else ())
+    shown = place_copies(clean[:, :, :clean.shape[2] - given])
+    different = sorted(set(shown))
+    if len(different) < len(shown):
+        clean = torch.cat([clean[:, :, different], clean[:, :, len(shown):]], 2)
+    lengths = (1,) * len(different) + ((given,) if given else ())
     theirs = options_alone(call.transformer_options)
     blocks = RamBlocks(clean.device) if offload == "RAM" else None
     if blocks is not None:
@@ -310,4 +318,12 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     level = logging.DEBUG if WINDOW in call.transformer_options else logging.INFO     # a stream has one for each block
     logger.log(level, "KV cache of %d conditioning frames: %.0f MB in %s for this chunk",
                sum(cache.frames for cache in caches), sum(cache.bytes for cache in caches) / 1e6, offload)
-    return caches
+    return (*(caches[different.index(place)] for place in shown), *caches[len(different):])
+
+
+def place_copies(pictures: Tensor) -> list[int]:
+    """Of each of the pictures (1, C, n, h, w) where it stands first. With several it waits for the card, once."""
+    if pictures.shape[2] < 2:
+        return list(range(pictures.shape[2]))
+    flat = pictures.movedim(2, 0).flatten(1)
+    return torch.stack([(flat == one).all(1) for one in flat]).int().argmax(1).tolist()

@@ -202,6 +202,16 @@ def test_one_cache_serves_all_steps_and_branches(model, built, place, cfg):
     assert torch.equal(kept[:, :, :KNOWN], plain[:, :, :KNOWN])
 
 
+@pytest.mark.parametrize(("place", "seed", "frames"), [("VRAM", 6, 1), ("RAM", 6, 1), ("VRAM", 9, 2)])
+def test_a_picture_at_two_times_has_one_cache(model, built, place, seed, frames):
+    """The reference's copy ahead of the chunk; another picture there has its own."""
+    twice = attach.with_technique(model, LookaheadAnchor(5, latents=random(1, 16, 1, *SIZE, seed=seed)))
+    plain = sample(twice)
+    kept = sample(attach.with_technique(twice, ConditioningCache(place)))
+    assert built == [frames + KNOWN]
+    assert torch.allclose(kept, plain, atol=1e-5) and not torch.allclose(kept, sample(model), atol=1e-3)
+
+
 def test_another_pack_s_attention_makes_the_cache_too(model):
     lengths, caching = [], attach.with_technique(model, ConditioningCache())
 

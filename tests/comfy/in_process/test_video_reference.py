@@ -15,7 +15,7 @@ from lodestar.nodes.custom_background import LodestarCustomBackground
 from lodestar.nodes.video_reference import LodestarVideoReference
 from lodestar.pipelines.frames_at_times import FileFrames
 from lodestar.pipelines.take.plan import plan_take
-from lodestar.techniques.custom_background import THEN, CustomBackground
+from lodestar.techniques.custom_background import THEN, CustomBackground, without_person
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.style_anchor import StyleAnchor
 from lodestar.techniques.timeline import Timeline
@@ -170,6 +170,17 @@ def test_a_scene_has_nothing_of_who_stood_in_it(model, vae):
     assert torch.equal(one.latents, other.latents) and one.latents.shape == (1, 16, 1, 8, 8)
     assert torch.equal(~one.tokens.keep[0], standing()[0, 8::16, 8::16] > 0)
     assert said == "10 of 16 tokens of the scene stay, 64x64; added to each call: 3.0% more keys."
+
+
+@pytest.mark.parametrize(("frames", "used", "clip"), [
+    (7, 5, ", 5 of its 7 frames"), (9, 9, ", 9 of its 9 frames"), (60, 49, ", its first 49 frames")])
+def test_a_scene_that_moves(model, vae, frames, used, clip):
+    """As it is encoded without the person; the rest of the frames has no say."""
+    room = torch.rand(frames, 32, 32, 3, generator=torch.Generator().manual_seed(5))
+    made, said = place(model, vae, room, standing()[:, ::2, ::2])
+    bare = without_person(room[:used], standing()[0, ::2, ::2])
+    assert torch.equal(made.latents, encode_frames(vae, bare).float()) and len(made.tokens.keep) == (used + 3) // 4
+    assert clip in said and f"{2 * made.frames} of {4 * made.frames} tokens of the scene stay" in said
 
 
 def test_a_wide_scene_is_cropped_as_its_mask_is(model, vae):
