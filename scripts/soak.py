@@ -1,8 +1,10 @@
-"""What a take survives, at length: `python scripts/soak.py kills|queue|long|fleet|joint`, real servers, tiny models.
+"""What a take survives, at length: `python scripts/soak.py kills|streams|queue|long|fleet|joint`, tiny models.
 
 `kills --count 50`: kill -9 at random moments of its work and start again until the take is finished; its latents must
-be those of a take that nothing happened to. `queue --count 1000`: short takes one after another; memory, open and
-temporary files must stay flat. `long --seconds 600`: one long take; to the frame, its sound in step at the end to 1 ms.
+be those of a take that nothing happened to. `streams --each 1`: a stream of a causal student, killed at each of its
+writes: of journal, memory, VAE and video; the same bytes. `queue --count 1000`: short takes one after another; memory,
+open and temporary files must stay flat. `long --seconds 600`: one long take; to the frame, its sound in step at the end
+to 1 ms.
 `joint --family ltx --seconds 600`: one take of given speech on a model that makes sound itself, killed once on the way:
 the recording is in the file and in step, RAM does not grow.
 `fleet --count 20 --workers 3`: jobs through fleet.py, a worker killed twice, and through render.py: equal bytes, once.
@@ -11,10 +13,12 @@ Each ends with a line of figures, and exit code 1 where something is not as it m
 from lib import environment  # isort: skip - first, because it refuses a Python that is too old
 
 import argparse
+import json
 import os
 import random
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -65,7 +69,9 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     chance, problems, killed, runs = random.Random(options.seed), [], 0, 0
     with soak.forked_server() as server:
         graph = soak.rig.tiny_take(server, "soak/take", steps=options.steps, keep_chunks=True)
-        if options.mode:
+        if options.puppet:
+            graph = puppet_stream(soak, server, options.puppet)
+        elif options.mode:
             graph.having("mode").set(mode=options.mode)
             graph.the("UNETLoader").set(unet_name="lodestar_tiny_wan21_t2v.safetensors")
             soak.rig.without_speech(graph)
@@ -93,6 +99,17 @@ def kill_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     if left or videos != runs + 1:
         problems.append(f"{videos} videos of {runs + 1} takes, left over: {left}")
     return problems
+
+
+def puppet_stream(soak: Soak, server, seconds: int):
+    """The pack's own stream of the puppet, so long."""
+    import joint_runs
+    graph, sound = soak.rig.workflow("streaming_puppet"), soak.base / "speech.wav"
+    joint_runs.write_sound(sound, seconds)
+    graph.replace(graph.the("LodestarSamplePerson")[1], graph.add("LoadAudio", audio=server.upload(sound))[0])
+    graph.the("LodestarLongTake").set(filename_prefix="soak/take", keep_chunks=True)
+    graph.remove(graph.the("LodestarTakeReport"))
+    return graph
 
 
 def made_by(soak: Soak) -> tuple:
@@ -128,6 +145,24 @@ def work_of(server) -> float:
     """Seconds that its process has computed: a moment in a take is the same on a machine that others work on, too."""
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def kill_streams(soak: Soak, options: argparse.Namespace) -> list[str]:
+    """At which writes a kill changes what the stream ends in; at every `each`th of them."""
+    script = environment.rig() / "killed_streams.py"
+    variables = {**os.environ, "COMFYUI_PATH": str(soak.comfyui), "PYTHONPATH": str(script.parent),
+                 "OMP_NUM_THREADS": "1"}
+    problems, cases = [], 0
+    with subprocess.Popen([sys.executable, str(script), str(soak.base / "streams"), "--each", str(options.each)],
+                          stdout=subprocess.PIPE, text=True, env=variables) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                case, cases = json.loads(line), cases + 1
+                print("." if case["same"] else "x", end="", flush=True)
+                problems += [] if case["same"] else [f"other bytes after a kill before write {case['number']}, of "
+                                                     f"{case['before']}"]
+    print(f"\n{cases} kills, {len(problems)} differ")
+    return problems if cases and not process.returncode else [*problems, "it broke off"]
 
 
 def queue_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
@@ -233,7 +268,7 @@ def joint_take(soak: Soak, options: argparse.Namespace) -> list[str]:
 
 
 TASKS: dict[str, Callable[[Soak, argparse.Namespace], list[str]]] = {
-    "kills": kill_takes, "queue": queue_takes, "long": long_take, "fleet": fleet_takes,
+    "kills": kill_takes, "streams": kill_streams, "queue": queue_takes, "long": long_take, "fleet": fleet_takes,
     "joint": joint_take}
 
 
@@ -241,12 +276,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--each", type=int, default=1, help="of the writes at which a stream is killed, every so many")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--family", choices=("ltx", "minimax_h3"), default="ltx")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of the queue, whatever its count")
     parser.add_argument("--mode", choices=("stitch", "re-encode"), help="hand-over of the takes that are killed, on a "
                         "Wan T2V; default: S2V's own")
+    parser.add_argument("--puppet", type=int, default=0, metavar="SECONDS", help="of the pack's stream of the puppet, "
+                        "which is killed instead of a tiny model's take")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each chunk of the takes that are killed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; default: yours, else the tested one")

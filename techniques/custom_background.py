@@ -22,8 +22,8 @@ TIME = -1.0
 
 @dataclass(frozen=True, eq=False)
 class CustomBackground(ClosedSpan):
-    """`latents`: (1, C, R, h, w) of the scene, in LATENT space: a picture's, or a clip's. `tokens`: those where no person
-    is to be. `then`: what holds the scene from the second chunk on."""
+    """`latents`: (1, C, R, h, w) of the scene, a picture or a clip, in LATENT space. `tokens`: those where no person is
+    to be. `then`: what holds the scene from the second chunk on."""
     role: ClassVar[str] = BACKGROUND
     called: ClassVar[str] = "custom background"
     latents: Tensor
@@ -33,8 +33,8 @@ class CustomBackground(ClosedSpan):
 
     def __post_init__(self):
         if self.tokens.frames != self.frames:
-            raise ValueError(f"image: got a scene of {self.frames} latents and tokens of {self.tokens.frames}, wanted as "
-                             "many")
+            raise ValueError(f"image: got a scene of {self.frames} latents and tokens of {self.tokens.frames}, wanted "
+                             "as many")
         if self.then not in THEN:
             raise ValueError(f"then: got {self.then!r}, wanted one of {', '.join(THEN)}")
 
@@ -61,8 +61,8 @@ class CustomBackground(ClosedSpan):
 
 
 def tokens_around(mask: Tensor, grid: tuple[int, int], frames: int = 1) -> Tokens:
-    """Of a scene of so many latent frames those that the person's mask (H, W), 0 to 1, does not touch. Raises ValueError
-    where the mask covers all of them, or none."""
+    """Of a scene of so many latent frames those that the person's mask (H, W), 0 to 1, does not touch. Raises
+    ValueError where the mask covers all of them, or none."""
     person = tokens_in_masks(mask[None], grid, when_empty="none")
     if not person.any():
         raise ValueError("mask: it is empty, so there is nobody to draw into the scene. Draw it over where the person "
@@ -74,7 +74,7 @@ def tokens_around(mask: Tensor, grid: tuple[int, int], frames: int = 1) -> Token
 
 
 def without_person(scene: Tensor, mask: Tensor) -> Tensor:
-    """The scene (T, H, W, 3) with the mean of each frame's other pixels under the mask (H, W): a VAE shows whoever stood
-    there to the tokens around, too."""
+    """The scene (T, H, W, 3) with the mean of each frame's other pixels under the mask (H, W): a VAE shows whoever
+    stood there to the tokens around, too."""
     inside = mask > 0.5
     return torch.where(inside[None, :, :, None], scene[:, ~inside].mean(1)[:, None, None], scene)

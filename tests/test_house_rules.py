@@ -58,6 +58,7 @@ ASSIGNED = {            # what is assigned to outside the pack, and nowhere else
     "scripts/lib/environment.py": ("comfy.cli_args.args.",),        # ComfyUI in this process, on CPU
     "benchmarks/in_process.py": ("comfy.cli_args.args.",),
     "tests/rig/golden.py": ("sys.modules",),                        # itself under its name, for what it imports
+    "tests/rig/killed_streams.py": ("plan.CHUNK_SECONDS",),         # a take of a second has chunks to be killed in
     "tests/rig/killed_takes.py": ("os.link", "shutil.copyfileobj", "safe_files.BLOCK_BYTES")}   # kills in them
 
 Declaration = ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.ClassDef | ast.Pass | Function

@@ -1,8 +1,8 @@
 """A stream of a real student, killed at each of its writes and made again; as a script it reports JSON, a case a line.
 
-`python killed_streams.py FOLDER [--each 10]`: AvatarForcing's loader on a tiny checkpoint, its memory, the VAE's stream,
-journal and writer as Long Take has them, inside a ComfyUI (COMFYUI_PATH). In each case a fork gets SIGKILL before its
-n-th write, another fork makes the same take again: the same bytes of every chunk and of the video.
+`python killed_streams.py FOLDER [--each 10]`: AvatarForcing's loader on a tiny checkpoint, its memory, the VAE's
+stream, journal and writer as Long Take has them, inside a ComfyUI (COMFYUI_PATH). In each case a fork gets SIGKILL
+before its n-th write, another fork makes the same take again: the same bytes of every chunk and of the video.
 """
 import argparse
 import hashlib
@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 import traceback
@@ -38,8 +39,8 @@ def write_places() -> dict[CodeType, str]:
     from lodestar.backbones.written_memory import WrittenMemory
     from lodestar.host.stream_chunk_sampler import StreamChunkSampler
     from lodestar.pipelines.take.video_writer import Segment
-    return {Segment._encode.__code__: "frame", WanStream.push.__code__: "decoder", WrittenMemory.write.__code__: "memory",
-            StreamChunkSampler.sample.__code__: "block"}
+    return {Segment._encode.__code__: "frame", WanStream.push.__code__: "decoder",
+            WrittenMemory.write.__code__: "memory", StreamChunkSampler.sample.__code__: "block"}
 
 
 def watch(folder: Path, at) -> None:
@@ -108,16 +109,20 @@ def list_writes(chunk, models: Path, folder: Path) -> tuple[list[str], dict[str,
     return said[:-1], said[-1]
 
 
-def kill_at(chunk, models: Path, folder: Path, number: int) -> dict[str, Any] | None:
-    """What the take is made of after a kill before write `number`; None where it is not made after all."""
+def kill_before(chunk, models: Path, folder: Path, number: int, kind: str = "") -> None:
+    """Make the take until write `number` from now on, of one kind where it is named."""
     count = itertools.count()
 
     def die(what: str) -> None:
-        if next(count) == number:
+        if kind in ("", what) and next(count) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
     ended, _ = in_fork(lambda say: make(chunk, models, folder, die))
-    assert not ended, f"write {number} was never reached"
+    assert not ended, f"write {number} {kind} was never reached"
+
+
+def make_again(chunk, models: Path, folder: Path) -> dict[str, Any] | None:
+    """What the take is made of in the end; None where it is not made after all."""
     ended, said = in_fork(lambda say: say(make(chunk, models, folder)))
     return said[0] if ended else None
 
@@ -128,10 +133,13 @@ def run(folder: Path, models: Path, each: int) -> None:
     chunk = load_chunk(models)
     writes, calm = list_writes(chunk, models, folder / "calm")
     for number in range(0, len(writes), each):
-        found = kill_at(chunk, models, folder / str(number), number)
+        place = folder / str(number)
+        kill_before(chunk, models, place, number)
+        found = make_again(chunk, models, place)
         sys.stdout.write(json.dumps({"number": number, "of": len(writes), "before": writes[number],
                                      "same": found == calm}) + "\n")
         sys.stdout.flush()
+        shutil.rmtree(place)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """A light decoder of the puppet's latents: `python -m training.puppet.light_decoder VAE FOLDER --minutes 30`.
 
-ComfyUI's own tiny video autoencoder (TAEHV of Wan 2.1), decoder only: from latents of a finished VAE to the drawn pixels,
-by the losses of the VAE's last stage. It is trained narrow, since the world is small; the file has ComfyUI's own widths,
-the rest of them zeros, so that Load VAE takes it, from models/vae_approx. `--gate` says what it loses against its VAE.
+ComfyUI's own tiny video autoencoder (TAEHV of Wan 2.1), decoder only: from latents of a finished VAE to the drawn
+pixels, by the losses of the VAE's last stage. It is trained narrow, since the world is small; the file has ComfyUI's
+own widths, the rest of them zeros, so that Load VAE takes it, from models/vae_approx. `--gate` says what it loses
+against its VAE.
 """
 import argparse
 import json
@@ -22,14 +23,15 @@ from .vae_gate import as_frames, measures
 from .vae_losses import Critic, Likeness, add_critic_loss, difference
 from .world import World
 
-WIDTHS = (80, 64, 32, 32)                   # ComfyUI's are 256, 128, 64, 64
+WIDTHS = (80, 64, 32, 32)
+FULL_WIDTHS = (256, 128, 64, 64)            # ComfyUI's
 STEPS, RATE, CLIPS = 6_000, 5e-3, 4
 FRAMES = (5, 9, 5, 17)                      # of a step's clips, in turn
 UNJUDGED = 0.7                              # share of the steps before the critic is asked
 TESTED, TESTED_FRAMES = 6, 49
 
 
-def light_network(widths: tuple[int, ...] = WIDTHS) -> nn.Module:
+def light_network(widths: tuple[int, ...]) -> nn.Module:
     """ComfyUI's TAEHV with a decoder of these widths, its blocks in their places, each of them nothing at first."""
     from comfy.taesd.taehv import TAEHV, Clamp, MemBlock, TGrow, conv
     act, layers = nn.ReLU(inplace=True), [Clamp(), conv(16, widths[0]), nn.ReLU(inplace=True)]
@@ -42,7 +44,9 @@ def light_network(widths: tuple[int, ...] = WIDTHS) -> nn.Module:
         if name.endswith("conv.4.weight") or weight.ndim == 1:
             nn.init.zeros_(weight)
         else:
-            nn.init.kaiming_normal_(weight)
+            nn.init.kaiming_normal_(weight, nonlinearity="linear")
+    nn.init.constant_(network.decoder[-1].bias, 0.5)        # grey, and little else
+    network.decoder[-1].weight.data *= 0.1
     return network.to(memory_format=torch.channels_last)
 
 
@@ -82,12 +86,12 @@ def save(network: nn.Module, path: Path) -> None:
 def load_light(path: Path) -> nn.Module:
     """Of a file or of a run's checkpoint.pt, its average so far, in float32."""
     if path.suffix == ".pt":
-        network = light_network()
+        network = light_network(WIDTHS)
         weights = torch.load(path, map_location="cpu", weights_only=True)["averaged"]
         network.load_state_dict({name.removeprefix("light."): weight for name, weight in weights.items()
                                  if name.startswith("light.")})
         return network
-    network = light_network((256, 128, 64, 64))
+    network = light_network(FULL_WIDTHS)
     network.load_state_dict({name: weight.float() for name, weight in load_file(path).items()})
     return network
 
@@ -96,7 +100,7 @@ def train(vae, folder: Path, world: World, minutes: float, device="cpu", steps: 
     """For `minutes`, or to the end of all steps: then the file's path."""
     torch.manual_seed(0)
     generator, alike = torch.Generator(), Likeness(load_face_probe().to(device))
-    model = nn.ModuleDict({"light": light_network(), "critic": Critic()}).to(device)
+    model = nn.ModuleDict({"light": light_network(WIDTHS), "critic": Critic()}).to(device)
     run = Run(folder, model, steps, RATE)
 
     def step(index: int) -> Tensor:
@@ -138,11 +142,11 @@ def gate(vae, light: nn.Module, world: World, probe: FaceProbe, clips: int = TES
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vae", type=Path, help="the finished VAE, whose latents these are")
-    parser.add_argument("folder", type=Path, help="of the run: checkpoint, log, and light_decoder.safetensors at its end")
+    parser.add_argument("folder", type=Path, help="of the run: checkpoint, log, at its end light_decoder.safetensors")
     parser.add_argument("--minutes", type=float, default=9.0, help="end this slice of the run after so long")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--gate", type=Path, metavar="WEIGHTS", help="measure these, a file or a checkpoint.pt, instead")
+    parser.add_argument("--gate", type=Path, metavar="WEIGHTS", help="measure these instead, or a checkpoint.pt")
     options = parser.parse_args()
     vae, world = load_vae(options.vae, options.device).eval(), World(size=SIZE)
     if options.gate:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import av
 import comfy.samplers
+import killed_streams
 import pytest
 import torch
 from families import FAMILIES, FamilyChunk, load_family
@@ -65,6 +66,17 @@ def test_a_broken_stream_goes_on_as_if_it_had_not_been(t2v, tiny_models, tmp_pat
     _, later = make_stream(session(t2v, tiny_models, tmp_path / "one"), "take/one")
     _, whole = make_stream(session(t2v, tiny_models, tmp_path / "two"), "take/one")
     assert len(later) == len(whole) - 1 and all(torch.equal(*pair) for pair in zip(later, whole[1:], strict=True))
+
+
+def test_killed_at_its_writes_a_students_stream_ends_in_the_same_bytes(tiny_models, tmp_path):
+    """AvatarForcing's, in the memory and in the journal, one after another; killed_streams.py has every write."""
+    models = tiny_models / "models"
+    student = killed_streams.load_chunk(models)
+    writes, calm = killed_streams.list_writes(student, models, tmp_path / "calm")
+    assert {"memory", "decoder", "frame", "block", "rename"} <= set(writes) and len(calm["chunks"]) > 1
+    for kind, number in (("memory", 9), ("rename", 2)):
+        killed_streams.kill_before(student, models, tmp_path / "killed", number, kind)
+    assert killed_streams.make_again(student, models, tmp_path / "killed") == calm
 
 
 def test_the_window_costs_the_same_however_long_the_take(t2v, tiny_models, tmp_path):
