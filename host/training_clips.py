@@ -172,30 +172,30 @@ class ClipProgress:
 
 
 def clips_folder(name: str, source: Path) -> Path:
-    """Where clips go: below ComfyUI's output folder, by their own name or that of the folder of videos. ValueError for
-    a name that leads out of it."""
+    """Where clips go: below ComfyUI's output folder, by their own name or that of the folder of videos, or of
+    the one. ValueError for a name that leads out of it."""
     root = Path(folder_paths.get_output_directory()) / CLIPS_FOLDER
-    path = root / (name.strip() or source.name or "clips")
+    path = root / (name.strip() or (source.stem if source.is_file() else source.name) or "clips")
     if not path.resolve().is_relative_to(root.resolve()) or path.resolve() == root.resolve():
         raise ValueError(f"name: got {name!r}, which leads out of {root}. Give a name such as my_clips")
     return path
 
 
-def find_folder(text: str) -> Path:
-    """The folder that a user typed: a path, or a name in ComfyUI's output or input folder or in this pack, such as
-    `assets`."""
+def find_source(text: str) -> Path:
+    """The folder or video that a user typed: a path, or a name in ComfyUI's output or input folder or in this pack,
+    such as `assets`."""
     path = Path(text.strip()).expanduser()
-    if path.is_absolute() or path.is_dir():
+    if path.is_absolute() or path.exists():
         return path
     roots = folder_paths.get_output_directory(), folder_paths.get_input_directory(), Path(__file__).resolve().parents[1]
-    return next((Path(root) / path for root in roots if (Path(root) / path).is_dir()), path)
+    return next((Path(root) / path for root in roots if (Path(root) / path).exists()), path)
 
 
 def make_training_clips(folder: str, name: str, request: ClipRequest, node_id: str | None) -> tuple[ClipStore, str]:
     """Make what is missing, or open a folder of clips that was given. What was done, in words."""
-    source = find_folder(folder)
+    source = find_source(folder)
     if not folder.strip():
-        raise ValueError("folder: it is empty. Give a folder of videos on the machine that ComfyUI runs on")
+        raise ValueError("folder: it is empty. Give a folder of videos, or one, on the machine that ComfyUI runs on")
     if (source / "clips.json").is_file():
         store = ClipStore.open(source)
         check_clips(store, request.model)

@@ -1,7 +1,7 @@
-"""Make Training Clips: a folder of videos as latents, speech and masks on disk, which recipes train on."""
+"""Make Training Clips: a folder of videos, or one, as latents, speech and masks on disk, which recipes train on."""
 from comfy_api.latest import io, ui
 
-from ..host.training_clips import ClipRequest, find_folder, make_training_clips
+from ..host.training_clips import ClipRequest, find_source, make_training_clips
 from ..pipelines.training.clip_maker import FACES
 from .input_checks import check_inputs
 from .sockets import CLIPS, LARGEST_SIDE, LONGEST_CHUNK, SIDE_STEP, search_words
@@ -14,16 +14,17 @@ class LodestarMakeTrainingClips(io.ComfyNode):
             node_id="LodestarMakeTrainingClips",
             display_name="Make Training Clips",
             category="Lodestar/training",
-            description="Encodes a folder of videos once, for training: each clip's latents, speech features and face "
-                        "mask become a file. Videos are read frame by frame; cancel at any time, and the next run "
-                        "makes what is missing.",
+            description="Encodes a folder of videos, or one video, once, for training: each clip's latents, speech "
+                        "features and face mask become a file. Videos are read frame by frame; cancel at any time, and "
+                        "the next run makes what is missing.",
             inputs=[
                 io.Model.Input("model", tooltip="What is to be trained: it says frame rate, size, chunk length and how "
                                                 "speech is encoded."),
                 io.String.Input("folder", default="",
                                 tooltip="A folder of videos on the machine that ComfyUI runs on, folders in it "
-                                        "included, or the name of one in its output or input folder; or one of clips "
-                                        "that were made before. assets: this pack's own sample."),
+                                        "included, or one video file; or the name of either in its output or input "
+                                        "folder; or a folder of clips that were made before. assets/talking.mp4: this "
+                                        "pack's own sample."),
                 io.Vae.Input("vae", tooltip="The model's own VAE."),
                 io.AudioEncoder.Input("audio_encoder", optional=True,
                                       tooltip="The model's own, for the speech features. Without it only recipes "
@@ -45,8 +46,8 @@ class LodestarMakeTrainingClips(io.ComfyNode):
                                  tooltip="Encode each clip a second time with its pictures spoilt, for the recipe "
                                          "restorative flow. Twice the time."),
                 io.String.Input("name", default="", optional=True,
-                                tooltip="The clips' folder in output/lodestar_clips. Empty: named as the folder of "
-                                        "videos."),
+                                tooltip="The clips' folder in output/lodestar_clips. Empty: named as the folder or "
+                                        "the video."),
                 io.Int.Input("seed", default=0, min=0, max=2 ** 31 - 1, optional=True,
                              tooltip="Which frames become pictures of the person, and how clips are spoilt."),
             ],
@@ -59,7 +60,8 @@ class LodestarMakeTrainingClips(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder="", **_) -> str:
         """Changes with what is in the folder: a link brings no folder before the run."""
-        files = sorted(find_folder(folder).rglob("*")) if folder and folder.strip() else []
+        source = find_source(folder) if folder and folder.strip() else None
+        files = [] if source is None else [source, *sorted(source.rglob("*"))]
         return str([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()])
 
     @classmethod

@@ -3,7 +3,7 @@
 OUT gets checkpoint.safetensors and lora.safetensors, which ComfyUI's own LoRA loader reads. End it at any moment and
 begin it again with the same words: it goes on where it was. Two words in place of a recipe make what it reads:
 
-    train.py clips FOLDER CLIPS --base FILE --vae FILE      clips of a folder of videos
+    train.py clips VIDEOS CLIPS --base FILE --vae FILE      clips of a folder of videos, or of one video
     train.py backfill CLIPS CLIPS --base FILE               paths of the base as a teacher, beside the clips
 """
 from lib import environment, pack  # isort: skip - first, because it refuses a Python that is too old
@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="such as: flexible anchor, stitching, disentangled silence, restorative flow, "
                                        "student regression; or clips, backfill")
-    parser.add_argument("clips", type=Path, help="the folder that Make Training Clips filled; of videos for clips")
+    parser.add_argument("clips", type=Path, help="the folder that Make Training Clips filled; for clips the videos")
     parser.add_argument("out", type=Path, help="the folder of the run, or of the clips")
     add_base(parser)
     parser.add_argument("--seed", type=int, default=0)

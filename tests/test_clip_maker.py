@@ -162,6 +162,16 @@ def test_broken_videos_are_named_and_the_others_are_used(folder, tmp_path):
         make(folder, tmp_path / "others")
 
 
+def test_of_one_video_come_the_clips_that_it_has_among_others(folder, tmp_path):
+    _, among = make(folder, tmp_path / "among")
+    report, store = make(folder / "long.mp4", tmp_path / "clips")
+    assert report.made == 4 and {clip.info.name for clip in store} == {"long.mp4"}
+    assert all(store.path(name).read_bytes() == among.path(name).read_bytes() for name in store.names)
+    (folder / "long.mp4").write_bytes(b"not a video at all")
+    with pytest.raises(ValueError, match="folder: nothing in .*long.mp4 can be used.*cannot be read"):
+        make(folder / "long.mp4", tmp_path / "broken")
+
+
 def test_an_encoder_s_refusal_leaves_no_video_out(folder, tmp_path):
     def refuse(frames):
         raise ValueError("vae: this one only decodes")

@@ -1,4 +1,4 @@
-"""Makes the training clips of a folder of videos: what is missing, video by video, clip by clip.
+"""Makes the training clips of a folder of videos, or of one: what is missing, video by video, clip by clip.
 
 A clip's file is written when it is finished, so whatever ends the run costs one clip; a video is passed over once all
 of its clips are there, and one that changed is made again. What cannot be used is named with its reason and left out.
@@ -95,10 +95,10 @@ class Report:
 
 
 class ClipMaker:
-    """Fills `store` from the videos below `folder`."""
+    """Fills `store` from the videos below the folder `source`, or from that file."""
 
-    def __init__(self, folder: Path, store: ClipStore, encoders: Encoders, watcher: Watcher):
-        self.folder, self.store, self.encoders, self.watcher = folder, store, encoders, watcher
+    def __init__(self, source: Path, store: ClipStore, encoders: Encoders, watcher: Watcher):
+        self.source, self.store, self.encoders, self.watcher = source, store, encoders, watcher
         self.format, self.left_out = store.format, dict[str, str]()
         self._made = self._found = self._done = 0
         self._opened: tuple[VideoPlan, Video, SoundAlong | None] | None = None
@@ -117,15 +117,16 @@ class ClipMaker:
                     self._make_video(plan, total)
         report = Report(self._made, self._found, self.left_out)
         if not self._made + self._found:
-            raise ValueError(f"folder: nothing in {self.folder} can be used. {report}")
+            raise ValueError(f"folder: nothing in {self.source} can be used. {report}")
         if self.left_out:
             logger.warning("training clips: %s", report)
         return report
 
     def _plan(self) -> Iterator[VideoPlan]:
-        for path in find_videos(self.folder):
+        root = self.source.parent if self.source.is_file() else self.source     # one has the clips it has among others
+        for path in find_videos(self.source):
             self.watcher.check_cancelled()
-            name = path.relative_to(self.folder).as_posix()
+            name = path.relative_to(root).as_posix()
             key = f"{re.sub(r'[^A-Za-z0-9]+', '-', path.stem)[:40].lower()}-{zlib.crc32(name.encode()):08x}"
             try:
                 digest = file_digest(path)

@@ -1,4 +1,4 @@
-"""A folder of videos as training clips: which there are, where each is cut, its frames, its sound, its face.
+"""Videos as training clips: which there are, where each is cut, its frames, its sound, its face.
 
 A video is read once, frame by frame at the clips' rate, and its sound in pieces beside, so RAM is that of one clip
 however long it is. The crop about a face stands still within a clip.
@@ -33,16 +33,21 @@ class ClipLeftOut(ValueError):
     """Why a clip, or a whole video, is not used."""
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """All videos below a folder, in the order of their names, without those in a folder of clips. ValueError where
-    there is no such folder, or no video."""
-    if not folder.is_dir():
-        raise ValueError(f"folder: {folder} is no folder on the machine that ComfyUI runs on. Give one with videos in "
-                         "it")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
+def find_videos(source: Path) -> list[Path]:
+    """All videos below a folder, in the order of their names, without those in a folder of clips; of a file itself.
+    ValueError where there is nothing, or no video."""
+    endings = ", ".join(ENDINGS)
+    if source.is_file():
+        if source.suffix.lower() not in ENDINGS:
+            raise ValueError(f"folder: {source} is no video ({endings}). Give a folder of videos, or one video file")
+        return [source]
+    if not source.is_dir():
+        raise ValueError(f"folder: {source} is no folder on the machine that ComfyUI runs on, and no file. Give a "
+                         "folder with videos in it, or one video file")
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
                    and not any((parent / MANIFEST).exists() for parent in path.parents))
     if not found:
-        raise ValueError(f"folder: {folder} has no videos ({', '.join(ENDINGS)}). Put some there, or give another")
+        raise ValueError(f"folder: {source} has no videos ({endings}). Put some there, or give another")
     return found
 
 

@@ -87,6 +87,15 @@ def test_speech_is_what_one_encoding_of_the_whole_gives(puppet, vae, videos):
 
 
 @pytest.mark.once
+def test_one_video_by_its_name_in_the_pack(puppet, vae, videos):
+    store = make(puppet, vae, "assets/talking.mp4", audio_encoder=None, name="")
+    folder = make(puppet, vae, videos, audio_encoder=None)
+    assert store.folder.name == "talking" and store.names == folder.names
+    changes = LodestarMakeTrainingClips.fingerprint_inputs(folder="assets/talking.mp4")
+    assert "talking.mp4" in changes and "poses.mp4" not in changes
+
+
+@pytest.mark.once
 def test_a_cancel_keeps_finished_clips(puppet, vae, videos, monkeypatch):
     with cancel_at_first_clip(monkeypatch, ClipProgress):
         make(puppet, vae, videos, audio_encoder=None)
@@ -97,7 +106,8 @@ def test_a_cancel_keeps_finished_clips(puppet, vae, videos, monkeypatch):
 
 @pytest.mark.once
 @pytest.mark.parametrize(("given", "words"), [
-    ({"folder": "/nowhere/at/all"}, "folder: .* is no folder on the machine"),
+    ({"folder": "/nowhere/at/all"}, "folder: .* is no folder on the machine that ComfyUI runs on, and no file"),
+    ({"folder": "assets/puppet.png"}, r"folder: .*puppet\.png is no video \(\.mp4.*or one video file"),
     ({"folder": " "}, "folder: it is empty"),
     ({"name": "../out"}, "name: got '../out', which leads out"),
     ({"clip_seconds": 0.5}, r"clip_seconds: 0.5 s are \d latents at 25 fps, a chunk has 5 and one before it. Give"),
