@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .train_host import repeated_blocks, replace_call, trained_layers
+from .train_host import is_linear, is_quantised, repeated_blocks, replace_call, trained_layers
 
 KEY = "lodestar_count"
 META = "meta"
@@ -119,7 +119,7 @@ class Tally:
 
     def add_adapter(self, layer: nn.Module, own: Callable) -> Callable:
         """A LoRA beside a linear layer, as core's bypass has it."""
-        if not isinstance(layer, nn.Linear):
+        if not is_linear(layer):
             return own
 
         def forward(x: Tensor, *args, **kwargs):
@@ -149,8 +149,7 @@ def count_cross_attention(module: Any, own: Callable) -> Callable:
 
 def like_meta(weight: Tensor) -> Tensor:
     """Without a gradient; quantised ones in what they are computed in."""
-    plain = type(weight) in (Tensor, nn.Parameter)
-    return torch.empty(weight.shape, dtype=weight.dtype if plain else torch.bfloat16, device=META)
+    return torch.empty(weight.shape, dtype=torch.bfloat16 if is_quantised(weight) else weight.dtype, device=META)
 
 
 def to_meta(value: Any) -> Any:

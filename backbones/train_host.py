@@ -75,13 +75,30 @@ class Adapters:
 
 def can_train(model) -> None:
     """Raises ValueError for a model whose weights this ComfyUI cannot put a LoRA on in training."""
-    if importlib.util.find_spec(BESIDE) is not None:
+    if stands_beside():
         return
     for name, weight in model.model.diffusion_model.named_parameters():
-        if weight.dtype not in NARROW:
-            raise ValueError(f"model: {name} is {str(weight.dtype).removeprefix('torch.')}, and this ComfyUI trains "
-                             "LoRAs of quantised weights not at all: it has no adapters beside the weights (bypass). "
-                             "Update ComfyUI, or load the model in bf16")
+        if is_quantised(weight):
+            dtype = str(getattr(weight, "storage_dtype", weight.dtype)).removeprefix("torch.")
+            raise ValueError(f"model: {name} is quantised ({dtype}), and this ComfyUI trains no LoRAs of such weights: "
+                             "it has no adapters beside the weights (bypass). Update ComfyUI, or load the model in "
+                             "bf16")
+
+
+def stands_beside() -> bool:
+    """Whether this ComfyUI has adapters beside the weights."""
+    return importlib.util.find_spec(BESIDE) is not None
+
+
+def is_quantised(weight: Tensor) -> bool:
+    """Core's own tensors of packed values say the dtype that they unpack to."""
+    return type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in NARROW
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Core's linear layers for quantised weights are none of torch's."""
+    weight = getattr(module, "weight", None)
+    return isinstance(module, nn.Linear) or hasattr(module, "in_features") and weight is not None and weight.ndim == 2
 
 
 def trained_layers(base: nn.Module, patterns: Sequence[str]) -> list[tuple[str, nn.Module]]:
@@ -93,7 +110,7 @@ def trained_layers(base: nn.Module, patterns: Sequence[str]) -> list[tuple[str, 
         if not hasattr(module, "weight_function") or weight is None or weight.ndim < 2 or not path.startswith(PREFIX):
             continue
         own = path.removeprefix(PREFIX)
-        if any(fnmatchcase(own, pattern) for pattern in patterns) if patterns else isinstance(module, nn.Linear):
+        if any(fnmatchcase(own, pattern) for pattern in patterns) if patterns else is_linear(module):
             found.append((path, module))
     if not found:
         raise ValueError(f"recipe: none of this model's layers is one of {', '.join(patterns) or 'linear ones'}")
@@ -108,7 +125,7 @@ def make_adapters(model, patterns: Sequence[str], rank: int, names: Sequence[str
                           for path, module in layers)
     if rank > narrowest:
         raise ValueError(f"rank: got {rank}, but {path} is {narrowest} wide: choose {narrowest} or less")
-    beside = importlib.util.find_spec(BESIDE) is not None
+    beside = stands_beside()
     device, sets = comfy.model_management.get_torch_device(), {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

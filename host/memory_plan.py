@@ -64,7 +64,7 @@ def plan_memory(model, recipe: Recipe, rank: int, positive: list) -> MemoryPlan:
         recipe.loss(network, recipe.example(0))
     device = comfy.model_management.get_torch_device()
     card = 0 if device.type in ("cpu", "mps") else comfy.model_management.get_total_memory(device)
-    weights = sum(weight.untyped_storage().nbytes() for weight in model.model.parameters())
+    weights = sum(weight.nbytes for weight in model.model.parameters())
     return MemoryPlan(weights, 16 * numbers * len(recipe.adapters), tally.between, tally.inside, int(card))
 
 
