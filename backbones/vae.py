@@ -28,6 +28,7 @@ SHARE_OF_CARD, SHARE_OF_FREE = 0.05, 0.25    # what the feature cache may take o
 STREAMS = (     # of VAEs with a cache of their own, or that look ahead
     "light_decoder.LightStream", "cogvideox.stream.CogVideoXStream", "ltx.stream.LTXStream",
     "ltx.window_stream.WindowStream", "minimax_h3.stream.H3Stream")
+VAES = {"Wan21": "WanVAE", "Wan22": "WanVAE", "CogVideoX": "AutoencoderKLCogVideoX"}    # by latent format
 OVERLAP_LATENTS = 4  # how many latents a VAE without a carried cache sees again, so that its seam settles
 
 
@@ -183,6 +184,13 @@ def visible_latents(decoder: nn.Module) -> int:
             reach += Fraction(module.kernel_size[0] - 1, rate)
             rate *= 2 if name.endswith("time_conv") else 1
     return math.ceil(reach)
+
+
+def own_vae(base) -> str:
+    """The class of the VAE that made the latents a model was trained on; empty where that is not known here. Others
+    have as many channels and pixels, and other latents."""
+    kinds = {kind.__name__ for kind in type(base.latent_format).__mro__}
+    return next((vae for latents, vae in VAES.items() if latents in kinds), "")
 
 
 def check_video_vae(vae) -> None:

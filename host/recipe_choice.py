@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backbones import find
 from ..backbones.socket_values import check_whole_schedule, describe, name_input
+from ..backbones.vae import own_vae
 from ..pipelines.training.clip_store import CLIPS, ClipStore
 from ..pipelines.training.distilling_recipes import Matching, Regression
 from ..pipelines.training.flow_recipes import Chunks, FlexibleAnchor, FlowRecipe, Silence, Stitching
@@ -77,25 +78,42 @@ RECIPES: Mapping[str, Choice] = {
 
 
 def train_by_name(model, name: str, clips: Path | ClipStore, folder: Path, settings: Settings, *, shelf: str = CLIPS,
-                  window: Rolling | None = None, **more: Any) -> Trained:
-    """Train a recipe on a folder of clips. `window`: of a student, AvatarForcing's by default. `more`: of `train`.
+                  window: Rolling | None = None, adaptation: int | None = None, **more: Any) -> Trained:
+    """Train a recipe on a folder of clips. `window`: of a student, AvatarForcing's by default. `adaptation`: steps of
+    restorative flow before anything is restored, the paper's by default. `more`: of `train`.
     Raises ValueError for an unknown recipe, and for clips of another model's VAE or speech."""
-    recipe, digest = recipe_of(model, name, clips, settings, shelf, window)
+    recipe, digest = recipe_of(model, name, clips, settings, shelf, window, adaptation)
     return train(model, recipe, settings, folder, digest, **more)
 
 
-def recipe_of(model, name: str, clips: Path | ClipStore, settings: Settings, shelf: str, window: Rolling | None
-              ) -> tuple[FlowRecipe, str]:
+def recipe_of(model, name: str, clips: Path | ClipStore, settings: Settings, shelf: str, window: Rolling | None,
+              adaptation: int | None = None) -> tuple[FlowRecipe, str]:
     """The recipe for a model, and the digest of the clips that it reads."""
     if name not in RECIPES:
         raise ValueError(f"recipe: got {name!r}, wanted one of {', '.join(RECIPES)}")
     backbone, choice = find(model), RECIPES[name]
     store = clips if isinstance(clips, ClipStore) else ClipStore.open(clips, shelf)
-    store.check_model(backbone.name, backbone.latent_channels(model.model), backbone.grid, backbone.temporal_ratio)
+    store.check_model(backbone.name, backbone.latent_channels(model.model), backbone.grid, backbone.temporal_ratio,
+                      own_vae(model.model))
     if backbone.audio_shape is not None:
         store.check_speech(backbone.name, backbone.layers_taken, backbone.audio_shape[1])
     own, form = choice.shelf_of(store), store.format
-    return choice.recipe(own, Chunks(settings.seed, form.chunk_latents, form.context_latents), window), own.digest
+    recipe = choice.recipe(own, Chunks(settings.seed, form.chunk_latents, form.context_latents), window)
+    set_first_stage(recipe, settings, adaptation)
+    return recipe, own.digest
+
+
+def set_first_stage(recipe: FlowRecipe, settings: Settings, adaptation: int | None) -> None:
+    """Of restorative flow; a warning where the training ends within it. ValueError for steps of it in another."""
+    if not isinstance(recipe, RestorativeFlow):
+        if adaptation is not None:
+            raise ValueError(f"adaptation: {recipe.name} has one stage; it is for {RestorativeFlow.name}")
+        return
+    steps = recipe.adaptation if adaptation is None else adaptation
+    recipe.adaptation = steps * settings.batch
+    if settings.steps <= steps:
+        logger.warning("training: all %d steps are the first stage of %s, in which nothing is restored; the second "
+                       "begins with step %d", settings.steps, recipe.name, steps + 1)
 
 
 def plan_by_name(model, name: str, clips: Path | ClipStore, settings: Settings, *, shelf: str = CLIPS,

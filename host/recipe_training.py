@@ -30,6 +30,7 @@ logger = logging.getLogger("lodestar")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 AUTO = "auto"
 LORA_FILE = "lora.safetensors"
+UP = ".lora_up.weight"
 NO_GRADIENT = {     # what autograd says, and what of it a user can do something about
     "inplace operation": "whose blocks of it overwrite what a gradient needs. Train Wan, S2V, HuMo, OmniAvatar, "
                          "CogVideoX or LongCat",
@@ -124,7 +125,7 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
         copied, adapters = train_host.make_adapters(copied, recipe.trains, settings.rank, recipe.adapters,
                                                     settings.seed)
         if start is not None:
-            begin_with(adapters.weights[LORA], start)
+            begin_with(adapters.weights[LORA], start, settings.rank)
 
         def lora_of(run: TrainingRun) -> dict[str, Tensor]:
             return {**run.lora(), **adapters.alphas(LORA)}
@@ -132,7 +133,7 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
         def write_lora(run: TrainingRun) -> None:
             write_whole(lora_of(run), file, {"recipe": recipe.name, "steps": str(run.done)})
 
-        fingerprint = {**settings.fingerprint(recipe, clips_digest), "model": backbone.name,
+        fingerprint = {**settings.fingerprint(recipe, clips_digest), "model": backbone.name, "base": digest_base(model),
                        "start": "" if start is None else digest_tensor(next(iter(start.values()))),
                        "positive": "" if positive is None else digest_tensor(positive[0][0])}
         run = TrainingRun(folder, adapters.weights, settings, fingerprint, write_lora)
@@ -151,8 +152,17 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
             run.close()
 
 
-def begin_with(weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
-    """Fill an adapter's weights from a LoRA. Raises ValueError for one of other layers or another rank."""
+def digest_base(model) -> str:
+    """Of the weights that neither a LoRA nor a packing changes: biases and norms. The same for another file's only
+    where both have the same."""
+    with torch.no_grad():
+        vectors = [weight.float().cpu() for weight in model.model.diffusion_model.parameters() if weight.ndim == 1]
+        return digest_tensor(torch.cat(vectors))[:16] if vectors else ""
+
+
+def begin_with(weights: Mapping[str, Tensor], start: Mapping[str, Tensor], rank: int) -> None:
+    """Fill an adapter's weights, whose alpha is their rank, from a LoRA with an alpha of its own. Raises ValueError for
+    one of other layers or another rank."""
     for name, weight in weights.items():
         given = start.get(name)
         if given is None or given.shape != weight.shape:
@@ -160,7 +170,8 @@ def begin_with(weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> No
             raise ValueError(f"start: {name} is {tuple(weight.shape)}, and the LoRA that came {has}. Give one that the "
                              "same layers and rank were trained with")
         with torch.no_grad():
-            weight.copy_(given)
+            alpha = start.get(f"{name.removesuffix(UP)}.alpha", rank) if name.endswith(UP) else rank
+            weight.copy_(given * (float(alpha) / rank))
 
 
 def fits(backbone: Backbone, model, recipe: Recipe, settings: Settings, prompts: "Prompts") -> bool:

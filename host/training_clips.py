@@ -19,7 +19,7 @@ from ..backbones.audio.recipes import encode_as_trained
 from ..backbones.audio.speech import Speech
 from ..backbones.backbone import Backbone
 from ..backbones.socket_values import name_input
-from ..backbones.vae import check_video_vae, encode_frames
+from ..backbones.vae import check_video_vae, encode_frames, own_vae
 from ..pipelines.metrics.faces import FacesMissing, OpenCvFaces
 from ..pipelines.training.clip_maker import WHOLE, ClipMaker, Encoders, Report
 from ..pipelines.training.clip_store import ClipFormat, ClipStore, SpeechFormat
@@ -84,6 +84,10 @@ class ClipRequest:
         if found != wanted:
             raise ValueError(f"vae: its latents have {found[0]} channels and {found[1]} pixels a side, {own.name} "
                              f"wants {wanted[0]} and {wanted[1]}. Connect the VAE that belongs to the model")
+        kind, known = type(self.vae.first_stage_model).__name__, own_vae(self.model.model)
+        if known and kind != known:
+            raise ValueError(f"vae: it is of the kind {kind}, {own.name} wants {known}, whose latents are others. "
+                             "Connect the VAE that belongs to the model")
 
     def _size(self, own: Backbone) -> tuple[int, int]:
         if bool(self.width) != bool(self.height):
@@ -214,6 +218,7 @@ def fill_store(source: Path, store: ClipStore, request: ClipRequest, watcher: An
 def check_clips(store: ClipStore, model: Any) -> None:
     """Raises ValueError for clips that a model cannot be trained on."""
     own = backbones.find(model)
-    store.check_model(own.name, own.latent_channels(model.model), own.grid, own.temporal_ratio)
+    store.check_model(own.name, own.latent_channels(model.model), own.grid, own.temporal_ratio,
+                      own_vae(model.model))
     if not len(store):
         raise ValueError(f"clips: {store.folder} has none. Make some with Make Training Clips")

@@ -87,10 +87,11 @@ def test_damage_is_named(tmp_path, damage, words):
 
 def test_what_a_model_cannot_take_is_named(tmp_path):
     store = filled(tmp_path)
-    store.check_model("Wan", 16, 16, 4)
+    store.check_model("Wan", 16, 16, 4, "WanVAE")
     store.check_speech("LongCat", (5,), 16)
     for arguments, words in (((48, 16, 4), "16 channels"), ((16, 32, 4), "96x64, 8 pixels"),
-                             ((16, 16, 8), "4 frames each")):
+                             ((16, 16, 8), "4 frames each"),
+                             ((16, 16, 4, "AutoencoderKLCogVideoX"), "of WanVAE, X wants those of AutoencoderKLCog")):
         with pytest.raises(ValueError, match=words):
             store.check_model("X", *arguments)
     with pytest.raises(ValueError, match="5 layers of 16 at 25 Hz .log-mel., X wants 25 layers of 1024"):

@@ -238,10 +238,13 @@ class ClipStore(Sequence[StoredClip]):
         found.update("\n".join((self.shelf, *self.names)).encode())
         return found.hexdigest()[:16]
 
-    def check_model(self, name: str, channels: int, grid: int, temporal_ratio: int) -> None:
+    def check_model(self, name: str, channels: int, grid: int, temporal_ratio: int, vae: str = "") -> None:
         """Raises ValueError where the clips are of another VAE than a model's, with `channels`, and whose width and
-        height are multiples of `grid`."""
+        height are multiples of `grid`. `vae`: its class, where that is known."""
         own = self.format
+        if vae and own.vae != vae:
+            raise ValueError(f"clips: {self.folder.name} has latents of {own.vae}, {name} wants those of {vae}. Make "
+                             "the clips with the model's own VAE")
         if own.channels != channels or own.temporal_ratio != temporal_ratio:
             raise ValueError(f"clips: {self.folder.name} has latents of {own.channels} channels and "
                              f"{own.temporal_ratio} frames each ({own.vae}), {name} wants {channels} and "

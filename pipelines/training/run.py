@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,16 +126,18 @@ class TrainingRun:
     def _step(self, recipe: Recipe, network: Network) -> None:
         """Gradients of a batch, one example after another, then one change of one adapter."""
         adapter, batch, total = recipe.adapter_at(self.done), self.settings.batch, 0.0
-        trained = list(self.weights[adapter].values())
+        trained, clips = list(self.weights[adapter].values()), set[str]()
         for part in range(batch):
-            loss = recipe.loss(network, recipe.example(self.done * batch + part)) / batch
+            example = recipe.example(self.done * batch + part)
+            clips.add(example.clip.info.name)
+            loss = recipe.loss(network, example) / batch
             value = loss.item()
-            self._check_finite(value)
+            self._check_finite(value, clips)
             total += value
             for weight, gradient in zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad + gradient
-        self._check_finite(nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT).item())
+        self._check_finite(nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT).item(), clips)
         optimizer = self.optimizers[adapter]
         for group in optimizer.param_groups:
             group["lr"] = self.settings.rate * min(1.0, (self.done + 1) / WARMUP_STEPS)
@@ -144,11 +146,11 @@ class TrainingRun:
         optimizer.zero_grad()
         self.losses.append(total)
 
-    def _check_finite(self, value: float) -> None:
+    def _check_finite(self, value: float, clips: Collection[str]) -> None:
         if not math.isfinite(value):
-            raise LossNotFinite(f"the loss or its gradient became {value} in step {self.done + 1}. The checkpoint "
-                                f"{self.path} is the last good one: queue again with a lower rate, or without the clip "
-                                "that has broken latents")
+            raise LossNotFinite(f"the loss or its gradient became {value} in step {self.done + 1}, on "
+                                f"{', '.join(sorted(clips))}. The checkpoint {self.path} is the last good one: queue "
+                                "again with a lower rate, or, where that clip's latents are broken, without it")
 
     def save(self) -> None:
         """The checkpoint, whole or not at all."""

@@ -1,15 +1,19 @@
 """The node Train Recipe in process: where it writes, what it says, what it refuses, and what an interrupt leaves."""
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
 import comfy.sd
 import folder_paths
 import pytest
+import torch
 from lodestar.backbones.longcat.loader import load_longcat
 from lodestar.host import recipe_training
 from lodestar.host.events import TakeEvents
 from lodestar.nodes.train_recipe import LodestarTrainRecipe
 from lodestar.pipelines.training import run as training_run
+from lodestar.pipelines.training.clip_store import ClipStore
+from lodestar.pipelines.training.run import LossNotFinite
 from training_clips import make_clips, write_store
 
 pytestmark = pytest.mark.once
@@ -75,6 +79,39 @@ def test_what_does_not_fit_is_refused_by_name(model, tmp_path_factory, changes, 
     del made[0].arrays["perturbed"]
     with pytest.raises(ValueError, match=words):
         run(model, write_store(tmp_path_factory.mktemp("few"), made), **changes)
+
+
+def test_clips_of_another_vae_with_as_many_channels(model, clips, tmp_path):
+    manifest = tmp_path / "clips.json"
+    manifest.write_bytes(replace(clips.format, vae="AutoencoderKLCogVideoX").as_json())
+    with pytest.raises(ValueError, match="^clips: .* has latents of AutoencoderKLCogVideoX, .* wants those of WanVAE"):
+        run(model, ClipStore.open(tmp_path))
+
+
+def test_a_folder_of_another_base_is_not_gone_on_with(model, clips, tiny_models):
+    run(model, clips, steps=1)
+    other = load_longcat(str(tiny_models / "models" / "diffusion_models" / "lodestar_tiny_longcat_video.safetensors"))
+    run(other, clips, steps=1)      # the same file
+    with torch.no_grad():
+        next(weight for weight in other.model.diffusion_model.parameters() if weight.ndim == 1).add_(1)
+    with pytest.raises(ValueError, match="of another training .base '.*' there, '.*' here"):
+        run(other, clips, steps=2)
+
+
+def test_a_lora_to_begin_with_counts_by_its_alpha(model, clips):
+    whole, _, _ = run(model, clips, steps=1)
+    halved = {name: value / 2 if name.endswith(".alpha") else value * (2 if "lora_up" in name else 1)
+              for name, value in whole.items()}
+    one, other = (run(model, clips, folder=folder, steps=1, start=start)[0]
+                  for folder, start in (("of one", whole), ("of the other", halved)))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_broken_latents_are_named_by_their_clip(model, tmp_path_factory):
+    made = make_clips(count=1)
+    made[0].arrays["latents"][:, 3:] = torch.nan
+    with pytest.raises(LossNotFinite, match="became nan in step 1, on clip 0. .*that clip's latents are broken"):
+        run(model, write_store(tmp_path_factory.mktemp("broken"), made))
 
 
 def test_too_little_disk_is_said_with_the_figure_before_the_first_step(model, clips, monkeypatch):

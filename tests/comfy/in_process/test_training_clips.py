@@ -122,8 +122,11 @@ def test_what_does_not_fit_is_refused_by_name(puppet, vae, videos, given, words)
 
 @pytest.mark.once
 def test_another_vae_another_encoder_and_other_settings(puppet, vae, videos, wan, tiny_models):
+    cogvideox_models = pytest.importorskip("cogvideox_models", exc_type=ImportError)
     with pytest.raises(ValueError, match="vae: its latents have 48 channels and 16 pixels a side, .* wants 16 and 8"):
         make(puppet, wan.wan22_vae(tiny_models), videos)
+    with pytest.raises(ValueError, match="vae: it is of the kind AutoencoderKLCogVideoX, .* wants WanVAE"):
+        make(puppet, cogvideox_models.vae(tiny_models), videos)     # of as many channels and pixels
     make(puppet, vae, videos)
     with pytest.raises(ValueError, match="name: .*clips that were made otherwise: width 32, not 64"):
         make(puppet, vae, videos, width=64, height=64)
