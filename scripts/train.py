@@ -31,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--rate", type=float, default=1e-4)
     training.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto")
     training.add_argument("--shelf", default="clips", help="which pairs or preferences, where the clips have several")
+    training.add_argument("--adaptation", type=int, help="steps of restorative flow before anything is restored; 4000")
     training.add_argument("--start", type=Path, help="a LoRA to begin with: student regression's, for student matching")
     training.add_argument("--plan", action="store_true", help="say the memory that a step takes, and end")
     student = parser.add_argument_group("student recipes and backfill")
@@ -77,7 +78,7 @@ def train(options: argparse.Namespace) -> str:
     import comfy.utils
     start = comfy.utils.load_torch_file(str(options.start)) if options.start else None
     made = train_by_name(*asked, options.out, settings, shelf=options.shelf, window=window, dtype=options.dtype,
-                         start=start)
+                         start=start, adaptation=options.adaptation)
     return f"{made.file}: {len(made.losses)} steps, loss {made.losses[-1]:.4f}"
 
 

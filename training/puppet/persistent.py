@@ -125,6 +125,12 @@ def make_spoilt(vae, world: World, folder: Path, clips: int, minutes: float, dev
     return True
 
 
+def load_spoilt(folder: Path, clips: int) -> Tensor:
+    """(N, 16, t, h, w), which `make_spoilt` made."""
+    return torch.cat([load_file(folder / SPOILT.format(number=number))["spoilt"]
+                      for number in range(0, clips, PER_FILE)])[:clips]
+
+
 def train(variant: Variant, clips: Clips, folder: Path, base: Path, minutes: float, device="cpu") -> Path | None:
     """The finished weights, None while there are none; the run goes on from its checkpoint."""
     torch.manual_seed(variant.seed)
@@ -149,8 +155,7 @@ def go(runs: Path, hours: float, vae: Path, device: str) -> str:
     if not make_spoilt(load_vae(vae, device).eval(), World(size=SIZE), folder, CLIPS, minutes(), device):
         return "spoilt latents are being made"
     clips = load(folder, CLIPS)
-    files = [load_file(folder / SPOILT.format(number=number))["spoilt"] for number in range(0, CLIPS, PER_FILE)]
-    clips["spoilt"] = torch.cat(files)[:CLIPS]
+    clips["spoilt"] = load_spoilt(folder, CLIPS)
     for variant in VARIANTS:
         run = runs / variant.name
         if not (run / f"{variant.name}.safetensors").is_file() and not train(variant, clips, run, base, minutes(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from draws import random
 from lodestar.backbones.longcat.loader import load_longcat
-from lodestar.host.recipe_choice import train_by_name
+from lodestar.host.recipe_choice import recipe_of, train_by_name
 from lodestar.host.recipe_training import blank_prompt
 from lodestar.host.teacher import Teacher, backfill
 from lodestar.pipelines.training.run import Settings
@@ -34,7 +34,7 @@ def store(tmp_path_factory):
              "re-encoded": random(clips, len(RE_ENCODED), 16, 4, *cells), "pictures": random(clips, len(PICTURES), 16,
                                                                                            *cells),
              "lips": random(clips, LATENTS, *cells).abs().clamp(max=1),
-             "audio": random(clips, FRAMES + 2 * MARGIN, 5, 16)}
+             "spoilt": random(clips, 16, LATENTS, *cells), "audio": random(clips, FRAMES + 2 * MARGIN, 5, 16)}
     return world, puppet_clips.make(world, tmp_path_factory.mktemp("world"))
 
 
@@ -46,15 +46,31 @@ def test_the_world_s_latents_are_clips(store, puppet):
     assert torch.allclose(clip["speech"][2, 7].float(), world["audio"][0, MARGIN + 7, 2], atol=1e-2)
     assert clips[1].info.silent and not clip.info.silent and clip["speech"].shape == (5, FRAMES, 16)
     assert clip["context_starts"].tolist() == list(RE_ENCODED) and clip["mask"].shape == (1, LATENTS, 12, 12)
+    spoilt = puppet.model.process_latent_in(clip["perturbed"][None].float())[0]
+    assert clips.format.perturbed and torch.allclose(spoilt, world["spoilt"][0], atol=0.02)
 
 
 @pytest.mark.parametrize(("name", "window"), [
-    ("flexible anchor", None), ("stitching", None), ("disentangled silence", None), ("student matching", STUDENT),
-    ("student matching", CAUSAL)], ids=["anchor", "stitching", "silence", "student", "causal_dmd"])
+    ("flexible anchor", None), ("stitching", None), ("disentangled silence", None), ("restorative flow", None),
+    ("student matching", STUDENT), ("student matching", CAUSAL)],
+    ids=["anchor", "stitching", "silence", "restored", "student", "causal_dmd"])
 def test_a_recipe_trains_the_puppet(store, puppet, tmp_path, name, window):
     made = train_by_name(puppet, name, store[1].folder, tmp_path, Settings(1 if window is None else 3, 4, rate=1e-2),
                          window=window)
     assert any(weight.any() for key, weight in made.lora.items() if key.endswith("lora_up.weight"))
+
+
+def test_the_first_stage_of_restorative_flow_is_as_long_as_is_asked(store, puppet, caplog):
+    def recipe(steps, **given):
+        return recipe_of(puppet, "restorative flow", store[1], Settings(steps, 4, batch=2), "clips", None, **given)[0]
+    assert recipe(5).adaptation == 8000 and "second begins with step 4001" in caplog.text
+    caplog.clear()
+    short = recipe(5, adaptation=3)
+    assert not caplog.text and short.adaptation == 6
+    spoilt = [("spoilt" in short.example(example).more) for example in range(40)]
+    assert any(spoilt) and not any(spoilt[:6])
+    with pytest.raises(ValueError, match="^adaptation: stitching has one stage; it is for restorative flow"):
+        recipe_of(puppet, "stitching", store[1], Settings(5, 4), "clips", None, adaptation=3)
 
 
 def test_a_student_learns_the_puppet_s_own_paths(store, puppet, tmp_path):
