@@ -12,6 +12,7 @@ NEEDS = {       # what each workflow of workflows/api needs beside the pack, in 
     "video_reference_puppet": "",
     "streaming_puppet": "",
     "live_puppet": "",
+    "train_puppet_lora": "",
     "streaming_student": "AvatarForcing 1.3B on Wan 2.1 1.3B",
     "omniavatar": "OmniAvatar 14B on Wan 2.1 14B",
     "first_take": "Wan 2.2 S2V 14B",

@@ -13,17 +13,19 @@ import torch
 from lib import comfy_server, environment
 from lib.graph import Graph
 from lodestar.pipelines.take.video_writer import VideoWriter
+from safetensors.torch import load_file
 from served_takes import without_text_encoder, workflow
 
 WORKFLOWS = sorted((environment.PACK / "workflows" / "api").glob("*.json"))
-PUPPETS = "puppet", "streaming_puppet", "video_reference_puppet"
+LORA = "train_puppet_lora"
+PUPPETS = "puppet", "streaming_puppet", "video_reference_puppet", LORA
 REFINE = "longcat_refine"      # of a video that is there already
 H3 = "minimax_h3"              # its VAEs are of the size that small_h3 gives their classes
 SECONDS = 2.5                  # the chunks below make 2 of it at 16 fps where the context is outside, else 3
 FPS = {"first_take": 16, "talking_story": 16, "stitched_image_to_video": 16, "wan22_pair": 16, "longcat_video": 15,
        "longcat_avatar_10": 16, "longcat_avatar_15": 25, "longcat_two_speakers": 25, "omniavatar": 25,
        "cogvideox": 16, "hunyuan_video": 24, "ltx": 24, H3: 24, "infinitetalk": 25, "humo": 25, "puppet": 25,
-       "streaming_puppet": 25, "video_reference_puppet": 25,
+       "streaming_puppet": 25, "video_reference_puppet": 25, LORA: 25,
        "wan_animate": 30, "everanimate": 30, "streaming_student": 25}
 SHORT = {
     "LodestarPlanTake": {"max_seconds": SECONDS, "width": 64, "height": 64, "chunk_frames": 25},
@@ -58,7 +60,7 @@ def without_speech(graph: Graph) -> Graph:
     return graph
 
 
-def check_take(server, graph: Graph, name: str, size: int) -> None:
+def check_take(server, graph: Graph, name: str, size: int) -> dict:
     """Run it: the video is as long as the speech at the model's own rate, and every technique had something to do."""
     log_length = len(server.log.read_text(encoding="utf-8"))
     entry = server.run(graph.prompt(), timeout_seconds=300)
@@ -75,6 +77,7 @@ def check_take(server, graph: Graph, name: str, size: int) -> None:
     assert "chunk 2 of" in log and "inactive" not in log
     said, = entry["outputs"][graph.the("LodestarPlanTake").id]["text"]
     assert f"{len(frames)} frames at {FPS[name]} fps, {size}x{size}" in said and "Taken from " in said
+    return entry["outputs"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(path.stem, marks=[] if path.stem == "first_take" else pytest.mark.once)
@@ -87,14 +90,27 @@ def test_it_runs(name, official):
     check_take(official, graph, name, 64)
 
 
+@pytest.fixture(scope="module")
+def fresh(start_server, tmp_path_factory):
+    """A fresh install: no model and no file but the pack's own."""
+    base = comfy_server.prepare_base(tmp_path_factory.mktemp("fresh") / "base")
+    with start_server(base=base) as server:
+        yield server
+
+
 @pytest.mark.parametrize("name", [PUPPETS[0], *(pytest.param(other, marks=pytest.mark.once) for other in PUPPETS[1:])])
-def test_the_puppet_runs_as_it_opens_on_a_fresh_install(start_server, tmp_path, name):
-    base = comfy_server.prepare_base(tmp_path / "base")
+def test_the_puppet_runs_as_it_opens_on_a_fresh_install(fresh, name):
     graph = workflow(name)
     demo.set_seconds(graph, SECONDS)
-    with start_server(base=base) as server:
-        assert not [path for path in (base / "input").rglob("*") if path.is_file()]
-        check_take(server, graph, name, 96)
+    for node in graph.all("LodestarTrainRecipe"):
+        node.set(steps=2)
+    assert not [path for path in (fresh.base / "input").rglob("*") if path.is_file()]
+    outputs = check_take(fresh, graph, name, 96)
+    if name == LORA:
+        assert outputs[graph.the("LossGraphNode").id]["images"]
+        lora = load_file(fresh.base / "output" / "loras" / "lodestar_training" / "puppet_lora.safetensors")
+        assert any(weight.any() for key, weight in lora.items() if key.endswith("lora_up.weight"))
+        assert "1 clips made, 0 were there" in outputs[graph.the("LodestarMakeTrainingClips").id]["text"][0]
 
 
 @pytest.mark.once
