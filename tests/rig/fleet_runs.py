@@ -17,6 +17,7 @@ from lib import environment
 WORKFLOW = environment.PACK / "tests" / "golden" / "tiny_take.json"
 VALUES = {"picture": "portrait.png", "speech": "speech.flac", "LodestarPlanTake.width": 64,
           "LodestarPlanTake.height": 64, "LodestarPlanTake.chunk_frames": 17}
+LOOK_SECONDS = 0.03
 
 
 def write_table(folder: Path, count: int, seconds: float, steps: int) -> Path:
@@ -35,8 +36,8 @@ def write_table(folder: Path, count: int, seconds: float, steps: int) -> Path:
 
 class Killer:
     """Kills one worker in mid-take, and as often as it was started again, up to `kills` times. For more than one it
-    begins when all have finished a job, so that a process not seen before is the one that came back. Mid-take is where
-    the folder `takes` got a take that was not there when the worker finished its last job."""
+    begins when all have finished a job, so that a process not seen before is the one that came back. Mid-take is while
+    the worker's own server has a file of the folder `takes` open, as it has the lock of the take that it makes."""
 
     def __init__(self, takes: Path, workers: int, kills: int):
         self.killed: list[int] = []
@@ -45,7 +46,7 @@ class Killer:
         self._known, self._asked, self._kills = workers if kills > 1 else 1, 0, kills
 
     def look(self, line: dict) -> None:
-        """At a line of fleet.py's JSON. A worker that has just finished a job has the next one already."""
+        """At a line of fleet.py's JSON. A worker that has just finished a job gets the next one."""
         if "worker" not in line or self._asked == self._kills:
             return
         worker = line["worker"]
@@ -53,17 +54,36 @@ class Killer:
             self._first.add(worker)
         if worker not in self._first if self._asked else len(self._first) == self._known:
             self._asked += 1
-            threading.Thread(target=self._kill, args=(worker, self._running()), daemon=True).start()
+            threading.Thread(target=self._kill, args=(worker,), daemon=True).start()
 
-    def _running(self) -> set[str]:
-        return {path.name for path in self._takes.iterdir()}
+    def _kill(self, worker: int) -> None:
+        while Path(f"/proc/{worker}").exists():     # it ends with the fleet when it has no job left
+            if any(is_open_below(self._takes, server) for server in children_of(worker)):
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+                    self.killed.append(worker)
+                return
+            time.sleep(LOOK_SECONDS)
 
-    def _kill(self, worker: int, before: set[str]) -> None:
-        while not self._running() - before:
-            time.sleep(0.02)
-        with suppress(ProcessLookupError):      # it had no job left
-            os.kill(worker, signal.SIGKILL)
-            self.killed.append(worker)
+
+def children_of(process: int) -> list[int]:
+    """The processes that it started and that run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):     # it ended in between
+            if int(status.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(status.parent.name))
+    return found
+
+
+def is_open_below(folder: Path, process: int) -> bool:
+    """Whether the process has a file below the folder open."""
+    with suppress(OSError):
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                if folder in Path(os.readlink(file)).parents:
+                    return True
+    return False
 
 
 @contextmanager
@@ -82,7 +102,7 @@ def command(script: str, table: Path, comfyui: Path, folder: Path, *more: str) -
 
 def run_fleet(table: Path, comfyui: Path, folder: Path, workers: int, kills: int) -> tuple[list[dict], list[int]]:
     """Its lines, and which processes were killed. `folder` gets `output` and `videos`."""
-    killer, lines = Killer(folder / "output" / "lodestar_takes", workers, kills), []
+    killer, lines = Killer((folder / "output" / "lodestar_takes").resolve(), workers, kills), []
     with command("fleet.py", table, comfyui, folder, "--workers", str(workers)) as process:
         for line in process.stdout or ():
             if line.startswith("{"):
