@@ -29,7 +29,10 @@ from pathlib import Path
 
 from lib import comfy_server
 
-STEPS, CHUNK_FRAMES = 12, 17
+STEPS = 12
+SHORT = {"width": 32, "height": 32, "chunk_frames": 9, "max_seconds": 0.5}     # a take of the queue
+# ComfyUI collects garbage every ten seconds, which costs more than the takes; what its start made stays in any case
+FREEZE = "import gc\n\ngc.freeze()\nNODE_CLASS_MAPPINGS = {}\n"
 LOOK_SECONDS = 0.01
 X264 = 0.5                # of 255, on average: on rare occasions it does not repeat itself
 LISTEN_SECONDS = 0.25     # around the mark at the end of the sound
@@ -168,18 +171,24 @@ def kill_streams(soak: Soak, options: argparse.Namespace) -> list[str]:
 def queue_takes(soak: Soak, options: argparse.Namespace) -> list[str]:
     """What grew over `count` takes, or as many as fit into `minutes`, after the first fifth."""
     figures: list[dict[str, float]] = []
-    until = time.monotonic() + options.minutes * 60
-    with soak.server() as server:
-        for number in range(options.count):
-            last = number == options.count - 1 or time.monotonic() > until
-            graph = soak.rig.tiny_take(server, f"queue/take{number % 7}", steps=1, chunk_frames=CHUNK_FRAMES,
-                                       max_seconds=0.5, noise_seed=number)
-            server.run(graph.prompt())
-            if number % max(options.count // 40, 1) == 0 or last:
-                figures.append({"takes": number + 1, **figures_of(server)})
-                print(", ".join(f"{name} {value:g}" for name, value in figures[-1].items()), flush=True)
-            if last:
-                break
+    until, done, last = time.monotonic() + options.minutes * 60, 0, False
+    try:
+        (soak.base / "custom_nodes" / "zz_freeze.py").write_text(FREEZE, encoding="utf-8")
+        with soak.server() as server:
+            graph = soak.rig.tiny_take(server, "queue/take", steps=1)
+            graph.the("LodestarPlanTake").set(**SHORT)
+            while not last:
+                graph.the("RandomNoise").set(noise_seed=done)
+                graph.the("LodestarLongTake").set(filename_prefix=f"queue/take{done % 7}")
+                server.run(graph.prompt())
+                done += 1
+                last = done == options.count or time.monotonic() > until
+                if last or (done - 1) % max(options.count // 100, 1) == 0:
+                    figures.append({"takes": done, **figures_of(server)})
+                    print(", ".join(f"{name} {value:g}" for name, value in figures[-1].items()), flush=True)
+    finally:
+        if not last:
+            print(f"broken off after {done} of {options.count} takes", flush=True)
     early, late = figures[len(figures) // 5], figures[-1]
     print(f"{late['takes']} takes; {(late['MB'] - early['MB']) / max(late['takes'] - early['takes'], 1) * 100:+.2f} MB "
           f"per 100 takes after the first {early['takes']}")
