@@ -1,11 +1,7 @@
 """Whatever happens to the files of a take between two runs, the next one ends in the same frames or says what to do."""
-import json
-import os
 import random
 import runpy
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -73,19 +69,3 @@ def test_files_damaged_between_two_runs(tmp_path, takes, seed):
         found = stored(made["path"])
         assert made["tail"] == tail and found.shape == frames.shape and (found == frames).all(), done
         assert not list(tmp_path.rglob("*.part")), done
-
-
-@pytest.mark.parametrize("sampler", ["ToySampler", "ToyRollingSampler"])
-def test_killed_between_any_two_writes_it_costs_a_chunk(tmp_path, sampler):
-    """Before each file operation of the chunks: the next run ends in the same latents and frames, and what was said to
-    be finished is not made again, whatever else than latents it goes on from."""
-    script = [sys.executable, str(RIG), str(tmp_path), sampler]
-    output = subprocess.run(script, capture_output=True, text=True, check=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
-    cases = [json.loads(line) for line in output.splitlines()]
-    assert len(cases) > 15 and [case["ended"] for case in cases] == [False] * (len(cases) - 1) + [True]
-    assert len({case["tail"] for case in cases}) == len({Path(case["path"]).read_bytes() for case in cases}) == 1
-    order = ["starting with chunk 1 of 2", "resuming at chunk 2 of 2",
-             "all 2 chunks are finished: only the final file is to be written"]
-    reached = [order.index(case["note"]) for case in cases]
-    assert reached == sorted(reached) and set(reached) == {0, 1, 2}

@@ -1,8 +1,9 @@
-"""A small take that is killed at every step, and made again; as a script it reports JSON, a case a line.
+"""A small take that is killed at every step, and made again; `python killed_takes.py FOLDER` reports JSON, a case a
+line, with its `way`:
 
-`python killed_takes.py FOLDER keep|tidy link|copy`: in each case a forked child gets SIGKILL before its n-th file
-operation after the last chunk (in the middle of the copy as well), and another child makes the same take again.
-`python killed_takes.py FOLDER ToySampler|ToyRollingSampler`: the same before each file operation of the chunks.
+"keep link", "keep copy", "tidy link", "tidy copy": in each case a forked child gets SIGKILL before its n-th file
+operation after the last chunk (in the middle of the copy as well), and the same take is made again.
+"ToySampler", "ToyRollingSampler": the same before each file operation of the chunks.
 """
 import itertools
 import json
@@ -29,6 +30,8 @@ from lodestar.techniques.timeline import Timeline  # noqa: E402
 tiny = runpy.run_path(str(Path(__file__).parents[1] / "tiny_backbone.py"))
 WIDTH, HEIGHT, FPS = 32, 16, Fraction(25)
 PLAN = plan_take(Timeline(FPS), 40, 25, 5, WIDTH, HEIGHT)   # two chunks
+ENDS = ("keep link", "keep copy", "tidy link", "tidy copy")
+SAMPLERS = ("ToySampler", "ToyRollingSampler")
 OPERATIONS = {"open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}   # the system's audit events
 
 
@@ -99,15 +102,19 @@ def run_chunks(folder: Path, sampler: str) -> None:
                 make_take(PLAN, tiny[sampler](WIDTH, HEIGHT, tiny["last_latents"](2)), tiny["ToyStream"], journal,
                           VideoWriter(WIDTH, HEIGHT, FPS, crf=0))
         ended = in_child(die)
-        report = place / "report.json"
-        in_child(lambda place=place, report=report: report.write_text(json.dumps(make(place, True, sampler=sampler))))
-        sys.stdout.write(json.dumps({"number": number, "ended": ended, **json.loads(report.read_text())}) + "\n")
+        tell(sampler, number=number, ended=ended, **make(place, True, sampler=sampler))
         if ended:
             return
 
 
-def run(folder: Path, keep: bool, links: bool) -> None:
-    if not links:
+def tell(way: str, **case: object) -> None:
+    sys.stdout.write(json.dumps({"way": way, **case}) + "\n")
+    sys.stdout.flush()
+
+
+def run_ends(folder: Path, way: str) -> None:
+    keep = way.startswith("keep")
+    if way.endswith("copy"):
         os.link = refuse_links
     chunks = folder / "chunks"
     in_child(lambda: make(chunks, True, lambda: os._exit(0)))   # the chunks once, for all cases
@@ -125,13 +132,9 @@ def run(folder: Path, keep: bool, links: bool) -> None:
         over = not (place / "journal" / "manifest.jsonl").exists()
         shown = [path.name for path in (place / "output").iterdir()]
         working = [path.name for path in (place / "journal").glob("*")]
-        report = place / "report.json"
-        in_child(lambda place=place, report=report: report.write_text(json.dumps(make(place, keep))))
-        found = json.loads(report.read_text()) if report.exists() else {}
-        left = sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path != report)
-        sys.stdout.write(json.dumps({"number": number, "ended": ended, "over": over, "shown": shown, "working": working,
-                                     "left": left, **found}) + "\n")
-        sys.stdout.flush()
+        found = make(place, keep)
+        left = sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+        tell(way, number=number, ended=ended, over=over, shown=shown, working=working, left=left, **found)
         if ended and number >= 0:
             return
 
@@ -139,7 +142,8 @@ def run(folder: Path, keep: bool, links: bool) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)   # a fork has no others
     safe_files.BLOCK_BYTES = 1 << 10
-    if len(sys.argv) == 3:
-        run_chunks(Path(sys.argv[1]), sys.argv[2])
-    else:
-        run(Path(sys.argv[1]), sys.argv[2] == "keep", sys.argv[3] == "link")
+    for way in (*ENDS, *SAMPLERS):
+        place = Path(sys.argv[1]) / way
+        place.mkdir()
+        if not in_child(lambda way=way, place=place: (run_ends if way in ENDS else run_chunks)(place, way)):
+            sys.exit(f"{way} was not run to its end")

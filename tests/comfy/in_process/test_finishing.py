@@ -39,8 +39,8 @@ def files(folder):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_killed_around_the_name_there_is_one_file(take, tmp_path, monkeypatch, keep):
-    """Before it is joined, before and after it has its name, and while the working files go (`tests/test_final_file.py`
-    kills a process at every step)."""
+    """Before it is joined, before and after it has its name, and while the working files go
+    (`tests/test_killed_takes.py` kills a process at every step)."""
     def dies(owner, name, after=False):
         real = getattr(owner, name)
 
