@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 OPERATIONS = {"open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}   # the system's audit events
 CHUNK_SECONDS = 0.5
+X264 = 0.5      # of 255, on average
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -62,7 +63,7 @@ def watch(folder: Path, at) -> None:
 
 
 def make(chunk, models: Path, folder: Path, at=None) -> dict[str, Any]:
-    """The stream in `folder`, from where it was left: what it was made of, as digests."""
+    """The stream in `folder`, from where it was left: digests of its chunks, its video, what else lies there."""
     import torch
     from stream_takes import session
     torch.set_num_threads(1)        # a fork has no others
@@ -73,13 +74,25 @@ def make(chunk, models: Path, folder: Path, at=None) -> dict[str, Any]:
         path = take.make("take", True).path
     sys.setprofile(None)
     latents = sorted(folder.rglob("chunk_*.safetensors"))
-    return {"chunks": [digest(found) for found in latents], "video": digest(path),
+    return {"chunks": [digest(found) for found in latents], "video": str(path),
             "left": [found.name for found in folder.rglob("*.part")],
             "videos": len(list(folder.glob("take_*.mp4")))}
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def digest(path: Path | str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def same_take(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
+    """The same bytes of chunks and video. On rare occasions x264 does not repeat itself: then nearly the same
+    frames."""
+    from served_takes import frames_of
+    if one is None or {**one, "video": ""} != {**other, "video": ""}:
+        return False
+    if digest(one["video"]) == digest(other["video"]):
+        return True
+    frames = [frames_of(Path(take["video"])).astype(int) for take in (one, other)]
+    return frames[0].shape == frames[1].shape and bool(abs(frames[0] - frames[1]).mean() <= X264)
 
 
 def in_fork(work) -> tuple[bool, Any]:
@@ -103,7 +116,7 @@ def in_fork(work) -> tuple[bool, Any]:
 
 
 def list_writes(chunk, models: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Every write of a take that nothing happens to, and what it was made of."""
+    """Every write of a take that nothing happens to, and the take."""
     ended, said = in_fork(lambda say: say(make(chunk, models, folder, say)))
     assert ended, "the take that nothing happens to broke off"
     return said[:-1], said[-1]
@@ -122,7 +135,7 @@ def kill_before(chunk, models: Path, folder: Path, number: int, kind: str = "") 
 
 
 def make_again(chunk, models: Path, folder: Path) -> dict[str, Any] | None:
-    """What the take is made of in the end; None where it is not made after all."""
+    """The take in the end; None where it is not made after all."""
     ended, said = in_fork(lambda say: say(make(chunk, models, folder)))
     return said[0] if ended else None
 
@@ -137,7 +150,7 @@ def run(folder: Path, models: Path, each: int) -> None:
         kill_before(chunk, models, place, number)
         found = make_again(chunk, models, place)
         sys.stdout.write(json.dumps({"number": number, "of": len(writes), "before": writes[number],
-                                     "same": found == calm}) + "\n")
+                                     "same": same_take(found, calm)}) + "\n")
         sys.stdout.flush()
         shutil.rmtree(place)
 
