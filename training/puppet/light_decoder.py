@@ -25,7 +25,7 @@ from .world import World
 
 WIDTHS = (80, 64, 32, 32)
 FULL_WIDTHS = (256, 128, 64, 64)            # ComfyUI's
-STEPS, RATE, CLIPS = 6_000, 5e-3, 4
+STEPS, RATE, CLIPS = 6_000, 2e-2, 2
 FRAMES = (5, 9, 5, 17)                      # of a step's clips, in turn
 UNJUDGED = 0.7                              # share of the steps before the critic is asked
 TESTED, TESTED_FRAMES = 6, 49

@@ -15,7 +15,7 @@ from lodestar.techniques.custom_background import CustomBackground
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_tokens import Tokens
 from lodestar.techniques.video_reference import VideoReference
-from stream_takes import BLOCK, SECONDS, make_stream, session
+from stream_takes import BLOCK, make_stream, session
 
 
 @pytest.fixture(scope="module", params=[name for name in (
@@ -36,15 +36,15 @@ def t2v(tiny_models) -> FamilyChunk:
 
 
 def test_a_stream_is_as_long_as_the_speech_and_the_same_in_one_chunk(chunk, tiny_models, tmp_path, monkeypatch):
-    take = session(chunk, tiny_models, tmp_path)
+    take = session(chunk, tiny_models, tmp_path, seconds=1)
     plan = take.take.plan
-    assert len(plan.chunks) > 2 and (plan.total_latents - 1) % BLOCK == 0 and plan.trimmed_frames < 4 * BLOCK + 4
+    assert len(plan.chunks) > 1 and (plan.total_latents - 1) % BLOCK == 0 and plan.trimmed_frames < 4 * BLOCK + 4
     finished, made = make_stream(take, "take/cut")
     with av.open(str(finished.path)) as container:
-        assert container.streams.video[0].frames == plan.total_frames == SECONDS * chunk.backbone.fps
+        assert container.streams.video[0].frames == plan.total_frames == chunk.backbone.fps
     assert torch.allclose(made[0][:, :, :1], take.inputs.reference, atol=1e-5)
     monkeypatch.setattr(plans, "CHUNK_SECONDS", 100)
-    whole = session(chunk, tiny_models, tmp_path)
+    whole = session(chunk, tiny_models, tmp_path, seconds=1)
     assert len(whole.take.plan.chunks) == 1
     one = make_stream(whole, "take/whole")[1][0]
     assert (torch.cat(made, 2) - one).abs().max() < 1e-4 * one.abs().max()
