@@ -151,10 +151,11 @@ def bytes_beside(techniques: Iterable[Technique], frame_tokens: int, blocks: int
                  ) -> int:
     """VRAM that keys and values of all closed spans take in a model of so many blocks, a whole frame being so many
     tokens: as many in every chunk, or ComfyUI would move weights between two."""
-    layout, begins = Layout.of_chunk(1), ChunkPosition()
-    spans = [technique.span(layout, begins) for technique in closed_spans(techniques).values()
+    layout, chunks = Layout.of_chunk(1), (ChunkPosition(), ChunkPosition(chunk=1, opening=torch.zeros(1, 1, 1, 1, 1)))
+    spans = [[technique.span(layout, chunk) for chunk in chunks] for technique in closed_spans(techniques).values()
              if technique.offload == "VRAM"]
-    tokens = sum(span.tokens.count if span.tokens else frame_tokens * len(span.times) for span in spans)
+    tokens = sum(max(span.tokens.count if span.tokens else frame_tokens * len(span.times) for span in either)
+                 for either in spans)
     return tokens * 2 * blocks * width * dtype.itemsize
 
 

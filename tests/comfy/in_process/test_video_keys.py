@@ -9,7 +9,7 @@ from lodestar.backbones.humo import backbone as humo
 from lodestar.backbones.omniavatar.backbone import OmniAvatarBackbone
 from lodestar.backbones.wan import base as wan_base
 from lodestar.backbones.wan import s2v
-from lodestar.techniques.custom_background import CustomBackground
+from lodestar.techniques.custom_background import THEN, CustomBackground
 from lodestar.techniques.kv_cache import KVCache
 from lodestar.techniques.lookahead_anchor import LookaheadAnchor
 from lodestar.techniques.reference_skip import ReferenceSkip
@@ -40,9 +40,10 @@ def video(chunk, tokens=None, seed=40, **fields) -> VideoReference:
 
 
 def scene(chunk, seed=50, **fields) -> CustomBackground:
-    keep = torch.ones(1, *grid_of(chunk), dtype=torch.bool)
+    """A clip of two latents."""
+    keep = torch.ones(2, *grid_of(chunk), dtype=torch.bool)
     keep[:, 1:, 1:3] = False
-    return CustomBackground(chunk.picture(seed), Tokens(keep), **fields)
+    return CustomBackground(chunk.picture(seed, 2), Tokens(keep), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,14 @@ def test_keys_are_those_of_a_masked_sequence(family, monkeypatch, name, select):
     masked = chunk.sample(*techniques, model=model, chunk=0, steps=1)
     assert (kept - masked).abs().max() < CLOSE * masked.abs().max()
     assert (kept - chunk.sample(chunk=0, steps=1)).abs().max() > 1e-3
+
+
+def test_there_is_room_for_all_of_the_frame_that_takes_the_scene_s_place():
+    keep = torch.zeros(1, 4, 4, dtype=torch.bool)
+    keep[:, :1] = True
+    for then, tokens in ((THEN[0], 16), (THEN[1], 4)):
+        placed = CustomBackground(torch.zeros(1, 16, 1, 8, 8), Tokens(keep), then)
+        assert reference_pass.bytes_beside((placed,), 16, 2, 8, torch.float32) == tokens * 2 * 2 * 8 * 4
 
 
 CACHED = ["wan21_t2v", "wan21_i2v", "wan22_ti2v", "wan22_s2v", "infinitetalk", "humo_17b", "humo_1_7b", "omniavatar",
