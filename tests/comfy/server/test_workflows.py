@@ -104,6 +104,7 @@ def test_the_puppet_runs_as_it_opens_on_a_fresh_install(fresh, name):
     demo.set_seconds(graph, SECONDS)
     for node in graph.all("LodestarTrainRecipe"):
         node.set(steps=2)
+        graph.the("LodestarLongCatSchedule").set(steps=4)
     assert not [path for path in (fresh.base / "input").rglob("*") if path.is_file()]
     outputs = check_take(fresh, graph, name, 96)
     if name == LORA:
