@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from lib import comfy_server, environment
-from server_fixtures import official, server, start_server, tiny_models  # noqa: F401
+from server_fixtures import begin_server, official, server, start_server, tiny_models  # noqa: F401
 
 COMFYUI = environment.newest_comfyui()
 if environment.comfyui_version(COMFYUI) is None:

@@ -1,8 +1,10 @@
-"""A ComfyUI begun as a fork of this process, which has imported for it what takes longest: for runs that start many.
+"""A ComfyUI begun as a fork of a process that has imported for it what takes longest: for runs that start many.
 
-Only libraries of others are imported here. ComfyUI itself and the pack start in each fork, as `python main.py`.
+Only libraries of others are imported there. ComfyUI itself and the pack start in each fork, as `python main.py`.
+`fork` forks this process; `Forks` another, `python forked_server.py`, so that it may be used at any time.
 """
 import importlib
+import json
 import os
 import runpy
 import signal
@@ -11,10 +13,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from lib import comfy_server
+from lib import comfy_server, environment
 
 LIBRARIES = ("torch", "torch._dynamo", "torchvision", "torchaudio", "scipy.signal", "scipy.stats", "transformers",
              "sqlalchemy.orm", "alembic.config", "torchsde", "kornia", "aiohttp.web", "numba", "spandrel", "av", "cv2",
@@ -24,16 +27,16 @@ LIBRARIES = ("torch", "torch._dynamo", "torchvision", "torchaudio", "scipy.signa
 class Forked:
     """What a Server asks of a Popen."""
 
-    def __init__(self, pid: int):
+    def __init__(self, pid: int, code_of: Callable[[int], int | None]):
+        """`code_of` a process: as poll() has it."""
         self.pid = pid
         self.returncode: int | None = None
-        self._lock = threading.Lock()
+        self._code_of, self._lock = code_of, threading.Lock()
 
     def poll(self) -> int | None:
         with self._lock:
             if self.returncode is None:
-                ended, status = os.waitpid(self.pid, os.WNOHANG)
-                self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+                self.returncode = self._code_of(self.pid)
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -53,15 +56,77 @@ class Forked:
             os.kill(self.pid, signal.SIGTERM)
 
 
-def fork(command: list[str], base: Path, log: Path, variables: dict[str, str]) -> Forked:
-    """`begin` of comfy_server.start_server. Call it while this process has one thread and computes nothing in torch."""
+class Forks:
+    """The process that is forked; it is there from the first `begin` until `close`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, command: list[str], base: Path, log: Path, variables: dict[str, str]) -> Forked:
+        """`begin` of comfy_server.start_server, with this Python."""
+        pid = self._ask({"command": command, "base": str(base), "log": str(log), "variables": variables})
+        assert pid is not None
+        return Forked(pid, lambda pid: self._ask({"code_of": pid}))
+
+    def close(self) -> None:
+        if self._process:
+            self._process.communicate()
+
+    def _ask(self, question: dict) -> int | None:
+        with self._lock:
+            self._process = self._process or subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+                     "PYTHONPATH": str(environment.PACK / "scripts")},
+                preexec_fn=comfy_server.end_with_parent)
+            assert self._process.stdin and self._process.stdout
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+
+def answer() -> None:
+    """Be the other end of a Forks."""
+    questions, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)       # what a library may say
+    import_libraries()
+    with questions, answers:
+        for line in questions:
+            question = json.loads(line)
+            if "code_of" in question:
+                found = code_of_child(question["code_of"])
+            else:
+                found = os.fork()
+                if not found:
+                    for pipe in (questions, answers):
+                        os.close(pipe.fileno())
+                    run(question["command"][1:], Path(question["base"]), Path(question["log"]), question["variables"])
+            answers.write(json.dumps(found) + "\n")
+            answers.flush()
+
+
+def code_of_child(pid: int) -> int | None:
+    """As poll() has it, once."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def import_libraries() -> None:
     for name in LIBRARIES:
         with suppress(ImportError):     # one that this ComfyUI does not ask for
             importlib.import_module(name)
+
+
+def fork(command: list[str], base: Path, log: Path, variables: dict[str, str]) -> Forked:
+    """`begin` of comfy_server.start_server. Call it while this process has one thread and computes nothing in torch."""
+    import_libraries()
     pid = os.fork()
     if not pid:
         run(command[1:], base, log, variables)
-    return Forked(pid)
+    return Forked(pid, code_of_child)
 
 
 def run(arguments: list[str], base: Path, log: Path, variables: dict[str, str]) -> None:
@@ -86,3 +151,7 @@ def run(arguments: list[str], base: Path, log: Path, variables: dict[str, str]) 
         if error := sys.exc_info()[1]:
             traceback.print_exception(error)
         os._exit(code)
+
+
+if __name__ == "__main__":
+    answer()

@@ -1,5 +1,6 @@
 """Takes through a real server: the tiny take and the pack's workflows made short, and what they left behind."""
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -10,21 +11,27 @@ from lib import comfy_server, environment
 from lib.graph import Graph
 from safetensors.torch import load_file
 
-STEPS, MANY_STEPS, CHUNKS = 2, 60, 4    # many: so that a chunk lasts long enough to be interrupted
+STEPS, MANY_STEPS, CHUNKS = 2, 40, 4    # many: so that a chunk lasts long enough to be interrupted
 UNITS = MANY_STEPS * 5 // 4             # of the progress bar, per chunk of many steps: decoding counts a quarter
 
 
 def tiny_take(server, prefix: str, *, steps: int = STEPS, **changes) -> Graph:
     """The tiny take, small and short: 4 s of speech in 4 chunks of 64x64. `changes`: an input of any node."""
     graph = Graph.read(environment.PACK / "tests" / "golden" / "tiny_take.json")
-    graph.the("LoadImage").set(image=server.upload(environment.PACK / "assets" / "portrait.png"))
-    graph.the("LoadAudio").set(audio=server.upload(environment.PACK / "assets" / "speech.flac"))
+    graph.the("LoadImage").set(image=asset(server, "portrait.png"))
+    graph.the("LoadAudio").set(audio=asset(server, "speech.flac"))
     graph.the("LodestarPlanTake").set(width=64, height=64, chunk_frames=17, max_seconds=4.0)
     graph.the("BasicScheduler").set(steps=steps)
     graph.the("LodestarLongTake").set(filename_prefix=prefix)
     for name, value in changes.items():
         graph.having(name).set(**{name: value})
     return graph
+
+
+@cache
+def asset(server, name: str) -> str:
+    """The name in the server's input folder of one of the pack's assets, sent once."""
+    return server.upload(environment.PACK / "assets" / name)
 
 
 def workflow(name: str) -> Graph:

@@ -2,6 +2,7 @@
 import json
 import sys
 import time
+from functools import partial
 
 import pytest
 import render
@@ -99,8 +100,10 @@ def test_a_cancelled_job_goes_on_where_it_was(server, jobs, tmp_path):
 
 
 @pytest.mark.once
-def test_a_server_that_dies_is_started_again_and_the_take_goes_on(server, comfyui, jobs, tmp_path):
+def test_a_server_that_dies_is_started_again_and_the_take_goes_on(server, comfyui, jobs, tmp_path, begin_server,
+                                                                  monkeypatch):
     """The video is that of a server which nothing happened to."""
+    monkeypatch.setattr(comfy_server, "start_server", partial(comfy_server.start_server, begin=begin_server))
     job, = jobs(row("killed", seconds=2, steps=6))
     base = tmp_path / "base"
     base.mkdir()

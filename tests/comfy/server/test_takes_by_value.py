@@ -1,13 +1,12 @@
 """A take is made of what was loaded: through a server, with models that no prompt names and a file that changes."""
 import os
-import textwrap
 
 import pytest
 import torch
-from lib import comfy_server
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from served_takes import (
+    MANY_STEPS,
     cancel_in_second_chunk,
     frames_of,
     latents_of,
@@ -18,64 +17,19 @@ from served_takes import (
 )
 
 TINY = "lodestar_tiny_wan22_s2v.safetensors"
-NODES = '''
-    """A loop by node expansion, and a list: what follows runs once per model name, and no prompt says with which."""
-    import folder_paths
-    import comfy.sd
-    from comfy_execution.graph_utils import GraphBuilder
-
-
-    class LoopOverModels:
-        @classmethod
-        def INPUT_TYPES(cls):
-            rest = {"conditioning": ("CONDITIONING",), "noise": ("NOISE",), "sampler": ("SAMPLER",),
-                    "sigmas": ("SIGMAS",), "vae": ("VAE",), "plan": ("LODESTAR_PLAN",), "reference": ("IMAGE",),
-                    "audio_features": ("AUDIO_ENCODER_OUTPUT",), "filename_prefix": ("STRING", {}),
-                    "keep_chunks": ("BOOLEAN", {})}
-            return {"required": {"names": ("STRING", {}), **rest}}
-
-        RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "loop", "test", True
-
-        def loop(self, names, conditioning, **rest):
-            graph = GraphBuilder()
-            for name in names.split():
-                model = graph.node("UNETLoader", unet_name=name, weight_dtype="default")
-                guider = graph.node("BasicGuider", model=model.out(0), conditioning=conditioning)
-                graph.node("LodestarLongTake", guider=guider.out(0), **rest)
-            return {"result": (), "expand": graph.finalize()}
-
-
-    class ListOfModels:
-        @classmethod
-        def INPUT_TYPES(cls):
-            return {"required": {"names": ("STRING", {})}}
-
-        RETURN_TYPES, OUTPUT_IS_LIST, FUNCTION, CATEGORY = ("MODEL",), (True,), "load", "test"
-
-        def load(self, names):
-            paths = [folder_paths.get_full_path("diffusion_models", name) for name in names.split()]
-            return ([comfy.sd.load_diffusion_model(path) for path in paths],)
-
-
-    NODE_CLASS_MAPPINGS = {"LoopOverModels": LoopOverModels, "ListOfModels": ListOfModels}
-'''
-
-
 def negated(weights):
     return {**weights, "head.head.weight": -weights["head.head.weight"]}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, tiny_models):
-    """Nodes of another pack, and two models of one size and age in files that are nobody else's."""
-    base = comfy_server.prepare_base(tmp_path_factory.mktemp("values"), tiny_models)
-    pack = base / "custom_nodes" / "loops.py"
-    pack.write_text(textwrap.dedent(NODES), encoding="utf-8")
-    models = base / "models" / "diffusion_models"
+def models(server):
+    """Their folder, with models of one size and age in files that are nobody else's: one of TINY's values, another."""
+    models = server.base / "models" / "diffusion_models"
     weights = load_file(models / TINY)
     save_file(weights, models / "one.safetensors", metadata=metadata_of(models / TINY))
+    save_file(weights, models / "changed.safetensors", metadata=metadata_of(models / TINY))
     save_file(negated(weights), models / "two.safetensors", metadata=metadata_of(models / TINY))
-    return base
+    return models
 
 
 def metadata_of(path):
@@ -85,14 +39,8 @@ def metadata_of(path):
 
 
 def small(server, prefix, **changes):
-    """Two chunks."""
-    return tiny_take(server, prefix, steps=1, max_seconds=2.0, **changes)
-
-
-@pytest.fixture(scope="module")
-def looping(start_server, base):
-    with start_server(base=base) as server:
-        yield server
+    """Two chunks that no other test has."""
+    return tiny_take(server, prefix, steps=1, max_seconds=2.0, noise_seed=71, **changes)
 
 
 def looped(server, prefix, names):
@@ -112,32 +60,32 @@ def listed(server, prefix, names):
     return graph.prompt()
 
 
-def test_models_of_a_loop_and_of_a_list_make_takes_of_their_own(looping):
+def test_models_of_a_loop_and_of_a_list_make_takes_of_their_own(server, models):
     names = "one.safetensors two.safetensors"
-    looping.run(looped(looping, "loop/take", names))
-    folders = take_folders(looping, "loop_take")
+    server.run(looped(server, "loop/take", names))
+    folders = take_folders(server, "loop_take")
     first, second = (latents_of(folder) for folder in folders)
     assert len(first) == len(second) == 2 and not any(map(torch.equal, first, second))
-    start = looping.log.stat().st_size
-    looping.run(listed(looping, "list/take", names))     # the same values under another name, by other nodes
-    assert log_since(looping, start).count("all 2 chunks are finished") == 2
-    assert take_folders(looping, "list_take") == [] and take_folders(looping, "loop_take") == folders
-    videos = [frames_of(path) for path in sorted((looping.base / "output" / "list").glob("*.mp4"))]
+    start = server.log.stat().st_size
+    server.run(listed(server, "list/take", names))     # the same values under another name, by other nodes
+    assert log_since(server, start).count("all 2 chunks are finished") == 2
+    assert take_folders(server, "list_take") == [] and take_folders(server, "loop_take") == folders
+    videos = [frames_of(path) for path in sorted((server.base / "output" / "list").glob("*.mp4"))]
     assert len(videos) == 2 and (videos[0] != videos[1]).any()
 
 
 @pytest.mark.once
 @pytest.mark.parametrize(("kind", "name", "said"), [("LoadAudio", "audio", "speech"),
                                                     ("LoadImage", "image", "reference")])
-def test_speech_or_a_picture_that_changes_under_its_name_makes_another_take(looping, tmp_path, kind, name, said):
-    graph = tiny_take(looping, f"swapped_{name}/take", steps=60, max_seconds=2.0, unet_name=TINY,
+def test_speech_or_a_picture_that_changes_under_its_name_makes_another_take(server, tmp_path, kind, name, said):
+    graph = tiny_take(server, f"swapped_{name}/take", steps=MANY_STEPS, max_seconds=2.0, unet_name=TINY,
                       noise_seed=len(kind + said))
-    own = looping.base / "input" / f"{name}{graph.the(kind).inputs[name]}"
-    own.write_bytes((looping.base / "input" / graph.the(kind).inputs[name]).read_bytes())
+    own = server.base / "input" / f"{name}{graph.the(kind).inputs[name]}"
+    own.write_bytes((server.base / "input" / graph.the(kind).inputs[name]).read_bytes())
     graph.the(kind).set(**{name: own.name})
-    cancel_in_second_chunk(looping, graph)
-    (old,) = take_folders(looping, f"swapped_{name}_take")
-    other = looping.base / "input" / "other.png"
+    cancel_in_second_chunk(server, graph)
+    (old,) = take_folders(server, f"swapped_{name}_take")
+    other = server.base / "input" / "other.png"
     if kind == "LoadImage":
         Image.linear_gradient("L").convert("RGB").save(other)
     else:
@@ -145,11 +93,11 @@ def test_speech_or_a_picture_that_changes_under_its_name_makes_another_take(loop
     age = own.stat()
     own.write_bytes(other.read_bytes())
     os.utime(own, ns=(age.st_atime_ns, age.st_mtime_ns))
-    start = looping.log.stat().st_size
-    looping.run(graph.prompt())
-    log = log_since(looping, start)
+    start = server.log.stat().st_size
+    server.run(graph.prompt())
+    log = log_since(server, start)
     assert "resuming" not in log and said in log.split("changed: this is a fresh take")[0]
-    assert take_folders(looping, f"swapped_{name}_take") == [old]      # as it was, and gone on with when asked for
+    assert take_folders(server, f"swapped_{name}_take") == [old]      # as it was, and gone on with when asked for
 
 
 def replace_within_the_second(path, weights):
@@ -162,25 +110,24 @@ def replace_within_the_second(path, weights):
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def test_a_file_that_changes_under_its_name_makes_no_take_of_two_models(looping, start_server):
-    path = looping.base / "models" / "diffusion_models" / "one.safetensors"
-    graph = tiny_take(looping, "changed/take", steps=60, unet_name=path.name)
-    looping.run(small(looping, "before/take", unet_name=path.name).prompt())
-    replace_within_the_second(path, negated(load_file(path)))
-    cancel_in_second_chunk(looping, graph)      # with the weights that the server still holds
-    (old,) = take_folders(looping, "changed_take")
-    looping.stop()
-    with start_server(base=looping.base) as server:
-        start = server.log.stat().st_size
-        graph.the("LodestarLongTake").set(keep_chunks=True)
-        server.run(graph.prompt())
-        assert "resuming" not in log_since(server, start)
-        assert "model changed: this is a fresh take" in log_since(server, start)
-        (new,) = set(take_folders(server, "changed_take")) - {old}
-        assert len(latents_of(new)) == 4 and not torch.equal(latents_of(new)[0], latents_of(old)[0])
-        start = server.log.stat().st_size
-        same_weights = tiny_take(server, "renamed/take", steps=60, unet_name="two.safetensors")
-        server.run(same_weights.prompt())
-        assert "all 4 chunks are finished" in log_since(server, start)
-        assert len(list((server.base / "output" / "renamed").glob("*.mp4"))) == 1
-        assert new in take_folders(server, "changed_take") and take_folders(server, "renamed_take") == []
+def test_a_file_that_changes_under_its_name_makes_no_take_of_two_models(server, start_server, models):
+    path = models / "changed.safetensors"
+    with start_server(beside=server) as earlier:
+        graph = tiny_take(earlier, "changed/take", steps=MANY_STEPS, unet_name=path.name, noise_seed=72)
+        earlier.run(small(earlier, "before/take", unet_name=path.name).prompt())
+        replace_within_the_second(path, negated(load_file(path)))
+        cancel_in_second_chunk(earlier, graph)      # with the weights that the server still holds
+    (old,) = take_folders(server, "changed_take")
+    start = server.log.stat().st_size
+    graph.the("LodestarLongTake").set(keep_chunks=True)
+    server.run(graph.prompt())
+    assert "resuming" not in log_since(server, start)
+    assert "model changed: this is a fresh take" in log_since(server, start)
+    (new,) = set(take_folders(server, "changed_take")) - {old}
+    assert len(latents_of(new)) == 4 and not torch.equal(latents_of(new)[0], latents_of(old)[0])
+    start = server.log.stat().st_size
+    same_weights = tiny_take(server, "renamed/take", steps=MANY_STEPS, unet_name="two.safetensors", noise_seed=72)
+    server.run(same_weights.prompt())
+    assert "all 4 chunks are finished" in log_since(server, start)
+    assert len(list((server.base / "output" / "renamed").glob("*.mp4"))) == 1
+    assert new in take_folders(server, "changed_take") and take_folders(server, "renamed_take") == []
