@@ -1,17 +1,19 @@
 """The short form of docs/reliability.md: `python tests/rig/reliability.py` runs each test that a row names, once.
 
-One run of pytest, so that the tests share their server; it says how long that was, and how much of it they computed.
-COMFYUI_PATH names the ComfyUI, as for the tests.
+Two runs of pytest side by side: the tests that need a server, which share it, and the others. It says how long that
+was, and how much they computed. COMFYUI_PATH names the ComfyUI, as for the tests.
 """
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
+SERVED = "tests/comfy/server/"
 
 
 def commands() -> list[str]:
@@ -31,18 +33,28 @@ def tests_of(command: str) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def main() -> None:
+def chosen_tests() -> list[str]:
+    """Each test that a row names, once."""
     named = {f"{file}::{name}" if word else file
              for command in commands() for (file, word), names in tests_of(command).items() for name in names}
-    chosen = sorted(test for test in named if "::" not in test or test.partition("::")[0] not in named)
-    since = time.monotonic()
+    return sorted(test for test in named if "::" not in test or test.partition("::")[0] not in named)
+
+
+def main() -> None:
+    since, chosen = time.monotonic(), chosen_tests()
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    ended = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--durations=15", *sys.argv[1:],
-                            *chosen], cwd=ROOT, env=variables)
+    served = [test for test in chosen if test.startswith(SERVED)]
+    with tempfile.TemporaryFile() as beside:
+        runs = [subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--durations=15",
+                                  *sys.argv[1:], *tests], cwd=ROOT, env=variables, stdout=output)
+                for tests, output in ((served, None), ([test for test in chosen if test not in served], beside))]
+        codes = [run.wait() for run in runs]
+        beside.seek(0)
+        sys.stdout.write(beside.read().decode("utf-8", errors="replace"))
     used = os.times()
     print(f"{len(commands())} rows, {time.monotonic() - since:.0f} s, of which "
           f"{used.children_user + used.children_system:.0f} s were computed")
-    sys.exit(ended.returncode)
+    sys.exit(max(codes))
 
 
 if __name__ == "__main__":
