@@ -180,6 +180,8 @@ class LongCatModelConfig(comfy.supported_models_base.BASE):
         self.version = version
         self.custom_operations = operations     # never what ComfyUI would pick: float32 islands need casting
         self.sampling_settings = {"shift": version.shift}
+        if version.own_vae:     # a preview would show them in false colours
+            self.latent_format.latent_rgb_factors = self.latent_format.taesd_decoder_name = None
         self.memory_usage_factor = config.hidden / HIDDEN_PER_FACTOR
 
     def get_model(self, state_dict, prefix: str = "", device=None) -> LongCatVideo:

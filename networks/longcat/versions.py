@@ -10,6 +10,7 @@ class Version:
 
     Of the speech features that an avatar takes: `layers` of `channels` at `rate_hz`, made by an `encoder` of
     `encoder_layers`; `noise_floor`: whether a faint noise lay under the speech. `avatar`: what the inputs call it.
+    `own_vae`: its latents are no Wan 2.1's, but in their range.
     """
     name: str
     fps: int
@@ -27,6 +28,7 @@ class Version:
     size: tuple[int, int] = (832, 480)
     grid: int = 16
     one_size: bool = False
+    own_vae: bool = False
 
     def chunk_frames_at(self, width: int, height: int) -> int:
         return self.chunk_frames
@@ -46,7 +48,8 @@ AVATAR_10 = Version("LongCat-Avatar 1.0", 16, 12.0, avatar="1.0", layers=12, cha
 AVATAR_15 = Version("LongCat-Avatar 1.5", 25, 7.0, avatar="1.5", layers=5, channels=1280, rate_hz=25,
                     encoder="whisper-large-v3", encoder_layers=32)
 PUPPET = Version("the puppet", 25, 3.0, avatar="puppet", layers=5, channels=16, rate_hz=25, encoder="log-mel",
-                 encoder_layers=4, chunk_frames=49, size=(96, 96), one_size=True)    # 1.5's network, on drawings
+                 encoder_layers=4, chunk_frames=49, size=(96, 96), one_size=True,
+                 own_vae=True)    # 1.5's network, on drawings
 VERSIONS = (BASE, AVATAR_10, AVATAR_15, PUPPET)
 OFFICIAL_AVATARS = (AVATAR_10, AVATAR_15)
 REFERENCE_INDEX = 10    # where the authors put the reference, in latents from the chunk's first

@@ -3,6 +3,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import comfy.samplers
+import latent_preview
 import pytest
 import torch
 from lodestar.backbones import attach
@@ -31,6 +32,15 @@ def guider(model, positive, negative):
 
 def prompt(width=4096, tokens=4):
     return [[torch.zeros(1, tokens, width), {}]]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("wan", True), ("puppet", False)])
+def test_no_preview_is_in_false_colours(models, monkeypatch, name, shown):
+    """The puppet's VAE is its own: what ComfyUI knows of Wan's latents is not true of its."""
+    for method in (latent_preview.LatentPreviewMethod.Auto, latent_preview.LatentPreviewMethod.TAESD):
+        monkeypatch.setattr(latent_preview.args, "preview_method", method)
+        previewer = latent_preview.get_previewer(torch.device("cpu"), models[name].model.latent_format)
+        assert (previewer is not None) == shown
 
 
 @pytest.mark.parametrize(("name", "width"), [("wan", 4096), ("s2v", 4096), ("puppet", 64)])
