@@ -149,7 +149,8 @@ class LiveFile:
 
     def _open_encoders(self, crf: int) -> None:
         self._encoders = av.open(io.BytesIO(), "w", format="null")
-        self._video = self._encoders.add_stream("libx264", rate=self.fps, options={**ENCODER, "crf": str(crf)})
+        self._options = {**ENCODER, "crf": str(crf)}
+        self._video = self._encoders.add_stream("libx264", rate=self.fps, options=self._options)
         context = self._video.codec_context
         context.width, context.height, context.pix_fmt = self.width, self.height, "yuv420p"
         context.time_base, context.thread_count, context.gop_size = 1 / self.fps, THREADS, 1 << 20
@@ -187,6 +188,10 @@ class LiveFile:
             packets = []
             for source, own, clock in ((self._video, video, rate), (self._sound, sound, SOUND_RATE)):
                 stream = container.add_stream_from_template(source, opaque=True)
+                if stream.type == "video" and not stream.codec_context.is_open:
+                    # before PyAV 17 it is an encoder that is opened, too: its head is to be that of the packets
+                    stream.codec_context.options = self._options
+                    stream.codec_context.time_base = 1 / self.fps
                 for packet in own:
                     packets.append((packet.pts * packet.time_base, packet, stream))
                 starts += [int(own[0].pts * own[0].time_base * clock)] if own else []
