@@ -31,13 +31,6 @@ CONNECT = """values => {
 }"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def page_of_boxes(page_of_the_session, server):
-    """What follows finds a page in which no box was ever open."""
-    yield
-    page_of_the_session.open(server)
-
-
 def search(frontend, words):
     """Type into the search that a double click on the canvas opens."""
     frontend.run("() => { app.extensionManager.command.execute('Workspace.SearchBox.Toggle'); }")
