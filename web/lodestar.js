@@ -16,7 +16,8 @@ function keepLines() {
 app.registerExtension({
   name: "lodestar.progress",
   nodeCreated(node) { // Nodes 2.0 takes the picture of a node with a VIDEO input for a video
-    if (node.comfyClass === "LodestarTakeReport") node.previewMediaType = "image";
+    const gives = type => node.outputs?.some(output => output.type === type);
+    if (node.comfyClass?.startsWith("Lodestar") && gives("IMAGE") && !gives("VIDEO")) node.previewMediaType = "image";
   },
   setup() {
     api.addEventListener("execution_start", () => lines.clear());

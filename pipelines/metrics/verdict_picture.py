@@ -7,7 +7,7 @@ from ..sheet import SOFT, Sheet
 from .report_picture import clock
 from .verdict import BAD, GOOD, LOOK, Figure, Thumbnails, worst_of
 
-WIDTH, ROW, MARGIN, THUMB = 460, 40, 14, 200      # pixels
+WIDTH, ROW, NAME, MARGIN, THUMB = 460, 40, 16, 14, 200      # pixels
 COLOURS = {GOOD: "#2f8f4e", LOOK: "#c98a12", BAD: "#c23b32"}
 
 
@@ -33,11 +33,15 @@ def verdict_picture(report: dict[str, Any], figures: list[Figure], thumbnails: T
 
 def draw_figures(sheet: Sheet, left: int, top: int, figures: list[Figure]) -> None:
     for place, figure in enumerate(figures):
-        y = top + place * ROW
-        sheet.bar(left, y, left + 6, y + ROW - 8, COLOURS[figure.word])
-        sheet.text(left + 14, y - 3, figure.value, large=True)
-        sheet.text(left + 128, y - 3, figure.word, COLOURS[figure.word])
-        sheet.text(left + 128, y + 15, figure.name, SOFT, small=True)
+        draw_figure(sheet, left, top + place * ROW, figure, figure.name, SOFT)
+
+
+def draw_figure(sheet: Sheet, left: int, top: int, figure: Figure, below: str, colour: str = COLOURS[GOOD]) -> None:
+    """One figure beside its bar, with its word and a line below that."""
+    sheet.bar(left, top, left + 6, top + ROW - 8, COLOURS[figure.word])
+    sheet.text(left + 14, top - 3, figure.value, large=True)
+    sheet.text(left + 128, top - 3, figure.word, COLOURS[figure.word])
+    sheet.text(left + 128, top + 15, below, colour, small=True)
 
 
 def not_measured(report: dict[str, Any]) -> str:
@@ -47,17 +51,19 @@ def not_measured(report: dict[str, Any]) -> str:
 
 
 def comparison_picture(names: tuple[str, str], verdicts: tuple[list[Figure], list[Figure]]) -> Tensor:
-    """Two takes side by side (H, W, 3): the figures that both have, and which take is better in each."""
+    """Two takes side by side (H, WIDTH, 3): the figures that both have, and which take is better in each."""
     first, second = ({figure.name: figure for figure in figures} for figures in verdicts)
     shared = [name for name in first if name in second]
-    sheet = Sheet(2 * WIDTH, len(shared) * ROW + 2 * MARGIN + 30)
+    sheet = Sheet(WIDTH, len(shared) * (ROW + NAME) + 2 * MARGIN + 34)
     for side, (title, figures) in enumerate(zip(names, (first, second), strict=True)):
-        left = MARGIN + side * WIDTH
+        left = MARGIN + side * WIDTH // 2
         sheet.text(left, MARGIN - 6, title, large=True)
-        draw_figures(sheet, left, MARGIN + 30, [figures[name] for name in shared])
         for place, name in enumerate(shared):
-            if better(first[name], second[name]) == side + 1:
-                sheet.text(left + 320, MARGIN + 30 + place * ROW - 1, "better", COLOURS[GOOD])
+            y = MARGIN + 34 + place * (ROW + NAME)
+            if side == 0:
+                sheet.text(left, y, name, SOFT, small=True)
+            draw_figure(sheet, left, y + NAME, figures[name],
+                        "better" if better(first[name], second[name]) == side + 1 else "")
     return sheet.pixels()
 
 

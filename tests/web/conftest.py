@@ -1,5 +1,9 @@
-"""One real ComfyUI server and one real browser for the whole session, both as the scripts start them."""
+"""One real ComfyUI server and one real browser for the whole session, both as the scripts start them.
+
+With LODESTAR_SCREENSHOTS a folder, the page as each test left it is kept there.
+"""
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -24,10 +28,13 @@ def page_of_the_session(server):
 
 
 @pytest.fixture
-def frontend(page_of_the_session, server):
+def frontend(page_of_the_session, server, request):
     """The page of the session. A test fails when it makes the page complain about the pack, or throw at all. What it
     leaves in the queue does not keep the next one waiting."""
     yield page_of_the_session
+    if kept := os.environ.get("LODESTAR_SCREENSHOTS"):
+        name = re.sub(r"\W+", "_", request.node.name.removeprefix("test_")).strip("_")
+        page_of_the_session.page.screenshot(path=str(Path(kept) / f"{name}.png"))
     server.post("/queue", {"clear": True})
     for _, prompt_id, *_ in server.get("/queue")["queue_running"]:
         server.cancel(prompt_id)

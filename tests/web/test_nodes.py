@@ -1,4 +1,6 @@
 """The pack in the page: it loads in silence, every node can be added in both renderers, tooltips and help are there."""
+from contextlib import contextmanager
+
 import pytest
 from lib import environment
 from playwright.sync_api import expect
@@ -66,15 +68,31 @@ def test_every_help_page_is_served(server, nodes):
 PICTURES = sorted(page.stem for page in PAGES if "](layout_" in page.read_text(encoding="utf-8"))
 DRAWN = """() => { const image = document.querySelector('.node-help-content img');
                    return image?.complete && image.naturalWidth; }"""
+WIDTHS = """() => [...document.querySelectorAll('.node-help-content table')].map(
+  table => [table.scrollWidth, table.parentElement.clientWidth])"""
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_the_picture_of_a_help_page_is_shown(frontend, name):
+@contextmanager
+def help_opened(frontend, name):
+    """The side panel with the help page of a node."""
     frontend.nodes_2(False)
     frontend.run(ADD, name)
     frontend.run("() => app.canvas.selectNode(app.graph.nodes[0])")
     frontend.page.get_by_test_id("info-button").dispatch_event("click")
     frontend.page.wait_for_function(DRAWN)
-    assert frontend.run(DRAWN) == 640
+    yield
     frontend.run("() => app.canvas.deselectAll()")
     frontend.said[:] = [line for line in frontend.said if not line[2].endswith("/en.md")]  # it asks for a translation
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_picture_of_a_help_page_is_shown(frontend, name):
+    with help_opened(frontend, name):
+        assert frontend.run(DRAWN) == 640
+
+
+@pytest.mark.parametrize("name", ["LodestarLongTake", "LodestarLoadLongCatLora"])
+def test_the_tables_of_a_help_page_fit_the_panel(frontend, name):
+    with help_opened(frontend, name):
+        widths = frontend.run(WIDTHS)
+        assert widths and all(wide <= room for wide, room in widths), widths

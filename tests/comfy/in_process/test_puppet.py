@@ -69,7 +69,7 @@ def test_lips_follow_the_speech(found):
 
 
 def test_lettering_can_be_read_for_a_minute(found):
-    """Of these three one person's all the time, and nobody's without a reference; of 24 it is models/README.md's share."""
+    """Of these three one person's, all the time; of 24 the share that models/README.md says."""
     (_, free), (_, held) = found["none"], found[AHEAD]
     read, without = (seen["letters"].float().mean((1, 2)) for seen in (held, free))
     assert read.max() == 1 and read.mean() > without.mean() + 0.2
