@@ -52,7 +52,6 @@ WORDS = {       # pattern, spaces being any of " ", "_", "-" or nothing: what is
 EXCEPTIONS = {      # words: {where a path begins: why they stand there}
     "voices": {"training/": "of espeak-ng, its own word"},
     "(?-i:canvas)": {"scripts/make_workflows.py": "of ComfyUI's frontend", "tests/web/": "of ComfyUI's frontend",
-                     "tests/rig/frontend.py": "the browser's own word",
                      "web/": "of ComfyUI's frontend"},
     "contract": {"pipelines/take/manifest.py": "the name in takes of format 2, which are still read",
                  "tests/": "takes of format 2"},

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from lib import environment
 from lib.comfy_server import Client
 
-# Pages are drawn by the processor itself: WebGL on it, for which each frame was drawn before, takes it for longer.
 ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle", "--use-angle=swiftshader",
-             "--enable-unsafe-swiftshader", "--disable-accelerated-2d-canvas", "--disable-gpu-compositing",
-             "--disable-gpu-rasterization")
+             "--enable-unsafe-swiftshader")
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False,
             "Comfy.Graph.CanvasMenu": False, "Comfy.Workflow.Persist": False,
             "Comfy.Appearance.DisableAnimations": True}

@@ -27,6 +27,13 @@ def page_of_the_session(server):
         yield opened
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fresh_page(page_of_the_session, server):
+    """What a file of tests leaves in the page, the view above all, is gone for the next."""
+    yield
+    page_of_the_session.open(server)
+
+
 @pytest.fixture
 def frontend(page_of_the_session, server, request):
     """The page of the session. A test fails when it makes the page complain about the pack, or throw at all. What it

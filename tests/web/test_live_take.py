@@ -30,7 +30,8 @@ TRACES = """found => {
 AWAY = "() => { app.canvas.ds.reset(); app.canvas.ds.offset = [-99999, 0]; app.canvas.setDirty(true, true); }"
 INTO_SIGHT = """() => { const node = app.graph.nodes.find(one => one.type === 'LodestarLongTake');
   app.canvas.ds.reset();
-  app.canvas.centerOnNode(node); }"""
+  app.canvas.centerOnNode(node);
+  return document.querySelector('.lodestar-take'); }"""
 HAS_ONE = """() => app.graph.nodes.find(one => one.type === 'LodestarLongTake').widgets.find(one => one.name === 'live')
   .element.querySelector('.chunks .finished')"""
 SCRIPT = """() => app.graph.nodes.map(node => node.widgets?.find(one => one.name === 'script')?.value).find(Boolean)"""
@@ -61,7 +62,7 @@ def test_it_plays_and_stops(frontend, server, nodes_2):
     frontend.run(AWAY)
     open_take(frontend, server, f"stopped_{nodes_2}", 20 + nodes_2, seconds=9)    # far more than are made
     queue(frontend, HAS_ONE)
-    frontend.run(INTO_SIGHT)    # it plays there whatever was looked at before
+    frontend.page.wait_for_function(INTO_SIGHT)    # it plays there whatever was looked at before
     frontend.page.wait_for_function(PLAYS)
     press(frontend, ".stop")
     frontend.page.wait_for_function(OVER)
@@ -72,7 +73,7 @@ def test_it_plays_and_stops(frontend, server, nodes_2):
 def test_a_chunk_is_made_again_in_two_clicks(frontend, server):
     frontend.nodes_2(False)
     open_take(frontend, server, "again", 30)
-    frontend.run(INTO_SIGHT)
+    frontend.page.wait_for_function(INTO_SIGHT)
     queue(frontend, RUNS)
     press(frontend, ".keep")
     frontend.page.wait_for_function(OVER)

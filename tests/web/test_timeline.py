@@ -28,6 +28,7 @@ STORY = """async text => {
   return { ...read, clocks: read.events.map(event => story.clock(event.seconds)) };
 }"""
 STANDS = """() => {
+  app.canvas.setDirty(true, true); // as any move of the mouse does: the panel may be there later than the last drawing
   const box = document.querySelector('.lodestar-timeline canvas').getBoundingClientRect();
   const now = `${box.x} ${box.y} ${box.height}`, stood = box.y > 200 && window.timelineStood === now;
   window.timelineStood = now;
