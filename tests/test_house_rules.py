@@ -51,7 +51,7 @@ FINDS_THE_PACK = {       # files that put folders on sys.path, so that commands 
     "scripts/lib/pack.py", "scripts/lib/environment.py", "scripts/test.py", "scripts/make_workflows.py",
     "training/__init__.py", "experiments/__init__.py", "benchmarks/in_process.py", "benchmarks/run.py",
     "tests/rig/check_golden.py", "tests/rig/golden.py", "tests/rig/translations.py", "tests/rig/forked_server.py",
-    "tests/rig/neighbours.py", "tests/rig/comfy_cli.py"}
+    "tests/rig/neighbours.py", "tests/rig/comfy_cli.py", "tests/rig/reliability.py"}
 ASSIGNED = {            # what is assigned to outside the pack, and nowhere else
     "scripts/lib/pack.py": ("sys.path", "sys.modules"),             # the pack under its name
     "backbones/train_host.py": ("comfy.model_management.in_training",),     # as core's own trainer says that it trains

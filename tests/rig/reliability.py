@@ -3,13 +3,17 @@
 Two runs of pytest side by side: the tests that need a server, which share it, and the others. It says how long that
 was, and how much they computed. COMFYUI_PATH names the ComfyUI, as for the tests.
 """
-import os
-import re
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+from lib import environment  # noqa: E402, isort: skip - it refuses a Python that is too old
+
+import os  # noqa: E402
+import re  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -41,8 +45,11 @@ def chosen_tests() -> list[str]:
 
 
 def main() -> None:
+    comfyui = environment.newest_comfyui()
+    environment.enter(environment.make_environment(environment.requirements(comfyui)))
     since, chosen = time.monotonic(), chosen_tests()
-    variables = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    variables = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(Path(__file__).parent),
+                 "COMFYUI_PATH": str(comfyui)}
     served = [test for test in chosen if test.startswith(SERVED)]
     with tempfile.TemporaryFile() as beside:
         runs = [subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--durations=15",
