@@ -122,7 +122,7 @@ def test_kill_in_mid_chunk_costs_that_chunk_only(server, start_server, uninterru
     take_folders(server, "killed_take")[0].rename(tmp_path / "killed")     # or its chunks would be used again
 
 
-def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
+def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted, tmp_path):
     graph = tiny_take(server, "cancelled/take", steps=MANY_STEPS, keep_chunks=True)
     start = server.log.stat().st_size
     said = texts(cancel_in_second_chunk(server, graph))
@@ -137,6 +137,7 @@ def test_cancel_and_queue_again_gives_the_same_frames(server, uninterrupted):
     assert texts(events)[:3] == ["Preparing", "Resuming at chunk 2 of 4",
                                  "Resuming at chunk 2 of 4: the decoder is at latent 0 of 5"]
     assert_same_take(server, "cancelled_take", video_of(server, history), uninterrupted)
+    folder.rename(tmp_path / "cancelled")       # as above
 
 
 def test_a_changed_seed_starts_a_new_take_says_so_and_loses_nothing(server):
