@@ -4,7 +4,7 @@ Conditioning frames open the sequence: reference and anchors, each seeing itself
 conditioning cache their keys and values are computed once in a sampling run.
 """
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -248,7 +248,7 @@ def with_cache(call: LongCatCall, offload: str, pictures: Hashable) -> LongCatCa
     if key is None:
         return call
     name, frames = key
-    make = partial(make_cache, call, offload)
+    make = partial(make_cache, call, offload, run.once(("copies", name), lambda: place_copies(call)))
     if WINDOW in call.transformer_options:      # a stream goes on: what left its sight leaves the store
         return call.with_extra(cache=run.newest(("kv cache", offload, name), frames, make))
     return call.with_extra(cache=run.once(("kv cache", offload, key), lambda: make(run.ends)))
@@ -261,7 +261,7 @@ def with_keys_beside(call: LongCatCall, beside: tuple[Beside, ...], techniques: 
         raise ValueError(f"model: Block Sparse Attention counts whole frames of keys, and a {beside[0].called} has "
                          "some of each frame's. Remove one of them")
     if not call.extra.get("cache") and (call.num_cond_frames or call.extra.get("reference") is not None):
-        call = call.with_extra(cache=make_cache(call, "VRAM", ExitStack()))
+        call = call.with_extra(cache=make_cache(call, "VRAM", None, ExitStack()))
     options, network = call.transformer_options, call.executor.class_obj
 
     def keys_of(one: Beside) -> Cached:
@@ -292,8 +292,9 @@ def branches(call: LongCatCall) -> int:
     return len(call.transformer_options.get("cond_or_uncond", (0,)))
 
 
-def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCache, ...]:
-    """A KV cache of each reference, anchor and the context, those of one condition: all see the same ones.
+def make_cache(call: LongCatCall, offload: str, copies: Sequence[int] | None, ends: ExitStack) -> tuple[KVCache, ...]:
+    """A KV cache of each reference, anchor and the context, those of one condition: all see the same ones. `copies`:
+    what place_copies says, where it is known.
 
     A picture that stands at several times has one cache. It sees itself alone, so that its values and its keys before
     RoPE are the same at each of them; they are rotated where they are read.
@@ -301,7 +302,7 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     reference, given = call.extra.get("reference"), call.num_cond_frames
     parts = [part for part in (reference, call.x[:, :, :given]) if part is not None and part.shape[2]]
     clean = torch.cat(parts, 2).chunk(branches(call))[0]
-    shown = place_copies(clean[:, :, :clean.shape[2] - given])
+    shown = range(clean.shape[2] - given) if copies is None else copies
     different = sorted(set(shown))
     if len(different) < len(shown):
         clean = torch.cat([clean[:, :, different], clean[:, :, len(shown):]], 2)
@@ -321,9 +322,10 @@ def make_cache(call: LongCatCall, offload: str, ends: ExitStack) -> tuple[KVCach
     return (*(caches[different.index(place)] for place in shown), *caches[len(different):])
 
 
-def place_copies(pictures: Tensor) -> list[int]:
-    """Of each of the pictures (1, C, n, h, w) where it stands first. With several it waits for the card, once."""
-    if pictures.shape[2] < 2:
-        return list(range(pictures.shape[2]))
-    flat = pictures.movedim(2, 0).flatten(1)
+def place_copies(call: LongCatCall) -> list[int]:
+    """Of each reference and anchor where its picture stands first. With several it waits for the card: once a run."""
+    reference = call.extra.get("reference")
+    if reference is None or reference.shape[2] < 2:
+        return [] if reference is None else list(range(reference.shape[2]))
+    flat = reference.chunk(branches(call))[0].movedim(2, 0).flatten(1)
     return torch.stack([(flat == one).all(1) for one in flat]).int().argmax(1).tolist()
