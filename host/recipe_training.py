@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..backbones import attach, find, train_host
 from ..backbones.backbone import Backbone
+from ..backbones.comfy_values import as_loaded
 from ..backbones.socket_values import name_input
 from ..backbones.take_checks import check_prompt, check_single
 from ..backbones.train_host import Adapters
+from ..pipelines.take.fingerprint import Fingerprints
 from ..pipelines.training.clips import Clip
 from ..pipelines.training.recipe import LORA, Recipe
 from ..pipelines.training.run import Settings, TrainingRun, write_whole
-from ..techniques.tensor_digest import digest_tensor
 from .events import TakeEvents
 from .memory_plan import MemoryPlan, plan_memory
 from .recipe_network import GuidedNetwork, inputs_of
@@ -133,9 +134,10 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
         def write_lora(run: TrainingRun) -> None:
             write_whole(lora_of(run), file, {"recipe": recipe.name, "steps": str(run.done)})
 
-        fingerprint = {**settings.fingerprint(recipe, clips_digest), "model": backbone.name, "base": digest_base(model),
-                       "start": "" if start is None else digest_tensor(next(iter(start.values()))),
-                       "positive": "" if positive is None else digest_tensor(positive[0][0])}
+        prints = Fingerprints()
+        fingerprint = {**settings.fingerprint(recipe, clips_digest), "model": backbone.name,
+                       "base": prints.of(loaded_weights(model), "model"), "start": prints.of(start, "start"),
+                       "positive": prints.of(positive, "positive")}
         run = TrainingRun(folder, adapters.weights, settings, fingerprint, write_lora)
         try:
             sampler = RecipeSampler(recipe, run, adapters, prompts, None if compute == torch.float32 else compute,
@@ -152,12 +154,11 @@ def train(model, recipe: Recipe, settings: Settings, folder: Path, clips_digest:
             run.close()
 
 
-def digest_base(model) -> str:
-    """Of the weights that neither a LoRA nor a packing changes: biases and norms. The same for another file's only
-    where both have the same."""
-    with torch.no_grad():
-        vectors = [weight.float().cpu() for weight in model.model.diffusion_model.parameters() if weight.ndim == 1]
-        return digest_tensor(torch.cat(vectors))[:16] if vectors else ""
+def loaded_weights(model) -> dict[str, Tensor]:
+    """By name, as they came from their file and not as a LoRA that is applied just now has them."""
+    loaded = {id(now): weight for now, weight in as_loaded(model)}
+    return {name: loaded.get(id(weight), weight.detach())
+            for name, weight in model.model.diffusion_model.named_parameters()}
 
 
 def begin_with(weights: Mapping[str, Tensor], start: Mapping[str, Tensor], rank: int) -> None:
