@@ -10,8 +10,7 @@ from lib import comfy_server
 from served_takes import video_of, workflow
 
 pytestmark = pytest.mark.once
-NOT_FOR_USERS = ("tests/", "benchmarks/", "experiments/", ".ci/", ".github/", "docs/images/",
-                 "training/puppet/checkpoints/")
+NOT_FOR_USERS = ("tests/", "benchmarks/", "experiments/", ".ci/", ".github/", "docs/images/")
 
 
 @pytest.fixture(scope="module")
